@@ -1,0 +1,8 @@
+"""Data: files to canonical frames, what is wrong with them, regular series, calendar features.
+
+schema    a CSV or Parquet file, or a frame   -> canonical frame (unique_id, ds, y)
+report    canonical frame                     -> what is wrong or noteworthy, with examples
+windows   canonical frame                     -> regular series with NaN for missing values
+features  time stamps                         -> calendar features of the model
+datasets  the bundled New York airport weather
+"""

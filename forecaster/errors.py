@@ -1,0 +1,167 @@
+"""Every error that the project raises on purpose, in one tree, each with a stable reason.
+
+    ForecasterError
+    ├── InvalidArgumentError            the caller's input is wrong; fix it
+    │   ├── DataError                   a data file or frame
+    │   ├── ConfigError                 a configuration value
+    │   └── BundleError                 a model bundle
+    ├── NotFoundError
+    │   ├── SeriesNotFoundError
+    │   └── ModelNotFoundError
+    ├── FailedPreconditionError         right input, wrong moment
+    │   ├── OutOfOrderError             older than the series' clock
+    │   └── TooLittleHistoryError
+    ├── ConflictError                   same time, different value
+    ├── LimitReachedError               a queue, series or rate limit
+    ├── UnavailableError                draining, recovering, or not reachable
+    │   └── StorageError                the journal cannot be written or read
+    ├── DeadlineError                   no answer in time
+    └── InternalError                   a defect of ours; carries an id that the log has
+
+This module knows nothing of gRPC: `forecaster.serving.service` maps the tree to status codes on the
+server, `forecaster.client` maps it back for the caller.
+"""
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
+
+
+class FieldViolation(NamedTuple):
+    """One wrong field: its path in the request or configuration, and what is wrong with it."""
+
+    field: str
+    description: str
+
+
+class ForecasterError(Exception):
+    """The root of the tree. `str(error)` is one line for a person: what is wrong and what to do."""
+
+    reason: ClassVar[str] = "UNKNOWN"
+
+
+class InvalidArgumentError(ForecasterError, ValueError):
+    """The caller's input is wrong, whatever the moment."""
+
+    reason = "INVALID_ARGUMENT"
+
+    def __init__(self, message: str, violations: Sequence[FieldViolation] = ()) -> None:
+        super().__init__(message)
+        self.violations = tuple(violations)
+
+
+class DataError(InvalidArgumentError):
+    """A data file or frame does not hold what was declared."""
+
+    reason = "DATA_INVALID"
+
+
+class ConfigError(InvalidArgumentError):
+    """A configuration value is out of its range or contradicts another."""
+
+    reason = "CONFIG_INVALID"
+
+
+class BundleError(InvalidArgumentError):
+    """A model bundle is incomplete, or its weights do not fit its configuration."""
+
+    reason = "BUNDLE_INVALID"
+
+
+class NotFoundError(ForecasterError):
+    """Something named does not exist. `resource_type` and `resource_name` say what."""
+
+    reason = "NOT_FOUND"
+    resource_type: ClassVar[str] = "resource"
+
+    def __init__(self, message: str, resource_names: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.resource_names = tuple(resource_names)
+
+
+class SeriesNotFoundError(NotFoundError):
+    """The server holds no such series."""
+
+    reason = "SERIES_NOT_FOUND"
+    resource_type = "forecaster.v1.Series"
+
+
+class ModelNotFoundError(NotFoundError):
+    """No such model is served or registered."""
+
+    reason = "MODEL_NOT_FOUND"
+    resource_type = "forecaster.v1.Model"
+
+
+class FailedPreconditionError(ForecasterError):
+    """The request is right but the series is not in the state that it needs."""
+
+    reason = "FAILED_PRECONDITION"
+
+
+class OutOfOrderError(FailedPreconditionError):
+    """The observation is older than the series' clock; `expected_time` is the next one it takes."""
+
+    reason = "OUT_OF_ORDER"
+
+    def __init__(self, message: str, expected_time: dt.datetime | None = None) -> None:
+        super().__init__(message)
+        self.expected_time = expected_time
+
+
+class TooLittleHistoryError(FailedPreconditionError):
+    """The series has seen too few values to be forecast."""
+
+    reason = "TOO_LITTLE_HISTORY"
+
+
+class ConflictError(ForecasterError):
+    """The series holds another value at that time; `stored_value` is None if it holds a missing one."""
+
+    reason = "CONFLICTING_VALUE"
+
+    def __init__(self, message: str, stored_value: float | None = None) -> None:
+        super().__init__(message)
+        self.stored_value = stored_value
+
+
+class LimitReachedError(ForecasterError):
+    """A queue, series or rate limit is reached; try again after `retry_after_seconds`."""
+
+    reason = "LIMIT_REACHED"
+
+    def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class UnavailableError(ForecasterError):
+    """The server cannot answer now; try again after `retry_after_seconds`."""
+
+    reason = "UNAVAILABLE"
+
+    def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class StorageError(UnavailableError):
+    """The journal cannot be written or read; the message names the file and what to do."""
+
+    reason = "STORAGE_FAILED"
+
+
+class DeadlineError(ForecasterError):
+    """No answer came in time; an observation sent may or may not have been applied, retrying is safe."""
+
+    reason = "DEADLINE_EXCEEDED"
+
+
+class InternalError(ForecasterError):
+    """A defect of ours. `error_id` finds the traceback in the server's log."""
+
+    reason = "INTERNAL"
+
+    def __init__(self, message: str, error_id: str = "") -> None:
+        super().__init__(message)
+        self.error_id = error_id

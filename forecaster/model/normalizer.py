@@ -1,0 +1,105 @@
+"""Causal level and scale: exponentially weighted statistics that stream, in float64.
+
+The level is the weighted mean of the observed values, the scale the weighted mean of their absolute
+distance from the level just before them. All four sums obey x_t = ρ·x_{t-1} + u_t, so that a missing step
+only lets them fade (their ratios stay), the start needs no prior (the weights are summed beside the values),
+and many steps are a triangular matrix product instead of a loop.
+
+Knows nothing of recurrent cells or of seasons.
+
+Shapes: B series, T steps.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+WIDTH = 5  # weight, level sum, deviation weight, deviation sum, last observed value
+_BLOCK = 64
+_RELATIVE_FLOOR = 1e-9
+
+
+class Statistics(NamedTuple):
+    """The statistics just after each step, float64 [B, T]; `seen` is false before the first value."""
+
+    level: Tensor
+    scale: Tensor
+    last: Tensor
+    seen: Tensor
+
+
+def decayed_sums(carry: Tensor, inputs: Tensor, decay: float) -> Tensor:
+    """Return x_t = decay · x_{t-1} + u_t for every t.
+
+    Args:
+        carry: x before the first step, [B, K].
+        inputs: u, [B, T, K].
+        decay: ρ in (0, 1).
+
+    Returns:
+        x, [B, T, K]. Computed in blocks of 64 steps: x_i = Σ_j≤i ρ^(i-j) u_j + ρ^(i+1) x_carry.
+    """
+    outputs = []
+    for block in inputs.split(_BLOCK, dim=1):
+        steps = torch.arange(block.shape[1], dtype=inputs.dtype, device=inputs.device)
+        powers = decay ** (steps[:, None] - steps[None, :]).clamp_min(0.0)
+        within = torch.einsum("ij,bjk->bik", powers.tril(), block)
+        sums = within + decay ** (steps + 1)[None, :, None] * carry[:, None, :]
+        carry = sums[:, -1]
+        outputs.append(sums)
+    return torch.cat(outputs, dim=1)
+
+
+def last_observed(carry: Tensor, values: Tensor, observed: Tensor) -> Tensor:
+    """Return the latest observed value at every step, [B, T], or `carry` [B] before the first."""
+    steps = torch.arange(values.shape[1], device=values.device).expand_as(values)
+    latest = torch.where(observed, steps, -1).cummax(dim=1).values
+    filled = values.gather(1, latest.clamp_min(0))
+    return torch.where(latest >= 0, filled, carry[:, None])
+
+
+def normalize(carry: Tensor, values: Tensor, observed: Tensor, timescale: int) -> tuple[Tensor, Statistics]:
+    """Advance the running statistics over `values`.
+
+    Args:
+        carry: the sums before the first step, float64 [B, WIDTH]; zeros for a fresh series.
+        values: float64 [B, T]; anything finite where not observed.
+        observed: bool [B, T].
+        timescale: steps over which the statistics forget; ρ = 1 - 1 / timescale.
+
+    Returns:
+        The sums after each step, float64 [B, T, WIDTH], and the statistics that they mean.
+    """
+    decay = 1.0 - 1.0 / timescale
+    weight_in = observed.to(values.dtype)
+    level_in = torch.where(observed, values, 0.0)
+    sums = decayed_sums(carry[:, :2], torch.stack([weight_in, level_in], dim=-1), decay)
+    before = torch.cat([carry[:, None, :2], sums[:, :-1]], dim=1)
+    known = observed & (before[..., 0] > 0)
+    deviation = torch.where(known, (values - _ratio(before[..., 1], before[..., 0])).abs(), 0.0)
+    spread_in = torch.stack([known.to(values.dtype), deviation], dim=-1)
+    spread = decayed_sums(carry[:, 2:4], spread_in, decay)
+    last = last_observed(carry[:, 4], level_in, observed)
+    after = torch.cat([sums, spread, last[..., None]], dim=-1)
+    return after, statistics(after)
+
+
+def statistics(sums: Tensor) -> Statistics:
+    """Return level, scale and last value of `sums` [..., WIDTH]; a scale is always positive."""
+    level = _ratio(sums[..., 1], sums[..., 0])
+    magnitude = level.abs()
+    scale = _ratio(sums[..., 3], sums[..., 2])
+    fallback = torch.where(magnitude > 0, magnitude, 1.0)  # nothing has varied yet
+    scale = torch.where(scale > 0, scale.maximum(magnitude * _RELATIVE_FLOOR), fallback)
+    return Statistics(level, scale, sums[..., 4], sums[..., 0] > 0)
+
+
+def soft_clip(x: Tensor, limit: float = 10.0) -> Tensor:
+    """Return x bent smoothly into (-limit, limit), almost unchanged near zero: x / sqrt(1 + (x/limit)²)."""
+    return x / torch.sqrt(1.0 + (x / limit) ** 2)
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    positive = denominator > 0
+    return torch.where(positive, numerator / torch.where(positive, denominator, 1.0), 0.0)

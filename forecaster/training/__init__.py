@@ -1,0 +1,1 @@
+"""Training with Lightning: lanes of series walked in chunks with the recurrent state carried."""
