@@ -7,14 +7,15 @@ of one line: what is wrong, where, and what to do. Nothing is repaired.
 This module knows nothing of time steps: duplicates, gaps and stamps off the grid are `report`'s affair.
 """
 
+import contextlib
 import csv
 import difflib
 import glob
 import gzip
+import io
 import shlex
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,19 +23,18 @@ import polars as pl
 
 from forecaster.config import DataConfig
 from forecaster.data.datasets import weather_path
+from forecaster.data.report import FILE, ROW, Source, shown
 from forecaster.errors import DataError, FieldViolation
 
 _KINDS = {".csv": "csv", ".csv.gz": "csv", ".parquet": "parquet", ".pq": "parquet"}
 _HEAD_BYTES = 65_536
 _MAX_ID_CHARACTERS = 256  # the server's own limit: proto/forecaster/v1/observation.proto
 _MISSING_WORDS = ("", "na", "n/a", "nan", "null", "none")
-_FILE, _ROW = "__forecaster_file", "__forecaster_row"  # where a row came from, while it is being checked
-_CANONICAL = ("unique_id", "ds", "y")
-_FLAGS = ("id_column", "time_column", "target_column")
-_USUAL_NAMES = (
-    ("unique_id", "id", "series", "series_id", "item_id", "meter", "sensor", "station", "store", "name"),
-    ("ds", "timestamp", "datetime", "date", "time"),
-    ("y", "value", "target", "load", "demand", "sales"),
+# canonical name, flag that renames it, and names that people use for it
+_COLUMNS = (
+    ("unique_id", "id_column", ("id", "series", "series_id", "item_id", "meter", "sensor", "station", "store")),
+    ("ds", "time_column", ("timestamp", "datetime", "date", "time")),
+    ("y", "target_column", ("value", "target", "load", "demand", "sales")),
 )
 _ISO_TIME = (
     r"^(?<date>\d{4}-\d{2}-\d{2})"
@@ -51,29 +51,6 @@ _BINARY = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Names the place of a row for a person: 'meters.csv line 17', or 'the frame row 16'."""
-
-    names: tuple[str, ...]
-    unit: str
-
-    def place(self, file: int, row: int) -> str:
-        return f"{self.names[file]} {self.unit} {row}"
-
-    def refuse(self, rows: pl.DataFrame, bad: pl.Series, column: str, what: str, advice: str) -> None:
-        """Raise DataError with the first place, a count and up to three values if any row is bad."""
-        if not bad.any():
-            return
-        wrong = rows.filter(bad).sort(_FILE, _ROW)
-        shown = [_shown(value) for value in wrong[column].unique(maintain_order=True).head(3)]
-        notes = [] if wrong.height == 1 else [f"{wrong.height} such rows"]
-        notes += ["also " + ", ".join(shown[1:])] if len(shown) > 1 else []
-        more = f" ({', '.join(notes)})" if notes else ""
-        place = self.place(wrong[_FILE][0], wrong[_ROW][0])
-        raise DataError(f"{place}: {column}={shown[0]} {what}{more}: {advice}")
-
-
 def read_frame(config: DataConfig) -> pl.DataFrame:
     """Return the canonical frame of the files at `config.path`, or of the bundled weather if it is None.
 
@@ -83,35 +60,37 @@ def read_frame(config: DataConfig) -> pl.DataFrame:
     kinds = {_kind(path) for path in paths}
     if len(kinds) > 1:
         raise DataError(f"{config.path!r} matches both CSV and Parquet files: give a glob of one kind")
-    kind = kinds.pop()
-    load = _load_csv if kind == "csv" else _load_parquet
-    frames = [load(path, config).with_columns(pl.lit(i).alias(_FILE)) for i, path in enumerate(paths)]
-    source = _Source(tuple(str(path) for path in paths), "line" if kind == "csv" else "row")
-    return _canonical(_concatenate(frames, source), config, source)
+    load, unit = (_load_csv, "line") if kinds == {"csv"} else (_load_parquet, "row")
+    frames = [load(path, config).with_columns(pl.lit(i).alias(FILE)) for i, path in enumerate(paths)]
+    source = Source(tuple(str(path) for path in paths), unit)
+    keys = (config.id_column, config.time_column, config.target_column)
+    return _canonical(_concatenate(frames, keys, source), config, source)
 
 
 def canonical_frame(frame: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
     """Return the canonical frame of a polars frame whose columns are named as `config` says."""
-    rows = frame.with_row_index(_ROW, offset=1).with_columns(pl.lit(0).alias(_FILE))
-    return _canonical(rows, config, _Source(("the frame",), "row"))
+    rows = frame.with_row_index(ROW, offset=1).with_columns(pl.lit(0).alias(FILE))
+    return _canonical(rows, config, Source(("the frame",), "row"))
 
 
-def _canonical(rows: pl.DataFrame, config: DataConfig, source: _Source) -> pl.DataFrame:
+def _canonical(rows: pl.DataFrame, config: DataConfig, source: Source) -> pl.DataFrame:
     names = (config.id_column, config.time_column, config.target_column)
-    _require_columns([name for name in rows.columns if name not in (_FILE, _ROW)], config, source.names[0])
+    _require_columns([name for name in rows.columns if name not in (FILE, ROW)], config, source.names[0])
     if rows.is_empty():
-        raise DataError(
-            f"{source.names[0]} has column names but no rows: one row per series and time is needed"
-        )
-    keys = [_ids(rows, names[0], source), _times(rows, names[1], source), _values(rows, names[2], source)]
-    others = rows.drop(*names, _FILE, _ROW)
-    return pl.DataFrame(keys).hstack(others).sort(_CANONICAL, nulls_last=True, maintain_order=True)
+        raise DataError(f"{source.names[0]} has no rows below its column names: write one per series and time")
+    canonical = [
+        _ids(rows, names[0], source),
+        _times(rows, names[1], source),
+        _values(rows, names[2], source),
+    ]
+    frame = pl.DataFrame(canonical).hstack(rows.drop(*names, FILE, ROW))
+    return frame.sort("unique_id", "ds", "y", nulls_last=True, maintain_order=True)
 
 
-def _ids(rows: pl.DataFrame, name: str, source: _Source) -> pl.Series:
+def _ids(rows: pl.DataFrame, name: str, source: Source) -> pl.Series:
     dtype = rows[name].dtype
     if not (dtype.is_integer() or isinstance(dtype, pl.String | pl.Categorical | pl.Enum)):
-        _refuse_type(rows, name, source, "names series: make it text or whole numbers")
+        _refuse_type(rows, name, source, "series are named by text or whole numbers")
     ids = rows[name].cast(pl.String).alias("unique_id")
     empty = ids.is_null() | (ids.str.strip_chars() == "")
     source.refuse(rows, empty, name, "names no series", "every row needs the name of its series")
@@ -122,7 +101,7 @@ def _ids(rows: pl.DataFrame, name: str, source: _Source) -> pl.Series:
     return ids
 
 
-def _values(rows: pl.DataFrame, name: str, source: _Source) -> pl.Series:
+def _values(rows: pl.DataFrame, name: str, source: Source) -> pl.Series:
     column = rows[name]
     if isinstance(column.dtype, pl.String | pl.Categorical | pl.Enum):
         text = column.cast(pl.String).str.strip_chars()
@@ -133,11 +112,11 @@ def _values(rows: pl.DataFrame, name: str, source: _Source) -> pl.Series:
     elif column.dtype.is_numeric() or column.dtype == pl.Null:
         values = column.cast(pl.Float64)
     else:
-        _refuse_type(rows, name, source, "is the value to forecast: make it numbers")
+        _refuse_type(rows, name, source, "the values to forecast must be numbers")
     return values.fill_nan(None).alias("y")
 
 
-def _times(rows: pl.DataFrame, name: str, source: _Source) -> pl.Series:
+def _times(rows: pl.DataFrame, name: str, source: Source) -> pl.Series:
     column = rows[name]
     source.refuse(rows, column.is_null(), name, "is no time", "every row needs a time")
     dtype = column.dtype
@@ -150,19 +129,15 @@ def _times(rows: pl.DataFrame, name: str, source: _Source) -> pl.Series:
         zoned = column.dt.replace_time_zone("UTC") if dtype.time_zone is None else column
         column = zoned.dt.convert_time_zone("UTC")
     elif not isinstance(dtype, pl.Date):
-        advice = (
-            "an integer has no unit: write ISO 8601 times, or pl.from_epoch(column, time_unit='s') in polars"
-        )
-        _refuse_type(
-            rows, name, source, advice if dtype.is_integer() else "is the time: make it ISO 8601 text"
-        )
+        advice = "a number has no unit, use polars.from_epoch" if dtype.is_numeric() else "it must be times"
+        _refuse_type(rows, name, source, f"{advice}, or write ISO 8601 such as 2013-01-31T05:00:00Z")
     utc = column.cast(pl.Datetime("us")).dt.replace_time_zone("UTC").alias("ds")
     outside = ~utc.dt.year().is_between(1, 9999)
     source.refuse(rows, outside, name, "is outside the years 1 to 9999", "correct the time")
     return utc
 
 
-def _parse_times(rows: pl.DataFrame, name: str, source: _Source) -> pl.Series:
+def _parse_times(rows: pl.DataFrame, name: str, source: Source) -> pl.Series:
     """Return naive UTC times of ISO 8601 text; each distinct text is parsed once, series share them."""
     part = pl.col(name).str.strip_chars().str.extract_groups(_ISO_TIME).struct
     clock = [part["hm"].fill_null("00:00"), pl.lit(":"), part["s"].fill_null("00")]
@@ -173,17 +148,15 @@ def _parse_times(rows: pl.DataFrame, name: str, source: _Source) -> pl.Series:
     parsed = rows.select(pl.col(name).unique()).with_columns(
         utc=naive - pl.duration(minutes=signed), zoned=part["zone"].is_not_null()
     )
-    joined = rows.select(name, _FILE, _ROW).join(parsed, on=name, how="left", maintain_order="left")
+    joined = rows.select(name, FILE, ROW).join(parsed, on=name, how="left", maintain_order="left")
     bad = joined["utc"].is_null()
     digits = bad & joined[name].str.contains(r"^\s*-?\d+(\.\d*)?\s*$")
-    source.refuse(
-        joined, digits, name, "is a bare number", "write ISO 8601 times such as 2013-01-31T05:00:00Z"
-    )
     advice = "write ISO 8601 such as 2013-01-31, 2013-01-31 05:00 or 2013-01-31T05:00:00Z"
+    source.refuse(joined, digits, name, "is a number without a unit", advice)
     source.refuse(joined, bad, name, "is not a time", advice)
     if joined["zoned"].n_unique() > 1:
         first = [joined.filter(pl.col("zoned") == zoned).row(0) for zoned in (True, False)]
-        with_zone, without = (f"{_shown(text)}, {source.place(file, row)}" for text, file, row, *_ in first)
+        with_zone, without = (f"{shown(text)}, {source.place(file, row)}" for text, file, row, *_ in first)
         raise DataError(
             f"{name} mixes times with an offset ({with_zone}) and without ({without}): "
             "give all of them an offset, or none if they are UTC"
@@ -191,46 +164,35 @@ def _parse_times(rows: pl.DataFrame, name: str, source: _Source) -> pl.Series:
     return joined["utc"]
 
 
-def _refuse_type(rows: pl.DataFrame, name: str, source: _Source, advice: str) -> NoReturn:
-    first = _shown(rows[name].drop_nulls().first())
+def _refuse_type(rows: pl.DataFrame, name: str, source: Source, advice: str) -> NoReturn:
+    first = shown(rows[name].drop_nulls().first())
     raise DataError(f"{source.names[0]}: column {name!r} holds {rows[name].dtype} ({first}); {advice}")
 
 
 def _require_columns(found: Sequence[str], config: DataConfig, place: str) -> None:
-    wanted = [(flag, getattr(config, flag)) for flag in _FLAGS]
-    missing = [(flag, name) for flag, name in wanted if name not in found]
+    wanted = [getattr(config, flag) for _, flag, _ in _COLUMNS]
+    free = [name for name in found if name not in wanted]
+    missing, flags, hints = [], [], []
+    for (canonical, flag, usual), name in zip(_COLUMNS, wanted, strict=True):
+        if name not in found:
+            missing.append(repr(name))
+            flags.append(f"data.{flag}")
+            hints.append(f"--data.{flag} {shlex.quote(_nearest(name, (canonical, *usual), free))}")
+        elif canonical in free:
+            raise DataError(f"{place} has {canonical!r} beside --data.{flag} {name}: rename or drop one")
     if missing:
-        free = [name for name in found if name not in {name for _, name in wanted}]
-        hints = []
-        for flag, name in missing:
-            guess = _nearest(name, free, _USUAL_NAMES[_FLAGS.index(flag)])
-            hints.append(f"--data.{flag} " + (shlex.quote(guess) if guess else "NAME"))
-        lacks = ", ".join(repr(name) for _, name in missing)
-        columns = _shown(", ".join(found), 300)
-        noun = "column" if len(missing) == 1 else "columns"
-        message = f"{place} has no {noun} {lacks}, only {columns}: say which to use with {' '.join(hints)}"
-        raise DataError(message, [FieldViolation(f"data.{flag}", message) for flag, _ in missing])
-    for canonical, (flag, name) in zip(_CANONICAL, wanted, strict=True):
-        if canonical != name and canonical in found and canonical not in [given for _, given in wanted]:
-            raise DataError(
-                f"{place} has a column {canonical!r} beside --data.{flag} {name}: rename or drop one"
-            )
+        noun = "columns" if len(missing) > 1 else "column"
+        only = ", ".join(shown(name) for name in found[:12]) + (", ..." if len(found) > 12 else "")
+        message = f"{place} has no {noun} {', '.join(missing)}, only {only}: set {' '.join(hints)}"
+        raise DataError(message, [FieldViolation(flag, message) for flag in flags])
 
 
-def _nearest(wanted: str, found: Sequence[str], usual: Sequence[str]) -> str | None:
-    """Return the column that was most likely meant: nearly the same name, a usual one, or one with it inside."""
+def _nearest(wanted: str, usual: Sequence[str], found: Sequence[str]) -> str:
+    """Return the column most likely meant: nearly the same, a usual one, one with that inside, or NAME."""
     folded = {name.strip().casefold(): name for name in found}
     close = difflib.get_close_matches(wanted.casefold(), list(folded), n=1)
     inside = [name for word in usual if len(word) > 3 for name in folded if word in name]
-    return next((folded[name] for name in (*close, *usual, *inside) if name in folded), None)
-
-
-def _shown(value: object, width: int = 60) -> str:
-    """Return a value as one short line: quoted and escaped, or 'empty'."""
-    if value is None or value == "":
-        return "empty"
-    text = repr(value) if isinstance(value, str) else str(value)
-    return text if len(text) <= width else text[: width - 3] + "..."
+    return next((folded[name] for name in (*close, *usual, *inside) if name in folded), "NAME")
 
 
 def _find_files(path: str) -> list[Path]:
@@ -261,7 +223,7 @@ def _kind(path: Path) -> str:
 
 def _load_parquet(path: Path, config: DataConfig) -> pl.DataFrame:
     try:
-        return pl.read_parquet(path, glob=False, hive_partitioning=False).with_row_index(_ROW, offset=1)
+        return pl.read_parquet(path, glob=False, hive_partitioning=False).with_row_index(ROW, offset=1)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {_first_line(error)}") from error
 
@@ -274,15 +236,14 @@ def _load_csv(path: Path, config: DataConfig) -> pl.DataFrame:
         rows = pl.read_csv(path, schema_overrides=text, infer_schema_length=None, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(_csv_mistake(path, len(header), error)) from error
-    blank = pl.all_horizontal(pl.exclude(_ROW).is_null())  # an empty line is no row
-    return rows.with_row_index(_ROW, offset=2).filter(~blank)
+    blank = pl.all_horizontal(pl.exclude(ROW).is_null())  # an empty line is no row
+    return rows.with_row_index(ROW, offset=2).filter(~blank)
 
 
 def _csv_header(path: Path) -> list[str]:
     """Return the column names after making sure, from its beginning, that the file is CSV at all."""
-    opener = gzip.open if path.suffix.lower() == ".gz" else open
     try:
-        with opener(path, "rb") as file:
+        with _open(path) as file:
             head = file.read(_HEAD_BYTES)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {_first_line(error)}") from error
@@ -291,42 +252,49 @@ def _csv_header(path: Path) -> list[str]:
     reason = next((reason for magic, reason in _BINARY.items() if head.startswith(magic)), None)
     if reason or b"\0" in head:
         raise DataError(f"{path} is not CSV: {reason or 'it holds binary data'}")
-    line = head.decode("utf-8-sig", errors="replace").splitlines()[0]
+    line = head.decode("utf-8-sig", errors="replace").lstrip("\r\n").splitlines()[0]
     header = next(csv.reader([line]))
     if len(header) == 1:
-        other = next(
-            (f"; it has {name}, use commas" for char, name in _SEPARATORS.items() if char in line), ""
-        )
-        raise DataError(f"{path} is not CSV: its first line {_shown(line)} has no comma{other}")
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
+        other = next((f" but {name}" for char, name in _SEPARATORS.items() if char in line), "")
+        raise DataError(f"{path} is not CSV: its first line {shown(line)} has no commas{other}; use commas")
+    if twice := sorted({name for name in header if header.count(name) > 1}):
         raise DataError(f"{path} has two columns named {twice[0]!r}: rename or drop one")
     return header
 
 
 def _csv_mistake(path: Path, width: int, error: Exception) -> str:
     """Return one helpful line for a file that polars cannot parse as CSV."""
-    if "utf-8" in str(error):
+    reason = str(error)
+    if "utf-8" in reason:
         return f"{path} is not UTF-8 text: save it as UTF-8 (in Excel: 'CSV UTF-8')"
-    with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-        reader = csv.reader(file)
-        for row in reader:
-            if len(row) > width:
-                return f"{path} line {reader.line_num} has {len(row)} fields, its header {width}: quote commas in text"
-    return f"{path} is not well-formed CSV, look for an unclosed quote: {_first_line(error)}"
+    if "more fields" in reason:
+        with _open(path) as file, contextlib.suppress(csv.Error):
+            reader = csv.reader(io.TextIOWrapper(file, "utf-8", errors="replace", newline=""))
+            long = next((row for row in reader if len(row) > width), [])
+            fields = f"{len(long)} fields, its header {width}"
+            return f"{path} line {reader.line_num} has {fields}: put text that has commas in quotes"
+    hint = "" if isinstance(error, OSError) else "is not well-formed CSV, look for an unclosed quote"
+    return f"{path} {hint or 'cannot be read'}: {_first_line(error)}"
 
 
-def _concatenate(frames: Sequence[pl.DataFrame], source: _Source) -> pl.DataFrame:
-    """Return the rows of all files; integers and decimals of the same column become decimals."""
-    for name, frame in zip(source.names, frames, strict=True):
-        differing = sorted(set(frame.columns) ^ set(frames[0].columns))
-        if differing:
-            raise DataError(f"{source.names[0]} and {name} differ in columns ({', '.join(differing)})")
+def _open(path: Path) -> io.BufferedReader | gzip.GzipFile:
+    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
+
+
+def _concatenate(frames: Sequence[pl.DataFrame], keys: Sequence[str], source: Source) -> pl.DataFrame:
+    """Return the rows of all files, whose keys have the same types; covariates may mix integers and decimals."""
+    names, types = source.names, frames[0].schema
+    for name, frame in zip(names, frames, strict=True):
+        if odd := sorted(set(frame.columns) ^ set(types)):
+            raise DataError(f"{names[0]} and {name} differ in columns ({', '.join(odd)}): read them apart")
+        for key, found in ((key, frame.schema[key]) for key in keys if key in types):
+            if found != types[key] and not (found.is_numeric() and types[key].is_numeric()):
+                raise DataError(f"{key!r} is {types[key]} in {names[0]} but {found} in {name}: make it one type")
     try:
-        return pl.concat([frame.select(frames[0].columns) for frame in frames], how="vertical_relaxed")
+        return pl.concat([frame.select(list(types)) for frame in frames], how="vertical_relaxed")
     except pl.exceptions.PolarsError as error:
-        raise DataError(f"the files differ in the types of their columns: {_first_line(error)}") from error
+        raise DataError(f"the files differ in the types of other columns: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:
-    return _shown(str(error).split("\n", 1)[0], 200).strip("'")
+    return shown(str(error).split("\n", 1)[0], 200).strip("'")

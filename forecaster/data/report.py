@@ -1,0 +1,245 @@
+"""Say what is wrong or noteworthy in data, with counts and first examples; change nothing.
+
+`Source` does it for the rows of an input that cannot be understood (used by `schema`), `inspect_frame`
+for a canonical frame: repeated times, times off the grid, infinite values, gaps, missing values,
+constant series. Errors stop training and serving, notices do not.
+
+This module knows nothing of files, of models, or of how a finding could be repaired.
+"""
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import Literal
+
+import polars as pl
+
+from forecaster.config import DataConfig
+from forecaster.errors import DataError
+
+FILE, ROW = "__forecaster_file", "__forecaster_row"  # where a row came from, while it is being checked
+
+_EXAMPLES = 3
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_UNITS_US = {
+    "w": 7 * 86_400_000_000,
+    "d": 86_400_000_000,
+    "h": 3_600_000_000,
+    "m": 60_000_000,
+    "s": 1_000_000,
+    "ms": 1_000,
+    "us": 1,
+}
+# kind -> what its count counts (one, several), and what to do about it
+_MEANING = {
+    "duplicate_time": ("repeated time", "repeated times", "keep one row for each series and time"),
+    "off_grid": ("time off the grid", "times off the grid", "correct the times or the frequency"),
+    "infinite": ("infinite value", "infinite values", "leave them empty if they are missing"),
+    "gap": ("gap", "gaps", ""),
+    "null": ("missing value", "missing values", ""),
+    "constant": ("constant series", "constant series", ""),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Names the place of an input row for a person: 'meters.csv line 17', or 'the frame row 16'.
+
+    Args:
+        names: of the files; a row's `FILE` column is the index of its file.
+        unit: what a row's `ROW` column counts: line or row, the first being 1.
+    """
+
+    names: tuple[str, ...]
+    unit: str
+
+    def place(self, file: int, row: int) -> str:
+        """Return where a row is."""
+        return f"{self.names[file]} {self.unit} {row}"
+
+    def refuse(self, rows: pl.DataFrame, bad: pl.Series, column: str, what: str, advice: str) -> None:
+        """Raise DataError with the first place, the count and up to three values, if any row is bad."""
+        if not bad.any():
+            return
+        wrong = rows.filter(bad).sort(FILE, ROW)
+        values = [shown(value) for value in wrong[column].unique(maintain_order=True).head(_EXAMPLES)]
+        notes = [f"{wrong.height:,} such rows"] if wrong.height > 1 else []
+        notes += ["also " + ", ".join(values[1:])] if len(values) > 1 else []
+        more = f" ({', '.join(notes)})" if notes else ""
+        place = self.place(wrong[FILE][0], wrong[ROW][0])
+        raise DataError(f"{place}: {column}={values[0]} {what}{more}; {advice}")
+
+
+def shown(value: object, width: int = 60) -> str:
+    """Return any value as one short line: text quoted and escaped, nothing as 'empty'."""
+    if value is None or value == "":
+        return "empty"
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One kind of thing found in the data.
+
+    Args:
+        kind: duplicate_time, off_grid, infinite, gap, null or constant.
+        severity: an error must be corrected by the data's owner; a notice is worth knowing.
+        count: how many rows (gap: runs of missing steps, constant: series).
+        examples: the first three in the order of series and time, such as
+            "EWR/wind_speed at 2013-02-12T03:00:00Z".
+        detail: one more fact, or empty.
+    """
+
+    kind: str
+    severity: Literal["error", "notice"]
+    count: int
+    examples: tuple[str, ...]
+    detail: str = ""
+
+    def __str__(self) -> str:
+        one, several, _ = _MEANING[self.kind]
+        detail = f" ({self.detail})" if self.detail else ""
+        return f"{self.count:,} {one if self.count == 1 else several}{detail}: {', '.join(self.examples)}"
+
+
+@dataclass(frozen=True, slots=True)
+class DataReport:
+    """The size of a data set, its extent in time, and everything found in it."""
+
+    rows: int
+    series: int
+    first_time: dt.datetime
+    last_time: dt.datetime
+    findings: tuple[Finding, ...]
+
+    def raise_for_errors(self) -> None:
+        """Raise DataError, one line for all errors, if there are any."""
+        errors = [finding for finding in self.findings if finding.severity == "error"]
+        if errors:
+            parts = [f"{finding}; {_MEANING[finding.kind][2]}" for finding in errors]
+            raise DataError(f"the data cannot be used as it is: {' | '.join(parts)}")
+
+    def lines(self) -> list[str]:
+        """Return the report for people, one line for the whole and one for each finding."""
+        extent = f"{_time_text(self.first_time)} to {_time_text(self.last_time)}"
+        head = f"{self.rows:,} {'row' if self.rows == 1 else 'rows'} in {self.series:,} series from {extent}"
+        return [head, *(f"{finding.severity}: {finding}" for finding in self.findings)]
+
+
+def inspect_frame(frame: pl.DataFrame, config: DataConfig) -> DataReport:
+    """Return what is wrong or noteworthy in a canonical frame under the configured frequency.
+
+    A series' grid has its most common phase, so that one odd stamp is one finding; a gap is a run of
+    grid points without a row between two rows of a series.
+    """
+    if frame.is_empty():
+        raise DataError("the data has no rows")
+    step_us = config.step_us
+    name, us = pl.col("unique_id"), pl.col("us")
+    rows = (
+        frame.select("unique_id", "ds", pl.col("y").fill_nan(None), us=pl.col("ds").dt.epoch("us"))
+        .sort("unique_id", "us")
+        .with_columns(since=pl.when(name == name.shift()).then(us - us.shift()))
+    )
+    hint = _frequency_hint(rows, step_us)
+    found = [
+        _rows_finding("duplicate_time", "error", rows.filter(pl.col("since") == 0)),
+        _rows_finding("off_grid", "error", _off_grid(rows, step_us), hint),
+        _rows_finding("infinite", "error", rows.filter(pl.col("y").is_infinite())),
+        _gap(rows, step_us, hint),
+        _null(rows),
+        _constant(rows),
+    ]
+    first, last = rows.select(first=us.min(), last=us.max()).row(0)
+    return DataReport(
+        rows.height, rows["unique_id"].n_unique(), _from_us(first), _from_us(last), tuple(filter(None, found))
+    )
+
+
+def _rows_finding(
+    kind: str, severity: Literal["error", "notice"], rows: pl.DataFrame, detail: str = ""
+) -> Finding | None:
+    """Return the finding whose count is the given rows, or None if there are none."""
+    if rows.is_empty():
+        return None
+    first = rows.head(_EXAMPLES).select("unique_id", "ds").iter_rows()
+    examples = tuple(f"{name} at {_time_text(time)}" for name, time in first)
+    return Finding(kind, severity, rows.height, examples, detail)
+
+
+def _off_grid(rows: pl.DataFrame, step_us: int) -> pl.DataFrame:
+    """Return the rows whose time has not the phase that most rows of their series have."""
+    phase = pl.col("us") % step_us
+    changed = pl.col("since").is_not_null() & (phase != phase.shift())
+    if not rows.select(changed.any()).item():
+        return rows.clear()
+    phased = rows.with_columns(phase=phase)
+    counted = phased.group_by("unique_id", "phase").agg(rows=pl.len(), first=pl.col("us").min())
+    ranked = counted.sort("rows", "first", descending=[True, False])
+    usual = ranked.unique("unique_id", keep="first", maintain_order=True).select("unique_id", usual="phase")
+    joined = phased.join(usual, on="unique_id", how="left", maintain_order="left")
+    return joined.filter(pl.col("phase") != pl.col("usual"))
+
+
+def _gap(rows: pl.DataFrame, step_us: int, hint: str) -> Finding | None:
+    """Return the runs of missing grid points; each example is the first missing point of a run."""
+    gaps = rows.with_columns(missing=pl.col("since") // step_us - 1).filter(pl.col("missing") > 0)
+    if gaps.is_empty():
+        return None
+    first = gaps.head(_EXAMPLES).select("unique_id", pl.col("us") - pl.col("since") + step_us, "missing")
+    examples = tuple(
+        f"{name} at {_time_text(_from_us(us))} for {_frequency_text(missing * step_us)}"
+        for name, us, missing in first.iter_rows()
+    )
+    total, longest = gaps.select(total=pl.col("missing").sum(), longest=pl.col("missing").max()).row(0)
+    detail = f"{total:,} missing steps, the longest gap {longest:,}" + (f"; {hint}" if hint else "")
+    return Finding("gap", "notice", gaps.height, examples, detail)
+
+
+def _null(rows: pl.DataFrame) -> Finding | None:
+    """Return the rows without a value, and say if whole series have none."""
+    never = rows.group_by("unique_id").agg(pl.col("y").count()).filter(pl.col("y") == 0).sort("unique_id")
+    detail = ""
+    if never.height:
+        detail = f"{never.height:,} series without any value, the first {never['unique_id'][0]}"
+    return _rows_finding("null", "notice", rows.filter(pl.col("y").is_null()), detail)
+
+
+def _constant(rows: pl.DataFrame) -> Finding | None:
+    """Return the series with two values or more, all of them equal."""
+    y = pl.col("y")
+    ranges = rows.group_by("unique_id").agg(count=y.count(), low=y.min(), high=y.max())
+    same = ranges.filter(pl.col("count") >= 2, pl.col("low") == pl.col("high")).sort("unique_id")
+    if same.is_empty():
+        return None
+    first = same.head(_EXAMPLES).select("unique_id", "low").iter_rows()
+    return Finding("constant", "notice", same.height, tuple(f"{name} is always {value}" for name, value in first))
+
+
+def _frequency_hint(rows: pl.DataFrame, step_us: int) -> str:
+    """Return which frequency the data seems to have if most differences are another constant step."""
+    since = rows.filter(pl.col("since") > 0)["since"]
+    if since.is_empty():
+        return ""
+    usual_us, count = since.value_counts(sort=True).row(0)
+    if usual_us == step_us or 2 * count <= len(since):
+        return ""
+    text = _frequency_text(usual_us)
+    return f"the data looks like {text}: set --data.frequency {text}"
+
+
+def _frequency_text(us: int) -> str:
+    """Return a duration as `forecaster.config.parse_frequency` reads it, such as 1h30m."""
+    text = ""
+    for unit, size in _UNITS_US.items():
+        count, us = divmod(us, size)
+        text += f"{count}{unit}" if count else ""
+    return text
+
+
+def _from_us(us: int) -> dt.datetime:
+    return _EPOCH + dt.timedelta(microseconds=us)
+
+
+def _time_text(time: dt.datetime) -> str:
+    return time.isoformat().replace("+00:00", "Z")
