@@ -124,7 +124,7 @@ class ModelConfig:
     timescale: int | None = None
     quantile_levels: tuple[float, ...] = _QUANTILE_LEVELS
     min_history: int | None = None
-    dropout: float = 0.0
+    dropout: float = 0.1
 
     def __post_init__(self) -> None:
         require(self.cell in get_args(Cell), "model.cell", self.cell, " or ".join(get_args(Cell)))
@@ -162,11 +162,13 @@ class TrainingConfig:
     """How the model is fitted.
 
     Args:
-        max_epochs: passes over all series, at the most.
+        max_epochs: epochs at the most; an epoch is one pass over all series, or several over few.
         max_seconds: wall-clock limit of the fitting; left out, none.
         patience: epochs without a better validation loss before it stops.
-        validation_steps: the last steps of the data, held out to choose the epoch; left out, 14 horizons.
-        series_per_batch: series in one batch.
+        validation_steps: the last steps of the data, held out to choose the epoch; left out, 14 horizons, or a
+            fifth of the longest series if that is less.
+        min_updates: updates of the weights in an epoch, at the least; few series are passed over and over.
+        series_per_batch: series, or lanes of long series, in one batch.
         chunk_steps: steps between two updates of the weights; the carried state is detached there.
         origin_stride: score the forecasts of every so many steps of a chunk, from a random one on.
         learning_rate: the peak of the one-cycle schedule.
@@ -180,14 +182,15 @@ class TrainingConfig:
         resume: continue from the last checkpoint in `checkpoint_dir`.
     """
 
-    max_epochs: int = 30
+    max_epochs: int = 12
     max_seconds: float | None = None
-    patience: int = 8
+    patience: int = 6
     validation_steps: int | None = None
+    min_updates: int = 60
     series_per_batch: int = 32
-    chunk_steps: int = 168
-    origin_stride: int = 4
-    learning_rate: float = 3e-3
+    chunk_steps: int = 84
+    origin_stride: int = 8
+    learning_rate: float = 1e-2
     weight_decay: float = 1e-4
     gradient_clip_norm: float = 1.0
     average_decay: float = 0.98
@@ -198,7 +201,7 @@ class TrainingConfig:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("max_epochs", "patience", "series_per_batch", "chunk_steps", "origin_stride"):
+        for name in ("max_epochs", "patience", "min_updates", "series_per_batch", "chunk_steps", "origin_stride"):
             require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "1 or more")
         positive = ("learning_rate", "gradient_clip_norm")
         for name in positive:
@@ -221,7 +224,8 @@ class TrackingConfig:
 
     Args:
         uri: MLflow's tracking store.
-        artifacts: folder or URL of the artifacts; left out, MLflow's own choice beside the store.
+        artifacts: folder or URL of the artifacts; left out, a folder `mlartifacts` beside a SQLite store, the
+            choice of the server otherwise.
         experiment: the experiment's name.
         model: the registered model's name.
     """
@@ -277,8 +281,9 @@ class ServingConfig:
             require(getattr(self, name) >= 1, f"serving.{name}", getattr(self, name), "1 or more")
         for name in ("drain_seconds", "balancer_wait_seconds"):
             require(getattr(self, name) >= 0, f"serving.{name}", getattr(self, name), "0 or more seconds")
-        ok = self.max_request_observations <= self.max_queued_observations
-        require(ok, "serving.max_request_observations", self.max_request_observations, "at most max_queued_observations")
+        most = self.max_queued_observations
+        ok = self.max_request_observations <= most
+        require(ok, "serving.max_request_observations", self.max_request_observations, f"at most {most}, the queue's")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

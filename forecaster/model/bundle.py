@@ -112,7 +112,8 @@ def _model_config(fields: dict[str, Any]) -> ModelConfig:
     known = {f.name for f in dataclasses.fields(ModelConfig)}
     if unknown := sorted(set(fields) - known):
         raise ConfigError(f"unknown model fields {', '.join(unknown)}: made by a newer version?")
-    return ModelConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return ModelConfig(**values)
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:

@@ -200,7 +200,7 @@ class Seq2Seq(nn.Module):
         shape = (n, horizon, len(self.lags))
         times = encoded.time_us[:, steps].reshape(n, 1) + ahead * self.step_us
         return Origins(
-            encoded.context[:, steps].reshape(n, -1),
+            encoded.context[:, steps].flatten(0, 1),
             Statistics(*(x[:, steps].reshape(n) for x in encoded.statistics)),
             encoded.extended.values[:, index].reshape(shape),
             encoded.extended.observed[:, index].reshape(shape),

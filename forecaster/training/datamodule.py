@@ -1,12 +1,15 @@
 """Lanes of series, cut into chunks: what one update of the weights sees.
 
-A long series is cut into lanes at a new random offset every epoch, so that one batch holds different seasons of
-the year; each lane starts from a fresh state and is walked chunk by chunk. A chunk brings the horizon behind
-it as targets.
+A long series is cut into lanes of equal length at new places every epoch, so that one batch holds different
+seasons of the year; each lane starts from a fresh state and is walked chunk by chunk. A chunk brings the
+horizon behind it as targets.
+
+Knows nothing of the model, of the loss or of validation.
 
 Shapes: B lanes, T steps of the chunk, D horizon steps.
 """
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -20,6 +23,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from forecaster.config import TrainingConfig
 from forecaster.data.windows import Series
 from forecaster.model.seq2seq import Observations
+
+_WEEK_US = 7 * 86_400_000_000
+_YEARS_TO_LEARN = 2
 
 
 class Chunk(NamedTuple):
@@ -42,74 +48,100 @@ class _Lane(NamedTuple):
     series: int
     start: int
     stop: int
+    shift_us: int
 
 
 class LaneDataset(IterableDataset[Chunk]):
     """One epoch of chunks.
 
     Args:
-        series: the training part, each on its regular grid.
+        series: the training part, each on its regular grid; one or more.
         units: MASE's denominator of each series.
         horizon: D.
-        lane_steps: steps of a lane.
+        lane_steps: steps of a lane; a shorter series is one lane.
         chunk_steps: T.
         lanes_per_batch: B at the most.
+        min_chunks: of the epoch; if one pass over the series gives fewer, there are several, each cut anew.
         seed: of the cuts and the order; the same seed gives the same epoch.
     """
 
     def __init__(
         self,
         series: Sequence[Series],
-        *,
         units: Sequence[float],
-        step_us: int,
+        *,
         horizon: int,
         lane_steps: int,
         chunk_steps: int,
         lanes_per_batch: int,
+        min_chunks: int,
         seed: int,
     ) -> None:
-        self._series, self._units, self._step_us = series, units, step_us
+        self._series, self._units = series, units
         self._horizon, self._chunk_steps = horizon, chunk_steps
+        span_us = max(one.start_us + len(one) * one.step_us for one in series) - min(one.start_us for one in series)
+        self._years_weeks = 52 if span_us < _YEARS_TO_LEARN * 52 * _WEEK_US else 1
+        self._batches: list[list[_Lane]] = []
         rng = random.Random(seed)
-        lanes = [lane for index in range(len(series)) for lane in self._cut(index, lane_steps, rng)]
-        rng.shuffle(lanes)
-        self._batches = [lanes[i : i + lanes_per_batch] for i in range(0, len(lanes), lanes_per_batch)]
+        while len(self) < min_chunks:
+            self._batches += self._one_pass(lane_steps, lanes_per_batch, rng)
 
-    def _cut(self, index: int, lane_steps: int, rng: random.Random) -> Iterator[_Lane]:
-        length = len(self._series[index].values)
-        offset = rng.randrange(lane_steps) if length > lane_steps else lane_steps
-        edges = [0, *range(offset, length, lane_steps), length]
-        for start, stop in zip(edges, edges[1:], strict=False):
-            if stop - start > self._horizon:
-                yield _Lane(index, start, stop)
+    def _one_pass(self, lane_steps: int, lanes_per_batch: int, rng: random.Random) -> list[list[_Lane]]:
+        lanes = [
+            _Lane(index, start, stop, rng.randrange(self._years_weeks) * _WEEK_US)
+            for index, one in enumerate(self._series)
+            for start, stop in _cut(len(one), lane_steps, rng)
+        ]
+        rng.shuffle(lanes)
+        lanes.sort(key=lambda lane: lane.stop - lane.start)  # equal lengths side by side: little padding
+        count = -(-len(lanes) // lanes_per_batch)
+        edges = [len(lanes) * i // count for i in range(count + 1)]
+        batches = [lanes[low:high] for low, high in itertools.pairwise(edges)]
+        rng.shuffle(batches)
+        return batches
 
     def __len__(self) -> int:
-        return sum(-(-self._longest(batch) // self._chunk_steps) for batch in self._batches)
+        return sum(-(-_longest(batch) // self._chunk_steps) for batch in self._batches)
 
     def __iter__(self) -> Iterator[Chunk]:
         for batch in self._batches:
-            steps = self._longest(batch)
-            padded = np.full((len(batch), steps + self._horizon), np.nan)
-            start_us = np.empty(len(batch), dtype=np.int64)
-            for row, lane in enumerate(batch):
-                one = self._series[lane.series]
-                part = one.values[lane.start : lane.stop]
-                padded[row, : len(part)] = part
-                start_us[row] = one.start_us + lane.start * self._step_us
-            values = torch.from_numpy(padded)
-            times = torch.from_numpy(start_us)[:, None] + torch.arange(steps) * self._step_us
+            values, time_us = self._side_by_side(batch)
             units = torch.tensor([self._units[lane.series] for lane in batch], dtype=torch.float64)
-            for begin in range(0, steps, self._chunk_steps):
-                end = min(begin + self._chunk_steps, steps)
-                chunk = values[:, begin:end]
+            steps = time_us.shape[1]
+            for start in range(0, steps, self._chunk_steps):
+                stop = min(start + self._chunk_steps, steps)
+                chunk = values[:, start:stop]
                 seen = torch.isfinite(chunk)
-                observations = Observations(times[:, begin:end], chunk.nan_to_num(0.0), seen)
-                yield Chunk(begin == 0, observations, values[:, begin : end + self._horizon], units)
+                observations = Observations(time_us[:, start:stop], chunk.nan_to_num(0.0), seen)
+                yield Chunk(start == 0, observations, values[:, start : stop + self._horizon], units)
 
-    @staticmethod
-    def _longest(batch: Sequence[_Lane]) -> int:
-        return max(lane.stop - lane.start for lane in batch)
+    def _side_by_side(self, batch: Sequence[_Lane]) -> tuple[Tensor, Tensor]:
+        """Return the lanes' values with the horizon behind them, NaN past their end, and their times."""
+        steps = _longest(batch)
+        values = np.full((len(batch), steps + self._horizon), np.nan)
+        time_us = np.empty((len(batch), steps), dtype=np.int64)
+        for row, lane in enumerate(batch):
+            one = self._series[lane.series]
+            part = one.values[lane.start : lane.stop + self._horizon]
+            values[row, : len(part)] = part
+            time_us[row] = one.start_us + lane.shift_us + one.step_us * (lane.start + np.arange(steps))
+        return torch.from_numpy(values), torch.from_numpy(time_us)
+
+
+def _cut(length: int, lane_steps: int, rng: random.Random) -> Iterator[tuple[int, int]]:
+    """Yield the first and the end of lanes that cover most of a series: evenly spread, each moved by chance."""
+    if length <= lane_steps:
+        yield 0, length
+        return
+    count = round(length / lane_steps)
+    room = length - lane_steps  # the last start
+    for index in range(count):
+        start = rng.randint(room * index // count, room * (index + 1) // count)
+        yield start, start + lane_steps
+
+
+def _longest(batch: Sequence[_Lane]) -> int:
+    return max(lane.stop - lane.start for lane in batch)
 
 
 class SeriesDataModule(pl.LightningDataModule):
@@ -119,9 +151,8 @@ class SeriesDataModule(pl.LightningDataModule):
         series: the training part.
         units: MASE's denominator of each series.
         config: the training configuration.
-        step_us: the time step.
         horizon: D.
-        memory: the longest look-back of the model, which sets the lanes' length.
+        lane_steps: steps of a lane.
     """
 
     def __init__(
@@ -130,25 +161,23 @@ class SeriesDataModule(pl.LightningDataModule):
         units: Sequence[float],
         config: TrainingConfig,
         *,
-        step_us: int,
         horizon: int,
-        memory: int,
+        lane_steps: int,
     ) -> None:
         super().__init__()
         self._series, self._units, self._config = series, units, config
-        self._step_us, self._horizon = step_us, horizon
-        self._lane_steps = max(8 * memory, 4 * config.chunk_steps)
+        self._horizon, self._lane_steps = horizon, lane_steps
 
     def epoch(self, index: int) -> LaneDataset:
-        """Return the chunks of epoch `index`."""
+        """Return the chunks of epoch `index`; the same every time."""
         return LaneDataset(
             self._series,
-            units=self._units,
-            step_us=self._step_us,
+            self._units,
             horizon=self._horizon,
             lane_steps=self._lane_steps,
             chunk_steps=self._config.chunk_steps,
             lanes_per_batch=self._config.series_per_batch,
+            min_chunks=self._config.min_updates,
             seed=self._config.seed * 1_000_003 + index,
         )
 

@@ -1,0 +1,87 @@
+"""The configuration on the command line: the same options, the same YAML and the same errors for every command.
+
+`--config FILE` reads a YAML file with the sections data, model, training, tracking and serving; options such as
+`--model.cell lstm` change single values of it, the last one given wins.
+
+Knows jsonargparse; knows nothing of what a command does.
+"""
+
+import argparse
+import datetime as dt
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from forecaster.config import Config, DataConfig, ModelConfig, ServingConfig, TrackingConfig, TrainingConfig
+from forecaster.errors import ConfigError, ForecasterError
+
+_SECTIONS: dict[str, type] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "training": TrainingConfig,
+    "tracking": TrackingConfig,
+    "serving": ServingConfig,
+}
+
+
+def command_parser(description: str, *, usage: str | None = None) -> ArgumentParser:
+    """Return an empty parser for one command, to be read by `parse`."""
+    return ArgumentParser(description=description, usage=usage, exit_on_error=False)
+
+
+def add_config_arguments(parser: ArgumentParser, sections: Sequence[str]) -> None:
+    """Add `--config` and the options of the configuration.
+
+    Args:
+        parser: of one command.
+        sections: those that the command uses. The others may stand in the file too, so that one file serves
+            every command; the help does not show them.
+    """
+    parser.add_argument("--config", action="config", metavar="FILE", help="a YAML file with any of these options")
+    for name, section in _SECTIONS.items():
+        parser.add_class_arguments(section, name)
+    for action in parser._actions:
+        section_name, dot, _ = action.dest.partition(".")
+        if section_name in _SECTIONS and (not dot or section_name not in sections):
+            action.help = argparse.SUPPRESS  # also `--model FILE`: one way to name a file is enough
+
+
+def parse(parser: ArgumentParser, argv: Sequence[str] | None) -> Namespace:
+    """Return the parsed arguments; raises ConfigError, one line, for anything wrong with them."""
+    try:
+        parsed: Namespace = parser.parse_args(argv)
+    except argparse.ArgumentError as error:
+        text = re.sub(r'^Parser key "([^"]+)": ', r"\1: ", " ".join(str(error).split()))
+        text = re.sub(r"Expected a (?:typing\.Literal\[(.*?)\]|<class '(\w+)'>)\.", r"expected \1\2.", text)
+        raise ConfigError(f"{text} (--help lists the options)") from error
+    return parsed
+
+
+def read_config(namespace: Namespace) -> Config:
+    """Return the configuration out of the arguments of one command; raises ConfigError for a wrong value."""
+    values: dict[str, Any] = {name: section(**vars(namespace[name])) for name, section in _SECTIONS.items()}
+    return Config(**values)
+
+
+def utc_time(text: str) -> dt.datetime:
+    """Read an ISO 8601 time such as 2013-12-17 or 2013-12-17T00:00:00Z; without a zone it is UTC."""
+    try:
+        time = dt.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(f"{text!r} is not a time: write ISO 8601 such as 2013-12-17T00:00:00Z") from error
+    return time if time.tzinfo is not None else time.replace(tzinfo=dt.UTC)
+
+
+def run(main: Callable[[], int]) -> int:
+    """Return the exit code of a command: its own, 2 after an error on one line, 130 after Ctrl-C."""
+    try:
+        return main()
+    except ForecasterError as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130

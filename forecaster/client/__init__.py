@@ -1,0 +1,26 @@
+"""The client SDK: `ForecastClient` and `AsyncForecastClient`, Polars frames in and out.
+
+    from forecaster.client import ForecastClient
+
+    with ForecastClient("127.0.0.1:50051") as client:
+        client.observe(frame)                      # columns unique_id, ds, y; safe to repeat
+        print(client.forecast(["EWR/temperature"], horizon=24))
+
+Every failure is an exception of `forecaster.errors`. Calls are retried while the server is unavailable, which is
+safe, because the server applies nothing twice.
+"""
+
+from forecaster.client.asynchronous import AsyncForecastClient
+from forecaster.client.calls import ModelInfo, ObserveResult, SeriesInfo, StreamReply
+from forecaster.client.retry import RetryPolicy
+from forecaster.client.synchronous import ForecastClient
+
+__all__ = [
+    "AsyncForecastClient",
+    "ForecastClient",
+    "ModelInfo",
+    "ObserveResult",
+    "RetryPolicy",
+    "SeriesInfo",
+    "StreamReply",
+]

@@ -1,0 +1,145 @@
+"""The asyncio client: the same calls, awaited."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+import polars as pl
+
+from forecaster.client import calls
+from forecaster.client.calls import Call, ModelInfo, ObserveResult, SeriesInfo, StreamReply
+from forecaster.client.channel import OPTIONS
+from forecaster.client.retry import Attempts, RetryPolicy
+from forecaster.errors import DeadlineError
+
+T = TypeVar("T")
+
+
+class AsyncForecastClient:
+    """Talks to one server from one event loop; see `ForecastClient` for the arguments and errors."""
+
+    def __init__(self, address: str = "127.0.0.1:50051", *, model: str = "", retry: RetryPolicy | None = None) -> None:
+        self._address, self._name = address, model
+        self._retry = retry or RetryPolicy()
+        self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+        self._stubs = calls.Stubs(self._channel)
+
+    async def observe(self, frame: pl.DataFrame) -> ObserveResult:
+        """Send observations, columns `unique_id`, `ds`, `y` (null is missing); safe to repeat."""
+        result = calls.empty_result()
+        for call in calls.observe_calls(frame, self._name):
+            result = result + await self._run(call)
+        return result
+
+    async def forecast(
+        self, series_ids: Sequence[str], *, horizon: int | None = None, quantile_levels: Sequence[float] = ()
+    ) -> pl.DataFrame:
+        """Return forecasts in long format: unique_id, ds, y_hat (the median), q0.1 … for each level."""
+        return await self._run(calls.forecast_call(series_ids, horizon, quantile_levels, self._name))
+
+    def stream(self, *, horizon: int | None = None, quantile_levels: Sequence[float] = ()) -> "AsyncForecastStream":
+        """Open a stream: each frame sent is answered by its outcome and fresh forecasts of its series."""
+        return AsyncForecastStream(self._stubs, self._retry, self._address, (horizon, quantile_levels, self._name))
+
+    async def get_series(self, series_id: str) -> SeriesInfo:
+        """Describe one series; raises SeriesNotFoundError."""
+        return await self._run(calls.get_series_call(series_id, self._name))
+
+    async def list_series(self) -> AsyncIterator[SeriesInfo]:
+        """Yield all series by ascending id."""
+        token = ""
+        while True:
+            page, token = await self._run(calls.list_series_call(token, self._name))
+            for info in page:
+                yield info
+            if not token:
+                return
+
+    async def delete_series(self, series_id: str) -> None:
+        """Forget one series; raises SeriesNotFoundError."""
+        await self._run(calls.delete_series_call(series_id, self._name))
+
+    async def get_model(self) -> ModelInfo:
+        """Describe the served model."""
+        return await self._run(calls.get_model_call(self._name))
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _run(self, call: Call[T]) -> T:
+        attempts = Attempts(self._retry, self._address)
+        while True:
+            try:
+                answer = await call.method(self._stubs)(call.request, timeout=attempts.remaining_seconds)
+            except grpc.RpcError as failure:
+                await asyncio.sleep(attempts.delay(failure))
+            else:
+                return call.parse(answer)
+
+
+class AsyncForecastStream:
+    """One bidirectional stream; reconnects and repeats an unanswered frame by itself."""
+
+    def __init__(
+        self,
+        stubs: calls.Stubs,
+        retry: RetryPolicy,
+        address: str,
+        options: tuple[int | None, Sequence[float], str],
+    ) -> None:
+        self._stubs, self._retry, self._address, self._options = stubs, retry, address, options
+        self._sequence = 0
+        self._call: Any = None
+
+    async def send(self, frame: pl.DataFrame) -> StreamReply:
+        """Send one frame and return its answer; rows that the server refuses are in it."""
+        self._sequence += 1
+        request, parse = calls.stream_request(frame, self._sequence, *self._options)
+        attempts = Attempts(self._retry, self._address)
+        while True:
+            try:
+                async with asyncio.timeout(attempts.remaining_seconds):
+                    answer = await self._exchange(request)
+                return parse(answer)
+            except TimeoutError as failure:
+                await self.close()
+                raise DeadlineError(f"no answer from {self._address} in time") from failure
+            except grpc.RpcError as failure:
+                await self.close()
+                await asyncio.sleep(attempts.delay(failure))
+
+    async def close(self) -> None:
+        """End the stream."""
+        if self._call is not None:
+            self._call.cancel()
+        self._call = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _exchange(self, request: Any) -> Any:
+        if self._call is None:
+            self._call = self._stubs.forecast.StreamForecasts()
+        await self._call.write(request)
+        answer = await self._call.read()
+        if answer is grpc.aio.EOF:  # the server ended the stream: its status says why
+            raise grpc.aio.AioRpcError(
+                await self._call.code(), await self._call.initial_metadata(), await self._call.trailing_metadata()
+            )
+        return answer

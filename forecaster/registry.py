@@ -1,0 +1,284 @@
+"""The model registry: log a bundle in MLflow, register it, give it an alias, find and load it again.
+
+Every function takes the store's address explicitly; nothing here sets MLflow's process-wide state. A bundle is
+read from its two files: nothing is unpickled and no code out of the store is run.
+
+Knows nothing of training, of series or of how good a model is.
+"""
+
+import contextlib
+import importlib.metadata
+import logging
+import os
+import pathlib
+import tempfile
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from forecaster.config import TrackingConfig
+from forecaster.errors import ConfigError, ModelNotFoundError, UnavailableError
+from forecaster.model.bundle import CONFIG_FILE, WEIGHTS_FILE, Bundle
+from forecaster.store_uri import artifact_location, moved, sqlite_path, without_password
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.models import ModelSignature
+
+CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
+_ARTIFACT = "bundle"
+_FOLDER_IN_MODEL = f"artifacts/{_ARTIFACT}"  # where MLflow puts the folder among a pyfunc model's files
+_REQUIREMENTS = ("mlflow", "numpy", "pandas", "polars", "pyarrow", "safetensors", "torch")
+_MLFLOW_SETTINGS = {  # MLflow has no other switches for these; what the user has set stays
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # seven take minutes to say that there is no server
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredModel:
+    """A version in the registry.
+
+    Args:
+        name: of the registered model.
+        version: counts from 1.
+        uri: what MLflow's own tools call it.
+        run_id: of the run that made it.
+        aliases: that point at it.
+        tags: such as `fingerprint`, `validation_status` and `data_window_end`.
+    """
+
+    name: str
+    version: str
+    uri: str
+    run_id: str
+    aliases: tuple[str, ...] = ()
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+def connect(config: TrackingConfig) -> "MlflowClient":
+    """Return a client of the store; a SQLite file that does not exist is made."""
+    for name, value in _MLFLOW_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with _store_errors(config):
+        client = MlflowClient(tracking_uri=config.uri, registry_uri=config.uri)
+        client.search_experiments(max_results=1)  # the connection is made and the tables are checked here
+        return client
+
+
+def experiment_id(client: "MlflowClient", config: TrackingConfig) -> str:
+    """Return the id of the configured experiment, which is made if need be.
+
+    Raises ConfigError if it exists and keeps its artifacts elsewhere than configured.
+    """
+    location = artifact_location(config)
+    with _store_errors(config):
+        found = client.get_experiment_by_name(config.experiment)
+        if found is None:
+            return str(client.create_experiment(config.experiment, artifact_location=location))
+    if config.artifacts is not None and found.artifact_location != location:
+        raise ConfigError(
+            f"experiment {config.experiment!r} keeps its artifacts in {found.artifact_location}, not in"
+            f" {config.artifacts}: leave out --tracking.artifacts or choose another --tracking.experiment"
+        )
+    return str(found.experiment_id)
+
+
+def log_bundle(
+    client: "MlflowClient", config: TrackingConfig, run_id: str, bundle: Bundle, example: "pd.DataFrame"
+) -> str:
+    """Log a bundle as a models-from-code pyfunc model of a run.
+
+    Args:
+        client: of the store.
+        config: names the store.
+        run_id: of the run that made the bundle.
+        bundle: what is logged.
+        example: a history that can be forecast, with the columns unique_id, ds and y.
+
+    Returns:
+        MLflow's id of the model.
+    """
+    import mlflow.pyfunc
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+    from mlflow.models import Model
+
+    with _store_errors(config), tempfile.TemporaryDirectory(prefix="forecaster-") as name:
+        run = client.get_run(run_id)
+        model = client.create_logged_model(
+            run.info.experiment_id, name=config.model, source_run_id=run_id, params=run.data.params
+        )
+        model_id: str = model.model_id
+        folder = pathlib.Path(name)
+        bundle.save(folder / _ARTIFACT)
+        mlflow.pyfunc.save_model(
+            path=folder / "model",
+            python_model=str(pathlib.Path(__file__).with_name("pyfunc_model.py")),
+            artifacts={_ARTIFACT: str(folder / _ARTIFACT)},
+            signature=_signature(bundle),
+            input_example=example,
+            # Pinned to what is installed. This package itself is on no index, so it is not among them.
+            pip_requirements=[f"{name}=={_version(name)}" for name in _REQUIREMENTS],
+            mlflow_model=Model(artifact_path=model.artifact_location, run_id=run_id, model_id=model_id),
+        )
+        client.log_model_artifacts(model_id, str(folder / "model"))
+        client.finalize_logged_model(model_id, LoggedModelStatus.READY)
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+        return model_id
+
+
+def register(
+    client: "MlflowClient", config: TrackingConfig, model_id: str, *, description: str, tags: Mapping[str, str]
+) -> RegisteredModel:
+    """Make a logged model the next version of the configured registered model."""
+    from mlflow.exceptions import MlflowException
+
+    with _store_errors(config):
+        try:
+            client.create_registered_model(config.model, description="Streaming time-series forecaster")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        logged = client.get_logged_model(model_id)
+        made = client.create_model_version(
+            config.model,
+            source=logged.artifact_location,  # MLflow would look up models:/… in its process-wide store
+            run_id=logged.source_run_id,
+            tags=dict(tags),
+            description=description,
+            model_id=model_id,
+        )
+    return _described(made)
+
+
+def set_alias(client: "MlflowClient", config: TrackingConfig, alias: str, version: str) -> None:
+    """Let an alias point at a version, wherever it pointed before."""
+    with _store_errors(config):
+        client.set_registered_model_alias(config.model, alias, version)
+
+
+def promote(client: "MlflowClient", config: TrackingConfig, version: str) -> RegisteredModel | None:
+    """Make a version the champion; the champion before it becomes `previous` and is returned."""
+    before = _find(client, config, CHAMPION)
+    if before is not None and before.version != version:
+        set_alias(client, config, PREVIOUS, before.version)
+    set_alias(client, config, CHAMPION, version)
+    return before
+
+
+def resolve(config: TrackingConfig, alias_or_version: str = CHAMPION) -> RegisteredModel:
+    """Return the version that an alias points at, or the version of that number.
+
+    Raises:
+        ModelNotFoundError: there is no such store, registered model, alias or version.
+        UnavailableError: the store does not answer.
+    """
+    wanted = f"{config.model} version " if alias_or_version.isdigit() else f"{config.model}@"
+    wanted += alias_or_version
+    path = sqlite_path(config.uri)
+    if path is not None and not path.is_file():  # connecting would make it
+        raise _not_found(wanted, config, "; there is no such file")
+    found = _find(connect(config), config, alias_or_version)
+    if found is None:
+        raise _not_found(wanted, config, "")
+    return found
+
+
+def load_bundle(config: TrackingConfig, alias_or_version: str = CHAMPION) -> tuple[RegisteredModel, Bundle]:
+    """Return a registered version and its bundle, read from its two files.
+
+    Raises:
+        ModelNotFoundError: like `resolve`, or the version's files are gone.
+        BundleError: the files are not a whole bundle.
+    """
+    found = resolve(config, alias_or_version)
+    with tempfile.TemporaryDirectory(prefix="forecaster-") as scratch:
+        return found, Bundle.load(_bundle_folder(config, found, pathlib.Path(scratch)))
+
+
+def _bundle_folder(config: TrackingConfig, found: RegisteredModel, scratch: pathlib.Path) -> pathlib.Path:
+    """Return the local folder of a version's two files; those of a remote store come to `scratch`."""
+    import mlflow.artifacts
+
+    with _store_errors(config):
+        location: str = connect(config).get_model_version_download_uri(found.name, found.version)
+        if urllib.parse.urlparse(location).scheme not in ("", "file"):
+            for name in (CONFIG_FILE, WEIGHTS_FILE):
+                uri = f"{location.rstrip('/')}/{_FOLDER_IN_MODEL}/{name}"
+                mlflow.artifacts.download_artifacts(uri, dst_path=str(scratch), tracking_uri=config.uri)
+            return scratch
+    folder = pathlib.Path(location.removeprefix("file://")) / _FOLDER_IN_MODEL
+    for candidate in (folder, moved(config, folder)):
+        if candidate is not None and candidate.is_dir():
+            return candidate
+    raise ModelNotFoundError(
+        f"the files of {found.name} version {found.version} are gone: {folder} does not exist", [found.name]
+    )
+
+
+def _find(client: "MlflowClient", config: TrackingConfig, alias_or_version: str) -> RegisteredModel | None:
+    from mlflow.exceptions import MlflowException
+
+    look_up = client.get_model_version if alias_or_version.isdigit() else client.get_model_version_by_alias
+    with _store_errors(config):
+        try:
+            return _described(look_up(config.model, alias_or_version))
+        except MlflowException as error:
+            # MLflow calls an unknown alias an invalid parameter.
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+
+
+def _described(version: "ModelVersion") -> RegisteredModel:
+    uri = f"models:/{version.name}/{version.version}"
+    return RegisteredModel(
+        version.name, str(version.version), uri, version.run_id or "", tuple(version.aliases), dict(version.tags)
+    )
+
+
+def _not_found(wanted: str, config: TrackingConfig, why: str) -> ModelNotFoundError:
+    return ModelNotFoundError(
+        f"no model is registered as {wanted} in {without_password(config.uri)}{why}: run `forecaster train` first,"
+        " or name another store with --tracking.uri",
+        [wanted],
+    )
+
+
+def _signature(bundle: Bundle) -> "ModelSignature":
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema
+
+    series = [ColSpec("string", "unique_id"), ColSpec("datetime", "ds")]
+    levels = [ColSpec("double", f"q{level:g}") for level in bundle.model.config.quantile_levels]
+    return ModelSignature(
+        inputs=Schema([*series, ColSpec("double", "y")]),
+        outputs=Schema([*series, ColSpec("double", "yhat"), *levels]),
+        params=ParamSchema([ParamSpec("horizon", "integer", bundle.model.config.horizon)]),
+    )
+
+
+def _version(package: str) -> str:
+    return importlib.metadata.version(package).partition("+")[0]
+
+
+@contextlib.contextmanager
+def _store_errors(config: TrackingConfig) -> Iterator[None]:
+    """Turn what goes wrong between here and the store into one line."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        message = f"the model store {without_password(config.uri)} cannot be used: {lines[0]}"
+        raise UnavailableError(message) from error

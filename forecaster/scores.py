@@ -1,0 +1,179 @@
+"""What a backtest measured: sums over forecast origins, and the figures that they mean.
+
+Knows how forecasts are compared with what came; knows nothing of models, of series or of where the forecasts
+come from.
+
+Shapes: B series, K origins, D horizon steps, Q quantiles.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from forecaster.model.heads import interpolate_quantiles, pinball_loss
+
+COVERAGES = (0.5, 0.8, 0.9, 0.95)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesScore:
+    """One series' mean errors over all its scored pairs; NaN where nothing could be scored."""
+
+    unique_id: str
+    pairs: int
+    mase: float
+    seasonal_naive_mase: float
+    smape: float
+    mae: float
+    rmse: float
+    pinball: float
+    bias: float
+    coverage: dict[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backtest:
+    """The result of a rolling-origin evaluation.
+
+    Args:
+        series: one score each, in the order of their first appearance.
+        mase: mean over the series, like every figure below but `calibration`.
+        seasonal_naive_mase: the seasonal naive on the same pairs.
+        smape: in percent, 200·|y - ŷ| / (|y| + |ŷ|).
+        pinball: mean over the trained quantiles, in MASE units.
+        coverage: share of actual values inside the central interval of that nominal coverage.
+        mase_by_horizon: [D].
+        seasonal_naive_mase_by_horizon: [D].
+        calibration: for each trained quantile level the share of all actual values at or below it.
+        origins: pairs of series and origin with at least one scored step.
+    """
+
+    series: tuple[SeriesScore, ...]
+    mase: float
+    seasonal_naive_mase: float
+    smape: float
+    pinball: float
+    coverage: dict[float, float]
+    mase_by_horizon: tuple[float, ...]
+    seasonal_naive_mase_by_horizon: tuple[float, ...]
+    calibration: dict[float, float]
+    origins: int
+
+    @property
+    def skill(self) -> float:
+        """One minus the ratio of the model's MASE to the seasonal naive's."""
+        if self.seasonal_naive_mase == 0:
+            return 0.0 if self.mase == 0 else -math.inf
+        return 1.0 - self.mase / self.seasonal_naive_mase
+
+    def metrics(self) -> dict[str, float]:
+        """Return the figures by flat names, as a dashboard wants them."""
+        named = {
+            "mase": self.mase,
+            "seasonal_naive_mase": self.seasonal_naive_mase,
+            "skill": self.skill,
+            "smape": self.smape,
+            "pinball": self.pinball,
+        }
+        return named | {f"coverage_{round(100 * p)}": share for p, share in self.coverage.items()}
+
+
+@dataclass(slots=True)
+class Sums:
+    """Sums over origins, float64 [B, D] unless said otherwise, in the series' own units."""
+
+    count: Tensor
+    absolute: Tensor
+    naive: Tensor
+    signed: Tensor
+    squared: Tensor
+    smape: Tensor  # percent
+    pinball: Tensor  # mean over the levels
+    inside: Tensor  # [B, D, COVERAGES]; NaN where the levels do not reach
+    below: Tensor  # [B, D, Q]
+    origins: Tensor  # [B, 1]
+
+    @classmethod
+    def zeros(cls, n: int, horizon: int, levels: int, device: torch.device) -> "Sums":
+        """Return the empty sums of `n` series for `horizon` steps and `levels` quantiles."""
+        shapes = [(horizon,)] * 7 + [(horizon, len(COVERAGES)), (horizon, levels), (1,)]
+        return cls(*(torch.zeros(n, *shape, dtype=torch.float64, device=device) for shape in shapes))
+
+    def merge(self, other: "Sums", rows: Tensor) -> None:
+        """Add the sums of segments to those of the series `rows`, int64 [B]."""
+        for field in fields(self):
+            total: Tensor = getattr(self, field.name)
+            total.index_add_(0, rows.to(total.device), getattr(other, field.name))
+
+    def add(self, quantiles: Tensor, target: Tensor, naive: Tensor, levels: tuple[float, ...]) -> None:
+        """Add the forecasts [B, K, D, Q] of K origins against `target` and `naive` [B, K, D]."""
+        scored = torch.isfinite(target) & torch.isfinite(naive)
+        point = quantiles[..., levels.index(0.5)]
+        error = point - target
+        size = point.abs() + target.abs()
+        losses = pinball_loss(quantiles, target, quantiles.new_tensor(levels)).mean(dim=-1)
+
+        def total(values: Tensor) -> Tensor:
+            # Only what is not scored drops out: a NaN forecast must stay a NaN.
+            return torch.where(scored, values, 0.0).sum(dim=1)
+
+        self.count += scored.sum(dim=1)
+        self.absolute += total(error.abs())
+        self.signed += total(error)
+        self.squared += total(error.square())
+        self.naive += total((naive - target).abs())
+        self.smape += total(torch.where(size > 0, 200.0 * error.abs() / size, 0.0))
+        self.pinball += total(losses)
+        self.origins += scored.any(dim=-1).sum(dim=1)[:, None]
+        actual = torch.where(scored, target, math.nan)  # a NaN is neither below nor inside
+        self.below += (actual[..., None] <= quantiles).sum(dim=1)
+        for index, coverage in enumerate(COVERAGES):
+            sides = (round((1 - coverage) / 2, 6), round((1 + coverage) / 2, 6))
+            if sides[0] < levels[0] or sides[1] > levels[-1]:
+                self.inside[..., index] = math.nan
+                continue
+            low, high = interpolate_quantiles(quantiles, levels, sides).unbind(-1)
+            self.inside[..., index] += ((low <= actual) & (actual <= high)).sum(dim=1)
+
+    def summary(self, ids: Sequence[str], units: Tensor, levels: tuple[float, ...]) -> Backtest:
+        """Return the figures of the series `ids`, whose MASE denominators are `units`, float64 [B]."""
+        total = {field.name: getattr(self, field.name).cpu() for field in fields(self)}
+        counts = total["count"].sum(dim=1)
+        share = 1 / counts[:, None]  # infinite without a pair: 0 · ∞ is NaN, as it should be
+        mean = {name: (total[name].sum(dim=1).reshape(len(ids), -1) * share).squeeze(-1) for name in total}
+        mase, naive, pinball = (mean[name] / units for name in ("absolute", "naive", "pinball"))
+        below = total["below"].sum(dim=(0, 1)) / counts.sum()
+        scores = tuple(
+            SeriesScore(
+                unique_id=unique_id,
+                pairs=int(counts[i]),
+                mase=float(mase[i]),
+                seasonal_naive_mase=float(naive[i]),
+                smape=float(mean["smape"][i]),
+                mae=float(mean["absolute"][i]),
+                rmse=float(mean["squared"][i].sqrt()),
+                pinball=float(pinball[i]),
+                bias=float(mean["signed"][i] / units[i]),
+                coverage={p: float(mean["inside"][i, k]) for k, p in enumerate(COVERAGES)},
+            )
+            for i, unique_id in enumerate(ids)
+        )
+        by_horizon = {
+            name: (total[name] / total["count"] / units[:, None]).nanmean(dim=0).tolist()
+            for name in ("absolute", "naive")
+        }
+        return Backtest(
+            series=scores,
+            mase=float(mase.nanmean()),
+            seasonal_naive_mase=float(naive.nanmean()),
+            smape=float(mean["smape"].nanmean()),
+            pinball=float(pinball.nanmean()),
+            coverage={p: float(mean["inside"][:, k].nanmean()) for k, p in enumerate(COVERAGES)},
+            mase_by_horizon=tuple(by_horizon["absolute"]),
+            seasonal_naive_mase_by_horizon=tuple(by_horizon["naive"]),
+            calibration=dict(zip(levels, below.tolist(), strict=True)),
+            origins=int(total["origins"].sum()),
+        )

@@ -1,0 +1,205 @@
+"""Decides of each observation whether it advances its series, repeats what is known, or is refused.
+
+Rows of one series are judged in their order against the series' clock. The usual case, every row the next grid
+point or a later one, is vectorised; series with anything else are walked row by row.
+
+Knows clocks and remembered values; knows nothing of models, journals or gRPC.
+
+Shapes: R rows, S series.
+"""
+
+import datetime as dt
+import enum
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from forecaster.errors import ConflictError, ForecasterError, InvalidArgumentError, LimitReachedError, OutOfOrderError
+from forecaster.serving.journal import Columns
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+class Outcome(enum.IntEnum):
+    """What became of an observation; the numbers are the API's."""
+
+    APPLIED = 1
+    DUPLICATE = 2
+    REJECTED = 3
+
+
+def to_datetime(time_us: int) -> dt.datetime:
+    """Return microseconds since the Unix epoch as a UTC datetime."""
+    return _EPOCH + dt.timedelta(microseconds=time_us)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What admission may ask about the series that exist.
+
+    Args:
+        clock_us: for each series its last time, int64 [S]; anything where it does not exist.
+        exists: bool [S].
+        stored: (series, steps back) -> (observed, value), or None beyond the memory.
+        room: how many new series fit.
+    """
+
+    clock_us: npt.NDArray[np.int64]
+    exists: npt.NDArray[np.bool_]
+    stored: Callable[[int, int], tuple[bool, float] | None]
+    room: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The judgement of R rows.
+
+    Args:
+        outcomes: an `Outcome` each, uint8 [R].
+        errors: why a row was refused, by row.
+        accepted: the rows to apply, grouped by series, in order within each, int64 [A].
+        advance: for each accepted row, the steps from the row before to it, int64 [A]; 0 where a series
+            starts afresh at it.
+    """
+
+    outcomes: npt.NDArray[np.uint8]
+    errors: dict[int, ForecasterError]
+    accepted: npt.NDArray[np.int64]
+    advance: npt.NDArray[np.int64]
+
+
+def admit(columns: Columns, known: Known, *, step_us: int, max_gap_steps: int) -> Verdict:
+    """Judge all rows of `columns`."""
+    order = np.argsort(columns.series, kind="stable")
+    series, time_us = columns.series[order], columns.time_us[order]
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = series[1:] != series[:-1]
+    before = np.empty_like(time_us)
+    before[1:] = time_us[:-1]
+    before[first] = known.clock_us[series[first]]
+    fresh = first & ~known.exists[series]
+    steps, off_grid = np.divmod(time_us - before, step_us)
+    usual = fresh | ((steps > 0) & (off_grid == 0) & (steps <= max_gap_steps + 1))
+    outcomes = np.full(len(order), Outcome.APPLIED, dtype=np.uint8)
+    advance = np.where(fresh, 0, steps)
+    errors: dict[int, ForecasterError] = {}
+    odd = np.unique(series[~usual])
+    new = series[fresh]
+    if len(new) > known.room:
+        odd = np.union1d(odd, new[known.room :])
+    for one in odd.tolist():
+        low, high = np.searchsorted(series, [one, one + 1])
+        full = not known.exists[one] and int(np.searchsorted(new, one)) >= known.room
+        walk = _Walk(columns, one, known, step_us, max_gap_steps, full)
+        for at in range(low, high):
+            row = int(order[at])
+            try:
+                outcomes[at], advance[at] = walk.judge(row)
+            except ForecasterError as error:
+                outcomes[at], errors[row] = Outcome.REJECTED, error
+    accepted = outcomes == Outcome.APPLIED
+    by_row = np.empty_like(outcomes)
+    by_row[order] = outcomes
+    return Verdict(by_row, errors, order[accepted], advance[accepted])
+
+
+class _Walk:
+    """One series' rows, judged in order."""
+
+    def __init__(
+        self, columns: Columns, series: int, known: Known, step_us: int, max_gap_steps: int, full: bool
+    ) -> None:
+        self._columns, self._series, self._known = columns, series, known
+        self._step_us, self._max_gap_steps, self._full = step_us, max_gap_steps, full
+        self._name = columns.series_ids[series]
+        self._settled = int(known.clock_us[series]) if known.exists[series] else None
+        self._clock = self._settled
+        self._pending: dict[int, float] = {}  # what this batch has applied, by time
+
+    def judge(self, row: int) -> tuple[Outcome, int]:
+        """Return the outcome of a row and the steps that it advances; raises why it is refused."""
+        time_us, value = int(self._columns.time_us[row]), float(self._columns.values[row])
+        if self._full:
+            raise LimitReachedError(f"series {self._name!r} is new and the server holds as many as it may")
+        if self._clock is None:
+            return self._apply(time_us, value, 0)
+        steps, off_grid = divmod(time_us - self._clock, self._step_us)
+        if off_grid:
+            raise InvalidArgumentError(
+                f"{to_datetime(time_us).isoformat()} is off the grid of series {self._name!r}, "
+                f"which expects {self._expected().isoformat()} (step {dt.timedelta(microseconds=self._step_us)})"
+            )
+        if steps > 0:
+            return self._apply(time_us, value, steps if steps <= self._max_gap_steps + 1 else 0)
+        self._compare(time_us, value)
+        return Outcome.DUPLICATE, 0
+
+    def _apply(self, time_us: int, value: float, advance: int) -> tuple[Outcome, int]:
+        if advance == 0:  # a fresh start: what was before is out of reach
+            self._settled, self._pending = None, {}
+        self._clock = time_us
+        self._pending[time_us] = value
+        return Outcome.APPLIED, advance
+
+    def _compare(self, time_us: int, value: float) -> None:
+        """Return if the value is the one that the series holds there; raise otherwise."""
+        assert self._clock is not None
+        stored = self._lookup(time_us)
+        if stored is None:
+            raise self._out_of_order(time_us, "and older than what it remembers")
+        if stored == value or (math.isnan(stored) and math.isnan(value)):
+            return
+        if math.isnan(stored) and time_us < self._clock:
+            raise self._out_of_order(time_us, "and has counted that step as missing")
+        held = "a missing value" if math.isnan(stored) else f"{stored:g}"
+        raise ConflictError(
+            f"series {self._name!r} holds {held} at {to_datetime(time_us).isoformat()}, not {value:g}",
+            None if math.isnan(stored) else stored,
+        )
+
+    def _lookup(self, time_us: int) -> float | None:
+        """Return the value held at a time up to the clock (NaN if missing), None if it is out of reach."""
+        if time_us in self._pending:
+            return self._pending[time_us]
+        if self._settled is None or time_us > self._settled:
+            inside = bool(self._pending) and time_us > min(self._pending)
+            return math.nan if inside or self._settled is not None else None
+        found = self._known.stored(self._series, (self._settled - time_us) // self._step_us)
+        if found is None:
+            return None
+        return found[1] if found[0] else math.nan
+
+    def _expected(self) -> dt.datetime:
+        assert self._clock is not None
+        return to_datetime(self._clock + self._step_us)
+
+    def _out_of_order(self, time_us: int, why: str) -> OutOfOrderError:
+        expected = self._expected()
+        return OutOfOrderError(
+            f"{to_datetime(time_us).isoformat()} is behind series {self._name!r}, which expects "
+            f"{expected.isoformat()} {why}",
+            expected,
+        )
+
+
+def join(parts: Sequence[Columns]) -> tuple[Columns, list[slice]]:
+    """Return several requests' columns as one, and the rows of each in it."""
+    if len(parts) == 1:
+        return parts[0], [slice(0, len(parts[0]))]
+    index: dict[str, int] = {}
+    series, slices, start = [], [], 0
+    for part in parts:
+        local = [index.setdefault(name, len(index)) for name in part.series_ids]
+        series.append(np.array(local, dtype=np.int32)[part.series] if local else part.series)
+        slices.append(slice(start, start + len(part)))
+        start += len(part)
+    joined = Columns(
+        tuple(index),
+        np.concatenate(series),
+        np.concatenate([part.time_us for part in parts]),
+        np.concatenate([part.values for part in parts]),
+    )
+    return joined, slices

@@ -1,0 +1,148 @@
+"""Forms micro-batches: many requests wait, one engine thread works, each turn takes all that fits.
+
+While the engine computes and the journal commits, the next requests gather; that is the whole schedule, so an
+idle server adds no wait. Requests are taken in the order of their arrival; within a turn observations go
+before forecasts. Knows nothing of tensors or gRPC.
+"""
+
+import asyncio
+import contextlib
+import functools
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from forecaster.errors import LimitReachedError
+from forecaster.serving.engine import Engine, Forecasts, ForecastWork, Observed
+from forecaster.serving.journal import Columns
+
+T = TypeVar("T")
+Work = Columns | ForecastWork | Callable[[], Any]
+
+
+@dataclass(slots=True)
+class _Job:
+    work: Work
+    weight: int
+    future: "asyncio.Future[Any]"
+
+
+class Batcher:
+    """The queue before one engine.
+
+    Args:
+        engine: called by one thread only, this batcher's.
+        max_batch: most rows (observations or series to forecast) in one turn; a larger request goes alone.
+        max_queued: refuse work past so many waiting rows.
+        on_defect: called with an exception that no request is to blame for.
+    """
+
+    def __init__(
+        self, engine: Engine, *, max_batch: int, max_queued: int, on_defect: Callable[[Exception], None]
+    ) -> None:
+        self._engine = engine
+        self._max_batch, self._max_queued = max_batch, max_queued
+        self._on_defect = on_defect
+        self._jobs: deque[_Job] = deque()
+        self._queued = 0
+        self._wake = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._task: asyncio.Task[None] | None = None
+
+    async def observe(self, columns: Columns) -> Observed:
+        """Apply one request's observations; raises what the engine raises, or LimitReachedError."""
+        answer: Observed = await self._submit(columns, len(columns))
+        return answer
+
+    async def forecast(self, work: ForecastWork) -> Forecasts:
+        """Answer one request for forecasts; raises what the engine raises, or LimitReachedError."""
+        answer: Forecasts = await self._submit(work, len(work.series_ids))
+        return answer
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """Run a short function on the engine's thread, between two turns' work."""
+        answer: T = await self._submit(function, 1)
+        return answer
+
+    def start(self) -> None:
+        """Begin to work; needs a running event loop."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="batcher")
+
+    async def drain(self) -> None:
+        """Finish everything that waits, then stop."""
+        while self._jobs or self._queued:
+            await asyncio.sleep(0.005)
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        self._thread.shutdown()
+
+    async def _submit(self, work: Work, weight: int) -> Any:
+        if self._queued + weight > self._max_queued:
+            raise LimitReachedError(
+                f"{self._queued} rows wait already and {self._max_queued} may: slow down and try again",
+                retry_after_seconds=0.1,
+            )
+        job = _Job(work, weight, asyncio.get_running_loop().create_future())
+        self._jobs.append(job)
+        self._queued += weight
+        self._wake.set()
+        return await job.future
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while batch := self._take():
+                # Work whose caller went away before its turn was dropped whole; from here on it is done whole.
+                answers = await loop.run_in_executor(self._thread, self._turn, [job.work for job in batch])
+                for job, answer in zip(batch, answers, strict=True):
+                    self._queued -= job.weight
+                    if job.future.cancelled():
+                        continue
+                    if isinstance(answer, BaseException):
+                        job.future.set_exception(answer)
+                    else:
+                        job.future.set_result(answer)
+
+    def _take(self) -> list[_Job]:
+        batch: list[_Job] = []
+        rows = 0
+        while self._jobs and (not batch or rows + self._jobs[0].weight <= self._max_batch):
+            job = self._jobs.popleft()
+            if job.future.cancelled():
+                self._queued -= job.weight
+                continue
+            batch.append(job)
+            rows += job.weight
+        return batch
+
+    def _turn(self, works: Sequence[Work]) -> list[Any]:
+        """Do one turn on the engine's thread; an answer is a result or the exception to raise."""
+        answers: list[Any] = [None] * len(works)
+        kinds: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+            (Columns, self._engine.observe),
+            (ForecastWork, self._engine.forecast),
+        )
+        for kind, function in kinds:
+            mine = [i for i, work in enumerate(works) if isinstance(work, kind)]
+            if mine:
+                results = self._attempt(functools.partial(function, [works[i] for i in mine]))
+                for position, index in enumerate(mine):
+                    answers[index] = results if isinstance(results, Exception) else results[position]
+        for index, work in enumerate(works):
+            if callable(work):
+                answers[index] = self._attempt(work)
+        return answers
+
+    def _attempt(self, function: Callable[[], Any]) -> Any:
+        try:
+            return function()
+        except Exception as error:  # noqa: BLE001 -- handed to whoever waits, and to on_defect
+            if self._engine.broken is error:
+                self._on_defect(error)
+            return error

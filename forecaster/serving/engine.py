@@ -1,0 +1,311 @@
+"""The engine: judge → journal → step for observations, gather → decode for forecasts, on whole micro-batches.
+
+One thread at a time calls it. It knows nothing of gRPC, asyncio or SQL.
+
+Shapes: R rows, N series, D horizon steps, W wanted quantile levels.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from forecaster.errors import (
+    ForecasterError,
+    InternalError,
+    SeriesNotFoundError,
+    StorageError,
+    TooLittleHistoryError,
+)
+from forecaster.model.bundle import Bundle
+from forecaster.model.heads import interpolate_quantiles
+from forecaster.model.ragged import Runs, advance
+from forecaster.serving.admission import Known, Verdict, admit, join
+from forecaster.serving.journal import Columns, Deletion, Journal
+from forecaster.serving.store import SeriesStore
+
+_REPLAY_ROWS = 262_144
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The answer to one request: an outcome for each row, and why rows were refused, by row."""
+
+    outcomes: npt.NDArray[np.uint8]
+    errors: dict[int, ForecasterError]
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastWork:
+    """One request for forecasts: the series, the steps ahead, the quantile levels."""
+
+    series_ids: tuple[str, ...]
+    horizon: int
+    levels: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Forecasts:
+    """The answer to one request, and why the other series have none.
+
+    Args:
+        series_ids: N of them, in the request's order.
+        origin_us: int64 [N].
+        median: float64 [N, D].
+        quantiles: float64 [N, D, W].
+    """
+
+    series_ids: tuple[str, ...]
+    origin_us: npt.NDArray[np.int64]
+    median: npt.NDArray[np.float64]
+    quantiles: npt.NDArray[np.float64]
+    failures: dict[str, ForecasterError]
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesInfo:
+    """One series for `GetSeries`."""
+
+    series_id: str
+    clock_us: int
+    length: int
+    observed_length: int
+    age_seconds: float
+
+
+class Engine:
+    """Applies observations to the states of one model and forecasts from them.
+
+    Args:
+        bundle: the model.
+        journal: where acknowledged observations go first.
+        max_series: refuse new series past this many.
+    """
+
+    def __init__(self, bundle: Bundle, journal: Journal, *, max_series: int) -> None:
+        self._bundle, self._model = bundle, bundle.model
+        self._journal = journal
+        self._store = SeriesStore(bundle)
+        self._max_series = max_series
+        self.broken: Exception | None = None
+
+    def observe(self, requests: Sequence[Columns]) -> list[Observed]:
+        """Judge, journal and apply a micro-batch of requests; rows of one series stay in order.
+
+        Raises StorageError, with nothing applied, if the journal cannot be written.
+        """
+        self._check()
+        columns, slices = join(requests)
+        verdict = self._admit(columns)
+        if len(verdict.accepted):
+            self._journal.append(_accepted(columns, verdict))
+            self._apply_journaled(columns, verdict)
+        answers = [Observed(verdict.outcomes[rows], {}) for rows in slices]
+        starts = [rows.start for rows in slices]
+        for row, error in verdict.errors.items():
+            which = int(np.searchsorted(starts, row, side="right")) - 1
+            answers[which].errors[row - starts[which]] = error
+        return answers
+
+    def forecast(self, requests: Sequence[ForecastWork]) -> list[Forecasts]:
+        """Forecast a micro-batch of requests with one decode; consumes nothing."""
+        self._check()
+        failures: list[dict[str, ForecasterError]] = [self._failures(request) for request in requests]
+        wanted = [
+            [self._store.slot(i) for i in request.series_ids if i not in failed]
+            for request, failed in zip(requests, failures, strict=True)
+        ]
+        slots = sorted({slot for request in wanted for slot in request})
+        trained = self._model.config.quantile_levels
+        horizon = max(request.horizon for request in requests)
+        with torch.inference_mode():
+            quantiles = self._model.decode(self._store.gather(slots), horizon)
+        answers = []
+        for request, rows, failed in zip(requests, wanted, failures, strict=True):
+            mine = quantiles[np.searchsorted(slots, rows), : request.horizon]
+            answers.append(
+                Forecasts(
+                    tuple(i for i in request.series_ids if i not in failed),
+                    self._store.clock_us[rows],
+                    mine[..., trained.index(0.5)].numpy(),
+                    interpolate_quantiles(mine, trained, request.levels).numpy(),
+                    failed,
+                )
+            )
+        return answers
+
+    def describe(self, series_id: str) -> SeriesInfo:
+        """Describe one series; raises SeriesNotFoundError."""
+        slot = self._store.slot(series_id)
+        if slot < 0:
+            raise _no_series([series_id])
+        store = self._store
+        return SeriesInfo(
+            series_id,
+            int(store.clock_us[slot]),
+            int(store.position[slot]),
+            int(store.observed_count[slot]),
+            time.monotonic() - float(store.touched_seconds[slot]),
+        )
+
+    def page(self, after: str, size: int) -> tuple[list[SeriesInfo], int]:
+        """Return up to `size` series behind `after` by ascending id, and how many there are in all."""
+        return [self.describe(i) for i in self._store.page(after, size)], len(self._store)
+
+    def delete(self, series_id: str) -> None:
+        """Forget a series, durably; raises SeriesNotFoundError or StorageError."""
+        self._check()
+        if self._store.slot(series_id) < 0:
+            raise _no_series([series_id])
+        self._journal.append(Deletion(series_id))
+        self._store.delete(series_id)
+
+    def recover(self) -> tuple[int, int]:
+        """Rebuild every series from snapshots and the journal behind them; return series and rows replayed.
+
+        Raises StorageError if the journal is corrupted or was not written on this model's time grid.
+        """
+        stands = self._store.load_snapshots(self._journal)
+        waiting: list[Columns] = []
+        rows = replayed = 0
+        for sequence, record in self._journal.read(min(stands.values(), default=0)):
+            if isinstance(record, Deletion):
+                self._replay(waiting)
+                waiting, rows = [], 0
+                known = self._store.slot(record.series_id) >= 0
+                if known and stands.get(record.series_id, 0) < sequence:
+                    self._store.delete(record.series_id)
+                continue
+            waiting.append(_behind(record, stands, sequence))
+            rows, replayed = rows + len(waiting[-1]), replayed + len(waiting[-1])
+            if rows >= _REPLAY_ROWS:
+                self._replay(waiting)
+                waiting, rows = [], 0
+        self._replay(waiting)
+        return len(self._store), replayed
+
+    def snapshot(self) -> int:
+        """Write every series' state, so that the next start need not replay; return how many."""
+        self._check()
+        return self._store.save_snapshots(self._journal)
+
+    def sync(self) -> None:
+        """Make everything acknowledged so far survive a power cut."""
+        self._journal.sync()
+
+    def _check(self) -> None:
+        if self.broken is not None:
+            raise InternalError("the engine stopped at an earlier defect; restart the server to recover")
+
+    def _admit(self, columns: Columns) -> Verdict:
+        slots = np.array([self._store.slot(i) for i in columns.series_ids], dtype=np.int64)
+        exists = slots >= 0
+        clocks = np.zeros(len(slots), dtype=np.int64)
+        clocks[exists] = self._store.clock_us[slots[exists]]
+        known = Known(
+            clocks,
+            exists,
+            lambda series, back: self._store.stored(int(slots[series]), back),
+            self._max_series - len(self._store),
+        )
+        gap = self._bundle.max_gap_steps
+        return admit(columns, known, step_us=self._bundle.step_us, max_gap_steps=gap)
+
+    def _apply_journaled(self, columns: Columns, verdict: Verdict) -> None:
+        """Apply what the journal holds; a failure here leaves memory behind the journal, so nothing may follow."""
+        try:
+            self._apply(columns, verdict)
+        except Exception as error:
+            self.broken = error
+            raise
+
+    def _apply(self, columns: Columns, verdict: Verdict) -> None:
+        """Step the states by the accepted rows."""
+        rows, steps = _since_last_start(columns, verdict)
+        series, first = np.unique(columns.series[rows], return_index=True)
+        counts = np.diff(np.append(first, len(rows)))
+        fresh = steps[first] == 0
+        steps = np.where(steps == 0, 1, steps)
+        total = np.cumsum(steps)
+        before = np.repeat(total[first] - steps[first], counts)
+        offsets = total - before - 1
+        names = [columns.series_ids[i] for i in series.tolist()]
+        unknown = [name for name in names if self._store.slot(name) < 0]
+        self._store.create(unknown)
+        slots = [self._store.slot(name) for name in names]
+        start_us = columns.time_us[rows[first]] - (steps[first] - 1) * self._bundle.step_us
+        runs = Runs(
+            torch.from_numpy(start_us),
+            torch.from_numpy(offsets[first + counts - 1] + 1),
+            torch.from_numpy(np.repeat(np.arange(len(series)), counts)),
+            torch.from_numpy(offsets),
+            torch.from_numpy(columns.values[rows]),
+        )
+        with torch.inference_mode():
+            state = self._store.gather(slots)
+            for tensor in state.values():
+                tensor[torch.from_numpy(fresh)] = 0  # a fresh series' state is all zeros
+            self._store.scatter(slots, advance(self._model, state, runs))
+
+    def _replay(self, records: Sequence[Columns]) -> None:
+        if not any(len(record) for record in records):
+            return
+        columns, _ = join(records)
+        verdict = self._admit(columns)
+        if len(verdict.accepted) != len(columns):
+            refused = next(iter(verdict.errors.values()), "a row stands twice")
+            raise StorageError(f"the journal does not fit this model or was changed: {refused}")
+        self._apply(columns, verdict)
+
+    def _failures(self, request: ForecastWork) -> dict[str, ForecasterError]:
+        needed = self._model.config.min_history or 1
+        failed: dict[str, ForecasterError] = {}
+        for series_id in request.series_ids:
+            slot = self._store.slot(series_id)
+            if slot < 0:
+                failed[series_id] = _no_series([series_id])
+            elif self._store.observed_count[slot] < needed:
+                failed[series_id] = TooLittleHistoryError(
+                    f"series {series_id!r} has {self._store.observed_count[slot]} values; "
+                    f"a forecast needs {needed}"
+                )
+        return failed
+
+
+def _no_series(series_ids: Sequence[str]) -> SeriesNotFoundError:
+    return SeriesNotFoundError(f"no series {', '.join(map(repr, series_ids))}: observe it first", series_ids)
+
+
+def _accepted(columns: Columns, verdict: Verdict) -> Columns:
+    """Return the accepted rows as a journal record."""
+    rows = verdict.accepted
+    if len(rows) == len(columns) and len(columns.series_ids) == len(np.unique(columns.series)):
+        return columns
+    used, series = np.unique(columns.series[rows], return_inverse=True)
+    names = tuple(columns.series_ids[i] for i in used.tolist())
+    return Columns(names, series.astype(np.int32), columns.time_us[rows], columns.values[rows])
+
+
+def _behind(record: Columns, stands: dict[str, int], sequence: int) -> Columns:
+    """Return the rows of a record that their series' snapshots do not hold yet."""
+    missing = np.array([stands.get(name, 0) < sequence for name in record.series_ids], dtype=bool)
+    if missing.all():
+        return record
+    rows = missing[record.series]
+    return Columns(record.series_ids, record.series[rows], record.time_us[rows], record.values[rows])
+
+
+def _since_last_start(
+    columns: Columns, verdict: Verdict
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the accepted rows from each series' last fresh start on, and the steps that they advance."""
+    rows, steps = verdict.accepted, verdict.advance
+    series = columns.series[rows]
+    starts = np.flatnonzero(steps == 0)
+    last_start = np.zeros(len(columns.series_ids), dtype=np.int64)
+    last_start[series[starts]] = starts  # ascending, so the last one of a series stays
+    keep = np.arange(len(rows)) >= last_start[series]
+    return rows[keep], steps[keep]

@@ -1,0 +1,317 @@
+"""The durable journal: every acknowledged observation, in order, and each series' latest snapshot.
+
+`Journal` is the interface; `SqliteJournal` keeps it in one SQLite file in WAL mode, one row for each committed
+micro-batch; `VolatileJournal` keeps nothing. A journal knows series ids, times and values; it does not
+know models (a snapshot is bytes with a fingerprint) or gRPC.
+"""
+
+import contextlib
+import fcntl
+import pathlib
+import sqlite3
+import struct
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from forecaster.config import DurabilityName
+from forecaster.errors import StorageError
+
+_HEADER = struct.Struct("<BIIII")  # kind, CRC-32 of the rest, series, rows, bytes of the ids
+_OBSERVED, _DELETED = 1, 2
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS journal (
+    sequence INTEGER PRIMARY KEY, committed_us INTEGER NOT NULL, payload BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS snapshots (
+    series_id TEXT PRIMARY KEY, sequence INTEGER NOT NULL, fingerprint TEXT NOT NULL, state BLOB NOT NULL);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Observations as columns; of one series, in the order in which they were or will be applied.
+
+    Args:
+        series_ids: the distinct series, S of them.
+        series: for each row its position in `series_ids`, int32 [N].
+        time_us: microseconds since the Unix epoch, int64 [N].
+        values: NaN means missing, float64 [N].
+    """
+
+    series_ids: tuple[str, ...]
+    series: npt.NDArray[np.int32]
+    time_us: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.series)
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """A series was forgotten: nothing before this record counts for it."""
+
+    series_id: str
+
+
+Record = Columns | Deletion
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One series' state after the record `sequence`, made by the model with that fingerprint."""
+
+    series_id: str
+    sequence: int
+    state: bytes
+
+
+class Journal(Protocol):
+    """What the engine needs of a journal. One thread at a time calls it."""
+
+    def append(self, record: Record) -> int:
+        """Write one record and return its sequence; it is as durable as promised when this returns.
+
+        Raises StorageError if it could not be written; then nothing of it is kept.
+        """
+        ...
+
+    def read(self, after: int) -> Iterator[tuple[int, Record]]:
+        """Yield the records behind sequence `after`, in order; raises StorageError at a corrupted one."""
+        ...
+
+    def last_sequence(self) -> int:
+        """Return the last record's sequence, 0 if there is none."""
+        ...
+
+    def save_snapshots(self, fingerprint: str, snapshots: Iterable[Snapshot]) -> None:
+        """Keep these snapshots instead of the older ones of the same series."""
+        ...
+
+    def read_snapshots(self, fingerprint: str) -> Iterator[Snapshot]:
+        """Yield the snapshots that the model with this fingerprint made."""
+        ...
+
+    def sync(self) -> None:
+        """Make everything appended so far survive a power cut."""
+        ...
+
+    def close(self) -> None:
+        """Release the journal; another process may open it."""
+        ...
+
+
+def encode(record: Record) -> bytes:
+    """Return a record as bytes: header, ids joined by NUL, then the columns, little-endian."""
+    if isinstance(record, Deletion):
+        return _with_header(_DELETED, 1, 0, record.series_id.encode(), b"")
+    columns = b"".join(
+        (
+            record.series.astype("<i4", copy=False).tobytes(),
+            record.time_us.astype("<i8", copy=False).tobytes(),
+            record.values.astype("<f8", copy=False).tobytes(),
+        )
+    )
+    ids = "\0".join(record.series_ids).encode()
+    return _with_header(_OBSERVED, len(record.series_ids), len(record), ids, columns)
+
+
+def decode(payload: bytes) -> Record:
+    """Return the record that `encode` made; raises ValueError if it is torn or corrupted."""
+    if len(payload) < _HEADER.size:
+        raise ValueError("it is shorter than its header")
+    kind, checksum, series, rows, id_bytes = _HEADER.unpack_from(payload)
+    body = payload[_HEADER.size :]
+    if zlib.crc32(body) != checksum:
+        raise ValueError("its checksum does not match")
+    ids = body[:id_bytes].decode()
+    if kind == _DELETED:
+        return Deletion(ids)
+    names = tuple(ids.split("\0")) if series else ()
+    if kind != _OBSERVED or len(names) != series or len(body) != id_bytes + 20 * rows:
+        raise ValueError("its parts do not fit together")
+    at = [id_bytes, id_bytes + 4 * rows, id_bytes + 12 * rows]
+    return Columns(
+        names,
+        np.frombuffer(body, "<i4", rows, at[0]),
+        np.frombuffer(body, "<i8", rows, at[1]),
+        np.frombuffer(body, "<f8", rows, at[2]),
+    )
+
+
+def _with_header(kind: int, series: int, rows: int, ids: bytes, columns: bytes) -> bytes:
+    body = ids + columns
+    return _HEADER.pack(kind, zlib.crc32(body), series, rows, len(ids)) + body
+
+
+def open_journal(state: str, durability: DurabilityName) -> Journal:
+    """Open the journal at a folder or `sqlite:///` URL, made if need be.
+
+    Raises StorageError if it is in use by another process, cannot be written, or is not a journal.
+    """
+    if durability == "none":
+        return VolatileJournal()
+    if "://" in state and not state.startswith("sqlite:///"):
+        raise StorageError(f"state {state!r} is not supported: give a folder or a sqlite:/// URL")
+    path = pathlib.Path(state.removeprefix("sqlite:///"))
+    if not state.startswith("sqlite:///"):
+        path = path / "journal.db"
+    return SqliteJournal(path, durability)
+
+
+class SqliteJournal:
+    """The journal in one SQLite file (with its -wal and -shm beside it) and a lock file.
+
+    Args:
+        path: the file.
+        durability: `commit` syncs at every append, `interval` when `sync` is called.
+    """
+
+    def __init__(self, path: pathlib.Path, durability: DurabilityName = "commit") -> None:
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = path.with_name(path.name + ".lock").open("w")
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be opened: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise StorageError(
+                f"{path} is in use by another server: stop that one or choose another --serving.state"
+            ) from error
+        try:
+            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute(f"PRAGMA synchronous={'FULL' if durability == 'commit' else 'NORMAL'}")
+            self._prepare()
+        except sqlite3.Error as error:
+            self._lock.close()
+            raise self._failed("opened", error) from error
+
+    def _prepare(self) -> None:
+        version = self._database.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, _SCHEMA_VERSION):
+            raise sqlite3.DatabaseError(f"schema version {version}, this server knows {_SCHEMA_VERSION}")
+        self._database.executescript(_SCHEMA)
+        self._database.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
+
+    def append(self, record: Record) -> int:
+        """See `Journal.append`."""
+        row = (time.time_ns() // 1000, encode(record))
+        with self._transaction():
+            cursor = self._database.execute("INSERT INTO journal (committed_us, payload) VALUES (?, ?)", row)
+            if isinstance(record, Deletion):
+                self._database.execute("DELETE FROM snapshots WHERE series_id = ?", (record.series_id,))
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def read(self, after: int) -> Iterator[tuple[int, Record]]:
+        """See `Journal.read`."""
+        query = "SELECT sequence, payload FROM journal WHERE sequence > ? ORDER BY sequence"
+        try:
+            for sequence, payload in self._database.execute(query, (after,)):
+                try:
+                    record = decode(payload)
+                except ValueError as error:
+                    raise StorageError(
+                        f"{self._path}: record {sequence} is corrupted ({error}): restore the file from a copy"
+                    ) from error
+                yield sequence, record
+        except sqlite3.Error as error:
+            raise self._failed("read", error) from error
+
+    def last_sequence(self) -> int:
+        """See `Journal.last_sequence`."""
+        found = self._database.execute("SELECT max(sequence) FROM journal").fetchone()[0]
+        return int(found or 0)
+
+    def save_snapshots(self, fingerprint: str, snapshots: Iterable[Snapshot]) -> None:
+        """See `Journal.save_snapshots`."""
+        rows = ((s.series_id, s.sequence, fingerprint, s.state) for s in snapshots)
+        with self._transaction():
+            self._database.executemany("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?, ?)", rows)
+
+    def read_snapshots(self, fingerprint: str) -> Iterator[Snapshot]:
+        """See `Journal.read_snapshots`."""
+        query = "SELECT series_id, sequence, state FROM snapshots WHERE fingerprint = ?"
+        try:
+            yield from (Snapshot(*row) for row in self._database.execute(query, (fingerprint,)))
+        except sqlite3.Error as error:
+            raise self._failed("read", error) from error
+
+    def sync(self) -> None:
+        """See `Journal.sync`: a checkpoint syncs the write-ahead log before it copies it."""
+        try:
+            self._database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except sqlite3.Error as error:
+            raise self._failed("written", error) from error
+
+    def close(self) -> None:
+        """See `Journal.close`."""
+        self._database.close()
+        self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Commit what the block did, all of it or nothing."""
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            yield
+            self._database.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise self._failed("written", error) from error
+
+    def _failed(self, verb: str, error: sqlite3.Error) -> StorageError:
+        return StorageError(f"{self._path}: cannot be {verb}: {error}; check disk space, permissions and the file")
+
+
+class VolatileJournal:
+    """A journal that keeps nothing: durability `none`."""
+
+    def __init__(self) -> None:
+        self._sequence = 0
+
+    def append(self, record: Record) -> int:
+        """Count the record."""
+        self._sequence += 1
+        return self._sequence
+
+    def read(self, after: int) -> Iterator[tuple[int, Record]]:
+        """Yield nothing."""
+        return iter(())
+
+    def last_sequence(self) -> int:
+        """Return how many records were appended in this process."""
+        return self._sequence
+
+    def save_snapshots(self, fingerprint: str, snapshots: Iterable[Snapshot]) -> None:
+        """Keep nothing."""
+
+    def read_snapshots(self, fingerprint: str) -> Iterator[Snapshot]:
+        """Yield nothing."""
+        return iter(())
+
+    def sync(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""

@@ -1,0 +1,136 @@
+"""Which series the server holds, where their states lie, and what admission must know of each.
+
+The store joins slots (the slab) with series ids and host-side clocks, and with their snapshots (the journal).
+It does not compute.
+
+Shapes: N series.
+"""
+
+import bisect
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from forecaster.model.bundle import Bundle
+from forecaster.model.state import State
+from forecaster.serving.journal import Journal, Snapshot
+from forecaster.serving.slab import Slab
+
+_SNAPSHOTS_PER_BATCH = 4096
+
+
+class SeriesStore:
+    """The series of one model.
+
+    Args:
+        bundle: the model whose states these are.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._spec = bundle.model.state_spec
+        self._fingerprint = bundle.fingerprint
+        self._slab = Slab(self._spec)
+        self._slots: dict[str, int] = {}
+        self._sorted: list[str] | None = []
+        # By slot: time of the last step, steps seen, steps with a value, when it last advanced here.
+        self.clock_us = np.zeros(0, dtype=np.int64)
+        self.position = np.zeros(0, dtype=np.int64)
+        self.observed_count = np.zeros(0, dtype=np.int64)
+        self.touched_seconds = np.zeros(0, dtype=np.float64)
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def slot(self, series_id: str) -> int:
+        """Return the series' slot, or -1 if there is no such series."""
+        return self._slots.get(series_id, -1)
+
+    def create(self, series_ids: Sequence[str]) -> list[int]:
+        """Add fresh series and return their slots; none of them may exist."""
+        slots = self._slab.allocate(len(series_ids))
+        self._fit_mirrors()
+        self._slots.update(zip(series_ids, slots, strict=True))
+        for mirror in (self.clock_us, self.position, self.observed_count, self.touched_seconds):
+            mirror[slots] = 0
+        self._sorted = None
+        return slots
+
+    def delete(self, series_id: str) -> None:
+        """Forget a series; it must exist."""
+        self._slab.release([self._slots.pop(series_id)])
+        self._sorted = None
+
+    def page(self, after: str, size: int) -> list[str]:
+        """Return up to `size` series ids behind `after`, ascending."""
+        if self._sorted is None:
+            self._sorted = sorted(self._slots)
+        start = bisect.bisect_right(self._sorted, after) if after else 0
+        return self._sorted[start : start + size]
+
+    def gather(self, slots: Sequence[int]) -> State:
+        """Return a copy of the states in `slots`."""
+        return self._slab.gather(torch.as_tensor(slots, dtype=torch.int64))
+
+    def scatter(self, slots: Sequence[int], state: State) -> None:
+        """Put states into `slots`, all different, and the mirrors with them."""
+        self._slab.scatter(torch.as_tensor(slots, dtype=torch.int64), state)
+        at = np.asarray(slots)
+        self.clock_us[at] = state["time_us"].cpu().numpy()
+        self.position[at] = state["position"].cpu().numpy()
+        self.observed_count[at] = state["observed_count"].cpu().numpy()
+        self.touched_seconds[at] = time.monotonic()
+
+    def save_snapshots(self, journal: Journal) -> int:
+        """Write every series' state as of the journal's last record; return how many."""
+        sequence = journal.last_sequence()
+        items = list(self._slots.items())
+        for start in range(0, len(items), _SNAPSHOTS_PER_BATCH):
+            part = items[start : start + _SNAPSHOTS_PER_BATCH]
+            packed = self._spec.pack(self.gather([slot for _, slot in part])).numpy()
+            rows = (Snapshot(i, sequence, packed[k].tobytes()) for k, (i, _) in enumerate(part))
+            journal.save_snapshots(self._fingerprint, rows)
+        return len(items)
+
+    def load_snapshots(self, journal: Journal) -> dict[str, int]:
+        """Take over this model's snapshots; return for each series the record that it stands at."""
+        stands: dict[str, int] = {}
+        waiting: list[Snapshot] = []
+        for snapshot in journal.read_snapshots(self._fingerprint):
+            stands[snapshot.series_id] = snapshot.sequence
+            waiting.append(snapshot)
+            if len(waiting) == _SNAPSHOTS_PER_BATCH:
+                self._restore(waiting)
+                waiting = []
+        self._restore(waiting)
+        return stands
+
+    def _restore(self, snapshots: Sequence[Snapshot]) -> None:
+        if not snapshots:
+            return
+        slots = self.create([snapshot.series_id for snapshot in snapshots])
+        joined = np.frombuffer(b"".join(snapshot.state for snapshot in snapshots), np.uint8)
+        packed = torch.from_numpy(joined.reshape(len(snapshots), -1).copy())
+        self.scatter(slots, self._spec.unpack(packed))
+
+    def stored(self, slot: int, steps_back: int) -> tuple[bool, float] | None:
+        """Return whether a value was observed so many steps before the clock, and the value.
+
+        None if the memory does not reach that far.
+        """
+        state = self.gather([slot])
+        memory = state["ring"].shape[1]
+        if steps_back >= min(memory, int(self.position[slot])):
+            return None
+        index = (int(self.position[slot]) - 1 - steps_back) % memory
+        return bool(state["ring_observed"][0, index]), float(state["ring"][0, index])
+
+    def _fit_mirrors(self) -> None:
+        missing = self._slab.capacity - len(self.clock_us)
+        if missing > 0:
+            grow = (0, missing)
+            self.clock_us = np.pad(self.clock_us, grow)
+            self.position = np.pad(self.position, grow)
+            self.observed_count = np.pad(self.observed_count, grow)
+            self.touched_seconds = np.pad(self.touched_seconds, grow)

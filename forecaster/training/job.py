@@ -1,0 +1,97 @@
+"""A training from file to champion: read, inspect, fit, track, register.
+
+`forecaster train` and `python -m pipelines train` both call `train`.
+
+Knows the order of the steps; knows nothing of how any of them works.
+"""
+
+import dataclasses
+import datetime as dt
+import sys
+from dataclasses import dataclass
+from typing import TextIO
+
+import polars as pl
+
+from forecaster.config import Config
+from forecaster.data.report import inspect_frame
+from forecaster.data.schema import read_frame
+from forecaster.data.windows import to_segments
+from forecaster.errors import DataError
+from forecaster.registry import CHAMPION, RegisteredModel
+from forecaster.training.callbacks import progress_on
+from forecaster.training.fit import FitResult, fit
+from forecaster.training.tracking import track
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a training left behind.
+
+    Args:
+        run_id: MLflow's.
+        model: the registered version.
+        fit: the model and how it was fitted.
+    """
+
+    run_id: str
+    model: RegisteredModel
+    fit: FitResult
+
+    @property
+    def is_champion(self) -> bool:
+        """Whether the version became the champion."""
+        return CHAMPION in self.model.aliases
+
+    def line(self) -> str:
+        """Return the outcome as a line for people."""
+        backtest = self.fit.backtest
+        what = "is the champion" if self.is_champion else "does not beat the seasonal naive, so it is not the champion"
+        return (
+            f"{self.model.name} version {self.model.version} {what}: MASE {backtest.mase:.3f}, seasonal naive"
+            f" {backtest.seasonal_naive_mase:.3f}, skill {backtest.skill:.1%} ({self.fit.seconds:.0f} s of training)"
+        )
+
+
+def train(
+    config: Config, *, until: dt.datetime | None = None, trigger: str = "manual", stream: TextIO | None = None
+) -> TrainResult:
+    """Train on the configured data, and register the model.
+
+    Args:
+        config: all of it; `serving` is not used.
+        until: use only the data before this time.
+        trigger: what asked for it; the run is tagged with it.
+        stream: where the data's report and the progress go; left out, standard error.
+
+    Raises:
+        DataError: the data cannot be used, or does not suffice.
+        ConfigError: see `fit`.
+        UnavailableError: the tracking store cannot be used.
+    """
+    stream = stream or sys.stderr
+    frame = _read(config, until)
+    report = inspect_frame(frame, config.data)
+    report.raise_for_errors()
+    stream.write("".join(f"{line}\n" for line in report.lines()))
+    series = to_segments(frame, config.data.step_us, config.data.max_gap_steps)
+    callbacks, write_line = progress_on(stream, config.training.max_epochs)
+    with track(config, trigger=trigger) as run:
+        run.log_config(dataclasses.replace(config, model=config.model.resolve(config.data.step_us)))
+        run.log_data(frame, series)
+        result = fit(series, config, reporters=[write_line, run.report], callbacks=callbacks)
+        run.log_result(result, series)
+        return TrainResult(run.run_id, run.register(result, series), result)
+
+
+def _read(config: Config, until: dt.datetime | None) -> pl.DataFrame:
+    frame = read_frame(config.data)
+    if until is None:
+        return frame
+    if until.tzinfo is None:
+        until = until.replace(tzinfo=dt.UTC)
+    before = frame.filter(pl.col("ds") < until)
+    if before.is_empty():
+        first: dt.datetime = frame.select(pl.col("ds").min()).item()
+        raise DataError(f"there is no data before {until.isoformat()}: the first row is of {first.isoformat()}")
+    return before

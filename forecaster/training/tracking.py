@@ -1,0 +1,253 @@
+"""One training on MLflow's dashboard: what went in, how it went, how good it is, and what became of it.
+
+Knows MLflow's client and what is worth showing; knows nothing of Lightning or of reading data.
+"""
+
+import contextlib
+import datetime as dt
+import math
+import pathlib
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import yaml
+
+from forecaster import registry
+from forecaster.config import Config, to_dict
+from forecaster.data.datasets import weather_path
+from forecaster.data.windows import Series
+from forecaster.errors import UnavailableError
+from forecaster.evaluation import Backtest, SeriesScore
+from forecaster.registry import RegisteredModel
+from forecaster.store_uri import without_password
+from forecaster.training import figures
+from forecaster.training.callbacks import Epoch
+from forecaster.training.fit import FitResult
+from forecaster.training.split import digest_of
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CONFIG_ARTIFACT = "config.yaml"
+_SERIES_IN_FAN_CHART = 6
+_WORST_SERIES = 20
+_METRICS_AT_ONCE = 1000  # MLflow's limit
+
+
+class Run:
+    """A run under way; `track` makes it and ends it.
+
+    Args:
+        client: of the store.
+        config: the whole configuration.
+        run_id: MLflow's.
+    """
+
+    def __init__(self, client: "MlflowClient", config: Config, run_id: str) -> None:
+        self.run_id = run_id
+        self._client, self._config = client, config
+
+    def log_config(self, config: Config) -> None:
+        """Log the configuration as parameters and as a file that `--config` reads."""
+        from mlflow.entities import Param
+
+        plain = to_dict(config)
+        plain["tracking"]["uri"] = without_password(config.tracking.uri)
+        parameters = [Param(name, str(value)) for name, value in _flat(plain)]
+        self._client.log_batch(self.run_id, params=parameters)
+        self._client.log_text(self.run_id, yaml.safe_dump(plain, sort_keys=False), CONFIG_ARTIFACT)
+
+    def log_data(self, frame: pl.DataFrame, series: Sequence[Series]) -> None:
+        """Log which data the training reads: its place, its schema and a digest of its values."""
+        from mlflow.data.polars_dataset import from_polars
+        from mlflow.data.sources import LocalArtifactDatasetSource  # type: ignore[attr-defined]  # made on import
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        path = str(self._config.data.path or weather_path())
+        columns, source = frame.select("unique_id", "ds", "y"), LocalArtifactDatasetSource(path)
+        data = from_polars(columns, source, targets="y", name=pathlib.Path(path).stem, digest=digest_of(series)[:32])
+        entry = data.to_dict()
+        logged = Dataset(
+            name=entry["name"],
+            digest=entry["digest"],
+            source_type=entry["source_type"],
+            source=entry["source"],
+            schema=entry["schema"],
+            profile=entry["profile"],
+        )
+        self._client.log_inputs(self.run_id, [DatasetInput(logged, [InputTag("mlflow.data.context", "training")])])
+
+    def report(self, epoch: Epoch) -> None:
+        """Add an epoch to the curves."""
+        figures_of_epoch = {
+            "train_loss": epoch.train_loss,
+            "learning_rate": epoch.learning_rate,
+            "val_mase": epoch.val_mase,
+            "val_seasonal_naive_mase": epoch.val_seasonal_naive_mase,
+            "val_pinball": epoch.val_pinball,
+            "val_coverage_80": epoch.val_coverage_80,
+        }
+        self._log_metrics([(name, value, epoch.number) for name, value in figures_of_epoch.items()])
+
+    def log_result(self, result: FitResult, series: Sequence[Series]) -> None:
+        """Log how good the model is: final figures, error by horizon, pictures, worst series."""
+        backtest = result.backtest
+        finals = {**backtest.metrics(), "training_seconds": result.seconds, "updates": float(result.updates)}
+        self._log_metrics([(name, value, 0) for name, value in finals.items()])
+        for name in ("mase_by_horizon", "seasonal_naive_mase_by_horizon"):
+            self._log_metrics([(name, value, step) for step, value in enumerate(getattr(backtest, name), start=1)])
+        self._client.log_table(self.run_id, _worst(backtest), "worst_series.json")
+        self._client.set_tag(self.run_id, "mlflow.note.content", _summary(result))
+        self._client.set_tag(self.run_id, "stopped_by", result.stopped_by)
+        self._log_figures(result, series)
+
+    def _log_figures(self, result: FitResult, series: Sequence[Series]) -> None:
+        backtest, model = result.backtest, result.bundle.model
+        chosen = _from_best_to_worst(backtest, _SERIES_IN_FAN_CHART)
+        end_us = max(one.start_us + len(one) * one.step_us for one in series)
+        origin_us = max(end_us - model.config.horizon * model.step_us, result.validation_time_us)
+        shown = figures.fans(model, [one for one in series if one.unique_id in chosen], origin_us)
+        pictures = {
+            "calibration.png": figures.calibration_chart(backtest.calibration),
+            "error_by_horizon.png": figures.horizon_chart(
+                backtest.mase_by_horizon, backtest.seasonal_naive_mase_by_horizon, result.bundle.frequency
+            ),
+        }
+        if shown:
+            pictures["fan_chart.png"] = figures.fan_chart(shown)
+        for name, picture in pictures.items():
+            self._client.log_figure(self.run_id, picture, f"figures/{name}")
+
+    def register(self, result: FitResult, series: Sequence[Series]) -> RegisteredModel:
+        """Log and register the bundle; it becomes the champion if it beats the seasonal naive.
+
+        Whether it beats the champion before it is not asked here: that needs both on the same backtest, which
+        is the retraining pipeline's work.
+        """
+        tracking, bundle = self._config.tracking, result.bundle
+        end_us = max(one.start_us + (len(one) - 1) * one.step_us for one in series)
+        passed = result.backtest.skill > 0
+        tags = {
+            "validation_status": "passed" if passed else "failed",
+            "data_window_end": _time_text(end_us),
+            "fingerprint": bundle.fingerprint,
+        }
+        tags |= {"git_sha": sha} if (sha := git_sha()) else {}
+        example = _example(series, bundle.model.config.min_history or 1)
+        model_id = registry.log_bundle(self._client, tracking, self.run_id, bundle, example)
+        self._log_metrics([(name, value, 0) for name, value in result.backtest.metrics().items()], model_id)
+        found = registry.register(self._client, tracking, model_id, description=_summary(result), tags=tags)
+        if passed:
+            registry.promote(self._client, tracking, found.version)
+        self._client.set_tag(self.run_id, "registered_version", found.version)
+        return registry.resolve(tracking, found.version)
+
+    def _log_metrics(self, values: Sequence[tuple[str, float, int]], model_id: str | None = None) -> None:
+        """Log (name, value, step); a figure that is not a number is left out."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [
+            Metric(name, value, now, step, model_id=model_id) for name, value, step in values if math.isfinite(value)
+        ]
+        for start in range(0, len(metrics), _METRICS_AT_ONCE):
+            self._client.log_batch(self.run_id, metrics=metrics[start : start + _METRICS_AT_ONCE])
+
+
+@contextlib.contextmanager
+def track(config: Config, *, trigger: str) -> Iterator[Run]:
+    """Start a run and end it FINISHED, FAILED with the error as a tag, or KILLED by an interrupt.
+
+    Args:
+        config: names the store and the experiment.
+        trigger: what asked for the training, for example manual or schedule.
+    """
+    client = registry.connect(config.tracking)
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking.context.registry import resolve_tags  # who runs what
+
+    experiment = registry.experiment_id(client, config.tracking)
+    name = f"{config.model.cell} {config.model.num_layers}x{config.model.hidden_size}"
+    tags = {"trigger": trigger} | ({"git_sha": sha} if (sha := git_sha()) else {})
+    try:
+        run_id: str = client.create_run(experiment, run_name=name, tags=resolve_tags(tags)).info.run_id
+        try:
+            yield Run(client, config, run_id)
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+            client.set_tag(run_id, "error", f"{type(error).__name__}: {error}"[:500])
+            client.set_terminated(run_id, "KILLED" if interrupted else "FAILED")
+            raise
+        client.set_terminated(run_id, "FINISHED")
+    except MlflowException as error:
+        lines = str(error).strip().splitlines() or ["no reason given"]
+        store = without_password(config.tracking.uri)
+        raise UnavailableError(f"the tracking store {store} cannot be used: {lines[0]}") from error
+
+
+def git_sha() -> str | None:
+    """Return the commit of the checkout that this code runs from, `-dirty` if changed; None outside of one."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    here = pathlib.Path(__file__).resolve().parent
+    try:
+        found = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _ranked(backtest: Backtest) -> list[SeriesScore]:
+    """Return the scored series, the best against the seasonal naive first."""
+    scored = [one for one in backtest.series if math.isfinite(one.mase)]
+    return sorted(scored, key=lambda one: (one.mase / max(one.seasonal_naive_mase, 1e-12), one.unique_id))
+
+
+def _from_best_to_worst(backtest: Backtest, count: int) -> set[str]:
+    """Return the ids of up to `count` series, spread evenly over the ranking."""
+    ids = [one.unique_id for one in _ranked(backtest)]
+    return set(ids) if len(ids) <= count else {ids[i * (len(ids) - 1) // (count - 1)] for i in range(count)}
+
+
+def _worst(backtest: Backtest) -> dict[str, list[Any]]:
+    worst = _ranked(backtest)[: -_WORST_SERIES - 1 : -1]
+    columns = ("unique_id", "mase", "seasonal_naive_mase", "smape", "mae", "rmse", "bias", "pairs")
+    table: dict[str, list[Any]] = {name: [getattr(one, name) for one in worst] for name in columns}
+    return table | {"coverage_80": [one.coverage[0.8] for one in worst]}
+
+
+def _summary(result: FitResult) -> str:
+    backtest, config = result.backtest, result.bundle.model.config
+    return (
+        f"{config.cell.upper()} {config.num_layers} x {config.hidden_size}, {config.horizon} steps of"
+        f" {result.bundle.frequency} ahead: MASE {backtest.mase:.3f}, seasonal naive"
+        f" {backtest.seasonal_naive_mase:.3f}, skill {backtest.skill:.1%} over {backtest.origins:,} origins from"
+        f" {_time_text(result.validation_time_us)} on"
+    )
+
+
+def _example(series: Sequence[Series], needed: int) -> Any:
+    """Return a short history as a pandas frame, as long as the model needs."""
+    for one in series:
+        seen = (one.values == one.values).nonzero()[0]  # not NaN
+        if len(seen) >= needed:
+            rows = slice(int(seen[-needed]), int(seen[-1]) + 1)
+            columns = {"ds": one.time_us[rows], "y": one.values[rows]}
+            frame = pl.DataFrame(columns).with_columns(pl.col("ds").cast(pl.Datetime("us")))
+            return frame.select(pl.lit(one.unique_id).alias("unique_id"), "ds", "y").to_pandas()
+    raise AssertionError("a training has a series that is long enough")
+
+
+def _time_text(time_us: int) -> str:
+    time_of = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=time_us)
+    return time_of.isoformat().replace("+00:00", "Z")

@@ -1,0 +1,27 @@
+"""What several kinds of tests need: an empty MLflow store that is made once and copied."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from forecaster.config import TrackingConfig
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an initialised SQLite file; MLflow takes seconds to make one."""
+    from forecaster import registry
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    registry.connect(TrackingConfig(uri=f"sqlite:///{path}"))
+    return path
+
+
+@pytest.fixture
+def tracking(empty_store: Path, tmp_path: Path) -> TrackingConfig:
+    """Return a store of the test's own."""
+    folder = tmp_path / "tracking"
+    folder.mkdir()
+    shutil.copy(empty_store, folder / "mlflow.db")
+    return TrackingConfig(uri=f"sqlite:///{folder / 'mlflow.db'}")

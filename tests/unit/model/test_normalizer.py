@@ -1,0 +1,72 @@
+"""The causal statistics against a plain loop."""
+
+import hypothesis.strategies as st
+import numpy as np
+import torch
+from hypothesis import given, settings
+
+from forecaster.model.normalizer import WIDTH, decayed_sums, normalize, soft_clip
+
+
+def plain_statistics(values: np.ndarray, observed: np.ndarray, timescale: int) -> tuple[float, float, float]:
+    """Return level, scale and last value after all steps, by the definition and a loop."""
+    decay = 1 - 1 / timescale
+    levels: list[tuple[float, float]] = []  # weight now, value
+    deviations: list[tuple[float, float]] = []
+    last = 0.0
+    for value, seen in zip(values, observed, strict=True):
+        levels = [(weight * decay, x) for weight, x in levels]
+        deviations = [(weight * decay, x) for weight, x in deviations]
+        if not seen:
+            continue
+        if levels:
+            total = sum(weight for weight, _ in levels)
+            level = sum(weight * x for weight, x in levels) / total
+            deviations.append((1.0, abs(value - level)))
+        levels.append((1.0, value))
+        last = value
+    level = sum(w * x for w, x in levels) / sum(w for w, _ in levels) if levels else 0.0
+    scale = sum(w * x for w, x in deviations) / sum(w for w, _ in deviations) if deviations else 0.0
+    return level, scale or abs(level) or 1.0, last
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    steps=st.integers(1, 150),
+    missing=st.sampled_from([0.0, 0.3, 0.95, 1.0]),
+    timescale=st.integers(2, 200),
+)
+def test_statistics_equal_the_definition(seed: int, steps: int, missing: float, timescale: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = 100 + rng.standard_normal(steps).cumsum()
+    observed = rng.random(steps) >= missing
+    _, found = normalize(
+        torch.zeros(1, WIDTH, dtype=torch.float64),
+        torch.from_numpy(values)[None],
+        torch.from_numpy(observed)[None],
+        timescale,
+    )
+    level, scale, last = plain_statistics(values, observed, timescale)
+    np.testing.assert_allclose(float(found.level[0, -1]), level, rtol=1e-9)
+    np.testing.assert_allclose(float(found.scale[0, -1]), scale, rtol=1e-9)
+    assert float(found.last[0, -1]) == last
+    assert bool(found.seen[0, -1]) == bool(observed.any())
+
+
+def test_decayed_sums_equal_a_loop_across_blocks() -> None:
+    inputs = torch.randn(2, 200, 3, dtype=torch.float64)
+    carry = torch.randn(2, 3, dtype=torch.float64)
+    found = decayed_sums(carry, inputs, 0.97)
+    for t in range(200):
+        carry = 0.97 * carry + inputs[:, t]
+        torch.testing.assert_close(found[:, t], carry, rtol=1e-12, atol=1e-12)
+
+
+def test_soft_clip_is_odd_monotone_and_bounded() -> None:
+    x = torch.linspace(-1e6, 1e6, 100_001, dtype=torch.float64)
+    y = soft_clip(x)
+    assert (y.diff() >= 0).all()
+    assert y.abs().max() <= 10
+    assert torch.equal(y, -y.flip(0))
+    torch.testing.assert_close(soft_clip(torch.tensor([0.5])), torch.tensor([0.5]), rtol=2e-3, atol=0.0)

@@ -1,0 +1,134 @@
+"""Admission against a plain row-by-row reference, on drawn streams with retries, gaps and mistakes."""
+
+import math
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from forecaster.errors import ConflictError, InvalidArgumentError, LimitReachedError, OutOfOrderError
+from forecaster.serving.admission import Known, Outcome, admit, join
+from forecaster.serving.journal import Columns
+
+STEP, GAP, MEMORY = 10, 4, 6
+
+
+class PlainSeries:
+    """One series by the rules, one row at a time, remembering everything since its last start."""
+
+    def __init__(self) -> None:
+        self.clock: int | None = None
+        self.values: dict[int, float] = {}
+
+    def judge(self, time: int, value: float) -> tuple[str, int]:
+        if self.clock is None:
+            return self._apply(time, value, 0)
+        steps, rest = divmod(time - self.clock, STEP)
+        if rest:
+            return "off_grid", 0
+        if steps > GAP + 1:
+            self.values = {}
+            return self._apply(time, value, 0)
+        if steps > 0:
+            for missing in range(self.clock + STEP, time, STEP):
+                self.values[missing] = math.nan
+            return self._apply(time, value, steps)
+        if time not in self.values:
+            return "out_of_order", 0
+        stored = self.values[time]
+        if stored == value or (math.isnan(stored) and math.isnan(value)):
+            return "duplicate", 0
+        return ("out_of_order" if math.isnan(stored) and time < self.clock else "conflict"), 0
+
+    def _apply(self, time: int, value: float, advance: int) -> tuple[str, int]:
+        self.clock = time
+        self.values[time] = value
+        return "applied", advance
+
+
+KINDS = {InvalidArgumentError: "off_grid", OutOfOrderError: "out_of_order", ConflictError: "conflict"}
+row = st.tuples(
+    st.integers(0, 2),  # series
+    st.one_of(st.integers(-3, 9).map(lambda k: k * STEP), st.integers(-20, 60)),  # time against the clock
+    st.sampled_from([1.0, 2.0, math.nan]),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.lists(row, min_size=1, max_size=12), min_size=1, max_size=6))
+def test_it_judges_like_the_plain_reference(batches: list[list[tuple[int, int, float]]]) -> None:
+    plain = [PlainSeries() for _ in range(3)]
+    base = [0, 0, 0]
+    for batch in batches:
+        before = [dict(one.values) for one in plain]
+        clocks = [one.clock for one in plain]
+
+        def stored(series: int, back: int, before=before, clocks=clocks) -> tuple[bool, float] | None:
+            held = before[series].get((clocks[series] or 0) - back * STEP)
+            return None if held is None else (not math.isnan(held), 0.0 if math.isnan(held) else held)
+
+        known = Known(np.array([c or 0 for c in clocks]), np.array([c is not None for c in clocks]), stored, 3)
+        times = []
+        for series, offset, _ in batch:
+            base[series] = max(base[series], offset)
+            times.append((plain[series].clock or 0) + offset)
+        columns = Columns(
+            ("a", "b", "c"),
+            np.array([r[0] for r in batch], dtype=np.int32),
+            np.array(times, dtype=np.int64),
+            np.array([r[2] for r in batch]),
+        )
+        verdict = admit(columns, known, step_us=STEP, max_gap_steps=GAP)
+        expected = [plain[r[0]].judge(t, r[2]) for r, t in zip(batch, times, strict=True)]
+        found = [
+            KINDS[type(verdict.errors[i])] if i in verdict.errors else Outcome(int(o)).name.lower()
+            for i, o in enumerate(verdict.outcomes)
+        ]
+        assert found == [kind for kind, _ in expected]
+        advance = dict(zip(verdict.accepted.tolist(), verdict.advance.tolist(), strict=True))
+        assert advance == {i: steps for i, (kind, steps) in enumerate(expected) if kind == "applied"}
+
+
+def nothing_stored(series: int, back: int) -> tuple[bool, float] | None:
+    return None
+
+
+def test_new_series_past_the_limit_are_refused_whole() -> None:
+    columns = Columns(
+        ("a", "b", "c"), np.array([0, 1, 1, 2], np.int32), np.array([0, 0, 10, 0]), np.array([1.0, 1.0, 1.0, 1.0])
+    )
+    known = Known(np.array([0, 0, -10]), np.array([False, False, True]), nothing_stored, 1)
+    verdict = admit(columns, known, step_us=STEP, max_gap_steps=GAP)
+    assert verdict.outcomes.tolist() == [Outcome.APPLIED, Outcome.REJECTED, Outcome.REJECTED, Outcome.APPLIED]
+    assert all(isinstance(error, LimitReachedError) for error in verdict.errors.values())
+
+
+def test_refusals_say_what_is_expected() -> None:
+    columns = Columns(("a",), np.zeros(2, np.int32), np.array([0, 1_003]), np.array([1.0, 1.0]))
+    known = Known(np.array([1_000]), np.array([True]), lambda s, b: (True, 5.0) if b == 100 else None, 1)
+    verdict = admit(columns, known, step_us=STEP, max_gap_steps=GAP)
+    conflict, off_grid = verdict.errors[0], verdict.errors[1]
+    assert isinstance(conflict, ConflictError)
+    assert conflict.stored_value == 5.0
+    assert "off the grid" in str(off_grid)
+
+
+def test_out_of_memory_is_out_of_order_with_the_expected_time() -> None:
+    columns = Columns(("a",), np.zeros(1, np.int32), np.array([0]), np.array([1.0]))
+    verdict = admit(
+        columns, Known(np.array([1_000]), np.array([True]), nothing_stored, 1), step_us=STEP, max_gap_steps=GAP
+    )
+    error = verdict.errors[0]
+    assert isinstance(error, OutOfOrderError)
+    assert error.expected_time is not None
+    assert error.expected_time.timestamp() == pytest.approx(1_010 / 1e6)
+
+
+def test_join_keeps_rows_and_merges_ids() -> None:
+    left = Columns(("a", "b"), np.array([0, 1], np.int32), np.array([1, 2]), np.array([1.0, 2.0]))
+    right = Columns(("b", "c"), np.array([1, 0, 0], np.int32), np.array([3, 4, 5]), np.array([3.0, 4.0, 5.0]))
+    joined, slices = join([left, right])
+    assert [joined.series_ids[i] for i in joined.series] == ["a", "b", "c", "b", "b"]
+    assert joined.time_us.tolist() == [1, 2, 3, 4, 5]
+    assert slices == [slice(0, 2), slice(2, 5)]

@@ -1,0 +1,266 @@
+"""The engine against the offline model: whatever the batching, retries and restarts, the state is the fold."""
+
+import math
+import pathlib
+from collections.abc import Sequence
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+
+from forecaster.config import ModelConfig
+from forecaster.errors import InternalError, SeriesNotFoundError, StorageError, TooLittleHistoryError
+from forecaster.model.bundle import Bundle
+from forecaster.model.seq2seq import Observations, Seq2Seq
+from forecaster.serving.engine import Engine, ForecastWork
+from forecaster.serving.journal import Columns, Record, SqliteJournal, VolatileJournal
+
+HOUR_US = 3_600_000_000
+GAP = 20
+
+
+def make_bundle(seed: int = 3, cell: str = "gru", min_history: int = 1) -> Bundle:
+    torch.manual_seed(seed)
+    config = ModelConfig(
+        cell=cell,  # type: ignore[arg-type]
+        hidden_size=6,
+        decoder_size=6,
+        horizon=5,
+        season_lengths=(4,),
+        min_history=min_history,
+    )
+    model = Seq2Seq(config, HOUR_US)
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return Bundle.of(model, frequency="1h", max_gap_steps=GAP)
+
+
+BUNDLE = make_bundle()
+
+
+def columns(rows: Sequence[tuple[str, int, float]]) -> Columns:
+    """Rows of (series, hour, value)."""
+    ids = tuple(dict.fromkeys(row[0] for row in rows))
+    return Columns(
+        ids,
+        np.array([ids.index(row[0]) for row in rows], dtype=np.int32),
+        np.array([row[1] * HOUR_US for row in rows], dtype=np.int64),
+        np.array([row[2] for row in rows], dtype=np.float64),
+    )
+
+
+def offline(bundle: Bundle, rows: Sequence[tuple[int, float]]) -> np.ndarray:
+    """Forecast [5, Q] by one plain pass over (hour, value) rows from the last long gap on."""
+    start = 0
+    for k in range(1, len(rows)):
+        if rows[k][0] - rows[k - 1][0] > GAP + 1:
+            start = k
+    rows = rows[start:]
+    steps = rows[-1][0] - rows[0][0] + 1
+    values = torch.full((1, steps), math.nan, dtype=torch.float64)
+    for hour, value in rows:
+        values[0, hour - rows[0][0]] = value
+    times = HOUR_US * (rows[0][0] + torch.arange(steps))[None]
+    with torch.inference_mode():
+        observations = Observations(times, values.nan_to_num(0.0), torch.isfinite(values))
+        state, _ = bundle.model.scan(bundle.model.initial_state(1), observations)
+        return bundle.model.decode(state, 5)[0].numpy()
+
+
+def forecast(engine: Engine, series_id: str) -> np.ndarray:
+    levels = BUNDLE.model.config.quantile_levels
+    answer = engine.forecast([ForecastWork((series_id,), 5, levels)])[0]
+    assert not answer.failures
+    return answer.quantiles[0]
+
+
+hours = st.lists(st.integers(1, 30), min_size=1, max_size=25)  # steps between observations, some beyond GAP
+values = st.one_of(st.floats(-100, 100), st.just(math.nan))
+series = st.lists(st.tuples(st.integers(1, 30), values), min_size=1, max_size=25)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(series, min_size=1, max_size=4),
+    st.lists(st.integers(1, 12), min_size=1, max_size=30),
+    st.randoms(use_true_random=False),
+)
+def test_any_batching_with_retries_is_the_offline_fold(
+    drawn: list[list[tuple[int, float]]], sizes: list[int], random: object
+) -> None:
+    engine = Engine(BUNDLE, VolatileJournal(), max_series=100)
+    rows: dict[str, list[tuple[int, float]]] = {}
+    for k, steps in enumerate(drawn):
+        clock = 0
+        rows[f"s{k}"] = []
+        for step, value in steps:
+            clock += step
+            rows[f"s{k}"].append((clock, value))
+    left = {name: list(one) for name, one in rows.items()}
+    previous: list[tuple[str, int, float]] = []
+    at = 0
+    while any(left.values()):
+        batch = []
+        for _ in range(sizes[at % len(sizes)]):
+            name = random.choice([name for name, one in left.items() if one] or [""])  # type: ignore[attr-defined]
+            if name:
+                batch.append((name, *left[name].pop(0)))
+        at += 1
+        first, retry = engine.observe([columns(batch), columns(batch)])
+        assert not first.errors
+        assert (first.outcomes == 1).all()
+        long_gaps = any(step > GAP + 1 for steps in drawn for step, _ in steps)
+        if not long_gaps:  # a restart forgets what was before it, so a retry across one is refused
+            assert (retry.outcomes == 2).all(), retry.errors
+        assert not (retry.outcomes == 1).any()
+        previous = batch
+    assert previous
+    for name, one in rows.items():
+        if engine.forecast([ForecastWork((name,), 1, (0.5,))])[0].failures:
+            since = max([k for k in range(1, len(one)) if one[k][0] - one[k - 1][0] > GAP + 1], default=0)
+            assert all(math.isnan(value) for _, value in one[since:])  # nothing but missing values to go by
+            continue
+        np.testing.assert_allclose(forecast(engine, name), offline(BUNDLE, one), rtol=1e-4, atol=1e-5)
+
+
+def stream(n: int, seed: int = 0) -> list[tuple[str, int, float]]:
+    rng = np.random.default_rng(seed)
+    return [(f"s{k % 3}", k // 3, float(v)) for k, v in enumerate(rng.normal(10, 3, 3 * n))]
+
+
+@pytest.mark.parametrize("with_snapshot", [False, True])
+def test_recovery_is_the_fold_of_the_journal(tmp_path: pathlib.Path, with_snapshot: bool) -> None:
+    rows = stream(40)
+    with SqliteJournal(tmp_path / "j.db") as journal:
+        engine = Engine(BUNDLE, journal, max_series=10)
+        engine.observe([columns(rows[:60])])
+        if with_snapshot:
+            assert engine.snapshot() == 3
+        for row in rows[60:]:
+            engine.observe([columns([row])])
+        before = [forecast(engine, f"s{k}") for k in range(3)]
+    with SqliteJournal(tmp_path / "j.db") as journal:
+        engine = Engine(BUNDLE, journal, max_series=10)
+        assert engine.recover() == (3, 60 if with_snapshot else 120)
+        for k in range(3):
+            np.testing.assert_allclose(forecast(engine, f"s{k}"), before[k], rtol=1e-4, atol=1e-5)
+            assert engine.describe(f"s{k}").length == 40
+        retry = engine.observe([columns(rows[-9:])])[0]
+        assert (retry.outcomes == 2).all()
+
+
+def test_another_models_snapshot_is_not_used(tmp_path: pathlib.Path) -> None:
+    rows = stream(30)
+    other = make_bundle(seed=9, cell="lstm")
+    with SqliteJournal(tmp_path / "j.db") as journal:
+        engine = Engine(BUNDLE, journal, max_series=10)
+        engine.observe([columns(rows)])
+        engine.snapshot()
+    with SqliteJournal(tmp_path / "j.db") as journal:
+        engine = Engine(other, journal, max_series=10)
+        assert engine.recover() == (3, 90)
+        expected = offline(other, [(hour, value) for name, hour, value in rows if name == "s1"])
+        np.testing.assert_allclose(forecast(engine, "s1"), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("with_snapshot", [False, True])
+def test_a_deleted_series_stays_deleted_and_may_start_afresh(tmp_path: pathlib.Path, with_snapshot: bool) -> None:
+    with SqliteJournal(tmp_path / "j.db") as journal:
+        engine = Engine(BUNDLE, journal, max_series=10)
+        engine.observe([columns(stream(20))])
+        if with_snapshot:
+            engine.snapshot()
+        engine.delete("s0")
+        engine.delete("s1")
+        engine.observe([columns([("s1", 3, 1.0)])])
+        with pytest.raises(SeriesNotFoundError):
+            engine.describe("s0")
+    with SqliteJournal(tmp_path / "j.db") as journal:
+        engine = Engine(BUNDLE, journal, max_series=10)
+        engine.recover()
+        infos, total = engine.page("", 10)
+        assert [info.series_id for info in infos] == ["s1", "s2"]
+        assert total == 2
+        assert infos[0].length == 1
+
+
+class FailingJournal(VolatileJournal):
+    """A journal whose disk is full while `full`."""
+
+    full = False
+
+    def append(self, record: Record) -> int:
+        if self.full:
+            raise StorageError("the disk is full")
+        return super().append(record)
+
+
+def test_what_the_journal_refuses_is_not_applied() -> None:
+    journal = FailingJournal()
+    engine = Engine(BUNDLE, journal, max_series=10)
+    engine.observe([columns(stream(10))])
+    before = forecast(engine, "s0")
+    journal.full = True
+    with pytest.raises(StorageError):
+        engine.observe([columns([("s0", 10, 1.0)])])
+    assert np.array_equal(forecast(engine, "s0"), before)
+    journal.full = False
+    assert (engine.observe([columns([("s0", 10, 1.0)])])[0].outcomes == 1).all()
+
+
+def test_a_defect_behind_the_journal_stops_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(BUNDLE, VolatileJournal(), max_series=10)
+    monkeypatch.setattr("forecaster.serving.engine.advance", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        engine.observe([columns([("a", 1, 1.0)])])
+    assert isinstance(engine.broken, ZeroDivisionError)
+    with pytest.raises(InternalError, match="restart"):
+        engine.forecast([ForecastWork(("a",), 1, (0.5,))])
+
+
+def test_requests_of_one_batch_get_their_own_answers() -> None:
+    engine = Engine(make_bundle(min_history=5), VolatileJournal(), max_series=10)
+    engine.observe([columns(stream(10))])
+    engine.observe([columns([("short", 1, 1.0)])])
+    one, two, three = engine.forecast(
+        [
+            ForecastWork(("s2", "s0"), 2, (0.1, 0.5)),
+            ForecastWork(("nobody", "short", "s1"), 5, (0.5,)),
+            ForecastWork(("nobody",), 1, (0.5,)),
+        ]
+    )
+    assert one.series_ids == ("s2", "s0")
+    assert one.quantiles.shape == (2, 2, 2)
+    assert two.series_ids == ("s1",)
+    assert two.median.shape == (1, 5)
+    assert {name: type(error) for name, error in two.failures.items()} == {
+        "nobody": SeriesNotFoundError,
+        "short": TooLittleHistoryError,
+    }
+    assert three.series_ids == ()
+    alone = engine.forecast([ForecastWork(("s0",), 2, (0.1, 0.5))])[0]
+    np.testing.assert_allclose(one.quantiles[1], alone.quantiles[0], rtol=1e-5)
+
+
+def test_errors_go_to_the_request_that_made_them() -> None:
+    engine = Engine(BUNDLE, VolatileJournal(), max_series=10)
+    engine.observe([columns([("a", 5, 1.0)])])
+    good, bad = engine.observe([columns([("b", 1, 1.0)]), columns([("a", 6, 1.0), ("a", 2, 1.0)])])
+    assert good.errors == {}
+    assert list(bad.errors) == [1]
+
+
+def test_pages_go_through_all_series() -> None:
+    engine = Engine(BUNDLE, VolatileJournal(), max_series=100)
+    engine.observe([columns([(f"s{k:02}", 1, 1.0) for k in range(25)])])
+    names, after = [], ""
+    while True:
+        page, total = engine.page(after, 10)
+        assert total == 25
+        if not page:
+            break
+        names += [info.series_id for info in page]
+        after = names[-1]
+    assert names == [f"s{k:02}" for k in range(25)]

@@ -1,0 +1,182 @@
+"""One contract for every journal backend, and what is special to SQLite."""
+
+import math
+import pathlib
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from forecaster.errors import StorageError
+from forecaster.serving.journal import (
+    Columns,
+    Deletion,
+    Journal,
+    Record,
+    Snapshot,
+    SqliteJournal,
+    decode,
+    encode,
+    open_journal,
+)
+
+Opener = Callable[[], Journal]
+
+
+def columns(*rows: tuple[str, int, float]) -> Columns:
+    ids = tuple(dict.fromkeys(row[0] for row in rows))
+    return Columns(
+        ids,
+        np.array([ids.index(row[0]) for row in rows], dtype=np.int32),
+        np.array([row[1] for row in rows], dtype=np.int64),
+        np.array([row[2] for row in rows], dtype=np.float64),
+    )
+
+
+def plain(record: Record) -> object:
+    """Return a record as something that compares by value (NaN as None)."""
+    if isinstance(record, Deletion):
+        return record
+    names = [record.series_ids[i] for i in record.series.tolist()]
+    values = [None if math.isnan(v) else v for v in record.values.tolist()]
+    return list(zip(names, record.time_us.tolist(), values, strict=True))
+
+
+@pytest.fixture(params=["sqlite"])
+def opener(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Opener:
+    """Return how a backend is opened, again and again, on the same place."""
+    return {"sqlite": lambda: open_journal(f"sqlite:///{tmp_path}/journal.db", "commit")}[request.param]
+
+
+class TestContract:
+    def test_records_come_back_in_order_after_reopening(self, opener: Opener) -> None:
+        records: list[Record] = [
+            columns(("a", 1, 1.5), ("b", 1, math.nan), ("a", 2, -0.0)),
+            Deletion("b"),
+            columns(("b", 9, 1e300)),
+        ]
+        journal = opener()
+        assert journal.last_sequence() == 0
+        sequences = [journal.append(record) for record in records]
+        assert sequences == sorted(set(sequences))
+        journal.close()
+        journal = opener()
+        assert [(s, plain(r)) for s, r in journal.read(0)] == list(zip(sequences, map(plain, records), strict=True))
+        assert [s for s, _ in journal.read(sequences[0])] == sequences[1:]
+        assert journal.last_sequence() == sequences[-1]
+        journal.close()
+
+    def test_the_latest_snapshot_of_a_fingerprint_wins(self, opener: Opener) -> None:
+        journal = opener()
+        journal.save_snapshots("one", [Snapshot("a", 1, b"x"), Snapshot("b", 1, b"y")])
+        journal.save_snapshots("two", [Snapshot("a", 5, b"z")])
+        journal.close()
+        journal = opener()
+        assert list(journal.read_snapshots("one")) == [Snapshot("b", 1, b"y")]
+        assert list(journal.read_snapshots("two")) == [Snapshot("a", 5, b"z")]
+        journal.close()
+
+    def test_a_deletion_takes_the_snapshot_along(self, opener: Opener) -> None:
+        journal = opener()
+        journal.save_snapshots("one", [Snapshot("a", 1, b"x")])
+        journal.append(Deletion("a"))
+        assert list(journal.read_snapshots("one")) == []
+        journal.close()
+
+    def test_a_second_owner_is_refused(self, opener: Opener) -> None:
+        journal = opener()
+        with pytest.raises(StorageError, match="in use by another server"):
+            opener()
+        journal.close()
+        opener().close()
+
+
+ids = st.text(st.characters(blacklist_categories=("Cc", "Cs")), min_size=1, max_size=20)
+rows = st.tuples(ids, st.integers(-(2**53), 2**53), st.floats(allow_nan=True, allow_infinity=False))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.one_of(st.lists(rows, min_size=1, max_size=20).map(lambda r: columns(*r)), ids.map(Deletion)))
+def test_encoding_is_exact_and_torn_records_are_noticed(record: Record) -> None:
+    payload = encode(record)
+    assert plain(decode(payload)) == plain(record)
+    with pytest.raises(ValueError, match="it|its"):
+        decode(payload[:-1])
+    middle = len(payload) // 2 if len(payload) > 40 else len(payload) - 1
+    changed = bytearray(payload)
+    changed[middle] ^= 1
+    with pytest.raises(ValueError, match="checksum|fit"):
+        assert plain(decode(bytes(changed))) != plain(record)
+        raise ValueError("its checksum: the change lay in the header's counts and made another record")
+
+
+def test_corruption_in_the_middle_is_named(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "journal.db"
+    with SqliteJournal(path) as journal:
+        for k in range(3):
+            journal.append(columns(("a", k, float(k))))
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE journal SET payload = x'01020304' WHERE sequence = 2")
+    database.close()
+    with SqliteJournal(path) as journal, pytest.raises(StorageError, match=r"journal\.db: record 2 is corrupted"):
+        list(journal.read(0))
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "journal.db").write_bytes(b"this is not a database, it is a text" * 100)
+    with pytest.raises(StorageError, match=r"journal\.db: cannot be opened"):
+        open_journal(str(tmp_path), "commit")
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot be opened"):
+        open_journal(str(tmp_path / "file" / "state"), "commit")
+
+
+def test_another_urls_backend_is_refused() -> None:
+    with pytest.raises(StorageError, match="not supported"):
+        open_journal("mysql://x/y", "commit")
+
+
+def test_a_full_disk_refuses_writes_keeps_reading_and_resumes(tmp_path: pathlib.Path) -> None:
+    with SqliteJournal(tmp_path / "journal.db") as journal:
+        journal.append(columns(("a", 1, 1.0)))
+        pages = journal._database.execute("PRAGMA page_count").fetchone()[0]
+        journal._database.execute(f"PRAGMA max_page_count={pages}")  # SQLite's own "disk is full"
+        big = columns(*(("a", k, 1.0) for k in range(2, 3000)))
+        with pytest.raises(StorageError, match="full"):
+            journal.append(big)
+        assert journal.last_sequence() == 1
+        journal._database.execute("PRAGMA max_page_count=1073741823")
+        assert journal.append(big) == 2
+
+
+def test_an_append_survives_sigkill(tmp_path: pathlib.Path) -> None:
+    script = f"""
+        import os, signal
+        import numpy as np
+        from forecaster.serving.journal import Columns, open_journal
+        journal = open_journal({str(tmp_path)!r}, "commit")
+        for k in range(5):
+            journal.append(Columns(("a",), np.zeros(1, np.int32), np.array([k]), np.array([1.0])))
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
+    assert done.returncode == -9
+    journal = open_journal(str(tmp_path), "commit")
+    assert [plain(record) for _, record in journal.read(0)] == [[("a", k, 1.0)] for k in range(5)]
+    journal.close()
+
+
+def test_none_keeps_nothing(tmp_path: pathlib.Path) -> None:
+    journal = open_journal(str(tmp_path), "none")
+    assert journal.append(columns(("a", 1, 1.0))) == 1
+    assert list(journal.read(0)) == []
+    assert list(tmp_path.iterdir()) == []

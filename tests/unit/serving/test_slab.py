@@ -1,0 +1,37 @@
+"""Slots: what is put in comes out, growth keeps it, a freed slot comes back fresh."""
+
+import torch
+
+from forecaster.model.state import StateSpec, TensorSpec
+from forecaster.serving.slab import Slab
+
+SPEC = StateSpec([TensorSpec("x", (3,), torch.float32), TensorSpec("n", (), torch.int64)])
+
+
+def test_states_survive_growth() -> None:
+    slab = Slab(SPEC)
+    slots = slab.allocate(700)
+    state = {"x": torch.randn(700, 3), "n": torch.arange(700)}
+    slab.scatter(torch.tensor(slots), state)
+    more = slab.allocate(5000)
+    assert len({*slots, *more}) == 5700 <= slab.capacity
+    back = slab.gather(torch.tensor(slots))
+    assert torch.equal(back["x"], state["x"])
+    assert torch.equal(back["n"], state["n"])
+    assert not slab.gather(torch.tensor(more))["x"].any()
+
+
+def test_a_released_slot_comes_back_fresh() -> None:
+    slab = Slab(SPEC)
+    slots = slab.allocate(slab.capacity or 1024)
+    slab.scatter(torch.tensor(slots[:1]), {"x": torch.ones(1, 3), "n": torch.tensor([4])})
+    slab.release(slots[:1])
+    assert slab.allocate(1) == slots[:1]
+    assert not slab.gather(torch.tensor(slots[:1]))["n"].any()
+
+
+def test_gather_gives_a_copy() -> None:
+    slab = Slab(SPEC)
+    slots = torch.tensor(slab.allocate(2))
+    slab.gather(slots)["x"] += 1
+    assert not slab.gather(slots)["x"].any()

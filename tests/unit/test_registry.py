@@ -1,0 +1,175 @@
+"""The registry on a real SQLite store: log, register, alias, find, load; and what is said when nothing is there."""
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import forecaster
+from forecaster import registry
+from forecaster.config import ModelConfig, TrackingConfig
+from forecaster.errors import BundleError, ConfigError, ModelNotFoundError, UnavailableError
+from forecaster.model.bundle import Bundle
+from forecaster.model.seq2seq import Seq2Seq
+from forecaster.registry import RegisteredModel
+
+HOUR = 3_600_000_000
+
+
+def make_bundle(seed: int = 0) -> Bundle:
+    torch.manual_seed(seed)
+    config = ModelConfig(hidden_size=4, num_layers=1, decoder_size=4, horizon=3, season_lengths=(4,))
+    return Bundle.of(Seq2Seq(config.resolve(HOUR), HOUR), frequency="1h", max_gap_steps=5)
+
+
+def make_history() -> pd.DataFrame:
+    times = pd.date_range("2024-01-01", periods=8, freq="h")
+    return pd.DataFrame({"unique_id": "a", "ds": times, "y": [float(i % 4) for i in range(8)]})
+
+
+def add_version(tracking: TrackingConfig, bundle: Bundle) -> RegisteredModel:
+    client = registry.connect(tracking)
+    run = client.create_run(registry.experiment_id(client, tracking))
+    model_id = registry.log_bundle(client, tracking, run.info.run_id, bundle, make_history())
+    tags = {"fingerprint": bundle.fingerprint, "validation_status": "passed"}
+    return registry.register(client, tracking, model_id, description="a test", tags=tags)
+
+
+def test_a_registered_bundle_comes_back_whole(tracking: TrackingConfig) -> None:
+    bundle = make_bundle()
+    made = add_version(tracking, bundle)
+    assert (made.name, made.version, made.uri) == ("forecaster", "1", "models:/forecaster/1")
+    found, loaded = registry.load_bundle(tracking, "1")
+    assert found == dataclasses.replace(made, run_id=found.run_id)
+    assert found.tags == {"fingerprint": bundle.fingerprint, "validation_status": "passed"}
+    assert loaded.fingerprint == bundle.fingerprint
+    assert (loaded.frequency, loaded.max_gap_steps) == ("1h", 5)
+
+
+def test_promotion_moves_the_old_champion_to_previous(tracking: TrackingConfig) -> None:
+    client = registry.connect(tracking)
+    first, second = (add_version(tracking, make_bundle(seed)) for seed in (1, 2))
+    assert registry.promote(client, tracking, first.version) is None
+    assert registry.resolve(tracking).version == first.version
+    before = registry.promote(client, tracking, second.version)
+    assert before is not None
+    assert before.version == first.version
+    assert registry.load_bundle(tracking)[1].fingerprint == make_bundle(2).fingerprint
+    assert registry.resolve(tracking, "previous").version == first.version
+    registry.promote(client, tracking, second.version)  # again: nothing changes
+    assert registry.resolve(tracking, "previous").version == first.version
+    registry.set_alias(client, tracking, registry.CHALLENGER, first.version)
+    assert set(registry.resolve(tracking, "1").aliases) == {"previous", "challenger"}
+
+
+def test_artifacts_lie_beside_the_database_and_nowhere_else(
+    tracking: TrackingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    add_version(tracking, make_bundle())
+    registry.load_bundle(tracking, "1")
+    assert not list((tmp_path / "elsewhere").iterdir())
+    assert sorted(path.name for path in (tmp_path / "tracking").iterdir()) == ["mlartifacts", "mlflow.db"]
+
+
+def test_a_store_can_be_moved_as_one_folder(tracking: TrackingConfig, tmp_path: Path) -> None:
+    add_version(tracking, make_bundle())
+    shutil.move(tmp_path / "tracking", tmp_path / "moved")
+    moved = TrackingConfig(uri=f"sqlite:///{tmp_path / 'moved' / 'mlflow.db'}")
+    assert registry.load_bundle(moved, "1")[1].fingerprint == make_bundle().fingerprint
+
+
+def test_artifacts_go_where_they_are_told(tracking: TrackingConfig, tmp_path: Path) -> None:
+    told = dataclasses.replace(tracking, artifacts=str(tmp_path / "artifacts"))
+    add_version(told, make_bundle())
+    assert (tmp_path / "artifacts" / "models").is_dir()
+    assert registry.load_bundle(tracking, "1")[1].fingerprint == make_bundle().fingerprint
+    other = dataclasses.replace(tracking, artifacts=str(tmp_path / "other"))
+    with pytest.raises(ConfigError, match="keeps its artifacts in"):
+        registry.experiment_id(registry.connect(other), other)
+
+
+def test_reading_makes_no_store(tmp_path: Path) -> None:
+    config = TrackingConfig(uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with pytest.raises(ModelNotFoundError) as caught:
+        registry.load_bundle(config)
+    assert str(caught.value) == (
+        f"no model is registered as forecaster@champion in {config.uri}; there is no such file:"
+        " run `forecaster train` first, or name another store with --tracking.uri"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("wanted", "named"), [("champion", "forecaster@champion"), ("7", "forecaster version 7")])
+@pytest.mark.parametrize("registered", [False, True])
+def test_what_is_not_registered_is_not_found(
+    tracking: TrackingConfig, wanted: str, named: str, registered: bool
+) -> None:
+    if registered:
+        registry.connect(tracking).create_registered_model("forecaster")
+    with pytest.raises(ModelNotFoundError, match=f"no model is registered as {named} in sqlite:") as caught:
+        registry.resolve(tracking, wanted)
+    assert caught.value.resource_names == (named,)
+
+
+def test_a_torn_bundle_is_a_bundle_error(tracking: TrackingConfig, tmp_path: Path) -> None:
+    add_version(tracking, make_bundle())
+    (weights,) = (tmp_path / "tracking").rglob("model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(BundleError, match="cannot be read"):
+        registry.load_bundle(tracking, "1")
+    shutil.rmtree(weights.parent)
+    with pytest.raises(ModelNotFoundError, match="the files of forecaster version 1 are gone"):
+        registry.load_bundle(tracking, "1")
+
+
+def test_a_file_that_is_no_database_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("not a database " * 100)
+    config = TrackingConfig(uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with pytest.raises(UnavailableError, match="cannot be used") as caught:
+        registry.resolve(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_mlflow_itself_forecasts_with_it_where_pickle_is_forbidden(tracking: TrackingConfig, tmp_path: Path) -> None:
+    add_version(tracking, make_bundle())
+    script = """
+import sys, mlflow, pandas as pd
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model("models:/forecaster/1")
+history = pd.concat([model.input_example, model.input_example.assign(unique_id="b")])
+model.predict(history).to_parquet("whole.parquet")
+model.predict(history, params={"horizon": 2}).to_parquet("two.parquet")
+assert "lightning" not in sys.modules
+try:
+    model.predict(history.head(2))
+except Exception as error:
+    print(error)
+"""
+    here = str(Path(forecaster.__file__).parents[1])
+    environment = os.environ | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "PYTHONPATH": here}
+    done = subprocess.run(
+        [sys.executable, "-c", script, tracking.uri],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 series have fewer than 4 values after their last long gap, the first is a" in done.stdout
+    whole, two = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("whole", "two"))
+    assert whole["unique_id"].tolist() == ["a"] * 3 + ["b"] * 3
+    assert whole["ds"].tolist() == list(pd.date_range("2024-01-01T08:00", periods=3, freq="h")) * 2
+    levels = [f"q{level:g}" for level in make_bundle().model.config.quantile_levels]
+    assert whole.columns.tolist() == ["unique_id", "ds", "yhat", *levels]
+    assert (whole[levels].diff(axis=1).iloc[:, 1:] >= 0).all(axis=None)
+    assert (whole["yhat"] == whole["q0.5"]).all()
+    assert two.equals(whole[whole.index % 3 < 2].reset_index(drop=True))

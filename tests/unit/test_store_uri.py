@@ -1,0 +1,44 @@
+"""What a store's address says."""
+
+from pathlib import Path
+
+import pytest
+
+from forecaster.config import TrackingConfig
+from forecaster.store_uri import artifact_location, moved, sqlite_path, without_password
+
+
+def test_a_sqlite_address_names_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sqlite_path("sqlite:///mlflow.db") == tmp_path.resolve() / "mlflow.db"
+    assert sqlite_path("sqlite:////var/lib/m.db?timeout=5") == Path("/var/lib/m.db")
+    for other in ("sqlite://", "sqlite:///:memory:", "http://host", "postgresql://host/db"):
+        assert sqlite_path(other) is None
+
+
+def test_artifacts_lie_beside_a_file_unless_told_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert artifact_location(TrackingConfig(uri="sqlite:////srv/m.db")) == "/srv/mlartifacts"
+    assert artifact_location(TrackingConfig(uri="http://host")) is None
+    assert artifact_location(TrackingConfig(artifacts="s3://bucket/x")) == "s3://bucket/x"
+    assert artifact_location(TrackingConfig(artifacts="here")) == str(tmp_path.resolve() / "here")
+
+
+def test_a_moved_store_is_followed() -> None:
+    there = TrackingConfig(uri="sqlite:////new/m.db")
+    folder = Path("/old/mlartifacts/models/m-1/artifacts")
+    assert moved(there, folder) == Path("/new/mlartifacts/models/m-1/artifacts")
+    assert moved(there, Path("/old/elsewhere/models")) is None
+    assert moved(TrackingConfig(uri="http://host"), folder) is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("postgresql://me:secret@host:5432/db", "postgresql://me:***@host:5432/db"),
+        ("https://host:5000/a:b@c", "https://host:5000/a:b@c"),
+        ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
+    ],
+)
+def test_a_password_is_not_shown(uri: str, shown: str) -> None:
+    assert without_password(uri) == shown
