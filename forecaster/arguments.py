@@ -10,7 +10,8 @@ import argparse
 import datetime as dt
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -25,6 +26,42 @@ _SECTIONS: dict[str, type] = {
     "tracking": TrackingConfig,
     "serving": ServingConfig,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A subcommand: what its help says, which options it takes and what it does.
+
+    Args:
+        help: one line.
+        sections: those of the configuration that it uses.
+        run: takes the parsed arguments and returns the exit code.
+        add_arguments: adds the options of its own.
+    """
+
+    help: str
+    sections: tuple[str, ...]
+    run: Callable[[Namespace], int]
+    add_arguments: Callable[[ArgumentParser], None] = lambda parser: None
+
+
+def dispatch(
+    commands: Mapping[str, Command], argv: Sequence[str] | None, *, program: str, description: str, noun: str
+) -> int:
+    """Run the subcommand that `argv` names and return its exit code."""
+    parser = command_parser(description, usage=f"{program} [-h] {noun.upper()} [options]")
+    subcommands = parser.add_subcommands(title=f"{noun}s", metavar=noun.upper())
+    for name, command in commands.items():
+        one = command_parser(command.help, usage=f"{program} {name} [-h] [--config FILE] [options]")
+        command.add_arguments(one)
+        add_config_arguments(one, command.sections)
+        subcommands.add_subcommand(name, one, help=command.help)
+
+    def chosen() -> int:
+        arguments = parse(parser, argv)
+        return commands[arguments.subcommand].run(arguments[arguments.subcommand])
+
+    return run(chosen)
 
 
 def command_parser(description: str, *, usage: str | None = None) -> ArgumentParser:

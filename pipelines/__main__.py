@@ -4,22 +4,11 @@ Knows how steps are called from a shell; knows nothing of what they do.
 """
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser, Namespace
 
-from forecaster.arguments import add_config_arguments, command_parser, parse, read_config, run, utc_time
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """A subcommand: what its help says, which options it takes and what it does."""
-
-    help: str
-    sections: tuple[str, ...]
-    add_arguments: Callable[[ArgumentParser], None]
-    run: Callable[[Namespace], int]
+from forecaster.arguments import Command, dispatch, read_config, utc_time
 
 
 def _add_train_arguments(parser: ArgumentParser) -> None:
@@ -37,31 +26,20 @@ def _train(arguments: Namespace) -> int:
 
 
 _STEPS = {
-    "train": _Step(
+    "train": Command(
         "train a model on the configured data and register it",
         ("data", "model", "training", "tracking"),
-        _add_train_arguments,
         _train,
+        _add_train_arguments,
     ),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the subcommand that `argv` names and return its exit code."""
-    parser = command_parser("From data to a champion, step by step.", usage="python -m pipelines [-h] STEP [options]")
-    steps = parser.add_subcommands(title="steps", metavar="STEP")
-    for name, step in _STEPS.items():
-        usage = f"python -m pipelines {name} [-h] [--config FILE] [options]"
-        one = command_parser(step.help, usage=usage)
-        step.add_arguments(one)
-        add_config_arguments(one, step.sections)
-        steps.add_subcommand(name, one, help=step.help)
-
-    def chosen() -> int:
-        arguments = parse(parser, argv)
-        return _STEPS[arguments.subcommand].run(arguments[arguments.subcommand])
-
-    return run(chosen)
+    """Run the step that `argv` names and return its exit code."""
+    return dispatch(
+        _STEPS, argv, program="python -m pipelines", description="From data to a champion, step by step.", noun="step"
+    )
 
 
 if __name__ == "__main__":

@@ -58,9 +58,7 @@ def advance(model: Seq2Seq, state: State, runs: Runs) -> State:
         high = min(max(fits, low + 1), low + room)
         rows = slice(*(int(x) for x in torch.searchsorted(row_rank, torch.tensor([low, high]))))
         part = order[low:high]
-        runs_part = Runs(
-            runs.start_us[part], lengths[low:high], row_rank[rows] - low, row_step[rows], values[rows]
-        )
+        runs_part = Runs(runs.start_us[part], lengths[low:high], row_rank[rows] - low, row_step[rows], values[rows])
         done = _advance_group(model, select(state, part), runs_part)
         for name, tensor in done.items():
             new[name][part] = tensor

@@ -107,9 +107,7 @@ class Seq2Seq(nn.Module):
         one = Observations(*(field[:, None] for field in observation))
         return self.scan(state, one)[0]
 
-    def scan(
-        self, state: State, observations: Observations, lengths: Tensor | None = None
-    ) -> tuple[State, Encoded]:
+    def scan(self, state: State, observations: Observations, lengths: Tensor | None = None) -> tuple[State, Encoded]:
         """Advance by T steps at once.
 
         Args:

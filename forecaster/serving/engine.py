@@ -269,8 +269,7 @@ class Engine:
                 failed[series_id] = _no_series([series_id])
             elif self._store.observed_count[slot] < needed:
                 failed[series_id] = TooLittleHistoryError(
-                    f"series {series_id!r} has {self._store.observed_count[slot]} values; "
-                    f"a forecast needs {needed}"
+                    f"series {series_id!r} has {self._store.observed_count[slot]} values; a forecast needs {needed}"
                 )
         return failed
 
@@ -298,9 +297,7 @@ def _behind(record: Columns, stands: dict[str, int], sequence: int) -> Columns:
     return Columns(record.series_ids, record.series[rows], record.time_us[rows], record.values[rows])
 
 
-def _since_last_start(
-    columns: Columns, verdict: Verdict
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _since_last_start(columns: Columns, verdict: Verdict) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the accepted rows from each series' last fresh start on, and the steps that they advance."""
     rows, steps = verdict.accepted, verdict.advance
     series = columns.series[rows]

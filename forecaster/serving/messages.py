@@ -109,9 +109,7 @@ def from_columns(message: observation_pb2.ObservationColumns) -> Columns:
     return Columns(ids, series.astype(np.int32), time_us, values)
 
 
-def forecast_work(
-    series_ids: Iterable[str], options: forecast_pb2.ForecastOptions, bundle: Bundle
-) -> ForecastWork:
+def forecast_work(series_ids: Iterable[str], options: forecast_pb2.ForecastOptions, bundle: Bundle) -> ForecastWork:
     """Return what to forecast; raises InvalidArgumentError naming the wrong fields."""
     violations = Violations()
     config = bundle.model.config
@@ -145,9 +143,7 @@ def to_forecasts(
     messages = []
     for i, series_id in enumerate(answer.series_ids):
         by_level = answer.quantiles[i].T
-        paths = [
-            forecast_pb2.QuantilePath(level=level, values=by_level[k].tolist()) for k, level in enumerate(levels)
-        ]
+        paths = [forecast_pb2.QuantilePath(level=level, values=by_level[k].tolist()) for k, level in enumerate(levels)]
         messages.append(
             forecast_pb2.SeriesForecast(
                 series_id=series_id,

@@ -197,9 +197,7 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
         )
 
     @_unary
-    async def DeleteSeries(
-        self, request: api.DeleteSeriesRequest, context: Context
-    ) -> api.DeleteSeriesResponse:
+    async def DeleteSeries(self, request: api.DeleteSeriesRequest, context: Context) -> api.DeleteSeriesResponse:
         """Forget a series."""
         self._check_series(request.model, request.series_id)
         engine = self._backend.engine

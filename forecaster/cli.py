@@ -1,0 +1,123 @@
+"""The `forecaster` command: train, evaluate, serve, observe, forecast.
+
+Knows how the commands are called from a shell and how their results look there; the work is elsewhere, imported by
+the command that needs it, so that each starts fast.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import polars as pl
+from jsonargparse import ArgumentParser, Namespace
+
+from forecaster.arguments import Command, dispatch, read_config, utc_time
+
+
+def _add_until(parser: ArgumentParser) -> None:
+    shown = "use only the data before this time, for example 2013-12-17T00:00:00Z"
+    parser.add_argument("--until", type=str, metavar="TIME", help=shown)
+
+
+def _train(arguments: Namespace) -> int:
+    from forecaster.training.job import train
+
+    until = utc_time(arguments.until) if arguments.until is not None else None
+    print(train(read_config(arguments), until=until).line())
+    return 0
+
+
+def _add_evaluate_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--since", type=str, metavar="TIME", help="score forecasts of this time on; left out, the last two weeks"
+    )
+    parser.add_argument("--version", type=str, default="champion", help="the registered version or alias to evaluate")
+
+
+def _evaluate(arguments: Namespace) -> int:
+    from forecaster.data.report import inspect_frame
+    from forecaster.data.schema import read_frame
+    from forecaster.data.windows import latest_segments
+    from forecaster.evaluation import rolling_origin
+    from forecaster.registry import load_bundle
+
+    config = read_config(arguments)
+    registered, bundle = load_bundle(config.tracking, arguments.version)
+    frame = read_frame(config.data)
+    inspect_frame(frame, config.data).raise_for_errors()
+    series = latest_segments(frame, bundle.step_us, bundle.max_gap_steps)
+    end_us = max(int(one.time_us[-1]) for one in series)
+    since_us = end_us + bundle.step_us - 14 * 86_400_000_000
+    if arguments.since is not None:
+        since_us = int(utc_time(arguments.since).timestamp() * 1_000_000)
+    result = rolling_origin(bundle.model, series, first_time_us=since_us)
+    print(f"{registered.name} version {registered.version}, {result.origins} origins of {len(series)} series")
+    for name, value in result.metrics().items():
+        print(f"  {name:<24} {value:10.4f}")
+    return 0
+
+
+def _serve(arguments: Namespace) -> int:
+    from forecaster.serving.server import serve
+    from forecaster.serving.telemetry import configure_logging
+
+    configure_logging()
+    return serve(read_config(arguments))
+
+
+def _add_server(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--server", type=str, default="127.0.0.1:50051", metavar="HOST:PORT", help="the server's address"
+    )
+
+
+def _observe(arguments: Namespace) -> int:
+    from forecaster.client import ForecastClient
+    from forecaster.data.schema import read_frame
+
+    frame = read_frame(read_config(arguments).data)
+    with ForecastClient(arguments.server) as client:
+        result = client.observe(frame)
+    print(f"{result.applied} applied, {result.duplicates} known already, {len(result.rejected)} refused")
+    for message in result.rejected["message"].head(5):
+        print(f"  refused: {message}")
+    return 1 if len(result.rejected) else 0
+
+
+def _add_forecast_arguments(parser: ArgumentParser) -> None:
+    _add_server(parser)
+    parser.add_argument("series", type=str, nargs="+", help="the series to forecast")
+    parser.add_argument("--horizon", type=int, metavar="STEPS", help="steps ahead; left out, the model's horizon")
+    parser.add_argument("--levels", type=float, nargs="+", default=[0.1, 0.9], help="quantile levels")
+
+
+def _forecast(arguments: Namespace) -> int:
+    from forecaster.client import ForecastClient
+
+    with ForecastClient(arguments.server) as client:
+        frame = client.forecast(arguments.series, horizon=arguments.horizon, quantile_levels=arguments.levels)
+    with pl.Config(tbl_rows=-1, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):
+        print(frame)
+    return 0
+
+
+_TRAINING = ("data", "model", "training", "tracking")
+_COMMANDS = {
+    "train": Command("train a model on the configured data and register it", _TRAINING, _train, _add_until),
+    "evaluate": Command(
+        "score a registered model by rolling origins", ("data", "tracking"), _evaluate, _add_evaluate_arguments
+    ),
+    "serve": Command("serve the registered champion over gRPC", ("tracking", "serving"), _serve),
+    "observe": Command("send a file of observations to a server", ("data",), _observe, _add_server),
+    "forecast": Command("ask a server for forecasts", (), _forecast, _add_forecast_arguments),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that `argv` names and return its exit code."""
+    return dispatch(
+        _COMMANDS,
+        argv,
+        program="forecaster",
+        description="Streaming time-series forecasting: recurrent models whose per-series state lives on the server.",
+        noun="command",
+    )
