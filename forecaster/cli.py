@@ -4,7 +4,6 @@ Knows how the commands are called from a shell and how their results look there;
 the command that needs it, so that each starts fast.
 """
 
-import sys
 from collections.abc import Sequence
 
 import polars as pl

@@ -31,5 +31,5 @@ def test_interpolation_is_linear_between_levels_and_exact_on_them() -> None:
 
 
 def test_nothing_is_extrapolated() -> None:
-    with pytest.raises(ValueError, match="outside the trained range 0.1 to 0.9"):
+    with pytest.raises(ValueError, match=r"outside the trained range 0\.1 to 0\.9"):
         interpolate_quantiles(torch.zeros(1, 4), LEVELS, (0.95,))

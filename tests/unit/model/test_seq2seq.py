@@ -1,5 +1,6 @@
 """The laws of the streaming model, on drawn lengths, masks, chunks and batch sizes."""
 
+import itertools
 import math
 
 import hypothesis.strategies as st
@@ -87,7 +88,7 @@ def test_chunked_scan_equals_whole_scan(
     whole, encoded = model.scan(model.initial_state(n), observations)
     edges = sorted({0, steps, *(cut for cut in cuts if cut < steps)})
     state, contexts = model.initial_state(n), []
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in itertools.pairwise(edges):
         state, chunk = model.scan(state, part(observations, slice(low, high)))
         contexts.append(chunk.context)
     assert_same(state, whole)
@@ -192,7 +193,7 @@ def test_ten_thousand_carried_steps_stay_exact(cell: str) -> None:
     model, observations = MODELS[cell], draw_observations(5, 2, 10_000, 0.05)
     whole, _ = model.scan(model.initial_state(2), observations)
     state = model.initial_state(2)
-    for t in range(0, 10_000, 1):
+    for t in range(10_000):
         state = model.step(state, Observations(*(field[:, t] for field in observations)))
     left, right = model.decode(whole, 6), model.decode(state, 6)
     assert ((left - right).abs() / right.abs().clamp_min(1e-9)).max() < 1e-4

@@ -21,7 +21,7 @@ class PlainSeries:
         self.clock: int | None = None
         self.values: dict[int, float] = {}
 
-    def judge(self, time: int, value: float) -> tuple[str, int]:
+    def judge(self, time: int, value: float) -> tuple[str, int]:  # noqa: PLR0911
         if self.clock is None:
             return self._apply(time, value, 0)
         steps, rest = divmod(time - self.clock, STEP)

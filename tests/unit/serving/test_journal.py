@@ -15,6 +15,7 @@ from hypothesis import given, settings
 
 from forecaster.errors import StorageError
 from forecaster.serving.journal import (
+    _HEADER,
     Columns,
     Deletion,
     Journal,
@@ -106,14 +107,12 @@ rows = st.tuples(ids, st.integers(-(2**53), 2**53), st.floats(allow_nan=True, al
 def test_encoding_is_exact_and_torn_records_are_noticed(record: Record) -> None:
     payload = encode(record)
     assert plain(decode(payload)) == plain(record)
-    with pytest.raises(ValueError, match="it|its"):
+    with pytest.raises(ValueError, match=r"shorter|checksum|fit"):
         decode(payload[:-1])
-    middle = len(payload) // 2 if len(payload) > 40 else len(payload) - 1
-    changed = bytearray(payload)
-    changed[middle] ^= 1
-    with pytest.raises(ValueError, match="checksum|fit"):
-        assert plain(decode(bytes(changed))) != plain(record)
-        raise ValueError("its checksum: the change lay in the header's counts and made another record")
+    body = payload[_HEADER.size :]
+    flipped = payload[: _HEADER.size] + bytes([body[0] ^ 1]) + body[1:]
+    with pytest.raises(ValueError, match=r"checksum"):
+        decode(flipped)
 
 
 def test_corruption_in_the_middle_is_named(tmp_path: pathlib.Path) -> None:
