@@ -2,7 +2,8 @@
 
 A long series is cut into lanes of equal length at new places every epoch, so that one batch holds different
 seasons of the year; each lane starts from a fresh state and is walked chunk by chunk. A chunk brings the
-horizon behind it as targets.
+horizon behind it as targets. Data of less than two years cannot tell what a time of the year means: there each lane
+is moved by a random number of whole weeks, so that the model does not learn the dates by heart.
 
 Knows nothing of the model, of the loss or of validation.
 

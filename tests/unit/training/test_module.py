@@ -36,6 +36,8 @@ def test_loss_equals_plain_loops_over_chunks_lanes_origins_and_steps() -> None:
         model, TrainingConfig(), validate=lambda _: pytest.fail("not asked for"), time_share=lambda: 0.0, origin={}
     )
     state, total, count = model.initial_state(2), 0.0, 0
+    first = next(iter(data))
+    start_us = dict(zip(first.units.tolist(), first.observations.time_us[:, 0].tolist(), strict=True))
     for chunk in data:
         at = torch.arange(1, chunk.observations.values.shape[1], 4)
         state, loss, scored = module.loss(chunk, state, at)
@@ -47,7 +49,7 @@ def test_loss_equals_plain_loops_over_chunks_lanes_origins_and_steps() -> None:
             known = one.values[: last + 1]
             if last >= 30 or np.isfinite(known).sum() < 4:
                 continue
-            quantiles = forecast(model, [Series(one.unique_id, one.start_us, HOUR, known)], 3)[0].tolist()
+            quantiles = forecast(model, [Series("", start_us[units[one.unique_id]], HOUR, known)], 3)[0].tolist()
             for ahead, row in enumerate(quantiles, start=1):
                 if last + ahead < len(one) and math.isfinite(one.values[last + ahead]):
                     y = one.values[last + ahead]
