@@ -1,15 +1,17 @@
-"""The `forecaster` command: train, evaluate, serve, observe, forecast.
+"""The `forecaster` command: train, evaluate, serve, observe, forecast, demo.
 
 Knows how the commands are called from a shell and how their results look there; the work is elsewhere, imported by
 the command that needs it, so that each starts fast.
 """
 
+import pathlib
 from collections.abc import Sequence
 
 import polars as pl
 from jsonargparse import ArgumentParser, Namespace
 
 from forecaster.arguments import Command, dispatch, read_config, utc_time
+from forecaster.config import require
 
 
 def _add_until(parser: ArgumentParser) -> None:
@@ -99,6 +101,22 @@ def _forecast(arguments: Namespace) -> int:
     return 0
 
 
+def _add_demo_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--output", type=str, default="demo-output", metavar="DIR", help="where everything goes")
+    parser.add_argument("--days", type=int, default=14, help="how many of the last days are streamed, 2 or more")
+
+
+def _demo(arguments: Namespace) -> int:
+    from forecaster.demo.job import next_steps, run
+
+    output = pathlib.Path(arguments.output)
+    require(2 <= arguments.days <= 100, "days", arguments.days, "2 to 100")
+    report = run(read_config(arguments), output, days=arguments.days)
+    print(f"\n{report.hours} hours of {report.series} series, streamed through gRPC\n\n{report.table()}\n")
+    print(f"Look further:\n{next_steps(output)}")
+    return 0
+
+
 _TRAINING = ("data", "model", "training", "tracking")
 _COMMANDS = {
     "train": Command("train a model on the configured data and register it", _TRAINING, _train, _add_until),
@@ -108,6 +126,12 @@ _COMMANDS = {
     "serve": Command("serve the registered champion over gRPC", ("tracking", "serving"), _serve),
     "observe": Command("send a file of observations to a server", ("data",), _observe, _add_server),
     "forecast": Command("ask a server for forecasts", (), _forecast, _add_forecast_arguments),
+    "demo": Command(
+        "train, serve, stream two weeks of real data, kill -9, recover, report",
+        ("model", "training"),
+        _demo,
+        _add_demo_arguments,
+    ),
 }
 
 

@@ -182,7 +182,7 @@ class TrainingConfig:
         resume: continue from the last checkpoint in `checkpoint_dir`.
     """
 
-    max_epochs: int = 12
+    max_epochs: int = 6
     max_seconds: float | None = None
     patience: int = 6
     validation_steps: int | None = None

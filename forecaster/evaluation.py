@@ -78,6 +78,13 @@ def fill_by_season(values: FloatArray, season: int) -> FloatArray:
     return filled
 
 
+def seasonal_steps_back(horizon: int, season: int) -> Tensor:
+    """Return how far before an origin's last step the seasonal naive of each of the next steps lies, int64 [D]."""
+    ahead = torch.arange(1, horizon + 1)
+    cycles = torch.div(ahead + season - 1, season, rounding_mode="floor")
+    return season * cycles - ahead  # 0 or more: the naive knows no more than the model
+
+
 def rolling_origin(
     model: Seq2Seq, series: Sequence[Series], *, first_time_us: int, units: dict[str, float] | None = None
 ) -> Backtest:
@@ -144,8 +151,7 @@ class _Batch:
         starts = torch.tensor([one.start_us for one in series], device=device)
         self.time_us = starts[:, None] + model.step_us * torch.arange(self.steps, device=device)
         self._ahead = torch.arange(1, model.config.horizon + 1, device=device)
-        cycles = torch.div(self._ahead + _season(model) - 1, _season(model), rounding_mode="floor")
-        self._back = _season(model) * cycles - self._ahead
+        self._back = seasonal_steps_back(model.config.horizon, _season(model)).to(device)
 
     def observations(self, start: int, stop: int) -> Observations:
         chunk = self.values[:, start:stop]
@@ -153,7 +159,7 @@ class _Batch:
 
     def actual_and_naive(self, at: Tensor) -> tuple[Tensor, Tensor]:
         """Return what followed the origins after the steps `at` [K], and its seasonal naive, [B, K, D]."""
-        index = at[:, None] - self._back  # at or before the origin: the naive knows no more than the model
+        index = at[:, None] - self._back
         naive = torch.where(index >= 0, self._filled[:, index.clamp_min(0)], math.nan)
         return self.values[:, at[:, None] + self._ahead], naive
 

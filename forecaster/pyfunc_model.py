@@ -44,7 +44,7 @@ class PyfuncForecaster(PythonModel):
             params: `horizon`, in steps; left out, the trained one.
 
         Returns:
-            Columns `unique_id`, `ds` (UTC, without a zone), `yhat` (the median) and `q<level>` for every
+            Columns `unique_id`, `ds` (UTC, without a zone), `y_hat` (the median) and `q<level>` for every
             trained quantile level, by series and time.
         """
         bundle, model = self._bundle, self._bundle.model
@@ -62,7 +62,7 @@ class PyfuncForecaster(PythonModel):
             {
                 "unique_id": np.repeat([one.unique_id for one in segments], horizon),
                 "ds": times.ravel().astype("datetime64[us]"),
-                "yhat": columns["q0.5"],
+                "y_hat": columns["q0.5"],
                 **columns,
             }
         )

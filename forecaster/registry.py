@@ -261,7 +261,7 @@ def _signature(bundle: Bundle) -> "ModelSignature":
     levels = [ColSpec("double", f"q{level:g}") for level in bundle.model.config.quantile_levels]
     return ModelSignature(
         inputs=Schema([*series, ColSpec("double", "y")]),
-        outputs=Schema([*series, ColSpec("double", "yhat"), *levels]),
+        outputs=Schema([*series, ColSpec("double", "y_hat"), *levels]),
         params=ParamSchema([ParamSpec("horizon", "integer", bundle.model.config.horizon)]),
     )
 

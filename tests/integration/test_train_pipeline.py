@@ -160,7 +160,7 @@ model.predict(model.input_example).to_parquet("forecast.parquet")
     assert done.returncode == 0, done.stderr
     forecast = pl.read_parquet(tmp_path / "forecast.parquet")
     assert forecast["ds"].to_list() == [dt.datetime(2024, 1, 12, 16 + i) for i in range(4)]
-    assert forecast["yhat"].is_between(30, 70).all()
+    assert forecast["y_hat"].is_between(30, 70).all()
 
 
 def test_a_model_that_does_not_beat_the_seasonal_naive_is_registered_only(csv: Path, tracking: TrackingConfig) -> None:

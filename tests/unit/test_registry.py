@@ -169,7 +169,7 @@ except Exception as error:
     assert whole["unique_id"].tolist() == ["a"] * 3 + ["b"] * 3
     assert whole["ds"].tolist() == list(pd.date_range("2024-01-01T08:00", periods=3, freq="h")) * 2
     levels = [f"q{level:g}" for level in make_bundle().model.config.quantile_levels]
-    assert whole.columns.tolist() == ["unique_id", "ds", "yhat", *levels]
+    assert whole.columns.tolist() == ["unique_id", "ds", "y_hat", *levels]
     assert (whole[levels].diff(axis=1).iloc[:, 1:] >= 0).all(axis=None)
-    assert (whole["yhat"] == whole["q0.5"]).all()
+    assert (whole["y_hat"] == whole["q0.5"]).all()
     assert two.equals(whole[whole.index % 3 < 2].reset_index(drop=True))

@@ -1,0 +1,235 @@
+"""The demonstration, step by step: train, serve, load, stream, kill, recover, report.
+
+Knows the order of the steps and what they are compared with; the parts are beside it.
+
+Shapes: B series, K origins, T steps, D horizon steps, Q quantiles.
+"""
+
+import dataclasses
+import datetime as dt
+import os
+import pathlib
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TextIO
+
+import numpy as np
+import polars as pl
+import torch
+import yaml
+from rich.console import Console
+from rich.progress import Progress
+
+from forecaster.client import ForecastClient, RetryPolicy
+from forecaster.config import Config, TrackingConfig, to_dict
+from forecaster.data.schema import read_frame
+from forecaster.data.windows import Series, latest_segments, to_segments
+from forecaster.demo.report import Report
+from forecaster.demo.server_process import ServerProcess
+from forecaster.demo.stream import Streamed, as_array, kept, load, stream
+from forecaster.errors import ConfigError, ForecasterError
+from forecaster.evaluation import fill_by_season, forecast, mase_units, seasonal_steps_back
+from forecaster.model.bundle import Bundle
+from forecaster.registry import load_bundle
+from forecaster.scores import Backtest, Sums
+from forecaster.training.figures import Fan, fan_chart
+
+_SEASON = 24  # hours, of MASE and of the seasonal naive
+_RETRY = RetryPolicy(timeout_seconds=120)  # longer than a restart
+_PICTURED = ("EWR/temperature", "JFK/humidity", "LGA/wind_speed", "JFK/pressure")
+_CONFIG, _STATE, _REPORT, _PICTURE = "config.yaml", "state", "report.json", "forecasts.png"
+
+
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """The bundled weather, cut in two."""
+
+    history: pl.DataFrame
+    later: pl.DataFrame
+    since: dt.datetime
+
+
+def run(config: Config, output: pathlib.Path, *, days: int = 14, stream_to: TextIO | None = None) -> Report:
+    """Run the demonstration on the bundled weather.
+
+    Args:
+        config: `model` and `training` are used.
+        output: the folder for everything: model store, server state, log, report, picture. The state of an
+            earlier demonstration there is deleted, its runs and versions stay.
+        days: how many of the last days are streamed.
+        stream_to: where progress goes; left out, standard output.
+
+    Raises:
+        ForecasterError: a step failed; its message says which.
+    """
+    out = stream_to or sys.stdout
+    output = _prepared(output)
+    config = dataclasses.replace(
+        config,
+        tracking=TrackingConfig(uri=f"sqlite:///{output / 'mlflow.db'}"),
+        serving=dataclasses.replace(config.serving, state=str(output / _STATE)),
+    )
+    (output / _CONFIG).write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+    data = _weather(config, days)
+    _say(out, f"1/4  Training on everything before {data.since:%Y-%m-%d} (python -m pipelines train) …")
+    train_seconds = _train(output, data.since)
+    _, bundle = load_bundle(config.tracking)
+    with ServerProcess(output / _CONFIG, output) as server:
+        _say(out, "2/4  Starting the server (forecaster serve) and sending it the history …")
+        server.start()
+        with ForecastClient(server.address, retry=_RETRY) as client:
+            history_seconds = load(client, data.history)
+            _say(out, f"3/4  Streaming {days} days hour by hour; half-way the server is killed (SIGKILL) …")
+            units = mase_units(to_segments(data.history, bundle.step_us, bundle.max_gap_steps), _SEASON)
+            differences: list[float] = []
+
+            def compare(sent: pl.DataFrame, forecasts: pl.DataFrame) -> None:
+                differences.append(_difference(bundle, units, sent, as_array(forecasts, client.get_model())))
+
+            streamed = stream(
+                server, client, data.history, data.later, after_kill=compare, progress=lambda hours: _shown(hours, out)
+            )
+            _say(out, "4/4  Comparing with the offline model and stopping the server …")
+            model = client.get_model()
+            everything = pl.concat([data.history, data.later])
+            at_end = kept(client, everything, model)
+            compare(everything, client.forecast(sorted(units), quantile_levels=model.quantile_levels))
+        server.stop()
+    backtest, shown = _scored(bundle, units, everything, streamed)
+    fan_chart(shown).savefig(output / _PICTURE)
+    report = Report(
+        series=len(units),
+        hours=len(streamed.origins),
+        horizon=model.horizon,
+        mase=backtest.mase,
+        seasonal_naive_mase=backtest.seasonal_naive_mase,
+        coverage_80=backtest.coverage[0.8],
+        observations_acknowledged=streamed.after_kill.acknowledged,
+        observations_recovered=streamed.after_kill.recovered,
+        lost=streamed.after_kill.lost + at_end.lost,
+        applied_twice=streamed.after_kill.applied_twice + at_end.applied_twice,
+        unanswered_at_kill=streamed.in_flight,
+        restart_seconds=streamed.restart_seconds,
+        offline_difference=differences[-1],
+        offline_difference_after_kill=differences[0],
+        forecast_p50_ms=float(np.percentile(streamed.forecast_ms, 50)),
+        forecast_p99_ms=float(np.percentile(streamed.forecast_ms, 99)),
+        observe_p50_ms=float(np.percentile(streamed.observe_ms, 50)),
+        observe_p99_ms=float(np.percentile(streamed.observe_ms, 99)),
+        history_rows=len(data.history),
+        history_seconds=history_seconds,
+        train_seconds=train_seconds,
+    )
+    report.write(output / _REPORT)
+    return report
+
+
+def next_steps(output: pathlib.Path) -> str:
+    """Return the commands that show more of what the demonstration left in `output`."""
+    folder = pathlib.Path(os.path.relpath(output))
+    programs = pathlib.Path(os.path.relpath(pathlib.Path(sys.executable).parent))
+    config, store = folder / _CONFIG, f"sqlite:///{folder / 'mlflow.db'}"
+    request = '{"series_ids": ["EWR/temperature"], "options": {"horizon": 3}}'
+    url = "http://127.0.0.1:50051/forecaster.v1.ForecastService/Forecast"
+    call = ["curl", "--protocol", "grpc", "--http2-prior-knowledge", "-d", request, url]
+    commands = [
+        ("the report and the picture", [str(folder / _REPORT), str(folder / _PICTURE)]),
+        ("MLflow's dashboard, http://127.0.0.1:5000", [str(programs / "mlflow"), "ui", "--backend-store-uri", store]),
+        ("the server again, with its states", [str(programs / "forecaster"), "serve", "--config", str(config)]),
+        ("a forecast from any gRPC client (here buf's)", [str(programs / "buf"), *call]),
+    ]
+    return "\n".join(f"  {what}:\n    {shlex.join(command)}" for what, command in commands)
+
+
+def _prepared(output: pathlib.Path) -> pathlib.Path:
+    output = output.resolve()
+    if output.is_dir() and any(output.iterdir()) and not (output / _CONFIG).exists():
+        raise ConfigError(f"{output} holds something else: choose another --output")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(output / _STATE, ignore_errors=True)
+        (output / "server.log").unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write to {output}: {error.strerror}") from error
+    return output
+
+
+def _weather(config: Config, days: int) -> _Data:
+    frame = read_frame(config.data).select("unique_id", "ds", "y")
+    last: dt.datetime = frame.select(pl.col("ds").max()).item()
+    since = last + dt.timedelta(hours=1) - dt.timedelta(days=days)
+    return _Data(frame.filter(pl.col("ds") < since), frame.filter(pl.col("ds") >= since).sort("ds", "unique_id"), since)
+
+
+def _train(output: pathlib.Path, until: dt.datetime) -> float:
+    began = time.monotonic()
+    command = [sys.executable, "-m", "pipelines", "train", "--config", str(output / _CONFIG)]
+    status = subprocess.run(
+        [*command, f"--until={until.isoformat()}"], stdin=subprocess.DEVNULL, check=False
+    ).returncode
+    if status != 0:
+        raise ForecasterError("the training failed: its message is above")
+    return time.monotonic() - began
+
+
+def _difference(bundle: Bundle, units: dict[str, float], sent: pl.DataFrame, online: np.ndarray) -> float:
+    """Return the largest relative difference of forecasts [B, D, Q] to the offline model's over what was sent."""
+    segments = latest_segments(sent, bundle.step_us, bundle.max_gap_steps)
+    offline = forecast(bundle.model, segments, online.shape[1]).numpy()
+    unit = np.array([units[one.unique_id] for one in segments])[:, None, None]
+    return float((np.abs(online - offline) / np.maximum(np.abs(offline), unit)).max())
+
+
+def _scored(
+    bundle: Bundle, units: dict[str, float], everything: pl.DataFrame, streamed: Streamed
+) -> tuple[Backtest, list[Fan]]:
+    """Score the server's forecasts against what came, beside the seasonal naive; pick some for the picture."""
+    levels, horizon = bundle.model.config.quantile_levels, streamed.quantiles.shape[2]
+    series = latest_segments(everything, bundle.step_us, bundle.max_gap_steps)
+    sums = Sums.zeros(len(series), horizon, len(levels), torch.device("cpu"))
+    back = seasonal_steps_back(horizon, _SEASON).numpy()
+    origin_us = np.array([int(time.timestamp() * 1e6) for time in streamed.origins])  # type: ignore[attr-defined]
+    pictured = min(len(origin_us) - 1, 2 * len(origin_us) // 3)
+    fans = []
+    for row, one in enumerate(series):
+        at = (origin_us - one.start_us) // one.step_us  # [K]
+        values = np.concatenate([one.values, np.full(horizon, np.nan)])
+        ahead = at[:, None] + np.arange(1, horizon + 1)  # [K, D]
+        target, naive = values[ahead], fill_by_season(one.values, _SEASON)[at[:, None] - back]
+        part = Sums.zeros(1, horizon, len(levels), torch.device("cpu"))
+        quantiles, actual, other = (torch.from_numpy(a[None]) for a in (streamed.quantiles[row], target, naive))
+        part.add(quantiles, actual, other, levels)
+        sums.merge(part, torch.tensor([row]))
+        if one.unique_id in _PICTURED:
+            fans.append(_fan(one, values, int(at[pictured]), streamed.quantiles[row, pictured], levels))
+    known = torch.tensor([units[one.unique_id] for one in series], dtype=torch.float64)
+    return sums.summary([one.unique_id for one in series], known, levels), fans
+
+
+def _fan(one: Series, values: np.ndarray, at: int, quantiles: np.ndarray, levels: tuple[float, ...]) -> Fan:
+    steps = np.arange(max(at + 1 - 3 * len(quantiles), 0), at + 1 + len(quantiles))
+    time_us = one.start_us + one.step_us * steps
+    return Fan(one.unique_id, time_us.astype("datetime64[us]"), values[steps], quantiles, levels)
+
+
+def _shown(hours: Iterable[pl.DataFrame], out: TextIO) -> Iterator[pl.DataFrame]:
+    """Yield the hours; show a bar on a terminal, a line for each day otherwise."""
+    waiting = list(hours)
+    if out.isatty():
+        with Progress(console=Console(file=out), transient=True) as progress:
+            yield from progress.track(waiting, description="hours streamed")
+        return
+    for index, hour in enumerate(waiting):
+        yield hour
+        if (index + 1) % 24 == 0:
+            _say(out, f"     day {(index + 1) // 24}/{len(waiting) // 24}")
+
+
+def _say(out: TextIO, line: str) -> None:
+    out.write(line + "\n")
+    out.flush()
