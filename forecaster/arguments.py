@@ -48,7 +48,7 @@ class Command:
 def dispatch(
     commands: Mapping[str, Command], argv: Sequence[str] | None, *, program: str, description: str, noun: str
 ) -> int:
-    """Run the subcommand that `argv` names and return its exit code."""
+    """Run the subcommand that `argv` names and return its exit code; without one show the help."""
     parser = command_parser(description, usage=f"{program} [-h] {noun.upper()} [options]")
     subcommands = parser.add_subcommands(title=f"{noun}s", metavar=noun.upper())
     for name, command in commands.items():
@@ -58,6 +58,9 @@ def dispatch(
         subcommands.add_subcommand(name, one, help=command.help)
 
     def chosen() -> int:
+        if not (sys.argv[1:] if argv is None else argv):
+            parser.print_help(sys.stderr)
+            return 2
         arguments = parse(parser, argv)
         return commands[arguments.subcommand].run(arguments[arguments.subcommand])
 
@@ -66,7 +69,7 @@ def dispatch(
 
 def command_parser(description: str, *, usage: str | None = None) -> ArgumentParser:
     """Return an empty parser for one command, to be read by `parse`."""
-    return ArgumentParser(description=description, usage=usage, exit_on_error=False)
+    return ArgumentParser(description=description, usage=usage, exit_on_error=False, allow_abbrev=False)
 
 
 def add_config_arguments(parser: ArgumentParser, sections: Sequence[str]) -> None:

@@ -13,6 +13,8 @@ from jsonargparse import ArgumentParser, Namespace
 from forecaster.arguments import Command, dispatch, read_config, utc_time
 from forecaster.config import require
 
+_PATIENCE_SECONDS = 5.0
+
 
 def _add_until(parser: ArgumentParser) -> None:
     shown = "use only the data before this time, for example 2013-12-17T00:00:00Z"
@@ -71,11 +73,20 @@ def _add_server(parser: ArgumentParser) -> None:
     )
 
 
+def _require_server(address: str) -> None:
+    """Raise UnavailableError soon if no server answers; the calls that follow are more patient."""
+    from forecaster.client import ForecastClient, RetryPolicy
+
+    with ForecastClient(address, retry=RetryPolicy(timeout_seconds=_PATIENCE_SECONDS)) as client:
+        client.get_model()
+
+
 def _observe(arguments: Namespace) -> int:
     from forecaster.client import ForecastClient
     from forecaster.data.schema import read_frame
 
     frame = read_frame(read_config(arguments).data)
+    _require_server(arguments.server)
     with ForecastClient(arguments.server) as client:
         result = client.observe(frame)
     print(f"{result.applied} applied, {result.duplicates} known already, {len(result.rejected)} refused")
@@ -94,6 +105,7 @@ def _add_forecast_arguments(parser: ArgumentParser) -> None:
 def _forecast(arguments: Namespace) -> int:
     from forecaster.client import ForecastClient
 
+    _require_server(arguments.server)
     with ForecastClient(arguments.server) as client:
         frame = client.forecast(arguments.series, horizon=arguments.horizon, quantile_levels=arguments.levels)
     with pl.Config(tbl_rows=-1, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):

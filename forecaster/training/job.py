@@ -9,7 +9,7 @@ import dataclasses
 import datetime as dt
 import sys
 from dataclasses import dataclass
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import polars as pl
 
@@ -19,9 +19,9 @@ from forecaster.data.schema import read_frame
 from forecaster.data.windows import to_segments
 from forecaster.errors import DataError
 from forecaster.registry import CHAMPION, RegisteredModel
-from forecaster.training.callbacks import progress_on
-from forecaster.training.fit import FitResult, fit
-from forecaster.training.tracking import track
+
+if TYPE_CHECKING:
+    from forecaster.training.fit import FitResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class TrainResult:
 
     run_id: str
     model: RegisteredModel
-    fit: FitResult
+    fit: "FitResult"
 
     @property
     def is_champion(self) -> bool:
@@ -75,6 +75,11 @@ def train(
     report.raise_for_errors()
     stream.write("".join(f"{line}\n" for line in report.lines()))
     series = to_segments(frame, config.data.step_us, config.data.max_gap_steps)
+    # Lightning and MLflow take seconds to import: what is wrong with the data is said before.
+    from forecaster.training.callbacks import progress_on
+    from forecaster.training.fit import fit
+    from forecaster.training.tracking import track
+
     callbacks, write_line = progress_on(stream, config.training.max_epochs)
     with track(config, trigger=trigger) as run:
         run.log_config(dataclasses.replace(config, model=config.model.resolve(config.data.step_us)))

@@ -214,8 +214,8 @@ def test_the_command_line_errs_in_one_line(tmp_path: Path, capsys: pytest.Captur
         (["train", "--training.max_epochs", "0"], "training.max_epochs=0 is not allowed: use 1 or more"),
         (["train", "--until", "tomorrow"], "'tomorrow' is not a time"),
         (["train", "--config", str(broken)], "model.cells"),
+        (["train", "--model.cel", "lstm"], "unrecognized arguments: --model.cel"),
         (["forget"], "invalid choice: 'forget'"),
-        ([], "train"),
     ):
         assert main(arguments) == 2
         shown = capsys.readouterr()
@@ -223,6 +223,8 @@ def test_the_command_line_errs_in_one_line(tmp_path: Path, capsys: pytest.Captur
         assert shown.err.startswith("error: ")
         assert message in shown.err
         assert shown.err.count("\n") == 1
+    assert main([]) == 2
+    assert "train" in capsys.readouterr().err  # the help
 
 
 def all_runs(tracking: TrackingConfig) -> list:
