@@ -1,4 +1,4 @@
-"""The `forecaster` command: train, evaluate, serve, observe, forecast, demo.
+"""The `forecaster` command: train, evaluate, serve, observe, forecast, health, demo.
 
 Knows how the commands are called from a shell and how their results look there; the work is elsewhere, imported by
 the command that needs it, so that each starts fast.
@@ -6,12 +6,16 @@ the command that needs it, so that each starts fast.
 
 import pathlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import polars as pl
 from jsonargparse import ArgumentParser, Namespace
 
 from forecaster.arguments import Command, dispatch, read_config, utc_time
 from forecaster.config import require
+
+if TYPE_CHECKING:
+    from forecaster.client import ModelInfo
 
 _PATIENCE_SECONDS = 5.0
 
@@ -73,12 +77,12 @@ def _add_server(parser: ArgumentParser) -> None:
     )
 
 
-def _require_server(address: str) -> None:
-    """Raise UnavailableError soon if no server answers; the calls that follow are more patient."""
+def _require_server(address: str) -> "ModelInfo":
+    """Return the server's model; raises UnavailableError soon if it does not serve, other calls are more patient."""
     from forecaster.client import ForecastClient, RetryPolicy
 
     with ForecastClient(address, retry=RetryPolicy(timeout_seconds=_PATIENCE_SECONDS)) as client:
-        client.get_model()
+        return client.get_model()
 
 
 def _observe(arguments: Namespace) -> int:
@@ -113,6 +117,12 @@ def _forecast(arguments: Namespace) -> int:
     return 0
 
 
+def _health(arguments: Namespace) -> int:
+    model = _require_server(arguments.server)
+    print(f"serving {model.name} version {model.version} ({model.fingerprint[:12]})")
+    return 0
+
+
 def _add_demo_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--output", type=str, default="demo-output", metavar="DIR", help="where everything goes")
     parser.add_argument("--days", type=int, default=14, help="how many of the last days are streamed, 2 or more")
@@ -138,6 +148,7 @@ _COMMANDS = {
     "serve": Command("serve the registered champion over gRPC", ("tracking", "serving"), _serve),
     "observe": Command("send a file of observations to a server", ("data",), _observe, _add_server),
     "forecast": Command("ask a server for forecasts", (), _forecast, _add_forecast_arguments),
+    "health": Command("say whether a server serves, by the exit code too", (), _health, _add_server),
     "demo": Command(
         "train, serve, stream two weeks of real data, kill -9, recover, report",
         ("model", "training"),
