@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import get_args
 
 import hypothesis.strategies as st
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from forecaster.config import ModelConfig
+from forecaster.config import Cell, ModelConfig
 from forecaster.model.ragged import Runs, advance
 from forecaster.model.seq2seq import Observations, Seq2Seq
 from forecaster.model.state import State, select
@@ -34,7 +35,7 @@ def make_model(cell: str = "gru", **changes: object) -> Seq2Seq:
     return model
 
 
-MODELS = {cell: make_model(cell) for cell in ("gru", "lstm")}
+MODELS = {cell: make_model(cell) for cell in get_args(Cell)}
 cells = st.sampled_from(sorted(MODELS))
 
 
