@@ -32,6 +32,7 @@ CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 _ARTIFACT = "bundle"
 _FOLDER_IN_MODEL = f"artifacts/{_ARTIFACT}"  # where MLflow puts the folder among a pyfunc model's files
 _REQUIREMENTS = ("mlflow", "numpy", "pandas", "polars", "pyarrow", "safetensors", "torch")
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the dashboard shows runs, not chats
 _MLFLOW_SETTINGS = {  # MLflow has no other switches for these; what the user has set stays
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -83,7 +84,7 @@ def experiment_id(client: "MlflowClient", config: TrackingConfig) -> str:
     with _store_errors(config):
         found = client.get_experiment_by_name(config.experiment)
         if found is None:
-            return str(client.create_experiment(config.experiment, artifact_location=location))
+            return str(client.create_experiment(config.experiment, artifact_location=location, tags=_EXPERIMENT_TAGS))
     if config.artifacts is not None and found.artifact_location != location:
         raise ConfigError(
             f"experiment {config.experiment!r} keeps its artifacts in {found.artifact_location}, not in"
