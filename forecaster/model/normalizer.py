@@ -15,18 +15,28 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-WIDTH = 5  # weight, level sum, deviation weight, deviation sum, last observed value
+_LEVEL = 5  # weight, level sum, deviation weight, deviation sum, last observed value
 _BLOCK = 64
 _RELATIVE_FLOOR = 1e-9
+_CHANGE_FLOOR = 1e-3  # of the scale
+
+
+def width(num_changes: int) -> int:
+    """Return how many sums are carried for `num_changes` lags."""
+    return _LEVEL + 2 * num_changes
 
 
 class Statistics(NamedTuple):
-    """The statistics just after each step, float64 [B, T]; `seen` is false before the first value."""
+    """The statistics just after each step, float64 [B, T]; `seen` is false before the first value.
+
+    `changes` [B, T, C] are the mean absolute changes over each of the lags; where none is known yet, the scale.
+    """
 
     level: Tensor
     scale: Tensor
     last: Tensor
     seen: Tensor
+    changes: Tensor
 
 
 def decayed_sums(carry: Tensor, inputs: Tensor, decay: float) -> Tensor:
@@ -59,17 +69,20 @@ def last_observed(carry: Tensor, values: Tensor, observed: Tensor) -> Tensor:
     return torch.where(latest >= 0, filled, carry[:, None])
 
 
-def normalize(carry: Tensor, values: Tensor, observed: Tensor, timescale: int) -> tuple[Tensor, Statistics]:
+def normalize(
+    carry: Tensor, values: Tensor, observed: Tensor, changes: Tensor, timescale: int
+) -> tuple[Tensor, Statistics]:
     """Advance the running statistics over `values`.
 
     Args:
-        carry: the sums before the first step, float64 [B, WIDTH]; zeros for a fresh series.
+        carry: the sums before the first step, float64 [B, W]; zeros for a fresh series.
         values: float64 [B, T]; anything finite where not observed.
         observed: bool [B, T].
+        changes: the absolute change over each lag, NaN where an end of it is missing, float64 [B, T, C].
         timescale: steps over which the statistics forget; ρ = 1 - 1 / timescale.
 
     Returns:
-        The sums after each step, float64 [B, T, WIDTH], and the statistics that they mean.
+        The sums after each step, float64 [B, T, W], and the statistics that they mean.
     """
     decay = 1.0 - 1.0 / timescale
     weight_in = observed.to(values.dtype)
@@ -81,18 +94,23 @@ def normalize(carry: Tensor, values: Tensor, observed: Tensor, timescale: int) -
     spread_in = torch.stack([known.to(values.dtype), deviation], dim=-1)
     spread = decayed_sums(carry[:, 2:4], spread_in, decay)
     last = last_observed(carry[:, 4], level_in, observed)
-    after = torch.cat([sums, spread, last[..., None]], dim=-1)
+    both = torch.isfinite(changes)
+    moved_in = torch.cat([both.to(values.dtype), torch.where(both, changes, 0.0)], dim=-1)
+    moved = decayed_sums(carry[:, _LEVEL:], moved_in, decay)
+    after = torch.cat([sums, spread, last[..., None], moved], dim=-1)
     return after, statistics(after)
 
 
 def statistics(sums: Tensor) -> Statistics:
-    """Return level, scale and last value of `sums` [..., WIDTH]; a scale is always positive."""
+    """Return level, scale, last value and changes of `sums` [..., W]; a scale is always positive."""
     level = _ratio(sums[..., 1], sums[..., 0])
     magnitude = level.abs()
     scale = _ratio(sums[..., 3], sums[..., 2])
     fallback = torch.where(magnitude > 0, magnitude, 1.0)  # nothing has varied yet
     scale = torch.where(scale > 0, scale.maximum(magnitude * _RELATIVE_FLOOR), fallback)
-    return Statistics(level, scale, sums[..., 4], sums[..., 0] > 0)
+    weight, moved = sums[..., _LEVEL:].chunk(2, dim=-1)
+    changes = torch.where(weight > 0, _ratio(moved, weight), scale[..., None])
+    return Statistics(level, scale, sums[..., 4], sums[..., 0] > 0, changes.maximum(scale[..., None] * _CHANGE_FLOOR))
 
 
 def soft_clip(x: Tensor, limit: float = 10.0) -> Tensor:

@@ -6,6 +6,7 @@ computation. Steps of a batch are consecutive grid points of each series; who ca
 Shapes: B series, T steps, N origins, D horizon steps, M memory, S seasonal lags, H hidden, Q quantiles.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from forecaster.model import memory as ring_memory
 from forecaster.model.cells import RecurrentStack
 from forecaster.model.decoder import DirectDecoder, Origins
 from forecaster.model.memory import Extended
-from forecaster.model.normalizer import WIDTH, Statistics, normalize, soft_clip, statistics
+from forecaster.model.normalizer import Statistics, normalize, soft_clip, statistics, width
 from forecaster.model.state import State, StateSpec, TensorSpec
 
 _MIN_MEMORY = 24  # values kept for recognising a retry even where no season is long
@@ -73,7 +74,7 @@ class Seq2Seq(nn.Module):
         calendar = calendar_size(step_us)
         self.encoder = RecurrentStack(
             cell=config.cell,
-            input_size=3 + 4 * len(self.lags) + calendar,
+            input_size=4 + 5 * len(self.lags) + calendar,
             hidden_size=config.hidden_size,
             num_layers=config.num_layers,
             dropout=config.dropout,
@@ -89,7 +90,7 @@ class Seq2Seq(nn.Module):
         self.state_spec = StateSpec(
             [
                 *self.encoder.state_spec(),
-                TensorSpec("normalizer", (WIDTH,), torch.float64),
+                TensorSpec("normalizer", (width(1 + len(self.lags)),), torch.float64),
                 TensorSpec("ring", (self.memory,), torch.float64),
                 TensorSpec("ring_observed", (self.memory,), torch.bool),
                 TensorSpec("position", (), torch.int64),
@@ -124,7 +125,8 @@ class Seq2Seq(nn.Module):
         extended = ring_memory.extend(past, observations.values, observations.observed)
         timescale = self.config.timescale
         assert timescale is not None
-        sums, stats = normalize(state["normalizer"], observations.values, observations.observed, timescale)
+        changes = self._changes(extended, steps)
+        sums, stats = normalize(state["normalizer"], observations.values, observations.observed, changes, timescale)
         recurrent, context = self.encoder(state, self._inputs(observations, extended, stats), lengths)
         ends = torch.full_like(position, steps) if lengths is None else lengths.to(position)
         ring = ring_memory.roll_up(extended, position, ends, self.memory)
@@ -132,7 +134,7 @@ class Seq2Seq(nn.Module):
         counts = observations.observed.cumsum(dim=1)
         new: State = {
             **recurrent,
-            "normalizer": sums.gather(1, last[..., None].expand(n, 1, WIDTH))[:, 0],
+            "normalizer": sums.gather(1, last[..., None].expand(n, 1, sums.shape[-1]))[:, 0],
             "ring": ring.values,
             "ring_observed": ring.observed,
             "position": position + ends,
@@ -162,14 +164,25 @@ class Seq2Seq(nn.Module):
         return self._origins(encoded, steps, horizon, offset=0)
 
     def decode_scaled(self, origins: Origins) -> Tensor:
-        """Return quantiles in units of the scale around the level, float32 [N, D, Q]."""
+        """Return quantiles in `units_of` the origins around the level, float32 [N, D, Q]."""
         scaled: Tensor = self.decoder(origins)
         return scaled
 
     def quantiles(self, origins: Origins) -> Tensor:
         """Return quantiles in the series' own units, float64 [N, D, Q]."""
-        level, scale, _, _ = origins.statistics
-        return level[:, None, None] + scale[:, None, None] * self.decode_scaled(origins).double()
+        level, unit = origins.statistics.level, origins.unit
+        return level[:, None, None] + unit[:, None, None] * self.decode_scaled(origins).double()
+
+    def _changes(self, extended: Extended, steps: int) -> Tensor:
+        """Return the absolute changes over one step and over each lag, NaN where unknown, float64 [B, T, C]."""
+        now = slice(self.memory, self.memory + steps)
+        columns = []
+        for lag in (1, *self.lags):
+            then = slice(self.memory - lag, self.memory - lag + steps)
+            known = extended.observed[:, now] & extended.observed[:, then]
+            change = (extended.values[:, now] - extended.values[:, then]).abs()
+            columns.append(torch.where(known, change, math.nan))
+        return torch.stack(columns, dim=-1)
 
     def _inputs(self, observations: Observations, extended: Extended, stats: Statistics) -> Tensor:
         """Return the encoder's inputs [B, T, I]: value, mask, relative scale, lags with masks, calendar."""
@@ -183,6 +196,7 @@ class Seq2Seq(nn.Module):
                 seen = extended.observed[:, window]
                 columns += [torch.where(seen, (extended.values[:, window] - level) / scale, 0.0), seen.double()]
         columns.append(torch.log(scale / (scale + level.abs())))
+        columns += torch.log(stats.changes / scale[..., None]).unbind(-1)
         values = soft_clip(torch.stack(columns, dim=-1).float())
         return torch.cat([values, calendar_features(observations.time_us, self.step_us)], dim=-1)
 
@@ -199,7 +213,7 @@ class Seq2Seq(nn.Module):
         times = encoded.time_us[:, steps].reshape(n, 1) + ahead * self.step_us
         return Origins(
             encoded.context[:, steps].flatten(0, 1),
-            Statistics(*(x[:, steps].reshape(n) for x in encoded.statistics)),
+            Statistics(*(x[:, steps].flatten(0, 1) for x in encoded.statistics)),
             encoded.extended.values[:, index].reshape(shape),
             encoded.extended.observed[:, index].reshape(shape),
             calendar_features(times, self.step_us),

@@ -107,9 +107,9 @@ class ForecasterModule(pl.LightningModule):
         enough = seen >= (self.model.config.min_history or 1)
         scored = torch.isfinite(target) & enough.reshape(-1, 1)
 
-        level, scale, _, _ = origins.statistics  # [N] each
-        wanted = torch.where(scored, (target - level[:, None]) / scale[:, None], 0.0).float()
-        weight = (scale / batch.units.repeat_interleave(len(at))).float()[:, None] * scored
+        level, unit = origins.statistics.level, origins.unit  # [N] each
+        wanted = torch.where(scored, (target - level[:, None]) / unit[:, None], 0.0).float()
+        weight = (unit / batch.units.repeat_interleave(len(at))).float()[:, None] * scored
         losses = pinball_loss(self.model.decode_scaled(origins), wanted, self.levels).mean(dim=-1)
         return state, (losses * weight).sum(), int(scored.sum())
 
