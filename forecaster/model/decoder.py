@@ -81,7 +81,11 @@ class DirectDecoder(nn.Module):
         horizon = torch.arange(step.shape[1], device=step.device)
         scale = origins.statistics.scale
         ratios = torch.log(origins.statistics.changes / scale[:, None]).float()
-        hidden = self.from_context(torch.cat([origins.context, ratios], dim=-1))[:, None] + self.from_step(step) + self.from_horizon(horizon)
+        hidden = (
+            self.from_context(torch.cat([origins.context, ratios], dim=-1))[:, None]
+            + self.from_step(step)
+            + self.from_horizon(horizon)
+        )
         hidden = functional.silu(hidden)
         hidden = hidden + functional.silu(self.middle(hidden))
         gates = self.gates(hidden).masked_fill(~available, -torch.inf).softmax(dim=-1)

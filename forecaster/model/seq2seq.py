@@ -164,7 +164,7 @@ class Seq2Seq(nn.Module):
         return self._origins(encoded, steps, horizon, offset=0)
 
     def decode_scaled(self, origins: Origins) -> Tensor:
-        """Return quantiles in `units_of` the origins around the level, float32 [N, D, Q]."""
+        """Return quantiles in units of the origins around the level, float32 [N, D, Q]."""
         scaled: Tensor = self.decoder(origins)
         return scaled
 

@@ -5,7 +5,17 @@ import numpy as np
 import torch
 from hypothesis import given, settings
 
-from forecaster.model.normalizer import WIDTH, decayed_sums, normalize, soft_clip
+from forecaster.model.normalizer import decayed_sums, normalize, soft_clip, width
+
+LAGS = (1, 7)
+
+
+def plain_change(values: np.ndarray, observed: np.ndarray, lag: int, timescale: int) -> float | None:
+    """Return the weighted mean of |y_t - y_{t-lag}| over pairs of observed values, None if there is none."""
+    pairs = [t for t in range(lag, len(values)) if observed[t] and observed[t - lag]]
+    weights = [(1 - 1 / timescale) ** (len(values) - 1 - t) for t in pairs]
+    total = sum(w * abs(values[t] - values[t - lag]) for w, t in zip(weights, pairs, strict=True))
+    return total / sum(weights) if pairs else None
 
 
 def plain_statistics(values: np.ndarray, observed: np.ndarray, timescale: int) -> tuple[float, float, float]:
@@ -41,10 +51,15 @@ def test_statistics_equal_the_definition(seed: int, steps: int, missing: float, 
     rng = np.random.default_rng(seed)
     values = 100 + rng.standard_normal(steps).cumsum()
     observed = rng.random(steps) >= missing
+    seen = np.where(observed, values, np.nan)
+    changes = np.full((steps, len(LAGS)), np.nan)
+    for column, lag in enumerate(LAGS):
+        changes[lag:, column] = np.abs(seen[lag:] - seen[: steps - lag])[: max(steps - lag, 0)]
     _, found = normalize(
-        torch.zeros(1, WIDTH, dtype=torch.float64),
+        torch.zeros(1, width(len(LAGS)), dtype=torch.float64),
         torch.from_numpy(values)[None],
         torch.from_numpy(observed)[None],
+        torch.from_numpy(changes)[None],
         timescale,
     )
     level, scale, last = plain_statistics(values, observed, timescale)
@@ -52,6 +67,10 @@ def test_statistics_equal_the_definition(seed: int, steps: int, missing: float, 
     np.testing.assert_allclose(float(found.scale[0, -1]), scale, rtol=1e-9)
     assert float(found.last[0, -1]) == last
     assert bool(found.seen[0, -1]) == bool(observed.any())
+    for column, lag in enumerate(LAGS):
+        change = plain_change(values, observed, lag, timescale)
+        wanted = scale if change is None else max(change, 1e-3 * scale)
+        np.testing.assert_allclose(float(found.changes[0, -1, column]), wanted, rtol=1e-9)
 
 
 def test_decayed_sums_equal_a_loop_across_blocks() -> None:
