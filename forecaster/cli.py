@@ -4,15 +4,17 @@ Knows how the commands are called from a shell and how their results look there;
 the command that needs it, so that each starts fast.
 """
 
+import datetime as dt
 import pathlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from jsonargparse import ArgumentParser, Namespace
 
 from forecaster.arguments import Command, dispatch, read_config, utc_time
 from forecaster.config import require
+from forecaster.errors import ConfigError
 
 if TYPE_CHECKING:
     from forecaster.client import ModelInfo
@@ -87,10 +89,18 @@ def _require_server(address: str) -> "ModelInfo":
 
 def _observe(arguments: Namespace) -> int:
     from forecaster.client import ForecastClient
+    from forecaster.data.report import inspect_frame
     from forecaster.data.schema import read_frame
 
-    frame = read_frame(read_config(arguments).data)
-    _require_server(arguments.server)
+    data = read_config(arguments).data
+    if data.path is None:
+        raise ConfigError("name the file to send: --data.path mine.csv")
+    frame = read_frame(data)
+    model = _require_server(arguments.server)
+    step = dt.timedelta(microseconds=data.step_us)
+    if model.step != step:
+        raise ConfigError(f"the server's model has a step of {model.step}, --data.frequency says {step}")
+    inspect_frame(frame, data).raise_for_errors()
     with ForecastClient(arguments.server) as client:
         result = client.observe(frame)
     print(f"{result.applied} applied, {result.duplicates} known already, {len(result.rejected)} refused")
@@ -118,9 +128,18 @@ def _forecast(arguments: Namespace) -> int:
 
 
 def _health(arguments: Namespace) -> int:
-    model = _require_server(arguments.server)
-    print(f"serving {model.name} version {model.version} ({model.fingerprint[:12]})")
-    return 0
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    with grpc.insecure_channel(arguments.server) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        try:
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=_PATIENCE_SECONDS)
+        except grpc.RpcError as error:
+            print(f"{error.code().name}: no answer from {arguments.server}")
+            return 1
+    print(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+    return int(answer.status != health_pb2.HealthCheckResponse.SERVING)
 
 
 def _add_demo_arguments(parser: ArgumentParser) -> None:
@@ -148,7 +167,7 @@ _COMMANDS = {
     "serve": Command("serve the registered champion over gRPC", ("tracking", "serving"), _serve),
     "observe": Command("send a file of observations to a server", ("data",), _observe, _add_server),
     "forecast": Command("ask a server for forecasts", (), _forecast, _add_forecast_arguments),
-    "health": Command("say whether a server serves, by the exit code too", (), _health, _add_server),
+    "health": Command("ask a server for its health: exit code 0 if it serves, 1 if not", (), _health, _add_server),
     "demo": Command(
         "train, serve, stream two weeks of real data, kill -9, recover, report",
         ("model", "training"),

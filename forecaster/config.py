@@ -41,8 +41,13 @@ def parse_frequency(text: str) -> int:
 
     Raises ConfigError for anything that is not a fixed, positive duration (months and years vary).
     """
+    hint = "a fixed duration such as 1h, 15m, 1h30m, 1d or 1w"
+    if re.search(r"\d(mo|M|q|Q|y|Y)", text):
+        hint += " (months and years vary in length)"
     parts = re.findall(r"(\d+)(us|ms|mo|s|m|h|d|w)", text)
-    hint = "a fixed duration such as 1h, 15m, 1d or 1w (months and years vary in length)"
+    pandas = re.fullmatch(r"(\d*)(min|h|H|d|D|w|W|s|S|ms|us)", text)  # what people are used to from elsewhere
+    if pandas and not parts:
+        hint += f"; did you mean {pandas[1] or 1}{pandas[2].lower().replace('min', 'm')}?"
     require("".join(n + u for n, u in parts) == text and bool(parts), "data.frequency", text, hint)
     require(all(unit in _UNIT_US for _, unit in parts), "data.frequency", text, hint)
     step_us = sum(int(n) * _UNIT_US[unit] for n, unit in parts)
@@ -255,6 +260,7 @@ class ServingConfig:
         max_queued_observations: refuse more than this many waiting observations.
         max_request_observations: refuse larger requests.
         max_series: refuse new series past this many.
+        max_ahead_seconds: refuse observations of a time further in the future, which is a mistake.
         drain_seconds: time for requests under way at shutdown.
         balancer_wait_seconds: time between NOT_SERVING and refusing requests at shutdown.
     """
@@ -269,6 +275,7 @@ class ServingConfig:
     max_queued_observations: int = 262_144
     max_request_observations: int = 65_536
     max_series: int = 1_000_000
+    max_ahead_seconds: float = 86_400.0
     drain_seconds: float = 10.0
     balancer_wait_seconds: float = 0.0
 
@@ -279,7 +286,7 @@ class ServingConfig:
         limits = ("max_batch_observations", "max_queued_observations", "max_request_observations", "max_series")
         for name in limits:
             require(getattr(self, name) >= 1, f"serving.{name}", getattr(self, name), "1 or more")
-        for name in ("drain_seconds", "balancer_wait_seconds"):
+        for name in ("drain_seconds", "balancer_wait_seconds", "max_ahead_seconds"):
             require(getattr(self, name) >= 0, f"serving.{name}", getattr(self, name), "0 or more seconds")
         most = self.max_queued_observations
         ok = self.max_request_observations <= most

@@ -126,11 +126,11 @@ class ConflictError(ForecasterError):
 
 
 class LimitReachedError(ForecasterError):
-    """A queue, series or rate limit is reached; try again after `retry_after_seconds`."""
+    """A queue, series or rate limit is reached; try again after `retry_after_seconds`, None if that is no use."""
 
     reason = "LIMIT_REACHED"
 
-    def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
+    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
 

@@ -189,8 +189,21 @@ def resolve(config: TrackingConfig, alias_or_version: str = CHAMPION) -> Registe
         raise _not_found(wanted, config, "; there is no such file")
     found = _find(connect(config), config, alias_or_version)
     if found is None:
-        raise _not_found(wanted, config, "")
+        newest = _newest_version(config)
+        if newest is None:
+            raise _not_found(wanted, config, "")
+        raise ModelNotFoundError(
+            f"no version of {config.model} is {alias_or_version}, the newest is {newest}: train a better one, or name"
+            f" it (--serving.alias {newest}, --version {newest})",
+            [wanted],
+        )
     return found
+
+
+def _newest_version(config: TrackingConfig) -> str | None:
+    with _store_errors(config):
+        found = connect(config).search_model_versions(f"name = '{config.model}'", max_results=1000)
+    return max((str(version.version) for version in found), key=int, default=None)
 
 
 def load_bundle(config: TrackingConfig, alias_or_version: str = CHAMPION) -> tuple[RegisteredModel, Bundle]:

@@ -11,7 +11,7 @@ import polars as pl
 from forecaster.client import calls
 from forecaster.client.calls import Call, ModelInfo, ObserveResult, SeriesInfo, StreamReply
 from forecaster.client.channel import OPTIONS
-from forecaster.client.retry import Attempts, RetryPolicy
+from forecaster.client.retry import Attempts, RetryPolicy, StreamEnded
 from forecaster.errors import DeadlineError
 
 T = TypeVar("T")
@@ -21,7 +21,7 @@ class AsyncForecastClient:
     """Talks to one server from one event loop; see `ForecastClient` for the arguments and errors."""
 
     def __init__(self, address: str = "127.0.0.1:50051", *, model: str = "", retry: RetryPolicy | None = None) -> None:
-        self._address, self._name = address, model
+        self._address, self._name = calls.checked_address(address), model
         self._retry = retry or RetryPolicy()
         self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
         self._stubs = calls.Stubs(self._channel)
@@ -83,6 +83,8 @@ class AsyncForecastClient:
             try:
                 answer = await call.method(self._stubs)(call.request, timeout=attempts.remaining_seconds)
             except grpc.RpcError as failure:
+                if call.gone_is_done and attempts.is_retry and failure.code() is grpc.StatusCode.NOT_FOUND:
+                    return call.parse(None)
                 await asyncio.sleep(attempts.delay(failure))
             else:
                 return call.parse(answer)
@@ -118,6 +120,9 @@ class AsyncForecastStream:
             except grpc.RpcError as failure:
                 await self.close()
                 await asyncio.sleep(attempts.delay(failure))
+            except BaseException:  # cancelled: what comes on this stream now answers a frame that nobody waits for
+                await self.close()
+                raise
 
     async def close(self) -> None:
         """End the stream."""
@@ -134,12 +139,13 @@ class AsyncForecastStream:
         await self.close()
 
     async def _exchange(self, request: Any) -> Any:
-        if self._call is None:
+        if self._call is None or self._call.done():
             self._call = self._stubs.forecast.StreamForecasts()
-        await self._call.write(request)
+        try:
+            await self._call.write(request)
+        except (asyncio.InvalidStateError, grpc.aio.AioRpcError) as error:  # it ended between two frames
+            raise StreamEnded from error
         answer = await self._call.read()
-        if answer is grpc.aio.EOF:  # the server ended the stream: its status says why
-            raise grpc.aio.AioRpcError(
-                await self._call.code(), await self._call.initial_metadata(), await self._call.trailing_metadata()
-            )
+        if answer is grpc.aio.EOF:
+            raise StreamEnded
         return answer

@@ -5,6 +5,7 @@ share all of it.
 """
 
 import datetime as dt
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -45,6 +46,13 @@ REJECTION_SCHEMA: dict[str, Any] = {
 }
 
 
+def checked_address(address: str) -> str:
+    """Return `host:port`; raises InvalidArgumentError for anything else, which gRPC would take for another port."""
+    if re.fullmatch(r"(unix:.+|.*[^:/]:\d+)", address) is None or "://" in address:
+        raise InvalidArgumentError(f"server address {address!r} is not allowed: use HOST:PORT, such as localhost:50051")
+    return address
+
+
 class Stubs:
     """The services over one channel, synchronous or asyncio."""
 
@@ -55,11 +63,19 @@ class Stubs:
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One unary call: which method, what to send, how to read the answer."""
+    """One unary call.
+
+    Args:
+        method: which.
+        request: what to send.
+        parse: how to read the answer.
+        gone_is_done: a retry that is told NOT_FOUND means that the first try did it; `parse` then gets None.
+    """
 
     method: Callable[[Stubs], Method]
     request: Any
     parse: Callable[[Any], T]
+    gone_is_done: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +212,7 @@ def list_series_call(page_token: str, model: str) -> Call[tuple[list[SeriesInfo]
 def delete_series_call(series_id: str, model: str) -> Call[None]:
     """Return the call that forgets one series."""
     request = forecast_service_pb2.DeleteSeriesRequest(model=model, series_id=series_id)
-    return Call(lambda stubs: stubs.forecast.DeleteSeries, request, lambda answer: None)
+    return Call(lambda stubs: stubs.forecast.DeleteSeries, request, lambda answer: None, gone_is_done=True)
 
 
 def get_model_call(name: str) -> Call[ModelInfo]:

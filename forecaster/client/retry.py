@@ -59,6 +59,22 @@ class RetryPolicy:
     max_delay_seconds: float = 2.0
 
 
+class StreamEnded(grpc.RpcError):
+    """The server ended a stream without an error while a frame was unanswered: to be tried again."""
+
+    def code(self) -> grpc.StatusCode:
+        """Return UNAVAILABLE."""
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        """Return what happened."""
+        return "the stream ended"
+
+    def trailing_metadata(self) -> tuple[()]:
+        """Return nothing."""
+        return ()
+
+
 class Attempts:
     """The tries of one call under a policy."""
 
@@ -66,6 +82,11 @@ class Attempts:
         self._policy, self._address = policy, address
         self._deadline = time.monotonic() + policy.timeout_seconds
         self._tries = 0
+
+    @property
+    def is_retry(self) -> bool:
+        """Whether an earlier try failed, so that the server may have done the work."""
+        return self._tries > 0
 
     @property
     def remaining_seconds(self) -> float:
@@ -76,13 +97,15 @@ class Attempts:
         """Return how long to wait before the next try; raises the failure's error if there is none."""
         error = to_error(failure, self._address)
         if not isinstance(error, errors.UnavailableError | errors.LimitReachedError):
-            raise error from failure
+            raise error from None  # it says all that gRPC's own does, on one line
         backoff = min(self._policy.first_delay_seconds * 2**self._tries, self._policy.max_delay_seconds)
         self._tries += 1
-        asked = error.retry_after_seconds if isinstance(error, errors.LimitReachedError) else 0.0
+        asked = error.retry_after_seconds
+        if asked is None:  # more of the same is no use
+            raise error from None
         delay = max(asked, backoff * random.uniform(0.5, 1.0))  # jitter, so that clients do not return in step
         if time.monotonic() + delay >= self._deadline:
-            raise error from failure
+            raise error from None
         return float(delay)
 
 
@@ -98,7 +121,7 @@ def to_error(failure: grpc.RpcError, address: str) -> ForecasterError:
         return errors.InternalError(f"{address}: {code.name}: {details}", info.metadata.get("error_id", ""))
     if not info.reason and code is grpc.StatusCode.UNAVAILABLE:
         first = details.splitlines()[0] if details else code.name
-        details = f"no server answers at {address}: is it running? ({first})"
+        details = f"no server answers at {address}: is it running (forecaster serve)? {first}"
     if not info.reason and code is grpc.StatusCode.DEADLINE_EXCEEDED:
         details = f"no answer from {address} in time"
     return _build(kind, details, info, status)
@@ -125,7 +148,9 @@ def _build(  # noqa: PLR0911 -- one return for each kind of detail
     if issubclass(kind, errors.LimitReachedError | errors.UnavailableError):
         retry = error_details_pb2.RetryInfo()
         found_any = [detail.Unpack(retry) for detail in status.details]
-        return kind(message, retry.retry_delay.ToNanoseconds() / 1e9 if any(found_any) else 1.0)
+        if issubclass(kind, errors.LimitReachedError) and not any(found_any):
+            return kind(message, None)  # gRPC's own limit on a message
+        return kind(message, retry.retry_delay.ToNanoseconds() / 1e9)
     return kind(message)
 
 

@@ -13,8 +13,8 @@ import polars as pl
 from forecaster.client import calls
 from forecaster.client.calls import Call, ModelInfo, ObserveResult, SeriesInfo, StreamReply
 from forecaster.client.channel import OPTIONS
-from forecaster.client.retry import Attempts, RetryPolicy
-from forecaster.errors import UnavailableError
+from forecaster.client.retry import Attempts, RetryPolicy, StreamEnded
+from forecaster.errors import DeadlineError
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ class ForecastClient:
     """
 
     def __init__(self, address: str = "127.0.0.1:50051", *, model: str = "", retry: RetryPolicy | None = None) -> None:
-        self._address, self._name = address, model
+        self._address, self._name = calls.checked_address(address), model
         self._retry = retry or RetryPolicy()
         self._channel = grpc.insecure_channel(address, options=OPTIONS)
         self._stubs = calls.Stubs(self._channel)
@@ -96,6 +96,8 @@ class ForecastClient:
             try:
                 answer = call.method(self._stubs)(call.request, timeout=attempts.remaining_seconds)
             except grpc.RpcError as failure:
+                if call.gone_is_done and attempts.is_retry and failure.code() is grpc.StatusCode.NOT_FOUND:
+                    return call.parse(None)
                 time.sleep(attempts.delay(failure))
             else:
                 return call.parse(answer)
@@ -122,13 +124,19 @@ class ForecastStream:
         request, parse = calls.stream_request(frame, self._sequence, *self._options)
         attempts = Attempts(self._retry, self._address)
         while True:
-            watchdog = threading.Timer(attempts.remaining_seconds, self._expire)
+            expired = threading.Event()
+            watchdog = threading.Timer(attempts.remaining_seconds, self._expire, [expired])
             watchdog.start()
             try:
                 return parse(self._exchange(request))
             except grpc.RpcError as failure:
                 self.close()
+                if expired.is_set():
+                    raise DeadlineError(f"no answer from {self._address} in time") from failure
                 time.sleep(attempts.delay(failure))
+            except BaseException:  # whatever comes on this stream now answers a frame that nobody waits for
+                self.close()
+                raise
             finally:
                 watchdog.cancel()
 
@@ -147,8 +155,9 @@ class ForecastStream:
     ) -> None:
         self.close()
 
-    def _expire(self) -> None:
+    def _expire(self, expired: threading.Event) -> None:
         """Give up waiting: a stream has no deadline for one answer, so the whole of it is cancelled."""
+        expired.set()
         if self._incoming is not None:
             self._incoming.cancel()
 
@@ -159,5 +168,5 @@ class ForecastStream:
         self._outgoing.put(request)
         answer = next(self._incoming, None)
         if answer is None:
-            raise UnavailableError(f"{self._address} ended the stream")
+            raise StreamEnded
         return answer

@@ -19,6 +19,7 @@ from forecaster.errors import DataError
 FILE, ROW = "__forecaster_file", "__forecaster_row"  # where a row came from, while it is being checked
 
 _EXAMPLES = 3
+_NEARLY_ALL, _FEWEST_STEPS = 0.9, 10  # of the steps of a frequency that is surely another
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _UNITS_US = {
     "w": 7 * 86_400_000_000,
@@ -33,6 +34,7 @@ _UNITS_US = {
 _MEANING = {
     "duplicate_time": ("repeated time", "repeated times", "keep one row for each series and time"),
     "off_grid": ("time off the grid", "times off the grid", "correct the times or the frequency"),
+    "coarser": ("longer step", "longer steps", "a wrong frequency makes most of the data missing"),
     "infinite": ("infinite value", "infinite values", "leave them empty if they are missing"),
     "gap": ("gap", "gaps", ""),
     "null": ("missing value", "missing values", ""),
@@ -82,7 +84,7 @@ class Finding:
     """One kind of thing found in the data.
 
     Args:
-        kind: duplicate_time, off_grid, infinite, gap, null or constant.
+        kind: duplicate_time, off_grid, coarser, infinite, gap, null or constant.
         severity: an error must be corrected by the data's owner; a notice is worth knowing.
         count: how many rows (gap: runs of missing steps, constant: series).
         examples: the first three in the order of series and time, such as
@@ -145,6 +147,7 @@ def inspect_frame(frame: pl.DataFrame, config: DataConfig) -> DataReport:
     found = [
         _rows_finding("duplicate_time", "error", rows.filter(pl.col("since") == 0)),
         _rows_finding("off_grid", "error", _off_grid(rows, step_us), hint),
+        _rows_finding("coarser", "error", _coarser(rows, step_us), hint),
         _rows_finding("infinite", "error", rows.filter(pl.col("y").is_infinite())),
         _gap(rows, step_us, hint),
         _null(rows),
@@ -179,6 +182,17 @@ def _off_grid(rows: pl.DataFrame, step_us: int) -> pl.DataFrame:
     usual = ranked.unique("unique_id", keep="first", maintain_order=True).select("unique_id", usual="phase")
     joined = phased.join(usual, on="unique_id", how="left", maintain_order="left")
     return joined.filter(pl.col("phase") != pl.col("usual"))
+
+
+def _coarser(rows: pl.DataFrame, step_us: int) -> pl.DataFrame:
+    """Return the rows that come a whole number of steps, always the same, after their predecessor, if nearly all do."""
+    followers = rows.filter(pl.col("since") > 0)
+    if followers.is_empty():
+        return followers
+    usual_us, _ = followers["since"].value_counts(sort=True).row(0)
+    same = followers.filter(pl.col("since") == usual_us)
+    is_coarser = usual_us > step_us and usual_us % step_us == 0 and len(followers) >= _FEWEST_STEPS
+    return same if is_coarser and len(same) >= _NEARLY_ALL * len(followers) else rows.clear()
 
 
 def _gap(rows: pl.DataFrame, step_us: int, hint: str) -> Finding | None:

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from forecaster.client import ForecastClient, RetryPolicy
-from forecaster.config import Config, TrackingConfig, to_dict
+from forecaster.config import Config, DataConfig, ServingConfig, TrackingConfig, to_dict
 from forecaster.data.schema import read_frame
 from forecaster.data.windows import Series, latest_segments, to_segments
 from forecaster.demo.report import Report
@@ -37,12 +37,14 @@ from forecaster.evaluation import fill_by_season, forecast, mase_units, seasonal
 from forecaster.model.bundle import Bundle
 from forecaster.registry import load_bundle
 from forecaster.scores import Backtest, Sums
+from forecaster.serving.journal import open_journal
 from forecaster.training.figures import Fan, fan_chart
 
 _SEASON = 24  # hours, of MASE and of the seasonal naive
 _RETRY = RetryPolicy(timeout_seconds=120)  # longer than a restart
 _PICTURED = ("EWR/temperature", "JFK/humidity", "LGA/wind_speed", "JFK/pressure")
 _CONFIG, _STATE, _REPORT, _PICTURE = "config.yaml", "state", "report.json", "forecasts.png"
+_MARKER = ".forecaster-demo"  # this folder is the demonstration's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +73,9 @@ def run(config: Config, output: pathlib.Path, *, days: int = 14, stream_to: Text
     output = _prepared(output)
     config = dataclasses.replace(
         config,
+        data=DataConfig(),
         tracking=TrackingConfig(uri=f"sqlite:///{output / 'mlflow.db'}"),
-        serving=dataclasses.replace(config.serving, state=str(output / _STATE)),
+        serving=ServingConfig(state=str(output / _STATE)),
     )
     (output / _CONFIG).write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
     data = _weather(config, days)
@@ -148,11 +151,16 @@ def next_steps(output: pathlib.Path) -> str:
 
 def _prepared(output: pathlib.Path) -> pathlib.Path:
     output = output.resolve()
-    if output.is_dir() and any(output.iterdir()) and not (output / _CONFIG).exists():
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"{output} is a file: choose another --output")
+    if output.is_dir() and any(output.iterdir()) and not (output / _MARKER).exists():
         raise ConfigError(f"{output} holds something else: choose another --output")
     try:
         output.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(output / _STATE, ignore_errors=True)
+        (output / _MARKER).touch()
+        if (output / _STATE).exists():
+            open_journal(str(output / _STATE), "commit").close()  # raises if a server is using it
+            shutil.rmtree(output / _STATE)
         (output / "server.log").unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(f"cannot write to {output}: {error.strerror}") from error

@@ -1,7 +1,7 @@
 """Decides of each observation whether it advances its series, repeats what is known, or is refused.
 
-Rows of one series are judged in their order against the series' clock. The usual case, every row the next grid
-point or a later one, is vectorised; series with anything else are walked row by row.
+Rows of one series are judged in their order against the series' clock. The usual cases, rows that advance the
+series after rows that repeat what it holds, are vectorised; series with anything else are walked row by row.
 
 Knows clocks and remembered values; knows nothing of models, journals or gRPC.
 
@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from forecaster.errors import ConflictError, ForecasterError, InvalidArgumentError, LimitReachedError, OutOfOrderError
-from forecaster.serving.journal import Columns
+from forecaster.serving.records import Columns
 
+IntArray = npt.NDArray[np.int64]
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -43,14 +44,17 @@ class Known:
     Args:
         clock_us: for each series its last time, int64 [S]; anything where it does not exist.
         exists: bool [S].
-        stored: (series, steps back) -> (observed, value), or None beyond the memory.
+        held: (series [N], times up to their clocks [N]) -> whether the series holds the step [N], and its value
+            there, NaN where missing [N].
         room: how many new series fit.
+        latest_us: a later time is a mistake.
     """
 
-    clock_us: npt.NDArray[np.int64]
+    clock_us: IntArray
     exists: npt.NDArray[np.bool_]
-    stored: Callable[[int, int], tuple[bool, float] | None]
+    held: Callable[[IntArray, IntArray], tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]]
     room: int
+    latest_us: int = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,26 +71,31 @@ class Verdict:
 
     outcomes: npt.NDArray[np.uint8]
     errors: dict[int, ForecasterError]
-    accepted: npt.NDArray[np.int64]
-    advance: npt.NDArray[np.int64]
+    accepted: IntArray
+    advance: IntArray
 
 
 def admit(columns: Columns, known: Known, *, step_us: int, max_gap_steps: int) -> Verdict:
     """Judge all rows of `columns`."""
     order = np.argsort(columns.series, kind="stable")
-    series, time_us = columns.series[order], columns.time_us[order]
+    series, time_us, values = columns.series[order].astype(np.int64), columns.time_us[order], columns.values[order]
+    clock_us, exists = known.clock_us[series], known.exists[series]
     first = np.ones(len(order), dtype=bool)
     first[1:] = series[1:] != series[:-1]
     before = np.empty_like(time_us)
     before[1:] = time_us[:-1]
-    before[first] = known.clock_us[series[first]]
-    fresh = first & ~known.exists[series]
+    before[first] = clock_us[first]
+    before = np.where(exists, np.maximum(before, clock_us), before)  # a repeated row leaves the clock where it is
+    fresh = first & ~exists
     steps, off_grid = np.divmod(time_us - before, step_us)
-    usual = fresh | ((steps > 0) & (off_grid == 0) & (steps <= max_gap_steps + 1))
-    outcomes = np.full(len(order), Outcome.APPLIED, dtype=np.uint8)
+    held = _Held.of(known, series, time_us, exists, step_us)
+    repeated = held.found & ((held.values == values) | (np.isnan(held.values) & np.isnan(values)))
+    repeated[1:] &= first[1:] | repeated[:-1]  # behind a row that advances, the walk has to tell
+    usual = fresh | repeated | ((steps > 0) & (off_grid == 0) & (steps <= max_gap_steps + 1))
+    outcomes = np.where(repeated, np.uint8(Outcome.DUPLICATE), np.uint8(Outcome.APPLIED))
     advance = np.where(fresh, 0, steps)
     errors: dict[int, ForecasterError] = {}
-    odd = np.unique(series[~usual])
+    odd = np.unique(series[~usual | (time_us > known.latest_us)])
     new = series[fresh]
     if len(new) > known.room:
         odd = np.union1d(odd, new[known.room :])
@@ -97,13 +106,37 @@ def admit(columns: Columns, known: Known, *, step_us: int, max_gap_steps: int) -
         for at in range(low, high):
             row = int(order[at])
             try:
-                outcomes[at], advance[at] = walk.judge(row)
+                outcomes[at], advance[at] = walk.judge(row, held.at(at))
             except ForecasterError as error:
                 outcomes[at], errors[row] = Outcome.REJECTED, error
     accepted = outcomes == Outcome.APPLIED
     by_row = np.empty_like(outcomes)
     by_row[order] = outcomes
     return Verdict(by_row, errors, order[accepted], advance[accepted])
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What the series held at the time of each row before any of them: whether, and the value (NaN: missing)."""
+
+    found: npt.NDArray[np.bool_]
+    values: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls, known: Known, series: IntArray, time_us: IntArray, exists: npt.NDArray[np.bool_], step_us: int
+    ) -> "_Held":
+        """Ask for all rows that are not after their series' clock at once."""
+        found, values = np.zeros(len(series), dtype=bool), np.full(len(series), np.nan)
+        back_us = known.clock_us[series] - time_us
+        old = np.flatnonzero(exists & (back_us >= 0) & (back_us % step_us == 0))
+        if len(old):
+            found[old], values[old] = known.held(series[old], time_us[old])
+        return cls(found, values)
+
+    def at(self, row: int) -> float | None:
+        """Return the value held at a row's time, None if there is none."""
+        return float(self.values[row]) if self.found[row] else None
 
 
 class _Walk:
@@ -115,17 +148,24 @@ class _Walk:
         self._columns, self._series, self._known = columns, series, known
         self._step_us, self._max_gap_steps, self._full = step_us, max_gap_steps, full
         self._name = columns.series_ids[series]
-        self._settled = int(known.clock_us[series]) if known.exists[series] else None
-        self._clock = self._settled
+        self._clock = int(known.clock_us[series]) if known.exists[series] else None
+        # The runs of this batch: steps behind a start, up to its end, that have no row are missing ones.
+        self._starts = [] if self._clock is None else [self._clock]
+        self._ends = list(self._starts)
         self._pending: dict[int, float] = {}  # what this batch has applied, by time
 
-    def judge(self, row: int) -> tuple[Outcome, int]:
-        """Return the outcome of a row and the steps that it advances; raises why it is refused."""
+    def judge(self, row: int, held: float | None) -> tuple[Outcome, int]:
+        """Return the outcome of a row and the steps that it advances; raises why it is refused.
+
+        Args:
+            row: of the request.
+            held: what the series held at its time before this request, None if nothing.
+        """
         time_us, value = int(self._columns.time_us[row]), float(self._columns.values[row])
         if self._full:
             raise LimitReachedError(f"series {self._name!r} is new and the server holds as many as it may")
         if self._clock is None:
-            return self._apply(time_us, value, 0)
+            return self._apply(self._in_time(time_us), value, 0)
         steps, off_grid = divmod(time_us - self._clock, self._step_us)
         if off_grid:
             raise InvalidArgumentError(
@@ -133,44 +173,50 @@ class _Walk:
                 f"which expects {self._expected().isoformat()} (step {dt.timedelta(microseconds=self._step_us)})"
             )
         if steps > 0:
+            self._in_time(time_us)
             return self._apply(time_us, value, steps if steps <= self._max_gap_steps + 1 else 0)
-        self._compare(time_us, value)
+        self._compare(time_us, value, held)
         return Outcome.DUPLICATE, 0
 
+    def _in_time(self, time_us: int) -> int:
+        if time_us > self._known.latest_us:
+            raise InvalidArgumentError(
+                f"{to_datetime(time_us).isoformat()} of series {self._name!r} is too far in the future: correct the"
+                " time, or allow it with --serving.max_ahead_seconds"
+            )
+        return time_us
+
     def _apply(self, time_us: int, value: float, advance: int) -> tuple[Outcome, int]:
-        if advance == 0:  # a fresh start: what was before is out of reach
-            self._settled, self._pending = None, {}
+        if advance == 0:
+            self._starts.append(time_us)
+            self._ends.append(time_us)
+        self._ends[-1] = time_us
         self._clock = time_us
         self._pending[time_us] = value
         return Outcome.APPLIED, advance
 
-    def _compare(self, time_us: int, value: float) -> None:
+    def _compare(self, time_us: int, value: float, held: float | None) -> None:
         """Return if the value is the one that the series holds there; raise otherwise."""
         assert self._clock is not None
-        stored = self._lookup(time_us)
+        stored = self._lookup(time_us, held)
         if stored is None:
-            raise self._out_of_order(time_us, "and older than what it remembers")
+            raise self._out_of_order(time_us, "and has no row of that time")
         if stored == value or (math.isnan(stored) and math.isnan(value)):
             return
         if math.isnan(stored) and time_us < self._clock:
             raise self._out_of_order(time_us, "and has counted that step as missing")
-        held = "a missing value" if math.isnan(stored) else f"{stored:g}"
+        shown = "a missing value" if math.isnan(stored) else f"{stored:g}"
         raise ConflictError(
-            f"series {self._name!r} holds {held} at {to_datetime(time_us).isoformat()}, not {value:g}",
+            f"series {self._name!r} holds {shown} at {to_datetime(time_us).isoformat()}, not {value:g}",
             None if math.isnan(stored) else stored,
         )
 
-    def _lookup(self, time_us: int) -> float | None:
-        """Return the value held at a time up to the clock (NaN if missing), None if it is out of reach."""
+    def _lookup(self, time_us: int, held: float | None) -> float | None:
+        """Return the value held at a time up to the clock (NaN if missing), None if there is none."""
         if time_us in self._pending:
             return self._pending[time_us]
-        if self._settled is None or time_us > self._settled:
-            inside = bool(self._pending) and time_us > min(self._pending)
-            return math.nan if inside or self._settled is not None else None
-        found = self._known.stored(self._series, (self._settled - time_us) // self._step_us)
-        if found is None:
-            return None
-        return found[1] if found[0] else math.nan
+        skipped = any(start < time_us <= end for start, end in zip(self._starts, self._ends, strict=True))
+        return math.nan if skipped else held
 
     def _expected(self) -> dt.datetime:
         assert self._clock is not None

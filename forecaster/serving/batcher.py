@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from forecaster.errors import LimitReachedError
 from forecaster.serving.engine import Engine, Forecasts, ForecastWork, Observed
-from forecaster.serving.journal import Columns
+from forecaster.serving.records import Columns
 
 T = TypeVar("T")
 Work = Columns | ForecastWork | Callable[[], Any]

@@ -5,8 +5,9 @@ One thread at a time calls it. It knows nothing of gRPC, asyncio or SQL.
 Shapes: R rows, N series, D horizon steps, W wanted quantile levels.
 """
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,15 +20,20 @@ from forecaster.errors import (
     SeriesNotFoundError,
     StorageError,
     TooLittleHistoryError,
+    UnavailableError,
 )
 from forecaster.model.bundle import Bundle
 from forecaster.model.heads import interpolate_quantiles
 from forecaster.model.ragged import Runs, advance
 from forecaster.serving.admission import Known, Verdict, admit, join
-from forecaster.serving.journal import Columns, Deletion, Journal
+from forecaster.serving.journal import Journal
+from forecaster.serving.records import Columns, Deletion
 from forecaster.serving.store import SeriesStore
 
+IntArray = npt.NDArray[np.int64]
 _REPLAY_ROWS = 262_144
+_FOR_EVER_US = 2**62
+_DECODE_CELLS = 262_144  # series × steps of one decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +89,17 @@ class Engine:
         bundle: the model.
         journal: where acknowledged observations go first.
         max_series: refuse new series past this many.
+        max_ahead_seconds: refuse observations of a time further in the future.
     """
 
-    def __init__(self, bundle: Bundle, journal: Journal, *, max_series: int) -> None:
+    def __init__(
+        self, bundle: Bundle, journal: Journal, *, max_series: int, max_ahead_seconds: float = math.inf
+    ) -> None:
         self._bundle, self._model = bundle, bundle.model
         self._journal = journal
         self._store = SeriesStore(bundle)
         self._max_series = max_series
+        self._max_ahead_seconds = max_ahead_seconds
         self.broken: Exception | None = None
 
     def observe(self, requests: Sequence[Columns]) -> list[Observed]:
@@ -99,7 +109,8 @@ class Engine:
         """
         self._check()
         columns, slices = join(requests)
-        verdict = self._admit(columns)
+        latest_us = min((time.time() + self._max_ahead_seconds) * 1e6, _FOR_EVER_US)
+        verdict = self._admit(columns, max(self._max_series - len(self._store), 0), int(latest_us))
         if len(verdict.accepted):
             self._journal.append(_accepted(columns, verdict))
             self._apply_journaled(columns, verdict)
@@ -111,7 +122,7 @@ class Engine:
         return answers
 
     def forecast(self, requests: Sequence[ForecastWork]) -> list[Forecasts]:
-        """Forecast a micro-batch of requests with one decode; consumes nothing."""
+        """Forecast a micro-batch of requests together; consumes nothing."""
         self._check()
         failures: list[dict[str, ForecasterError]] = [self._failures(request) for request in requests]
         wanted = [
@@ -121,8 +132,10 @@ class Engine:
         slots = sorted({slot for request in wanted for slot in request})
         trained = self._model.config.quantile_levels
         horizon = max(request.horizon for request in requests)
+        at_once = max(_DECODE_CELLS // horizon, 1)
         with torch.inference_mode():
-            quantiles = self._model.decode(self._store.gather(slots), horizon)
+            parts = [slots[i : i + at_once] for i in range(0, len(slots), at_once)] or [[]]
+            quantiles = torch.cat([self._model.decode(self._store.gather(part), horizon) for part in parts])
         answers = []
         for request, rows, failed in zip(requests, wanted, failures, strict=True):
             mine = quantiles[np.searchsorted(slots, rows), : request.horizon]
@@ -163,15 +176,18 @@ class Engine:
         self._journal.append(Deletion(series_id))
         self._store.delete(series_id)
 
-    def recover(self) -> tuple[int, int]:
+    def recover(self, should_stop: Callable[[], bool] = lambda: False) -> tuple[int, int]:
         """Rebuild every series from snapshots and the journal behind them; return series and rows replayed.
 
-        Raises StorageError if the journal is corrupted or was not written on this model's time grid.
+        Raises StorageError if the journal is corrupted or was not written on this model's time grid, and
+        UnavailableError soon after `should_stop` says so.
         """
-        stands = self._store.load_snapshots(self._journal)
+        stands, complete_through = self._store.load_snapshots(self._journal)
         waiting: list[Columns] = []
         rows = replayed = 0
-        for sequence, record in self._journal.read(min(stands.values(), default=0)):
+        for sequence, record in self._journal.read(complete_through):
+            if should_stop():
+                raise UnavailableError("the server was told to stop while it recovered")
             if isinstance(record, Deletion):
                 self._replay(waiting)
                 waiting, rows = [], 0
@@ -200,17 +216,22 @@ class Engine:
         if self.broken is not None:
             raise InternalError("the engine stopped at an earlier defect; restart the server to recover")
 
-    def _admit(self, columns: Columns) -> Verdict:
+    def _admit(self, columns: Columns, room: int, latest_us: int = _FOR_EVER_US) -> Verdict:
         slots = np.array([self._store.slot(i) for i in columns.series_ids], dtype=np.int64)
         exists = slots >= 0
         clocks = np.zeros(len(slots), dtype=np.int64)
         clocks[exists] = self._store.clock_us[slots[exists]]
-        known = Known(
-            clocks,
-            exists,
-            lambda series, back: self._store.stored(int(slots[series]), back),
-            self._max_series - len(self._store),
-        )
+
+        def held(series: IntArray, time_us: IntArray) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+            back = (clocks[series] - time_us) // self._bundle.step_us
+            found, values = self._store.held(slots[series], back)
+            older = np.flatnonzero(~found)  # than the states remember: the journal knows
+            if len(older):
+                wanted = Columns(columns.series_ids, series[older].astype(np.int32), time_us[older], values[older])
+                found[older], values[older] = self._journal.find(wanted)
+            return found, values
+
+        known = Known(clocks, exists, held, room, latest_us)
         gap = self._bundle.max_gap_steps
         return admit(columns, known, step_us=self._bundle.step_us, max_gap_steps=gap)
 
@@ -254,7 +275,7 @@ class Engine:
         if not any(len(record) for record in records):
             return
         columns, _ = join(records)
-        verdict = self._admit(columns)
+        verdict = self._admit(columns, len(columns.series_ids))  # what was acknowledged has its room
         if len(verdict.accepted) != len(columns):
             refused = next(iter(verdict.errors.values()), "a row stands twice")
             raise StorageError(f"the journal does not fit this model or was changed: {refused}")

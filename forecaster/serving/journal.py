@@ -9,11 +9,8 @@ import contextlib
 import fcntl
 import pathlib
 import sqlite3
-import struct
 import time
-import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -22,55 +19,20 @@ import numpy.typing as npt
 
 from forecaster.config import DurabilityName
 from forecaster.errors import StorageError
+from forecaster.serving.records import Columns, Deletion, Record, Snapshot, decode, encode, find
 
-_HEADER = struct.Struct("<BIIII")  # kind, CRC-32 of the rest, series, rows, bytes of the ids
-_OBSERVED, _DELETED = 1, 2
 _SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS journal (
-    sequence INTEGER PRIMARY KEY, committed_us INTEGER NOT NULL, payload BLOB NOT NULL);
+    sequence INTEGER PRIMARY KEY, committed_us INTEGER NOT NULL,
+    first_us INTEGER NOT NULL, last_us INTEGER NOT NULL, payload BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS snapshots (
-    series_id TEXT PRIMARY KEY, sequence INTEGER NOT NULL, fingerprint TEXT NOT NULL, state BLOB NOT NULL);
+    series_id TEXT PRIMARY KEY, sequence INTEGER NOT NULL, fingerprint TEXT NOT NULL, state BLOB NOT NULL,
+    checksum INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS complete_snapshots (fingerprint TEXT PRIMARY KEY, sequence INTEGER NOT NULL);
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """Observations as columns; of one series, in the order in which they were or will be applied.
-
-    Args:
-        series_ids: the distinct series, S of them.
-        series: for each row its position in `series_ids`, int32 [N].
-        time_us: microseconds since the Unix epoch, int64 [N].
-        values: NaN means missing, float64 [N].
-    """
-
-    series_ids: tuple[str, ...]
-    series: npt.NDArray[np.int32]
-    time_us: npt.NDArray[np.int64]
-    values: npt.NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return len(self.series)
-
-
-@dataclass(frozen=True, slots=True)
-class Deletion:
-    """A series was forgotten: nothing before this record counts for it."""
-
-    series_id: str
-
-
-Record = Columns | Deletion
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """One series' state after the record `sequence`, made by the model with that fingerprint."""
-
-    series_id: str
-    sequence: int
-    state: bytes
+_ALWAYS = (-(2**63), 2**63 - 1)  # the time range of a deletion
+_MOST_ROWS_LOOKED_AT = 4_000_000  # for rows older than the states remember: about a second
 
 
 class Journal(Protocol):
@@ -95,8 +57,20 @@ class Journal(Protocol):
         """Keep these snapshots instead of the older ones of the same series."""
         ...
 
+    def complete_snapshots(self, fingerprint: str, sequence: int) -> None:
+        """Note that every series has a snapshot as of record `sequence` or a later one; replay starts there."""
+        ...
+
+    def complete_through(self, fingerprint: str) -> int:
+        """Return what `complete_snapshots` noted last for the model with this fingerprint, 0 without."""
+        ...
+
     def read_snapshots(self, fingerprint: str) -> Iterator[Snapshot]:
         """Yield the snapshots that the model with this fingerprint made."""
+        ...
+
+    def find(self, wanted: Columns) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+        """Look rows up by series and time, the newest records first: whether found, and the value."""
         ...
 
     def sync(self) -> None:
@@ -106,49 +80,6 @@ class Journal(Protocol):
     def close(self) -> None:
         """Release the journal; another process may open it."""
         ...
-
-
-def encode(record: Record) -> bytes:
-    """Return a record as bytes: header, ids joined by NUL, then the columns, little-endian."""
-    if isinstance(record, Deletion):
-        return _with_header(_DELETED, 1, 0, record.series_id.encode(), b"")
-    columns = b"".join(
-        (
-            record.series.astype("<i4", copy=False).tobytes(),
-            record.time_us.astype("<i8", copy=False).tobytes(),
-            record.values.astype("<f8", copy=False).tobytes(),
-        )
-    )
-    ids = "\0".join(record.series_ids).encode()
-    return _with_header(_OBSERVED, len(record.series_ids), len(record), ids, columns)
-
-
-def decode(payload: bytes) -> Record:
-    """Return the record that `encode` made; raises ValueError if it is torn or corrupted."""
-    if len(payload) < _HEADER.size:
-        raise ValueError("it is shorter than its header")
-    kind, checksum, series, rows, id_bytes = _HEADER.unpack_from(payload)
-    body = payload[_HEADER.size :]
-    if zlib.crc32(body) != checksum:
-        raise ValueError("its checksum does not match")
-    ids = body[:id_bytes].decode()
-    if kind == _DELETED:
-        return Deletion(ids)
-    names = tuple(ids.split("\0")) if series else ()
-    if kind != _OBSERVED or len(names) != series or len(body) != id_bytes + 20 * rows:
-        raise ValueError("its parts do not fit together")
-    at = [id_bytes, id_bytes + 4 * rows, id_bytes + 12 * rows]
-    return Columns(
-        names,
-        np.frombuffer(body, "<i4", rows, at[0]),
-        np.frombuffer(body, "<i8", rows, at[1]),
-        np.frombuffer(body, "<f8", rows, at[2]),
-    )
-
-
-def _with_header(kind: int, series: int, rows: int, ids: bytes, columns: bytes) -> bytes:
-    body = ids + columns
-    return _HEADER.pack(kind, zlib.crc32(body), series, rows, len(ids)) + body
 
 
 def open_journal(state: str, durability: DurabilityName) -> Journal:
@@ -206,9 +137,13 @@ class SqliteJournal:
 
     def append(self, record: Record) -> int:
         """See `Journal.append`."""
-        row = (time.time_ns() // 1000, encode(record))
+        times = _ALWAYS
+        if isinstance(record, Columns):
+            times = int(record.time_us.min()), int(record.time_us.max())
+        row = (time.time_ns() // 1000, *times, encode(record))
+        query = "INSERT INTO journal (committed_us, first_us, last_us, payload) VALUES (?, ?, ?, ?)"
         with self._transaction():
-            cursor = self._database.execute("INSERT INTO journal (committed_us, payload) VALUES (?, ?)", row)
+            cursor = self._database.execute(query, row)
             if isinstance(record, Deletion):
                 self._database.execute("DELETE FROM snapshots WHERE series_id = ?", (record.series_id,))
         assert cursor.lastrowid is not None
@@ -216,9 +151,18 @@ class SqliteJournal:
 
     def read(self, after: int) -> Iterator[tuple[int, Record]]:
         """See `Journal.read`."""
-        query = "SELECT sequence, payload FROM journal WHERE sequence > ? ORDER BY sequence"
+        yield from self._read("WHERE sequence > ? ORDER BY sequence", (after,))
+
+    def find(self, wanted: Columns) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+        """See `Journal.find`."""
+        overlap = "WHERE first_us <= ? AND last_us >= ? ORDER BY sequence DESC"
+        times = (int(wanted.time_us.max()), int(wanted.time_us.min()))
+        newest_first = (record for _, record in self._read(overlap, times))
+        return find(wanted, newest_first, most_rows=_MOST_ROWS_LOOKED_AT)
+
+    def _read(self, which: str, values: tuple[int, ...]) -> Iterator[tuple[int, Record]]:
         try:
-            for sequence, payload in self._database.execute(query, (after,)):
+            for sequence, payload in self._database.execute(f"SELECT sequence, payload FROM journal {which}", values):
                 try:
                     record = decode(payload)
                 except ValueError as error:
@@ -236,13 +180,26 @@ class SqliteJournal:
 
     def save_snapshots(self, fingerprint: str, snapshots: Iterable[Snapshot]) -> None:
         """See `Journal.save_snapshots`."""
-        rows = ((s.series_id, s.sequence, fingerprint, s.state) for s in snapshots)
+        rows = ((s.series_id, s.sequence, fingerprint, s.state, s.checksum) for s in snapshots)
         with self._transaction():
-            self._database.executemany("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?, ?)", rows)
+            # The series' snapshots of other models go, so that those are no longer complete.
+            self._database.execute("DELETE FROM complete_snapshots WHERE fingerprint <> ?", (fingerprint,))
+            self._database.executemany("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?, ?, ?)", rows)
+
+    def complete_snapshots(self, fingerprint: str, sequence: int) -> None:
+        """See `Journal.complete_snapshots`."""
+        with self._transaction():
+            self._database.execute("INSERT OR REPLACE INTO complete_snapshots VALUES (?, ?)", (fingerprint, sequence))
+
+    def complete_through(self, fingerprint: str) -> int:
+        """See `Journal.complete_through`."""
+        query = "SELECT sequence FROM complete_snapshots WHERE fingerprint = ?"
+        found = self._database.execute(query, (fingerprint,)).fetchone()
+        return int(found[0]) if found else 0
 
     def read_snapshots(self, fingerprint: str) -> Iterator[Snapshot]:
         """See `Journal.read_snapshots`."""
-        query = "SELECT series_id, sequence, state FROM snapshots WHERE fingerprint = ?"
+        query = "SELECT series_id, sequence, state, checksum FROM snapshots WHERE fingerprint = ?"
         try:
             yield from (Snapshot(*row) for row in self._database.execute(query, (fingerprint,)))
         except sqlite3.Error as error:
@@ -306,9 +263,20 @@ class VolatileJournal:
     def save_snapshots(self, fingerprint: str, snapshots: Iterable[Snapshot]) -> None:
         """Keep nothing."""
 
+    def complete_snapshots(self, fingerprint: str, sequence: int) -> None:
+        """Keep nothing."""
+
+    def complete_through(self, fingerprint: str) -> int:
+        """Return 0."""
+        return 0
+
     def read_snapshots(self, fingerprint: str) -> Iterator[Snapshot]:
         """Yield nothing."""
         return iter(())
+
+    def find(self, wanted: Columns) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+        """Find nothing."""
+        return np.zeros(len(wanted), dtype=bool), np.full(len(wanted), np.nan)
 
     def sync(self) -> None:
         """Do nothing."""

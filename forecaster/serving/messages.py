@@ -6,6 +6,7 @@ Every check that needs no series state is here, so that a request is refused bef
 import datetime as dt
 import itertools
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -16,12 +17,16 @@ from forecaster.errors import ConflictError, FieldViolation, ForecasterError, In
 from forecaster.model.bundle import Bundle
 from forecaster.serving.admission import to_datetime
 from forecaster.serving.engine import Forecasts, ForecastWork
-from forecaster.serving.journal import Columns
+from forecaster.serving.records import Columns
 from forecaster.serving.status import status_code
 from forecaster.v1 import forecast_pb2, observation_pb2
 
 MAX_ID_CHARACTERS = 256
+MAX_MAGNITUDE = 1e150  # of a value: sums and squares of such values are finite
+MAX_FORECAST_VALUES = 4_194_304  # of one request: series × steps × (quantiles + 1)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # Unicode's category Cc
 _MAX_VIOLATIONS = 10
+_ALLOWED = f"a finite number of at most {MAX_MAGNITUDE:g}"
 _MIN_TIME_US = -(2**53)  # 1684-07-28: far from the ends of what microseconds in 64 bits hold
 _MAX_TIME_US = 2**53  # 2255-06-05
 
@@ -44,7 +49,7 @@ def check_series_id(series_id: str, field: str, violations: Violations) -> None:
     """Note what is wrong with a series id."""
     if not 1 <= len(series_id) <= MAX_ID_CHARACTERS:
         violations.add(field, f"a series id has 1 to {MAX_ID_CHARACTERS} characters, not {len(series_id)}")
-    elif not series_id.isprintable():
+    elif _CONTROL.search(series_id):
         violations.add(field, "a series id holds no control characters")
 
 
@@ -72,8 +77,8 @@ def from_rows(rows: Sequence[observation_pb2.Observation]) -> Columns:
             time_us[i] = stamp.seconds * 1_000_000 + stamp.nanos // 1000
         if row.HasField("value"):
             values[i] = row.value
-            if not math.isfinite(row.value):
-                violations.add(f"observations[{i}].value", f"{row.value} is not finite; leave a missing value out")
+            if not abs(row.value) <= MAX_MAGNITUDE:
+                violations.add(f"observations[{i}].value", f"{row.value} is not {_ALLOWED}; leave a missing value out")
     violations.raise_if_any()
     return Columns(tuple(index), series, time_us, values)
 
@@ -101,8 +106,9 @@ def from_columns(message: observation_pb2.ObservationColumns) -> Columns:
     present[missing] = False
     for row in np.flatnonzero(series >= len(ids))[:_MAX_VIOLATIONS]:
         violations.add(f"columns.series_indices[{row}]", f"{series[row]} is not a position in series_ids")
-    for row in np.flatnonzero(present & ~np.isfinite(values))[:_MAX_VIOLATIONS]:
-        violations.add(f"columns.values[{row}]", "the value is not finite; list a missing one in missing_rows")
+    for row in np.flatnonzero(present & ~(np.abs(values) <= MAX_MAGNITUDE))[:_MAX_VIOLATIONS]:
+        description = f"{values[row]} is not {_ALLOWED}; list a missing one in missing_rows"
+        violations.add(f"columns.values[{row}]", description)
     for row in np.flatnonzero((time_us < _MIN_TIME_US) | (time_us > _MAX_TIME_US))[:_MAX_VIOLATIONS]:
         violations.add(f"columns.observation_times_us[{row}]", "the time is outside the years 1685 to 2254")
     violations.raise_if_any()
@@ -130,6 +136,9 @@ def forecast_work(series_ids: Iterable[str], options: forecast_pb2.ForecastOptio
         violations.add("options.quantile_levels", f"{list(levels)} leaves the trained range, {allowed}")
     elif any(b <= a for a, b in itertools.pairwise(levels)):
         violations.add("options.quantile_levels", f"{list(levels)} does not ascend")
+    wanted = len(ids) * horizon * (1 + len(levels))
+    if wanted > MAX_FORECAST_VALUES:
+        violations.add("series_ids", f"{wanted} values in one answer, {MAX_FORECAST_VALUES} are allowed: split it")
     violations.raise_if_any()
     return ForecastWork(ids, horizon, levels)
 

@@ -18,7 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from forecaster.config import Config, ServingConfig
-from forecaster.errors import ConfigError, ForecasterError
+from forecaster.errors import ConfigError, ForecasterError, StorageError, UnavailableError
 from forecaster.model.bundle import Bundle
 from forecaster.registry import RegisteredModel, load_bundle
 from forecaster.serving.batcher import Batcher
@@ -64,7 +64,7 @@ async def _serve(registered: RegisteredModel, bundle: Bundle, journal: Journal, 
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    engine = Engine(bundle, journal, max_series=config.max_series)
+    engine = Engine(bundle, journal, max_series=config.max_series, max_ahead_seconds=config.max_ahead_seconds)
     batcher = Batcher(
         engine,
         max_batch=config.max_batch_observations,
@@ -77,20 +77,25 @@ async def _serve(registered: RegisteredModel, bundle: Bundle, journal: Journal, 
     server, port = _bind(backend, servicer, config)
     batcher.start()
     await server.start()
+    address = _address(config.host, port)
     try:
-        await _recover(backend, f"{config.host}:{port}")
-    except BaseException:
+        _write_address(config, "")  # what cannot be written is said before anything is served
+        await _recover(backend, address, stop)
+    except BaseException as error:
         await server.stop(grace=None)
         await batcher.drain()
+        if stop.is_set() and isinstance(error, UnavailableError) and not isinstance(error, StorageError):
+            LOGGER.info("stopped while recovering")
+            return 0
         raise
     async with _periodic_sync(batcher, engine, config):
         await _set_health(servicer, health_pb2.HealthCheckResponse.SERVING)
         backend.phase = Phase.SERVING
-        _write_address(config, port)
+        _write_address(config, address)
         await stop.wait()
         await _set_health(servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
         await asyncio.sleep(0 if defects else config.balancer_wait_seconds)
-        backend.phase = Phase.DRAINING
+        backend.drain()
         await server.stop(grace=config.drain_seconds)
     await batcher.drain()
     if defects:
@@ -100,7 +105,8 @@ async def _serve(registered: RegisteredModel, bundle: Bundle, journal: Journal, 
     except ForecasterError as error:
         LOGGER.warning("stopped without snapshots, the next start replays the journal: %s", error)
         return 0
-    LOGGER.info("stopped; %d series snapshotted", count)
+    kept = "nothing is kept" if config.durability == "none" else "snapshotted"
+    LOGGER.info("stopped; %d series %s", count, kept)
     return 0
 
 
@@ -118,7 +124,7 @@ def _bind(backend: Backend, servicer: health.aio.HealthServicer, config: Serving
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
-    address = f"{config.host}:{config.port}"
+    address = _address(config.host, config.port)
     try:
         port = server.add_insecure_port(address)
     except RuntimeError:
@@ -131,10 +137,10 @@ def _bind(backend: Backend, servicer: health.aio.HealthServicer, config: Serving
     return server, port
 
 
-async def _recover(backend: Backend, address: str) -> None:
+async def _recover(backend: Backend, address: str, stop: asyncio.Event) -> None:
     LOGGER.info("listening on %s, recovering", address)
     started = time.monotonic()
-    series, rows = await backend.batcher.call(backend.engine.recover)
+    series, rows = await backend.batcher.call(lambda: backend.engine.recover(stop.is_set))
     LOGGER.info(
         "serving %s version %s (%s) on %s; recovered %d series, %d observations replayed in %.1f s",
         backend.registered.name,
@@ -164,7 +170,7 @@ async def _periodic_sync(batcher: Batcher, engine: Engine, config: ServingConfig
             await asyncio.sleep(_SYNC_SECONDS)
             try:
                 await batcher.call(engine.sync)
-            except ForecasterError as error:
+            except Exception as error:  # noqa: BLE001 -- the next second tries again
                 LOGGER.warning("the journal could not be synced: %s", error)
 
     task = asyncio.create_task(sync())
@@ -176,9 +182,19 @@ async def _periodic_sync(batcher: Batcher, engine: Engine, config: ServingConfig
             await task
 
 
-def _write_address(config: ServingConfig, port: int) -> None:
-    if config.address_file is not None:
-        path = pathlib.Path(config.address_file)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(f"{config.host}:{port}\n")
-        partial.replace(path)
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _write_address(config: ServingConfig, address: str) -> None:
+    """Write the address for those who wait for it; an empty one only makes sure that it can be written."""
+    if config.address_file is None:
+        return
+    path = pathlib.Path(config.address_file)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(f"{address}\n")
+        if address:
+            partial.replace(path)
+    except OSError as error:
+        raise ConfigError(f"serving.address_file={str(path)!r} cannot be written: {error.strerror}") from error

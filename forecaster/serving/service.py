@@ -13,15 +13,14 @@ from forecaster.errors import (
     ForecasterError,
     InternalError,
     InvalidArgumentError,
-    LimitReachedError,
     ModelNotFoundError,
+    StorageError,
     UnavailableError,
 )
 from forecaster.model.bundle import Bundle
 from forecaster.registry import RegisteredModel
 from forecaster.serving.batcher import Batcher
 from forecaster.serving.engine import Engine, Forecasts, Observed, SeriesInfo
-from forecaster.serving.journal import Columns
 from forecaster.serving.messages import (
     Violations,
     check_series_id,
@@ -34,8 +33,9 @@ from forecaster.serving.messages import (
     to_rejections,
     to_timestamp,
 )
+from forecaster.serving.records import Columns
 from forecaster.serving.status import DETAILS_KEY, status_code, to_status
-from forecaster.serving.telemetry import log_internal_error
+from forecaster.serving.telemetry import LOGGER, log_internal_error
 from forecaster.v1 import forecast_service_pb2 as api
 from forecaster.v1 import forecast_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc, observation_pb2
 
@@ -68,6 +68,12 @@ class Backend:
         self.engine, self.batcher = engine, batcher
         self.config = config
         self.phase = Phase.RECOVERING
+        self.draining = asyncio.Event()
+
+    def drain(self) -> None:
+        """Refuse new work from now on, and end the streams."""
+        self.phase = Phase.DRAINING
+        self.draining.set()
 
     def check_model(self, name: str) -> None:
         """Raise unless this server is up and serves the model `name` (empty: its own)."""
@@ -82,6 +88,9 @@ async def _abort(context: Context, error: BaseException) -> None:
     if not isinstance(error, ForecasterError) or (isinstance(error, InternalError) and not error.error_id):
         error_id = log_internal_error(error)
         error = InternalError(f"an internal error; the server's log has it as {error_id}", error_id)
+    elif isinstance(error, StorageError):  # names files, which are the operator's matter
+        LOGGER.error("%s", error)
+        error = StorageError("the server cannot use its journal now; nothing of the request was applied")
     metadata = ((DETAILS_KEY, to_status(error).SerializeToString()),)
     await context.abort(status_code(error), str(error), metadata)
 
@@ -102,6 +111,26 @@ def _unary(
             raise AssertionError("abort raises") from error
 
     return handler
+
+
+async def _until(end: asyncio.Event, requests: AsyncIterator[Request]) -> AsyncIterator[Request]:
+    """Yield what comes; raises UnavailableError at the end, so that an idle stream does not hold a shutdown up."""
+    ending = asyncio.ensure_future(end.wait())
+    coming: asyncio.Future[Request] | None = None
+    try:
+        while True:
+            coming = asyncio.ensure_future(anext(requests))
+            await asyncio.wait({coming, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done():
+                raise UnavailableError(f"the server is {Phase.DRAINING.value}: try again shortly")
+            try:
+                yield coming.result()
+            except StopAsyncIteration:
+                return
+    finally:
+        ending.cancel()
+        if coming is not None:
+            coming.cancel()
 
 
 class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
@@ -147,7 +176,7 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
     ) -> AsyncIterator[api.StreamForecastsResponse]:
         """Answer each message of the stream in order; the first wrong one ends it with its status."""
         try:
-            async for request in request_iterator:
+            async for request in _until(self._backend.draining, request_iterator):
                 yield await self._stream_step(request)
         except asyncio.CancelledError:
             raise
@@ -213,14 +242,16 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
     def _check_size(self, rows: int, field: str) -> None:
         limit = self._backend.config.max_request_observations
         if rows > limit:
-            raise LimitReachedError(f"{field}: {rows} in one request, {limit} are allowed: split it")
+            violations = Violations()
+            violations.add(field, f"{rows} in one request, {limit} are allowed: split it")
+            violations.raise_if_any()
         if rows == 0:
             violations = Violations()
             violations.add(field, "it is empty")
             violations.raise_if_any()
 
     async def _observe(self, columns: Columns) -> Observed:
-        # The work is done whole even if the caller goes away; a retry then finds duplicates.
+        # Not begun, it is dropped whole if the caller goes away; begun, it is done whole, and a retry finds duplicates.
         return await self._backend.batcher.observe(columns)
 
     def _model(self) -> tuple[str, str]:

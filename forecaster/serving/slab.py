@@ -50,6 +50,14 @@ class Slab:
         """Return a copy of the states in `slots`, int64 [N]."""
         return {name: tensor.index_select(0, slots) for name, tensor in self._tensors.items()}
 
+    def shape(self, name: str) -> torch.Size:
+        """Return the shape of one series' part of a tensor."""
+        return self._tensors[name].shape[1:]
+
+    def peek(self, name: str, slots: Tensor, index: Tensor) -> Tensor:
+        """Return single elements of one tensor, [N]: those at `index` (int64 [N]) of `slots` (int64 [N])."""
+        return self._tensors[name][slots, index]
+
     def scatter(self, slots: Tensor, state: State) -> None:
         """Put `state` [N, ...] into `slots`, int64 [N], all different."""
         for name, tensor in self._tensors.items():

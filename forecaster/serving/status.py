@@ -21,6 +21,8 @@ from forecaster.errors import (
 
 DOMAIN = "forecaster.v1"
 DETAILS_KEY = "grpc-status-details-bin"
+_MOST_DETAILS = 10
+_MOST_CHARACTERS = 300
 _CODES: tuple[tuple[type[ForecasterError], grpc.StatusCode], ...] = (
     (InvalidArgumentError, grpc.StatusCode.INVALID_ARGUMENT),
     (NotFoundError, grpc.StatusCode.NOT_FOUND),
@@ -33,6 +35,11 @@ _CODES: tuple[tuple[type[ForecasterError], grpc.StatusCode], ...] = (
 )
 
 
+def shortened(text: str) -> str:
+    """Return a text that fits a status: clients refuse more than some kilobytes of trailing metadata."""
+    return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 1] + "…"
+
+
 def status_code(error: ForecasterError) -> grpc.StatusCode:
     """Return the canonical code of an error."""
     return next((code for kind, code in _CODES if isinstance(error, kind)), grpc.StatusCode.UNKNOWN)
@@ -40,7 +47,7 @@ def status_code(error: ForecasterError) -> grpc.StatusCode:
 
 def to_status(error: ForecasterError) -> status_pb2.Status:
     """Return an error as `google.rpc.Status` with an ErrorInfo and the detail of its kind."""
-    status = status_pb2.Status(code=status_code(error).value[0], message=str(error))
+    status = status_pb2.Status(code=status_code(error).value[0], message=shortened(str(error)))
     for detail in (_error_info(error), *_details(error)):
         packed = any_pb2.Any()
         packed.Pack(detail)
@@ -62,18 +69,16 @@ def _error_info(error: ForecasterError) -> error_details_pb2.ErrorInfo:
 def _details(error: ForecasterError) -> list[Message]:
     if isinstance(error, InvalidArgumentError):
         violations = [
-            error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
-            for v in error.violations
+            error_details_pb2.BadRequest.FieldViolation(field=shortened(v.field), description=shortened(v.description))
+            for v in error.violations[:_MOST_DETAILS]
         ]
         return [error_details_pb2.BadRequest(field_violations=violations)]
     if isinstance(error, NotFoundError):
         return [
-            error_details_pb2.ResourceInfo(
-                resource_type=error.resource_type, resource_name=name, description=str(error)
-            )
-            for name in error.resource_names
+            error_details_pb2.ResourceInfo(resource_type=error.resource_type, resource_name=name)
+            for name in error.resource_names[:_MOST_DETAILS]
         ]
-    if isinstance(error, LimitReachedError | UnavailableError):
+    if isinstance(error, LimitReachedError | UnavailableError) and error.retry_after_seconds is not None:
         delay = Duration()
         delay.FromNanoseconds(int(error.retry_after_seconds * 1e9))
         return [error_details_pb2.RetryInfo(retry_delay=delay)]

@@ -11,12 +11,15 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from forecaster.model.bundle import Bundle
 from forecaster.model.state import State
-from forecaster.serving.journal import Journal, Snapshot
+from forecaster.serving.journal import Journal
+from forecaster.serving.records import Snapshot
 from forecaster.serving.slab import Slab
+from forecaster.serving.telemetry import LOGGER
 
 _SNAPSHOTS_PER_BATCH = 4096
 
@@ -89,22 +92,33 @@ class SeriesStore:
         for start in range(0, len(items), _SNAPSHOTS_PER_BATCH):
             part = items[start : start + _SNAPSHOTS_PER_BATCH]
             packed = self._spec.pack(self.gather([slot for _, slot in part])).numpy()
-            rows = (Snapshot(i, sequence, packed[k].tobytes()) for k, (i, _) in enumerate(part))
+            rows = (Snapshot.of(i, sequence, packed[k].tobytes()) for k, (i, _) in enumerate(part))
             journal.save_snapshots(self._fingerprint, rows)
+        journal.complete_snapshots(self._fingerprint, sequence)
         return len(items)
 
-    def load_snapshots(self, journal: Journal) -> dict[str, int]:
-        """Take over this model's snapshots; return for each series the record that it stands at."""
+    def load_snapshots(self, journal: Journal) -> tuple[dict[str, int], int]:
+        """Take over this model's snapshots.
+
+        Returns:
+            For each series the record that it stands at, and the record up to which every series has a snapshot,
+            behind which the replay has to start.
+        """
         stands: dict[str, int] = {}
+        complete_through = journal.complete_through(self._fingerprint)
         waiting: list[Snapshot] = []
         for snapshot in journal.read_snapshots(self._fingerprint):
+            if not snapshot.is_whole or len(snapshot.state) != self._spec.num_bytes:
+                LOGGER.warning("the snapshot of series %r is corrupted: the journal is replayed", snapshot.series_id)
+                complete_through = 0
+                continue
             stands[snapshot.series_id] = snapshot.sequence
             waiting.append(snapshot)
             if len(waiting) == _SNAPSHOTS_PER_BATCH:
                 self._restore(waiting)
                 waiting = []
         self._restore(waiting)
-        return stands
+        return stands, complete_through
 
     def _restore(self, snapshots: Sequence[Snapshot]) -> None:
         if not snapshots:
@@ -114,17 +128,27 @@ class SeriesStore:
         packed = torch.from_numpy(joined.reshape(len(snapshots), -1).copy())
         self.scatter(slots, self._spec.unpack(packed))
 
-    def stored(self, slot: int, steps_back: int) -> tuple[bool, float] | None:
-        """Return whether a value was observed so many steps before the clock, and the value.
+    def held(
+        self, slots: npt.NDArray[np.int64], steps_back: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+        """Look up remembered values.
 
-        None if the memory does not reach that far.
+        Args:
+            slots: int64 [N].
+            steps_back: before each slot's clock, 0 or more, int64 [N].
+
+        Returns:
+            Whether the memory reaches that far, bool [N], and the value, NaN where missing, float64 [N].
         """
-        state = self.gather([slot])
-        memory = state["ring"].shape[1]
-        if steps_back >= min(memory, int(self.position[slot])):
-            return None
-        index = (int(self.position[slot]) - 1 - steps_back) % memory
-        return bool(state["ring_observed"][0, index]), float(state["ring"][0, index])
+        position = self.position[slots]
+        memory = self._slab.shape("ring")[0]
+        reached = steps_back < np.minimum(memory, position)
+        index = torch.from_numpy((position - 1 - steps_back) % memory)
+        rows = torch.from_numpy(slots)
+        values = torch.where(
+            self._slab.peek("ring_observed", rows, index), self._slab.peek("ring", rows, index), np.nan
+        )
+        return reached, values.cpu().numpy()
 
     def _fit_mirrors(self) -> None:
         missing = self._slab.capacity - len(self.clock_us)

@@ -32,11 +32,13 @@ class TrainResult:
         run_id: MLflow's.
         model: the registered version.
         fit: the model and how it was fitted.
+        refusal: why it is not the champion, empty if it is.
     """
 
     run_id: str
     model: RegisteredModel
     fit: "FitResult"
+    refusal: str
 
     @property
     def is_champion(self) -> bool:
@@ -46,10 +48,12 @@ class TrainResult:
     def line(self) -> str:
         """Return the outcome as a line for people."""
         backtest = self.fit.backtest
-        what = "is the champion" if self.is_champion else "does not beat the seasonal naive, so it is not the champion"
+        what = "is the champion" if self.is_champion else f"{self.refusal}, so it is not the champion"
+        how = "" if self.is_champion else f"; serve it all the same with --serving.alias {self.model.version}"
         return (
             f"{self.model.name} version {self.model.version} {what}: MASE {backtest.mase:.3f}, seasonal naive"
-            f" {backtest.seasonal_naive_mase:.3f}, skill {backtest.skill:.1%} ({self.fit.seconds:.0f} s of training)"
+            f" {backtest.seasonal_naive_mase:.3f}, skill {backtest.skill:.1%}, 80 % intervals hold"
+            f" {backtest.coverage[0.8]:.0%} ({self.fit.seconds:.0f} s of training){how}"
         )
 
 
@@ -78,7 +82,7 @@ def train(
     # Lightning and MLflow take seconds to import: what is wrong with the data is said before.
     from forecaster.training.callbacks import progress_on
     from forecaster.training.fit import fit
-    from forecaster.training.tracking import track
+    from forecaster.training.tracking import track, verdict
 
     callbacks, write_line = progress_on(stream, config.training.max_epochs)
     with track(config, trigger=trigger) as run:
@@ -86,7 +90,7 @@ def train(
         run.log_data(frame, series)
         result = fit(series, config, reporters=[write_line, run.report], callbacks=callbacks)
         run.log_result(result, series)
-        return TrainResult(run.run_id, run.register(result, series), result)
+        return TrainResult(run.run_id, run.register(result, series), result, verdict(result.backtest))
 
 
 def _read(config: Config, until: dt.datetime | None) -> pl.DataFrame:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 CONFIG_ARTIFACT = "config.yaml"
 _SERIES_IN_FAN_CHART = 6
 _WORST_SERIES = 20
+_NOMINAL, _HONEST = 0.8, (0.6, 0.95)  # an interval, and how much of the validation tail it has to hold
 _METRICS_AT_ONCE = 1000  # MLflow's limit
 
 
@@ -122,14 +123,14 @@ class Run:
             self._client.log_figure(self.run_id, picture, f"figures/{name}")
 
     def register(self, result: FitResult, series: Sequence[Series]) -> RegisteredModel:
-        """Log and register the bundle; it becomes the champion if it beats the seasonal naive.
+        """Log and register the bundle; it becomes the champion if it is better than nothing, see `verdict`.
 
         Whether it beats the champion before it is not asked here: that needs both on the same backtest, which
         is the retraining pipeline's work.
         """
         tracking, bundle = self._config.tracking, result.bundle
         end_us = max(one.start_us + (len(one) - 1) * one.step_us for one in series)
-        passed = result.backtest.skill > 0
+        passed = verdict(result.backtest) == ""
         tags = {
             "validation_status": "passed" if passed else "failed",
             "data_window_end": _time_text(end_us),
@@ -155,6 +156,16 @@ class Run:
         ]
         for start in range(0, len(metrics), _METRICS_AT_ONCE):
             self._client.log_batch(self.run_id, metrics=metrics[start : start + _METRICS_AT_ONCE])
+
+
+def verdict(backtest: Backtest) -> str:
+    """Return why a model must not be the champion, empty if it may: it has to beat the seasonal naive, honestly."""
+    if not backtest.skill > 0:
+        return "does not beat the seasonal naive"
+    coverage, (low, high) = backtest.coverage[_NOMINAL], _HONEST
+    if not low <= coverage <= high:
+        return f"has 80 % intervals that hold {coverage:.0%} of the values, not {low:.0%} to {high:.0%}"
+    return ""
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from forecaster.data.windows import latest_segments
 from forecaster.demo.report import Report
 from forecaster.evaluation import rolling_origin
 from forecaster.registry import load_bundle
+from forecaster.serving.journal import SqliteJournal
 
 SMALL = (
     *("--days=3", "--model.hidden_size=16", "--model.num_layers=1", "--model.decoder_size=16"),
@@ -71,6 +72,14 @@ def test_it_leaves_a_picture_and_says_how_to_go_on(output: pathlib.Path) -> None
     assert "mlflow ui --backend-store-uri" in said
     assert "forecaster.v1.ForecastService/Forecast" in said
     assert "lost, applied twice" in said
+
+
+def test_it_leaves_a_running_servers_state_alone(output: pathlib.Path) -> None:
+    with SqliteJournal(output / "state" / "journal.db"):
+        done = demo(output)
+    assert done.returncode == 2
+    assert "in use by another server" in done.stderr
+    assert (output / "state" / "journal.db").exists()
 
 
 def test_it_does_not_write_over_something_else(tmp_path: pathlib.Path) -> None:

@@ -15,6 +15,9 @@ def forecaster(*arguments: str, cwd: pathlib.Path) -> subprocess.CompletedProces
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
 
 
+DAILY = "unique_id,ds,y\n" + "".join(f"a,2024-01-{day:02},{day}\n" for day in range(1, 31))
+
+
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
@@ -22,6 +25,8 @@ def forecaster(*arguments: str, cwd: pathlib.Path) -> subprocess.CompletedProces
         ("unique_id,ds,y\na,2024-01-01,1\n", ["--data.target_column=sales"], "'sales'"),
         ("unique_id,ds,y\na,2024-01-01T00:00,1\na,2024-01-01T00:20,2\n", [], "1 time off the grid"),
         ("unique_id,ds,y\na,2024-01-01,1\na,2024-01-02,2\n", [], "no series is long enough"),
+        (DAILY, [], "the data looks like 1d: set --data.frequency 1d"),
+        ("unique_id,ds,y\na,2024-01-01,1\n", ["--data.frequency=1D"], "did you mean 1d?"),
         ("unique_id,ds,y\na,2024-01-01,1\n", ["--data.frequency=hourly"], "a fixed duration such as 1h"),
         ("unique_id,ds,y\na,hello,world\n", [], "ds='hello' is not a time"),
         ("unique_id,ds,y\na,2024-01-01,world\n", [], "y='world' is not a number"),
@@ -43,9 +48,11 @@ def test_wrong_data_is_answered_in_one_line(
 
 
 def test_a_server_that_does_not_run_is_said_soon(tmp_path: pathlib.Path) -> None:
+    done = forecaster("forecast", "a", "--server", "localhost", cwd=tmp_path)
+    assert (done.returncode, "use HOST:PORT" in done.stderr) == (2, True)
     done = forecaster("forecast", "a", "--server", "127.0.0.1:1", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: no server answers at 127.0.0.1:1: is it running?")
+    assert done.stderr.startswith("error: no server answers at 127.0.0.1:1: is it running (forecaster serve)?")
 
 
 def test_observe_and_forecast_from_the_shell(servers: ServerFactory, tmp_path: pathlib.Path) -> None:
@@ -55,7 +62,16 @@ def test_observe_and_forecast_from_the_shell(servers: ServerFactory, tmp_path: p
     observe = ("observe", "--data.path", "history.csv", "--server", server.address)
     done = forecaster(*observe, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "80 applied, 0 known already, 0 refused\n")
-    assert forecaster(*observe, cwd=tmp_path).stdout.startswith("0 applied, ")
+    done = forecaster(*observe, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "0 applied, 80 known already, 0 refused\n")
+    done = forecaster("observe", "--server", server.address, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, "error: name the file to send: --data.path mine.csv\n")
+    done = forecaster(*observe, "--data.frequency=1d", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "has a step of 1:00:00, --data.frequency says 1 day" in done.stderr
+    done = forecaster("health", "--server", server.address, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "SERVING\n")
+    assert forecaster("health", "--server", "127.0.0.1:1", cwd=tmp_path).returncode == 1
     done = forecaster("forecast", "s1", "s0", "--horizon", "3", "--server", server.address, cwd=tmp_path)
     assert done.returncode == 0
     lines = [line for line in done.stdout.splitlines() if " s" in line]

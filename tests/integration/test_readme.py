@@ -29,9 +29,10 @@ def test_the_example_runs_as_it_stands(servers: ServerFactory, tmp_path: pathlib
     assert address in code
     wander(3, 60).with_columns(pl.col("ds").dt.strftime("%Y-%m-%dT%H:%M:%SZ")).write_csv(tmp_path / "mine.csv")
     command = [sys.executable, "-W", "error", "-c", code.replace(address, server.address)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "y_hat" in done.stdout
+    for _ in range(2):  # people run things twice
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "y_hat" in done.stdout
     assert len(code.strip().splitlines()) <= 24
 
 

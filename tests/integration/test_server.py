@@ -93,6 +93,8 @@ def test_the_whole_journey(servers: ServerFactory) -> None:
         assert_forecasts_are_the_offline_models(client, servers.bundle, everything)
         again = client.observe(later)
         assert (again.applied, again.duplicates) == (0, 60)
+        again = client.observe(everything)  # further back than the states remember
+        assert (again.applied, again.duplicates, len(again.rejected)) == (0, 360, 0)
         model = client.get_model()
         assert (model.name, model.version, model.fingerprint) == ("forecaster", "1", servers.bundle.fingerprint)
         assert (model.horizon, model.step, model.min_history) == (6, dt.timedelta(hours=1), 12)
@@ -103,7 +105,7 @@ def test_the_whole_journey(servers: ServerFactory) -> None:
         assert_forecasts_are_the_offline_models(client, servers.bundle, everything)
         assert [info.length for info in client.list_series()] == [72] * 5
         again = client.observe(history)
-        assert again.applied == 0
+        assert (again.applied, again.duplicates, len(again.rejected)) == (0, 300, 0)
     assert server.stop() == 0
     server = servers()
     assert "recovered 5 series, 0 observations replayed" in server.log.read_text()
@@ -129,6 +131,30 @@ def test_a_stream_answers_each_frame_and_survives_a_restart(servers: ServerFacto
             server = servers(f"--serving.port={port}")
             assert stream.send(wander(2, 1, start=44)).observed.applied == 2
         assert client.get_series("s1").length == 45
+
+
+def test_an_asyncio_stream_survives_a_restart_and_a_cancelled_send(servers: ServerFactory) -> None:
+    async def talk() -> None:
+        server = servers()
+        port = server.address.rsplit(":", 1)[1]
+        async with AsyncForecastClient(server.address) as client:
+            await client.observe(wander(2, 40))
+            async with client.stream(horizon=1) as stream:
+                assert (await stream.send(wander(2, 1, start=40))).observed.applied == 2
+                server.stop()
+                server = servers(f"--serving.port={port}")
+                assert (await stream.send(wander(2, 1, start=41))).observed.applied == 2
+                server.process.send_signal(signal.SIGSTOP)
+                try:
+                    with pytest.raises(TimeoutError):
+                        await asyncio.wait_for(stream.send(wander(2, 1, start=42)), 0.3)
+                finally:
+                    server.process.send_signal(signal.SIGCONT)
+                reply = await stream.send(wander(2, 1, start=43))
+                assert reply.observed.applied == 2
+                assert reply.forecasts["ds"][0] == START + dt.timedelta(hours=44)
+
+    asyncio.run(talk())
 
 
 def test_the_asyncio_client_does_the_same(server: Server) -> None:
@@ -167,6 +193,10 @@ def test_typed_errors_say_what_to_do(client: ForecastClient) -> None:
     client.observe(wander(2, 5).filter(unique_id="s1"))
     with pytest.raises(SeriesNotFoundError, match="'nobody'") as not_found:
         client.forecast(["nobody"])
+    with pytest.raises(SeriesNotFoundError, match="1000 series cannot be forecast"):  # fits the trailing metadata
+        client.forecast([f"nobody {'x' * 200} {k}" for k in range(1000)])
+    with pytest.raises(InvalidArgumentError, match="split it"):
+        client.forecast([f"s{k}" for k in range(60_000)])
     assert not_found.value.resource_names == ("nobody",)
     with pytest.raises(TooLittleHistoryError, match="a forecast needs 12"):
         client.forecast(["s1"])
@@ -190,7 +220,11 @@ def test_refused_rows_come_back_with_the_reason(client: ForecastClient) -> None:
     client.observe(frame)
     taken = frame.filter(pl.col("y").is_not_null()).tail(1).with_columns(y=pl.col("y") + 1)
     old = wander(1, 1).with_columns(ds=pl.lit(START - dt.timedelta(hours=40)).cast(pl.Datetime("us", "UTC")))
+    future = wander(1, 1, start=30).with_columns(ds=pl.lit(dt.datetime.now(dt.UTC) + dt.timedelta(days=400)))
+    future = future.with_columns(ds=pl.col("ds").dt.truncate("1h"))
     off_grid = wander(1, 1, start=30).with_columns(ds=pl.col("ds") + dt.timedelta(minutes=7))
+    result = client.observe(future)
+    assert "too far in the future" in result.rejected["message"][0]
     result = client.observe(pl.concat([taken, old, off_grid]))
     assert (result.applied, result.duplicates) == (0, 0)
     reasons = dict(zip(result.rejected["reason"], result.rejected.iter_rows(named=True), strict=True))
@@ -279,6 +313,22 @@ def test_a_stop_drains_and_refuses_politely(servers: ServerFactory) -> None:
     assert "2 series snapshotted" in server.log.read_text()
 
 
+def test_an_idle_stream_does_not_hold_a_stop_up(server: Server) -> None:
+    with ForecastClient(server.address, retry=RetryPolicy(timeout_seconds=1)) as client, client.stream() as stream:
+        stream.send(wander(1, 30))
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < 5  # drain_seconds is 10
+        with pytest.raises(UnavailableError):
+            stream.send(wander(1, 1, start=30))
+
+
+def test_an_id_of_any_script_is_taken(client: ForecastClient) -> None:
+    name = "店舗\u3000A\u00a0é"
+    assert client.observe(wander(1, 3).with_columns(unique_id=pl.lit(name))).applied == 3
+    assert client.get_series(name).length == 3
+
+
 def test_a_paused_server_is_a_deadline(server: Server) -> None:
     with ForecastClient(server.address, retry=RetryPolicy(timeout_seconds=1)) as client:
         client.get_model()
@@ -286,17 +336,19 @@ def test_a_paused_server_is_a_deadline(server: Server) -> None:
         try:
             with pytest.raises(DeadlineError, match="in time"):
                 client.get_model()
+            with pytest.raises(DeadlineError, match="in time"), client.stream() as stream:
+                stream.send(wander(1, 1))
         finally:
             server.process.send_signal(signal.SIGCONT)
 
 
 def test_limits_are_refused_with_a_retry(servers: ServerFactory) -> None:
     server = servers("--serving.max_series=2", "--serving.max_request_observations=50")
-    with ForecastClient(server.address, retry=RetryPolicy(timeout_seconds=0.3)) as client:
+    with ForecastClient(server.address) as client:
         result = client.observe(wander(3, 10))
         assert result.applied == 20
         assert set(result.rejected["reason"]) == {"LIMIT_REACHED"}
-        with pytest.raises(ForecasterError, match=r"in one request, 50 are allowed"):
+        with pytest.raises(InvalidArgumentError, match=r"in one request, 50 are allowed"):
             client.observe(wander(1, 60))
 
 
@@ -307,6 +359,10 @@ def refused_start(servers: ServerFactory, *options: str, command: list[str] | No
     assert len(lines) == 1, done.stderr
     assert "Traceback" not in done.stderr
     return lines[0]
+
+
+def test_an_address_file_that_cannot_be_written_is_said_in_one_line(servers: ServerFactory) -> None:
+    assert "cannot be written" in refused_start(servers, "--serving.address_file=/proc/nowhere/address")
 
 
 def test_a_taken_port_is_said_in_one_line(servers: ServerFactory) -> None:

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 
 from forecaster.errors import ConflictError, InvalidArgumentError, LimitReachedError, OutOfOrderError
 from forecaster.serving.admission import Known, Outcome, admit, join
-from forecaster.serving.journal import Columns
+from forecaster.serving.records import Columns
 
-STEP, GAP, MEMORY = 10, 4, 6
+STEP, GAP = 10, 4
 
 
 class PlainSeries:
-    """One series by the rules, one row at a time, remembering everything since its last start."""
+    """One series by the rules, one row at a time, remembering everything."""
 
     def __init__(self) -> None:
         self.clock: int | None = None
@@ -27,8 +27,7 @@ class PlainSeries:
         steps, rest = divmod(time - self.clock, STEP)
         if rest:
             return "off_grid", 0
-        if steps > GAP + 1:
-            self.values = {}
+        if steps > GAP + 1:  # a long gap: a fresh start, but what was before stays known
             return self._apply(time, value, 0)
         if steps > 0:
             for missing in range(self.clock + STEP, time, STEP):
@@ -64,11 +63,12 @@ def test_it_judges_like_the_plain_reference(batches: list[list[tuple[int, int, f
         before = [dict(one.values) for one in plain]
         clocks = [one.clock for one in plain]
 
-        def stored(series: int, back: int, before=before, clocks=clocks) -> tuple[bool, float] | None:
-            held = before[series].get((clocks[series] or 0) - back * STEP)
-            return None if held is None else (not math.isnan(held), 0.0 if math.isnan(held) else held)
+        def held(series: np.ndarray, time: np.ndarray, before=before) -> tuple[np.ndarray, np.ndarray]:
+            asked = list(zip(series.tolist(), time.tolist(), strict=True))
+            found = np.array([t in before[s] for s, t in asked], dtype=bool)
+            return found, np.array([before[s].get(t, math.nan) for s, t in asked])
 
-        known = Known(np.array([c or 0 for c in clocks]), np.array([c is not None for c in clocks]), stored, 3)
+        known = Known(np.array([c or 0 for c in clocks]), np.array([c is not None for c in clocks]), held, 3)
         times = []
         for series, offset, _ in batch:
             base[series] = max(base[series], offset)
@@ -90,15 +90,15 @@ def test_it_judges_like_the_plain_reference(batches: list[list[tuple[int, int, f
         assert advance == {i: steps for i, (kind, steps) in enumerate(expected) if kind == "applied"}
 
 
-def nothing_stored(series: int, back: int) -> tuple[bool, float] | None:
-    return None
+def nothing_held(series: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros(len(series), dtype=bool), np.full(len(series), math.nan)
 
 
 def test_new_series_past_the_limit_are_refused_whole() -> None:
     columns = Columns(
         ("a", "b", "c"), np.array([0, 1, 1, 2], np.int32), np.array([0, 0, 10, 0]), np.array([1.0, 1.0, 1.0, 1.0])
     )
-    known = Known(np.array([0, 0, -10]), np.array([False, False, True]), nothing_stored, 1)
+    known = Known(np.array([0, 0, -10]), np.array([False, False, True]), nothing_held, 1)
     verdict = admit(columns, known, step_us=STEP, max_gap_steps=GAP)
     assert verdict.outcomes.tolist() == [Outcome.APPLIED, Outcome.REJECTED, Outcome.REJECTED, Outcome.APPLIED]
     assert all(isinstance(error, LimitReachedError) for error in verdict.errors.values())
@@ -106,7 +106,7 @@ def test_new_series_past_the_limit_are_refused_whole() -> None:
 
 def test_refusals_say_what_is_expected() -> None:
     columns = Columns(("a",), np.zeros(2, np.int32), np.array([0, 1_003]), np.array([1.0, 1.0]))
-    known = Known(np.array([1_000]), np.array([True]), lambda s, b: (True, 5.0) if b == 100 else None, 1)
+    known = Known(np.array([1_000]), np.array([True]), lambda s, time: (time == 0, np.full(len(s), 5.0)), 1)
     verdict = admit(columns, known, step_us=STEP, max_gap_steps=GAP)
     conflict, off_grid = verdict.errors[0], verdict.errors[1]
     assert isinstance(conflict, ConflictError)
@@ -114,10 +114,10 @@ def test_refusals_say_what_is_expected() -> None:
     assert "off the grid" in str(off_grid)
 
 
-def test_out_of_memory_is_out_of_order_with_the_expected_time() -> None:
+def test_a_time_without_a_row_is_out_of_order_with_the_expected_time() -> None:
     columns = Columns(("a",), np.zeros(1, np.int32), np.array([0]), np.array([1.0]))
     verdict = admit(
-        columns, Known(np.array([1_000]), np.array([True]), nothing_stored, 1), step_us=STEP, max_gap_steps=GAP
+        columns, Known(np.array([1_000]), np.array([True]), nothing_held, 1), step_us=STEP, max_gap_steps=GAP
     )
     error = verdict.errors[0]
     assert isinstance(error, OutOfOrderError)

@@ -2,7 +2,9 @@
 
 import math
 import pathlib
-from collections.abc import Sequence
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Sequence
 
 import hypothesis.strategies as st
 import numpy as np
@@ -11,11 +13,12 @@ import torch
 from hypothesis import given, settings
 
 from forecaster.config import ModelConfig
-from forecaster.errors import InternalError, SeriesNotFoundError, StorageError, TooLittleHistoryError
+from forecaster.errors import InternalError, SeriesNotFoundError, StorageError, TooLittleHistoryError, UnavailableError
 from forecaster.model.bundle import Bundle
 from forecaster.model.seq2seq import Observations, Seq2Seq
 from forecaster.serving.engine import Engine, ForecastWork
-from forecaster.serving.journal import Columns, Record, SqliteJournal, VolatileJournal
+from forecaster.serving.journal import SqliteJournal, VolatileJournal
+from forecaster.serving.records import Columns, Record, Snapshot
 
 HOUR_US = 3_600_000_000
 GAP = 20
@@ -90,7 +93,12 @@ series = st.lists(st.tuples(st.integers(1, 30), values), min_size=1, max_size=25
 def test_any_batching_with_retries_is_the_offline_fold(
     drawn: list[list[tuple[int, float]]], sizes: list[int], random: object
 ) -> None:
-    engine = Engine(BUNDLE, VolatileJournal(), max_series=100)
+    with tempfile.TemporaryDirectory() as folder, SqliteJournal(pathlib.Path(folder) / "j.db", "interval") as journal:
+        engine = Engine(BUNDLE, journal, max_series=100)
+        check_any_batching(engine, drawn, sizes, random)
+
+
+def check_any_batching(engine: Engine, drawn: list[list[tuple[int, float]]], sizes: list[int], random: object) -> None:
     rows: dict[str, list[tuple[int, float]]] = {}
     for k, steps in enumerate(drawn):
         clock = 0
@@ -111,12 +119,10 @@ def test_any_batching_with_retries_is_the_offline_fold(
         first, retry = engine.observe([columns(batch), columns(batch)])
         assert not first.errors
         assert (first.outcomes == 1).all()
-        long_gaps = any(step > GAP + 1 for steps in drawn for step, _ in steps)
-        if not long_gaps:  # a restart forgets what was before it, so a retry across one is refused
-            assert (retry.outcomes == 2).all(), retry.errors
-        assert not (retry.outcomes == 1).any()
-        previous = batch
-    assert previous
+        assert (retry.outcomes == 2).all(), retry.errors
+        previous += batch
+    again = engine.observe([columns(previous)])[0]  # however long ago
+    assert (again.outcomes == 2).all(), again.errors
     for name, one in rows.items():
         if engine.forecast([ForecastWork((name,), 1, (0.5,))])[0].failures:
             since = max([k for k in range(1, len(one)) if one[k][0] - one[k - 1][0] > GAP + 1], default=0)
@@ -149,6 +155,73 @@ def test_recovery_is_the_fold_of_the_journal(tmp_path: pathlib.Path, with_snapsh
             assert engine.describe(f"s{k}").length == 40
         retry = engine.observe([columns(rows[-9:])])[0]
         assert (retry.outcomes == 2).all()
+
+
+class InterruptedJournal(SqliteJournal):
+    """A journal that ends after two batches of snapshots."""
+
+    batches = 0
+
+    def save_snapshots(self, fingerprint: str, snapshots: Iterable[Snapshot]) -> None:
+        self.batches += 1
+        if self.batches > 2:
+            raise StorageError("the disk is full")
+        super().save_snapshots(fingerprint, snapshots)
+
+
+def test_an_interrupted_snapshot_loses_nothing(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forecaster.serving.store._SNAPSHOTS_PER_BATCH", 1)
+    rows = stream(40)
+    with InterruptedJournal(tmp_path / "j.db") as journal:
+        engine = Engine(BUNDLE, journal, max_series=10)
+        engine.observe([columns(rows)])
+        before = [forecast(engine, f"s{k}") for k in range(3)]
+        with pytest.raises(StorageError):
+            engine.snapshot()
+    with SqliteJournal(tmp_path / "j.db") as journal:
+        engine = Engine(BUNDLE, journal, max_series=10)
+        assert engine.recover() == (3, 40)  # two series come from their snapshots
+        for k in range(3):
+            np.testing.assert_allclose(forecast(engine, f"s{k}"), before[k], rtol=1e-4, atol=1e-5)
+
+
+def test_a_corrupted_snapshot_is_replayed(tmp_path: pathlib.Path) -> None:
+    rows = stream(40)
+    with SqliteJournal(tmp_path / "j.db") as journal:
+        engine = Engine(BUNDLE, journal, max_series=10)
+        engine.observe([columns(rows)])
+        engine.snapshot()
+        before = forecast(engine, "s1")
+    with sqlite3.connect(tmp_path / "j.db") as database:
+        database.execute("UPDATE snapshots SET state = zeroblob(length(state)) WHERE series_id = 's1'")
+    database.close()
+    with SqliteJournal(tmp_path / "j.db") as journal:
+        engine = Engine(BUNDLE, journal, max_series=10)
+        assert engine.recover() == (3, 40)
+        np.testing.assert_allclose(forecast(engine, "s1"), before, rtol=1e-4, atol=1e-5)
+
+
+def test_a_lower_limit_keeps_what_is_there_and_takes_no_more(tmp_path: pathlib.Path) -> None:
+    for with_snapshot in (False, True):
+        path = tmp_path / f"{with_snapshot}.db"
+        with SqliteJournal(path) as journal:
+            engine = Engine(BUNDLE, journal, max_series=10)
+            engine.observe([columns(stream(5))])
+            if with_snapshot:
+                engine.snapshot()
+        with SqliteJournal(path) as journal:
+            engine = Engine(BUNDLE, journal, max_series=1)
+            assert engine.recover()[0] == 3
+            new = engine.observe([columns([(f"new{k}", 1, 1.0) for k in range(4)])])[0]
+            assert (new.outcomes == 3).all()
+
+
+def test_recovery_stops_when_told(tmp_path: pathlib.Path) -> None:
+    with SqliteJournal(tmp_path / "j.db") as journal:
+        engine = Engine(BUNDLE, journal, max_series=10)
+        engine.observe([columns(stream(5))])
+        with pytest.raises(UnavailableError, match="told to stop"):
+            Engine(BUNDLE, journal, max_series=10).recover(lambda: True)
 
 
 def test_another_models_snapshot_is_not_used(tmp_path: pathlib.Path) -> None:

@@ -14,18 +14,8 @@ import pytest
 from hypothesis import given, settings
 
 from forecaster.errors import StorageError
-from forecaster.serving.journal import (
-    _HEADER,
-    Columns,
-    Deletion,
-    Journal,
-    Record,
-    Snapshot,
-    SqliteJournal,
-    decode,
-    encode,
-    open_journal,
-)
+from forecaster.serving.journal import Journal, SqliteJournal, open_journal
+from forecaster.serving.records import Columns, Deletion, Record, Snapshot, decode, encode, find
 
 Opener = Callable[[], Journal]
 
@@ -75,19 +65,44 @@ class TestContract:
 
     def test_the_latest_snapshot_of_a_fingerprint_wins(self, opener: Opener) -> None:
         journal = opener()
-        journal.save_snapshots("one", [Snapshot("a", 1, b"x"), Snapshot("b", 1, b"y")])
-        journal.save_snapshots("two", [Snapshot("a", 5, b"z")])
+        journal.save_snapshots("one", [Snapshot.of("a", 1, b"x"), Snapshot.of("b", 1, b"y")])
+        journal.save_snapshots("two", [Snapshot.of("a", 5, b"z")])
         journal.close()
         journal = opener()
-        assert list(journal.read_snapshots("one")) == [Snapshot("b", 1, b"y")]
-        assert list(journal.read_snapshots("two")) == [Snapshot("a", 5, b"z")]
+        assert list(journal.read_snapshots("one")) == [Snapshot.of("b", 1, b"y")]
+        assert list(journal.read_snapshots("two")) == [Snapshot.of("a", 5, b"z")]
         journal.close()
 
     def test_a_deletion_takes_the_snapshot_along(self, opener: Opener) -> None:
         journal = opener()
-        journal.save_snapshots("one", [Snapshot("a", 1, b"x")])
+        journal.save_snapshots("one", [Snapshot.of("a", 1, b"x")])
         journal.append(Deletion("a"))
         assert list(journal.read_snapshots("one")) == []
+        journal.close()
+
+    def test_snapshots_are_complete_only_when_all_are_written(self, opener: Opener) -> None:
+        journal = opener()
+        assert journal.complete_through("one") == 0
+        journal.save_snapshots("one", [Snapshot.of("a", 3, b"x")])
+        journal.complete_snapshots("one", 3)
+        assert journal.complete_through("one") == 3
+        journal.save_snapshots("one", [Snapshot.of("a", 7, b"x")])  # interrupted before the rest
+        assert journal.complete_through("one") == 3
+        journal.save_snapshots("two", [Snapshot.of("a", 9, b"z")])  # takes the place of the other model's
+        assert journal.complete_through("one") == 0
+        journal.close()
+
+    def test_rows_are_found_by_series_and_time(self, opener: Opener) -> None:
+        journal = opener()
+        journal.append(columns(("a", 1, 1.0), ("b", 1, 2.0), ("a", 2, math.nan)))
+        journal.append(columns(("a", 5, 3.0), ("c", 2, 4.0)))
+        journal.append(Deletion("c"))
+        journal.append(columns(("b", 7, 5.0)))
+        wanted = columns(("a", 2, 0.0), ("c", 2, 0.0), ("b", 1, 0.0), ("a", 3, 0.0), ("x", 1, 0.0), ("b", 1, 0.0))
+        found, values = journal.find(wanted)
+        assert found.tolist() == [True, False, True, False, False, True]
+        assert math.isnan(values[0])
+        assert values[[2, 5]].tolist() == [2.0, 2.0]
         journal.close()
 
     def test_a_second_owner_is_refused(self, opener: Opener) -> None:
@@ -109,10 +124,34 @@ def test_encoding_is_exact_and_torn_records_are_noticed(record: Record) -> None:
     assert plain(decode(payload)) == plain(record)
     with pytest.raises(ValueError, match=r"shorter|checksum|fit"):
         decode(payload[:-1])
-    body = payload[_HEADER.size :]
-    flipped = payload[: _HEADER.size] + bytes([body[0] ^ 1]) + body[1:]
-    with pytest.raises(ValueError, match=r"checksum"):
-        decode(flipped)
+    for at in range(len(payload)):
+        flipped = payload[:at] + bytes([payload[at] ^ 1]) + payload[at + 1 :]
+        with pytest.raises(ValueError, match=r"checksum"):
+            decode(flipped)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9), st.floats(0, 9)), min_size=1), max_size=6),
+    st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 10)), min_size=1, max_size=30),
+    st.integers(0, 6),
+)
+def test_finding_equals_a_dictionary(
+    records: list[list[tuple[str, int, float]]], wanted: list[tuple[str, int]], deleted_after: int
+) -> None:
+    """Times of a series never repeat in a journal; here the newest record wins."""
+    log: list[Record] = [columns(*{(n, t): (n, t, v) for n, t, v in rows}.values()) for rows in records]
+    log.insert(min(deleted_after, len(log)), Deletion("a"))
+    plainly: dict[tuple[str, int], float] = {}
+    for record in log:
+        if isinstance(record, Deletion):
+            plainly = {key: value for key, value in plainly.items() if key[0] != record.series_id}
+        else:
+            names = [record.series_ids[i] for i in record.series]
+            plainly |= dict(zip(zip(names, record.time_us.tolist(), strict=True), record.values.tolist(), strict=True))
+    found, values = find(columns(*((name, time, 0.0) for name, time in wanted)), reversed(log), most_rows=10_000)
+    assert found.tolist() == [key in plainly for key in wanted]
+    assert values[found].tolist() == [plainly[key] for key in wanted if key in plainly]
 
 
 def test_corruption_in_the_middle_is_named(tmp_path: pathlib.Path) -> None:
@@ -161,7 +200,8 @@ def test_an_append_survives_sigkill(tmp_path: pathlib.Path) -> None:
     script = f"""
         import os, signal
         import numpy as np
-        from forecaster.serving.journal import Columns, open_journal
+        from forecaster.serving.journal import open_journal
+        from forecaster.serving.records import Columns
         journal = open_journal({str(tmp_path)!r}, "commit")
         for k in range(5):
             journal.append(Columns(("a",), np.zeros(1, np.int32), np.array([k]), np.array([1.0])))
@@ -177,5 +217,6 @@ def test_an_append_survives_sigkill(tmp_path: pathlib.Path) -> None:
 def test_none_keeps_nothing(tmp_path: pathlib.Path) -> None:
     journal = open_journal(str(tmp_path), "none")
     assert journal.append(columns(("a", 1, 1.0))) == 1
+    assert not journal.find(columns(("a", 1, 1.0)))[0].any()
     assert list(journal.read(0)) == []
     assert list(tmp_path.iterdir()) == []
