@@ -37,12 +37,14 @@ class Command:
         sections: those of the configuration that it uses.
         run: takes the parsed arguments and returns the exit code.
         add_arguments: adds the options of its own.
+        has_config: whether it takes `--config` and the options of the configuration at all.
     """
 
     help: str
     sections: tuple[str, ...]
     run: Callable[[Namespace], int]
     add_arguments: Callable[[ArgumentParser], None] = lambda parser: None
+    has_config: bool = True
 
 
 def dispatch(
@@ -54,7 +56,8 @@ def dispatch(
     for name, command in commands.items():
         one = command_parser(command.help, usage=f"{program} {name} [-h] [--config FILE] [options]")
         command.add_arguments(one)
-        add_config_arguments(one, command.sections)
+        if command.has_config:
+            add_config_arguments(one, command.sections)
         subcommands.add_subcommand(name, one, help=command.help)
 
     def chosen() -> int:

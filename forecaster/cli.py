@@ -142,6 +142,31 @@ def _health(arguments: Namespace) -> int:
     return int(answer.status != health_pb2.HealthCheckResponse.SERVING)
 
 
+def _add_benchmark_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("name", type=str, choices=("m4-hourly", "etth1", "exchange-rate", "weather"), help="which one")
+    parser.add_argument("--data", type=str, default=".", metavar="PATH", help="its file, or the folder of its files")
+    parser.add_argument("--output", type=str, default="benchmark-output", metavar="DIR", help="where results go")
+    parser.add_argument("--members", type=int, default=2, help="networks in the ensemble")
+    parser.add_argument("--processes", type=int, default=2, help="networks trained at once, one thread each")
+    shown = "change the ready configuration, for example --set model.hidden_size=32 training.max_seconds=60"
+    parser.add_argument("--set", type=str, nargs="+", default=[], metavar="KEY=VALUE", help=shown)
+
+
+def _benchmark(arguments: Namespace) -> int:
+    from forecaster.benchmarks.job import run
+
+    result = run(
+        arguments.name,
+        pathlib.Path(arguments.data),
+        pathlib.Path(arguments.output),
+        overrides=[f"--{item}" for item in arguments.set],
+        members=arguments.members,
+        processes=arguments.processes,
+    )
+    print(f"{result.name}: {result.seconds:.0f} s, {result.members} members\n{result.table()}")
+    return 0
+
+
 def _add_demo_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--output", type=str, default="demo-output", metavar="DIR", help="where everything goes")
     parser.add_argument("--days", type=int, default=14, help="how many of the last days are streamed, 2 or more")
@@ -168,6 +193,13 @@ _COMMANDS = {
     "observe": Command("send a file of observations to a server", ("data",), _observe, _add_server),
     "forecast": Command("ask a server for forecasts", (), _forecast, _add_forecast_arguments),
     "health": Command("ask a server for its health: exit code 0 if it serves, 1 if not", (), _health, _add_server),
+    "benchmark": Command(
+        "train and score on a public benchmark",
+        (),
+        _benchmark,
+        _add_benchmark_arguments,
+        has_config=False,
+    ),
     "demo": Command(
         "train, serve, stream two weeks of real data, kill -9, recover, report",
         ("model", "training"),

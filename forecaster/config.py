@@ -118,6 +118,8 @@ class ModelConfig:
         quantile_levels: the probabilities to learn, ascending, symmetric or not, with 0.5 among them.
         min_history: observed steps that a series needs before it is forecast; left out, one short season.
         dropout: probability of dropping an encoder output during training.
+        calendar: use the hour of the day, the day of the week and the time of the year; of no use where times are
+            made up.
     """
 
     cell: Cell = "gru"
@@ -130,6 +132,7 @@ class ModelConfig:
     quantile_levels: tuple[float, ...] = _QUANTILE_LEVELS
     min_history: int | None = None
     dropout: float = 0.1
+    calendar: bool = True
 
     def __post_init__(self) -> None:
         require(self.cell in get_args(Cell), "model.cell", self.cell, " or ".join(get_args(Cell)))
@@ -172,6 +175,7 @@ class TrainingConfig:
         patience: epochs without a better validation loss before it stops.
         validation_steps: the last steps of the data, held out to choose the epoch; left out, 14 horizons, or a
             fifth of the longest series if that is less.
+        holdout: keep the tail for choosing the epoch; without, it is learnt from too and the last epoch is kept.
         min_updates: updates of the weights in an epoch, at the least; few series are passed over and over.
         series_per_batch: series, or lanes of long series, in one batch.
         chunk_steps: steps between two updates of the weights; the carried state is detached there.
@@ -191,6 +195,7 @@ class TrainingConfig:
     max_seconds: float | None = None
     patience: int = 6
     validation_steps: int | None = None
+    holdout: bool = True
     min_updates: int = 60
     series_per_batch: int = 32
     chunk_steps: int = 84

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from forecaster.data.windows import Series
+from forecaster.model.ensemble import Model
 from forecaster.model.ragged import Runs, advance
-from forecaster.model.seq2seq import Observations, Seq2Seq
+from forecaster.model.seq2seq import Observations
 from forecaster.model.state import State
 from forecaster.scores import COVERAGES, Backtest, SeriesScore, Sums
 
@@ -37,6 +38,7 @@ __all__ = [
 FloatArray = npt.NDArray[np.float64]
 _CHUNK_STEPS = 256
 _SEGMENTS_PER_BATCH = 64
+_FOR_EVER_US = 2**62
 _MAX_CELLS = 2_000_000  # origins × horizon × quantiles of one decoding
 
 
@@ -86,7 +88,12 @@ def seasonal_steps_back(horizon: int, season: int) -> Tensor:
 
 
 def rolling_origin(
-    model: Seq2Seq, series: Sequence[Series], *, first_time_us: int, units: dict[str, float] | None = None
+    model: Model,
+    series: Sequence[Series],
+    *,
+    first_time_us: int,
+    last_time_us: int = _FOR_EVER_US,
+    units: dict[str, float] | None = None,
 ) -> Backtest:
     """Forecast from every origin whose first step is at `first_time_us` or later, and score.
 
@@ -95,6 +102,7 @@ def rolling_origin(
         series: whole histories, in one segment or more each; what lies before `first_time_us` warms the
             state up.
         first_time_us: the first time that is forecast.
+        last_time_us: the first step of the last origin; `first_time_us` for one origin only.
         units: MASE's denominator for each series id; left out, of the parts before `first_time_us`.
     """
     if units is None:
@@ -105,12 +113,14 @@ def rolling_origin(
     rows = {name: row for row, name in enumerate(ids)}
     for start in range(0, len(scored), _SEGMENTS_PER_BATCH):
         batch = scored[start : start + _SEGMENTS_PER_BATCH]
-        totals.merge(_score(model, batch, first_time_us), torch.tensor([rows[s.unique_id] for s in batch]))
+        totals.merge(
+            _score(model, batch, first_time_us, last_time_us), torch.tensor([rows[s.unique_id] for s in batch])
+        )
     known = torch.tensor([units.get(name, math.nan) for name in ids], dtype=torch.float64)
     return totals.summary(ids, known, model.config.quantile_levels)
 
 
-def forecast(model: Seq2Seq, series: Sequence[Series], horizon: int) -> Tensor:
+def forecast(model: Model, series: Sequence[Series], horizon: int) -> Tensor:
     """Return the quantiles of the `horizon` steps that follow each of the series, float64 [B, D, Q]."""
     lengths = torch.tensor([len(one) for one in series])
     runs = Runs(
@@ -124,12 +134,12 @@ def forecast(model: Seq2Seq, series: Sequence[Series], horizon: int) -> Tensor:
         return model.decode(advance(model, model.initial_state(len(series)), runs), horizon)
 
 
-def _sums(model: Seq2Seq, n: int) -> Sums:
+def _sums(model: Model, n: int) -> Sums:
     device = next(model.parameters()).device
     return Sums.zeros(n, model.config.horizon, len(model.config.quantile_levels), device)
 
 
-def _season(model: Seq2Seq) -> int:
+def _season(model: Model) -> int:
     return (model.config.season_lengths or (1,))[0]
 
 
@@ -140,7 +150,7 @@ def _before(one: Series, time_us: int) -> Series:
 class _Batch:
     """Segments side by side, [B, T + D] with NaN behind each segment's end, and their seasonal naive."""
 
-    def __init__(self, model: Seq2Seq, series: Sequence[Series]) -> None:
+    def __init__(self, model: Model, series: Sequence[Series]) -> None:
         self.steps = max(len(one) for one in series)
         padded = np.full((2, len(series), self.steps + model.config.horizon), np.nan)
         for row, one in enumerate(series):
@@ -164,7 +174,7 @@ class _Batch:
         return self.values[:, at[:, None] + self._ahead], naive
 
 
-def _score(model: Seq2Seq, series: Sequence[Series], first_time_us: int) -> Sums:
+def _score(model: Model, series: Sequence[Series], first_time_us: int, last_time_us: int) -> Sums:
     horizon, levels = model.config.horizon, model.config.quantile_levels
     batch, sums = _Batch(model, series), _sums(model, len(series))
     state: State = model.initial_state(len(series))
@@ -176,10 +186,11 @@ def _score(model: Seq2Seq, series: Sequence[Series], first_time_us: int) -> Sums
             observations = batch.observations(start, stop)
             state, encoded = model.scan(state, observations)
             enough = seen_before + observations.observed.cumsum(dim=1) >= (model.config.min_history or 1)
-            usable = enough & (observations.time_us + model.step_us >= first_time_us)
+            ahead_us = observations.time_us + model.step_us
+            usable = enough & (ahead_us >= first_time_us) & (ahead_us <= last_time_us)
             steps = torch.nonzero(usable.any(dim=0))[:, 0]
             for at in steps.split(origins_at_once) if len(steps) else ():
-                quantiles = model.quantiles(model.origins_of(encoded, at, horizon))
+                quantiles = model.quantiles_after(encoded, at, horizon)
                 target, naive = batch.actual_and_naive(start + at)
                 target = torch.where(usable[:, at, None], target, math.nan)
                 sums.add(quantiles.reshape(*target.shape, -1), target, naive, levels)

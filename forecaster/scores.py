@@ -27,8 +27,9 @@ class SeriesScore:
     mase: float
     seasonal_naive_mase: float
     smape: float
+    msis: float
     mae: float
-    rmse: float
+    rmse: float  # of the mean forecast, which is what squares reward
     pinball: float
     bias: float
     coverage: dict[float, float]
@@ -43,6 +44,7 @@ class Backtest:
         mase: mean over the series, like every figure below but `calibration`.
         seasonal_naive_mase: the seasonal naive on the same pairs.
         smape: in percent, 200·|y - ŷ| / (|y| + |ŷ|).
+        msis: the 95 % interval's score in MASE units (Gneiting & Raftery 2007, as in the M4 competition).
         pinball: mean over the trained quantiles, in MASE units.
         coverage: share of actual values inside the central interval of that nominal coverage.
         mase_by_horizon: [D].
@@ -55,6 +57,7 @@ class Backtest:
     mase: float
     seasonal_naive_mase: float
     smape: float
+    msis: float
     pinball: float
     coverage: dict[float, float]
     mase_by_horizon: tuple[float, ...]
@@ -76,9 +79,36 @@ class Backtest:
             "seasonal_naive_mase": self.seasonal_naive_mase,
             "skill": self.skill,
             "smape": self.smape,
+            "msis": self.msis,
             "pinball": self.pinball,
         }
         return named | {f"coverage_{round(100 * p)}": share for p, share in self.coverage.items()}
+
+
+def mean_of_quantiles(quantiles: Tensor, levels: tuple[float, ...]) -> Tensor:
+    """Return the mean that quantiles [..., Q] mean, [...]: linear between the levels, flat beyond them."""
+    edges = torch.tensor((0.0, *levels, 1.0), dtype=quantiles.dtype, device=quantiles.device)
+    gaps = edges.diff()
+    weights = (gaps[:-1] + gaps[1:]) / 2
+    weights[0] += gaps[0] / 2
+    weights[-1] += gaps[-1] / 2
+    return quantiles @ weights
+
+
+def interval_score(quantiles: Tensor, target: Tensor, levels: tuple[float, ...], miss: float = 0.05) -> Tensor:
+    """Return the width of the central 1 - `miss` interval plus 2 / `miss` times how far the target lies outside it.
+
+    Args:
+        quantiles: [..., Q].
+        target: [...].
+        levels: [Q]; the score is NaN if they do not reach.
+        miss: the share that the interval is to miss.
+    """
+    sides = (round(miss / 2, 6), round(1 - miss / 2, 6))
+    if sides[0] < levels[0] or sides[1] > levels[-1]:
+        return torch.full_like(target, math.nan)
+    low, high = interpolate_quantiles(quantiles, levels, sides).unbind(-1)
+    return high - low + 2 / miss * ((low - target).clamp_min(0) + (target - high).clamp_min(0))
 
 
 @dataclass(slots=True)
@@ -91,6 +121,7 @@ class Sums:
     signed: Tensor
     squared: Tensor
     smape: Tensor  # percent
+    interval: Tensor  # the 95 % interval's score; NaN where the levels do not reach
     pinball: Tensor  # mean over the levels
     inside: Tensor  # [B, D, COVERAGES]; NaN where the levels do not reach
     below: Tensor  # [B, D, Q]
@@ -99,7 +130,7 @@ class Sums:
     @classmethod
     def zeros(cls, n: int, horizon: int, levels: int, device: torch.device) -> "Sums":
         """Return the empty sums of `n` series for `horizon` steps and `levels` quantiles."""
-        shapes = [(horizon,)] * 7 + [(horizon, len(COVERAGES)), (horizon, levels), (1,)]
+        shapes = [(horizon,)] * 8 + [(horizon, len(COVERAGES)), (horizon, levels), (1,)]
         return cls(*(torch.zeros(n, *shape, dtype=torch.float64, device=device) for shape in shapes))
 
     def merge(self, other: "Sums", rows: Tensor) -> None:
@@ -123,7 +154,8 @@ class Sums:
         self.count += scored.sum(dim=1)
         self.absolute += total(error.abs())
         self.signed += total(error)
-        self.squared += total(error.square())
+        self.squared += total((mean_of_quantiles(quantiles, levels) - target).square())
+        self.interval += total(interval_score(quantiles, target, levels))
         self.naive += total((naive - target).abs())
         self.smape += total(torch.where(size > 0, 200.0 * error.abs() / size, 0.0))
         self.pinball += total(losses)
@@ -144,7 +176,7 @@ class Sums:
         counts = total["count"].sum(dim=1)
         share = 1 / counts[:, None]  # infinite without a pair: 0 · ∞ is NaN, as it should be
         mean = {name: (total[name].sum(dim=1).reshape(len(ids), -1) * share).squeeze(-1) for name in total}
-        mase, naive, pinball = (mean[name] / units for name in ("absolute", "naive", "pinball"))
+        mase, naive, pinball, msis = (mean[name] / units for name in ("absolute", "naive", "pinball", "interval"))
         below = total["below"].sum(dim=(0, 1)) / counts.sum()
         scores = tuple(
             SeriesScore(
@@ -153,6 +185,7 @@ class Sums:
                 mase=float(mase[i]),
                 seasonal_naive_mase=float(naive[i]),
                 smape=float(mean["smape"][i]),
+                msis=float(msis[i]),
                 mae=float(mean["absolute"][i]),
                 rmse=float(mean["squared"][i].sqrt()),
                 pinball=float(pinball[i]),
@@ -170,6 +203,7 @@ class Sums:
             mase=float(mase.nanmean()),
             seasonal_naive_mase=float(naive.nanmean()),
             smape=float(mean["smape"].nanmean()),
+            msis=float(msis.nanmean()),
             pinball=float(pinball.nanmean()),
             coverage={p: float(mean["inside"][:, k].nanmean()) for k, p in enumerate(COVERAGES)},
             mase_by_horizon=tuple(by_horizon["absolute"]),

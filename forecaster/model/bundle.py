@@ -16,6 +16,7 @@ import torch
 
 from forecaster.config import ModelConfig, to_dict
 from forecaster.errors import BundleError, ConfigError
+from forecaster.model.ensemble import Ensemble, Model
 from forecaster.model.seq2seq import Seq2Seq
 
 CONFIG_FILE = "config.json"
@@ -34,7 +35,7 @@ class Bundle:
         fingerprint: SHA-256 over configuration and weights; every state carries it.
     """
 
-    model: Seq2Seq
+    model: Model
     frequency: str
     max_gap_steps: int
     fingerprint: str
@@ -45,7 +46,7 @@ class Bundle:
         return self.model.step_us
 
     @classmethod
-    def of(cls, model: Seq2Seq, *, frequency: str, max_gap_steps: int) -> "Bundle":
+    def of(cls, model: Model, *, frequency: str, max_gap_steps: int) -> "Bundle":
         """Return a bundle of a trained network, which is put into evaluation mode."""
         model = model.cpu().eval()
         described = _describe(model, frequency, max_gap_steps)
@@ -71,7 +72,8 @@ class Bundle:
         try:
             stored = described.pop("fingerprint")
             config = _model_config(described["model"])
-            model = Seq2Seq(config, int(described["step_us"]))
+            networks = [Seq2Seq(config, int(described["step_us"])) for _ in range(int(described.get("members", 1)))]
+            model: Model = networks[0] if len(networks) == 1 else Ensemble(networks)
             frequency, max_gap_steps = str(described["frequency"]), int(described["max_gap_steps"])
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"{folder / CONFIG_FILE} does not describe a model: {error}") from error
@@ -98,8 +100,9 @@ def fingerprint(described: dict[str, Any], weights: dict[str, torch.Tensor]) -> 
     return digest.hexdigest()
 
 
-def _describe(model: Seq2Seq, frequency: str, max_gap_steps: int) -> dict[str, Any]:
-    return {
+def _describe(model: Model, frequency: str, max_gap_steps: int) -> dict[str, Any]:
+    members = {"members": len(model.members)} if isinstance(model, Ensemble) else {}
+    return members | {
         "format": _FORMAT,
         "frequency": frequency,
         "step_us": model.step_us,

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from forecaster.model.seq2seq import Observations, Seq2Seq
+from forecaster.model.ensemble import Model
+from forecaster.model.seq2seq import Observations
 from forecaster.model.state import State, select
 
 _MAX_STEPS = 512  # of one scan
@@ -36,7 +37,7 @@ class Runs:
     values: Tensor
 
 
-def advance(model: Seq2Seq, state: State, runs: Runs) -> State:
+def advance(model: Model, state: State, runs: Runs) -> State:
     """Return the states [N] after their runs.
 
     Series are taken by ascending length, so that a scan pads little: runs of one step, the usual case, are
@@ -66,7 +67,7 @@ def advance(model: Seq2Seq, state: State, runs: Runs) -> State:
     return new
 
 
-def _advance_group(model: Seq2Seq, state: State, runs: Runs) -> State:
+def _advance_group(model: Model, state: State, runs: Runs) -> State:
     """Scan one group in chunks; a run that has ended drops out (lengths ascend)."""
     longest = int(runs.lengths[-1])
     for begin in range(0, longest, _MAX_STEPS):

@@ -7,7 +7,7 @@ Shapes: B series, T steps, N origins, D horizon steps, M memory, S seasonal lags
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +71,7 @@ class Seq2Seq(nn.Module):
         seasons = config.season_lengths or ()
         self.lags = _seasonal_lags(seasons)
         self.memory = max((*self.lags, _MIN_MEMORY))
-        calendar = calendar_size(step_us)
+        calendar = calendar_size(step_us) if config.calendar else 0
         self.encoder = RecurrentStack(
             cell=config.cell,
             input_size=4 + 5 * len(self.lags) + calendar,
@@ -163,6 +163,10 @@ class Seq2Seq(nn.Module):
         """Return the origins just after `steps` (int64 [K]) of a scan, N = B · K, series by series."""
         return self._origins(encoded, steps, horizon, offset=0)
 
+    def quantiles_after(self, encoded: Any, steps: Tensor, horizon: int) -> Tensor:
+        """Return the forecasts just after `steps` (int64 [K]) of a scan, float64 [N, D, Q]; see `origins_of`."""
+        return self.quantiles(self.origins_of(encoded, steps, horizon))
+
     def decode_scaled(self, origins: Origins) -> Tensor:
         """Return quantiles in units of the origins around the level, float32 [N, D, Q]."""
         scaled: Tensor = self.decoder(origins)
@@ -198,7 +202,13 @@ class Seq2Seq(nn.Module):
         columns.append(torch.log(scale / (scale + level.abs())))
         columns += torch.log(stats.changes / scale[..., None]).unbind(-1)
         values = soft_clip(torch.stack(columns, dim=-1).float())
-        return torch.cat([values, calendar_features(observations.time_us, self.step_us)], dim=-1)
+        return torch.cat([values, self._calendar(observations.time_us)], dim=-1)
+
+    def _calendar(self, time_us: Tensor) -> Tensor:
+        """Return the calendar features of times, float32 [..., F]."""
+        if not self.config.calendar:
+            return torch.zeros((*time_us.shape, 0), device=time_us.device)
+        return calendar_features(time_us, self.step_us)
 
     def _origins(self, encoded: Encoded, steps: Tensor, horizon: int, offset: int) -> Origins:
         device = encoded.time_us.device
@@ -216,7 +226,7 @@ class Seq2Seq(nn.Module):
             Statistics(*(x[:, steps].flatten(0, 1) for x in encoded.statistics)),
             encoded.extended.values[:, index].reshape(shape),
             encoded.extended.observed[:, index].reshape(shape),
-            calendar_features(times, self.step_us),
+            self._calendar(times),
         )
 
 

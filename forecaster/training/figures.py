@@ -22,8 +22,8 @@ from matplotlib.ticker import MaxNLocator
 
 from forecaster.data.windows import Series, split_at
 from forecaster.evaluation import forecast
+from forecaster.model.ensemble import Model
 from forecaster.model.heads import interpolate_quantiles
-from forecaster.model.seq2seq import Seq2Seq
 
 _BLACK, _BLUE, _ORANGE, _GREY = "#000000", "#0072B2", "#D55E00", "#7F7F7F"
 _BANDS = ((0.95, "#D6E8F4"), (0.8, "#A6CEE6"), (0.5, "#6FB1D8"))  # nominal coverage, tint of blue; widest first
@@ -49,7 +49,7 @@ class Fan:
     levels: tuple[float, ...]
 
 
-def fans(model: Seq2Seq, series: Sequence[Series], origin_us: int) -> list[Fan]:
+def fans(model: Model, series: Sequence[Series], origin_us: int) -> list[Fan]:
     """Forecast the whole horizon of each of the series from the last step before `origin_us` on."""
     horizon, before = model.config.horizon, split_at(series, origin_us)[0]
     known = {one.unique_id: one for one in before}  # the latest segment of each

@@ -97,7 +97,7 @@ def fit(
         resume_from = _checkpoint_to_resume(folder, settings, _origin(model, parts))
         training = _Training(model, parts, settings, folder, reporters)
         training.run(lane_steps, callbacks, resume_from)
-        best = _best_model(folder / f"{_BEST}.ckpt", model)
+        best = _best_model(folder / f"{_BEST if settings.holdout else _LAST}.ckpt", model)
         return FitResult(
             bundle=Bundle.of(best, frequency=config.data.frequency, max_gap_steps=config.data.max_gap_steps),
             backtest=_validate(best, parts),

@@ -17,7 +17,7 @@ from forecaster.config import Config
 from forecaster.data.report import inspect_frame
 from forecaster.data.schema import read_frame
 from forecaster.data.windows import to_segments
-from forecaster.errors import DataError
+from forecaster.errors import ConfigError, DataError
 from forecaster.registry import CHAMPION, RegisteredModel
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ def train(
         UnavailableError: the tracking store cannot be used.
     """
     stream = stream or sys.stderr
+    if not config.training.holdout:
+        raise ConfigError("training.holdout=False leaves nothing to judge a champion by: leave it out")
     frame = _read(config, until)
     report = inspect_frame(frame, config.data)
     report.raise_for_errors()

@@ -53,7 +53,7 @@ def digest_of(series: Sequence[Series], also: str = "") -> str:
 
 
 def split(series: Sequence[Series], model: ModelConfig, training: TrainingConfig, *, warm_up_steps: int) -> Split:
-    """Hold out the validation tail.
+    """Hold out the validation tail, or only say where it begins if it is to be learnt from too.
 
     Args:
         series: whole histories.
@@ -83,6 +83,9 @@ def split(series: Sequence[Series], model: ModelConfig, training: TrainingConfig
     _, recent = split_at(series, cut_us - warm_up_steps * step_us)
     validation = [one for one in recent if one.start_us + len(one) * step_us > cut_us]
     _require_scorable(validation, units, cut_us, model.min_history or 1)
+    if not training.holdout:
+        units = mase_units(series, (model.season_lengths or (1,))[0])
+        usable = [one for one in series if not math.isnan(units[one.unique_id])]
     learnable = [one for one in usable if len(one) > (model.min_history or 1)]
     return Split(tuple(learnable), units, tuple(validation), cut_us)
 
