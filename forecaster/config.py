@@ -12,7 +12,8 @@ from typing import Any, Literal, get_args
 
 from forecaster.errors import ConfigError, FieldViolation
 
-Cell = Literal["gru", "lstm"]
+Cell = Literal["gru", "lstm", "rnn_tanh", "rnn_relu"]
+Initialization = Literal["orthogonal", "xavier", "identity"]
 DurabilityName = Literal["commit", "interval", "none"]
 
 _UNIT_US = {
@@ -108,7 +109,9 @@ class ModelConfig:
     """The architecture of the forecaster.
 
     Args:
-        cell: the recurrent cell.
+        cell: the recurrent cell: gated (gru, lstm) or plain (rnn_tanh, rnn_relu).
+        initialization: of the recurrent weights: orthogonal keeps norms through time; identity, with rnn_relu, keeps
+            states (Le et al. 2015); xavier is what feed-forward weights get.
         hidden_size: units of each layer.
         num_layers: stacked layers, joined by residual connections.
         decoder_size: units of the decoder's hidden layer.
@@ -123,6 +126,7 @@ class ModelConfig:
     """
 
     cell: Cell = "gru"
+    initialization: Initialization = "orthogonal"
     hidden_size: int = 64
     num_layers: int = 2
     decoder_size: int = 64
@@ -136,6 +140,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         require(self.cell in get_args(Cell), "model.cell", self.cell, " or ".join(get_args(Cell)))
+        choices = get_args(Initialization)
+        require(self.initialization in choices, "model.initialization", self.initialization, " or ".join(choices))
         for name, low, high in (("hidden_size", 1, 4096), ("num_layers", 1, 16), ("decoder_size", 1, 4096)):
             require(low <= getattr(self, name) <= high, f"model.{name}", getattr(self, name), f"{low} to {high}")
         require(1 <= self.horizon <= 10_000, "model.horizon", self.horizon, "1 to 10000 steps")

@@ -24,8 +24,8 @@ def load(path: pathlib.Path) -> Problem:
     """Read `ETTh1.csv`, or the file of that name in a folder."""
     path = path / "ETTh1.csv" if path.is_dir() else path
     try:
-        frame = pl.read_csv(path, try_parse_dates=True)
-        start_us = int(frame["date"].dt.epoch("us")[0])
+        frame = pl.read_csv(path)
+        start_us = int(frame["date"].str.to_datetime("%Y-%m-%d %H:%M:%S").dt.epoch("us")[0])
         columns = [name for name in frame.columns if name != "date"]
         values = frame.select(columns).to_numpy().astype(np.float64).T[:, : _TRAINING + _VALIDATION + _TEST]
     except (OSError, pl.exceptions.PolarsError) as error:

@@ -6,7 +6,7 @@ stack's output is the sum of its layers' hidden states, which is why `summary` c
 Shapes: B series, T steps, I inputs, H hidden, L layers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,31 +14,51 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from forecaster.model.state import State, TensorSpec
 
-_LAYERS: dict[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
+_LAYERS: dict[str, Callable[[int, int], nn.RNNBase]] = {
+    "gru": lambda inputs, hidden: nn.GRU(inputs, hidden, batch_first=True),
+    "lstm": lambda inputs, hidden: nn.LSTM(inputs, hidden, batch_first=True),
+    "rnn_tanh": lambda inputs, hidden: nn.RNN(inputs, hidden, nonlinearity="tanh", batch_first=True),
+    "rnn_relu": lambda inputs, hidden: nn.RNN(inputs, hidden, nonlinearity="relu", batch_first=True),
+}
+_INITIALIZERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "orthogonal": nn.init.orthogonal_,
+    "xavier": nn.init.xavier_uniform_,
+    "identity": nn.init.eye_,
+}
 
 
 class RecurrentStack(nn.Module):
     """L stacked layers of one kind of cell.
 
     Args:
-        cell: `gru` or `lstm`.
+        cell: `gru`, `lstm`, `rnn_tanh` or `rnn_relu`.
         input_size: I.
         hidden_size: H.
         num_layers: L.
         dropout: between layers and on the output, while training.
+        initialization: of the recurrent weights: `orthogonal`, `xavier` or `identity`, gate by gate.
     """
 
-    def __init__(self, *, cell: str, input_size: int, hidden_size: int, num_layers: int, dropout: float) -> None:
+    def __init__(
+        self,
+        *,
+        cell: str,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        dropout: float,
+        initialization: str = "orthogonal",
+    ) -> None:
         super().__init__()
         sizes = [input_size] + [hidden_size] * (num_layers - 1)
-        self.layers = nn.ModuleList(_LAYERS[cell](size, hidden_size, batch_first=True) for size in sizes)
+        self.layers = nn.ModuleList(_LAYERS[cell](size, hidden_size) for size in sizes)
         self.dropout = nn.Dropout(dropout)
         self.hidden_size = hidden_size
         self.has_cell = cell == "lstm"
         for name, parameter in self.named_parameters():
-            if "weight_hh" in name:  # each gate's block orthogonal: norms are kept through time
+            if "weight_hh" in name:  # each gate's block on its own
                 for gate in parameter.data.split(hidden_size):
-                    nn.init.orthogonal_(gate)
+                    _INITIALIZERS[initialization](gate)
             elif "weight_ih" in name:
                 nn.init.xavier_uniform_(parameter)
             else:

@@ -78,6 +78,7 @@ class Seq2Seq(nn.Module):
             hidden_size=config.hidden_size,
             num_layers=config.num_layers,
             dropout=config.dropout,
+            initialization=config.initialization,
         )
         self.decoder = DirectDecoder(
             context_size=config.hidden_size,
