@@ -191,7 +191,7 @@ class TrainingConfig:
         gradient_clip_norm: clip the gradient's global norm to this.
         average_decay: decay of the running average of the weights that is kept as the model.
         seed: of every random choice.
-        threads: torch threads; left out, torch's own choice.
+        threads: torch threads; null is torch's own choice, far slower as soon as another process is busy.
         device: cpu or cuda.
         checkpoint_dir: where checkpoints go; left out, a temporary folder.
         resume: continue from the last checkpoint in `checkpoint_dir`.
@@ -211,7 +211,7 @@ class TrainingConfig:
     gradient_clip_norm: float = 1.0
     average_decay: float = 0.98
     seed: int = 1
-    threads: int | None = None
+    threads: int | None = 1
     device: Literal["cpu", "cuda"] = "cpu"
     checkpoint_dir: str | None = None
     resume: bool = False
