@@ -102,6 +102,11 @@ def pinball(pair: dict) -> float:
     return sum(losses) / len(losses)
 
 
+def mean(pair: dict) -> float:
+    """Return the mean of the quantiles, linear between the levels and flat beyond them."""
+    return float(np.trapezoid([pair["q"][0], *pair["q"], pair["q"][-1]], [0.0, *LEVELS, 1.0]))
+
+
 def inside(pair: dict, coverage: float) -> bool:
     low, high = (float(np.interp(side, LEVELS, pair["q"])) for side in ((1 - coverage) / 2, (1 + coverage) / 2))
     return low <= pair["y"] <= high
@@ -137,7 +142,7 @@ def test_series_scores_equal_plain_loops(scored) -> None:
             "seasonal_naive_mase": np.mean([abs(pair["naive"] - pair["y"]) for pair in found]) / unit,
             "smape": smape.mean(),
             "mae": np.abs(errors).mean(),
-            "rmse": math.sqrt((errors**2).mean()),
+            "rmse": math.sqrt(np.mean([(mean(pair) - pair["y"]) ** 2 for pair in found])),
             "pinball": np.mean([pinball(pair) for pair in found]) / unit,
             "bias": errors.mean() / unit,
         }
@@ -180,7 +185,7 @@ def test_errors_by_horizon_are_means_over_series(scored) -> None:
 
 def test_metrics_have_flat_names_and_untrained_coverage_is_not_a_number(scored) -> None:
     metrics = scored[0].metrics()
-    assert list(metrics)[:5] == ["mase", "seasonal_naive_mase", "skill", "smape", "pinball"]
+    assert list(metrics)[:6] == ["mase", "seasonal_naive_mase", "skill", "smape", "msis", "pinball"]
     assert {f"coverage_{round(100 * p)}" for p in COVERAGES} <= set(metrics)
     assert math.isnan(metrics["coverage_95"])  # the levels end at 0.05 and 0.95
 
