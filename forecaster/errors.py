@@ -4,7 +4,8 @@
     ├── InvalidArgumentError            the caller's input is wrong; fix it
     │   ├── DataError                   a data file or frame
     │   ├── ConfigError                 a configuration value
-    │   └── BundleError                 a model bundle
+    │   ├── BundleError                 a model bundle
+    │   └── UnsupportedError            the model cannot do that; another one could
     ├── NotFoundError
     │   ├── SeriesNotFoundError
     │   └── ModelNotFoundError
@@ -66,6 +67,12 @@ class BundleError(InvalidArgumentError):
     """A model bundle is incomplete, or its weights do not fit its configuration."""
 
     reason = "BUNDLE_INVALID"
+
+
+class UnsupportedError(InvalidArgumentError):
+    """What is asked for needs another kind of model."""
+
+    reason = "UNSUPPORTED"
 
 
 class NotFoundError(ForecasterError):

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from forecaster.data.windows import Series
+from forecaster.model.covariates import attributes_of, with_attributes
 from forecaster.model.ensemble import Model
+from forecaster.model.observations import Observations
 from forecaster.model.ragged import Runs, advance
-from forecaster.model.seq2seq import Observations
 from forecaster.model.state import State
 from forecaster.scores import COVERAGES, Backtest, SeriesScore, Sums
 
@@ -106,7 +107,7 @@ def rolling_origin(
         units: MASE's denominator for each series id; left out, of the parts before `first_time_us`.
     """
     if units is None:
-        units = mase_units([_before(one, first_time_us) for one in series], _season(model))
+        units = mase_units([one.before(first_time_us) for one in series], _season(model))
     scored = [one for one in series if one.start_us + len(one) * model.step_us > first_time_us]
     ids = list(dict.fromkeys(one.unique_id for one in series))
     totals = _sums(model, len(ids))
@@ -120,8 +121,15 @@ def rolling_origin(
     return totals.summary(ids, known, model.config.quantile_levels)
 
 
-def forecast(model: Model, series: Sequence[Series], horizon: int) -> Tensor:
-    """Return the quantiles of the `horizon` steps that follow each of the series, float64 [B, D, Q]."""
+def forecast(model: Model, series: Sequence[Series], horizon: int, future: Tensor | None = None) -> Tensor:
+    """Return the quantiles of the `horizon` steps that follow each of the series, float64 [B, D, Q].
+
+    Args:
+        model: in evaluation mode.
+        series: what is known of each.
+        horizon: D.
+        future: known-future covariates of the steps that follow, NaN where missing, float64 [B, D, F].
+    """
     lengths = torch.tensor([len(one) for one in series])
     runs = Runs(
         torch.tensor([one.start_us for one in series]),
@@ -129,9 +137,18 @@ def forecast(model: Model, series: Sequence[Series], horizon: int) -> Tensor:
         torch.repeat_interleave(torch.arange(len(series)), lengths),
         torch.cat([torch.arange(len(one)) for one in series]),
         torch.from_numpy(np.concatenate([one.values for one in series])),
+        torch.from_numpy(np.concatenate([one.dynamic for one in series])) if model.covariates.dynamic else None,
     )
     with torch.inference_mode():
-        return model.decode(advance(model, model.initial_state(len(series)), runs), horizon)
+        return model.decode(advance(model, fresh_state(model, series), runs), horizon, future)
+
+
+def fresh_state(model: Model, series: Sequence[Series]) -> State:
+    """Return the states of fresh series that know their static covariates."""
+    state = model.initial_state(len(series))
+    device = next(model.parameters()).device
+    numbers, codes = (part.to(device) for part in attributes_of(series, model.covariates))
+    return with_attributes(state, numbers, codes)
 
 
 def _sums(model: Model, n: int) -> Sums:
@@ -141,10 +158,6 @@ def _sums(model: Model, n: int) -> Sums:
 
 def _season(model: Model) -> int:
     return (model.config.season_lengths or (1,))[0]
-
-
-def _before(one: Series, time_us: int) -> Series:
-    return Series(one.unique_id, one.start_us, one.step_us, one.values[one.time_us < time_us])
 
 
 class _Batch:
@@ -158,14 +171,28 @@ class _Batch:
             padded[1, row, : len(one)] = fill_by_season(one.values, _season(model))
         device = next(model.parameters()).device
         self.values, self._filled = torch.from_numpy(padded).to(device)
+        self._covariates = self._side_by_side(model, series).to(device)
+        self._past = len(model.covariates.past)
         starts = torch.tensor([one.start_us for one in series], device=device)
         self.time_us = starts[:, None] + model.step_us * torch.arange(self.steps, device=device)
         self._ahead = torch.arange(1, model.config.horizon + 1, device=device)
         self._back = seasonal_steps_back(model.config.horizon, _season(model)).to(device)
 
     def observations(self, start: int, stop: int) -> Observations:
-        chunk = self.values[:, start:stop]
-        return Observations(self.time_us[:, start:stop], chunk.nan_to_num(0.0), torch.isfinite(chunk))
+        beside = self._covariates[:, start:stop] if self._covariates.shape[-1] else None
+        return Observations.of(self.time_us[:, start:stop], self.values[:, start:stop], beside)
+
+    def future(self, at: Tensor) -> Tensor:
+        """Return the known-future covariates of the steps behind the origins after `at` [K], [B · K, D, F]."""
+        return self._covariates[:, at[:, None] + self._ahead, self._past :].flatten(0, 1)
+
+    def _side_by_side(self, model: Model, series: Sequence[Series]) -> Tensor:
+        """Return the covariates of the segments, [B, T + D, C] with NaN behind each segment's end."""
+        width = len(model.covariates.dynamic)
+        padded = np.full((len(series), self.steps + model.config.horizon, width), np.nan)
+        for row, one in enumerate(series) if width else ():
+            padded[row, : len(one)] = one.dynamic
+        return torch.from_numpy(padded)
 
     def actual_and_naive(self, at: Tensor) -> tuple[Tensor, Tensor]:
         """Return what followed the origins after the steps `at` [K], and its seasonal naive, [B, K, D]."""
@@ -177,7 +204,7 @@ class _Batch:
 def _score(model: Model, series: Sequence[Series], first_time_us: int, last_time_us: int) -> Sums:
     horizon, levels = model.config.horizon, model.config.quantile_levels
     batch, sums = _Batch(model, series), _sums(model, len(series))
-    state: State = model.initial_state(len(series))
+    state = fresh_state(model, series)
     origins_at_once = max(_MAX_CELLS // (len(series) * horizon * len(levels)), 1)
     with torch.inference_mode():
         for start in range(0, batch.steps, _CHUNK_STEPS):
@@ -190,7 +217,7 @@ def _score(model: Model, series: Sequence[Series], first_time_us: int, last_time
             usable = enough & (ahead_us >= first_time_us) & (ahead_us <= last_time_us)
             steps = torch.nonzero(usable.any(dim=0))[:, 0]
             for at in steps.split(origins_at_once) if len(steps) else ():
-                quantiles = model.quantiles_after(encoded, at, horizon)
+                quantiles = model.quantiles_after(encoded, at, horizon, batch.future(start + at))
                 target, naive = batch.actual_and_naive(start + at)
                 target = torch.where(usable[:, at, None], target, math.nan)
                 sums.add(quantiles.reshape(*target.shape, -1), target, naive, levels)

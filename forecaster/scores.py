@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from forecaster.model.heads import interpolate_quantiles, pinball_loss
+from forecaster.model.quantiles import interpolate_quantiles, pinball_loss
 
 COVERAGES = (0.5, 0.8, 0.9, 0.95)
 

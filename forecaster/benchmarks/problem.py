@@ -35,7 +35,7 @@ class Problem:
 
 def before(series: Sequence[Series], time_us: int) -> list[Series]:
     """Return the parts before a time."""
-    return [Series(one.unique_id, one.start_us, one.step_us, one.values[one.time_us < time_us]) for one in series]
+    return [one.before(time_us) for one in series]
 
 
 def origins_of(problem: Problem, one: Series) -> np.ndarray:

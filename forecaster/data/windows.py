@@ -8,12 +8,28 @@ Shapes: T steps of one series.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from forecaster.errors import DataError
+
+
+class Attributes(NamedTuple):
+    """What is known of a series and never changes.
+
+    Args:
+        numbers: static real covariates, NaN where missing.
+        categories: static categorical covariates, empty where missing.
+    """
+
+    numbers: tuple[float, ...] = ()
+    categories: tuple[str, ...] = ()
+
+
+_NO_ATTRIBUTES = Attributes()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,15 +41,47 @@ class Series:
         start_us: the first time, in microseconds since the epoch.
         step_us: the time step in microseconds.
         values: [T] float64, NaN for missing.
+        covariates: the past covariates, then the known-future ones, NaN for missing, float64 [T, C]; left out, none.
+        attributes: static covariates.
+        ended: whether the series is over with its last value, and not only the data.
     """
 
     unique_id: str
     start_us: int
     step_us: int
     values: npt.NDArray[np.float64]
+    covariates: npt.NDArray[np.float64] | None = None
+    attributes: Attributes = _NO_ATTRIBUTES
+    ended: bool = False
 
     def __len__(self) -> int:
         return len(self.values)
+
+    @property
+    def dynamic(self) -> npt.NDArray[np.float64]:
+        """The covariates that change, [T, C]."""
+        return np.empty((len(self), 0)) if self.covariates is None else self.covariates
+
+    def part(self, start: int, stop: int) -> "Series":
+        """Return the steps from `start` up to but not including `stop`; the arrays are views."""
+        return Series(
+            self.unique_id,
+            self.start_us + start * self.step_us,
+            self.step_us,
+            self.values[start:stop],
+            None if self.covariates is None else self.covariates[start:stop],
+            self.attributes,
+            self.ended and stop >= len(self),
+        )
+
+    def before(self, time_us: int) -> "Series":
+        """Return the steps before a time."""
+        return self.part(0, self.steps_before(time_us))
+
+    def steps_before(self, time_us: int) -> int:
+        """Return how many steps lie before a time, 0 to T."""
+        steps = -((self.start_us - time_us) // self.step_us)  # rounded up: the first step not before
+        return min(max(steps, 0), len(self))
 
     @property
     def time_us(self) -> npt.NDArray[np.int64]:
@@ -85,13 +133,11 @@ def split_at(series: Sequence[Series], time_us: int) -> tuple[list[Series], list
     """
     before, after = [], []
     for whole in series:
-        steps = -((whole.start_us - time_us) // whole.step_us)  # rounded up: the first step not before
-        steps = min(max(steps, 0), len(whole))
-        start_us = whole.start_us + steps * whole.step_us
+        steps = whole.steps_before(time_us)
         if steps > 0:
-            before.append(Series(whole.unique_id, whole.start_us, whole.step_us, whole.values[:steps]))
+            before.append(whole.part(0, steps))
         if steps < len(whole):
-            after.append(Series(whole.unique_id, start_us, whole.step_us, whole.values[steps:]))
+            after.append(whole.part(steps, len(whole)))
     return before, after
 
 

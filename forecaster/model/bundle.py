@@ -16,12 +16,13 @@ import torch
 
 from forecaster.config import ModelConfig, to_dict
 from forecaster.errors import BundleError, ConfigError
+from forecaster.model.covariates import CovariateSpec
 from forecaster.model.ensemble import Ensemble, Model
 from forecaster.model.seq2seq import Seq2Seq
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,9 @@ class Bundle:
         try:
             stored = described.pop("fingerprint")
             config = _model_config(described["model"])
-            networks = [Seq2Seq(config, int(described["step_us"])) for _ in range(int(described.get("members", 1)))]
+            covariates = CovariateSpec.from_dict(described["covariates"])
+            members, step_us = int(described.get("members", 1)), int(described["step_us"])
+            networks = [Seq2Seq(config, step_us, covariates) for _ in range(members)]
             model: Model = networks[0] if len(networks) == 1 else Ensemble(networks)
             frequency, max_gap_steps = str(described["frequency"]), int(described["max_gap_steps"])
         except (KeyError, TypeError, ValueError) as error:
@@ -108,6 +111,7 @@ def _describe(model: Model, frequency: str, max_gap_steps: int) -> dict[str, Any
         "step_us": model.step_us,
         "max_gap_steps": max_gap_steps,
         "model": to_dict(model.config),
+        "covariates": model.covariates.to_dict(),
     }
 
 

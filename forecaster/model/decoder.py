@@ -1,11 +1,12 @@
-"""The direct decoder: all horizon steps at once, as corrections to the seasonal naive.
+"""What decoders share: what is known at an origin, and from hidden vectors to distributions around the seasonal naive.
 
-For each step ahead it mixes candidate values that need no model (the last value, the same season's earlier
-values, the level) with softmax gates, and adds a quantile offset in units of the scale.
+For each step ahead a decoder mixes candidate values that need no model (the last value, the same season's earlier
+values, the level) with softmax gates, and its head says how the value is distributed around that centre.
 
-Knows nothing of how the summary of the past was made.
+Knows nothing of how the summary of the past was made, or of how hidden vectors of the steps ahead are.
 
-Shapes: N origins, D horizon steps, S seasonal lags, C candidates = S + 2, F step features, H hidden, Q quantiles.
+Shapes: N origins, D horizon steps, S seasonal lags, C candidates = S + 2, F step features, E static features, H hidden,
+K attended outputs, A decoder's hidden, P paths, ... any.
 """
 
 from typing import NamedTuple
@@ -14,8 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from forecaster.model.heads import QuantileHead
+from forecaster.config import ModelConfig
+from forecaster.model.attention import Attention
+from forecaster.model.discrete_heads import CategoricalHead, NegativeBinomialHead
+from forecaster.model.heads import Frame, GaussianHead, QuantileHead, StudentTHead
 from forecaster.model.normalizer import Statistics, soft_clip
+
+AnyHead = QuantileHead | GaussianHead | StudentTHead | NegativeBinomialHead | CategoricalHead
 
 
 class Origins(NamedTuple):
@@ -26,14 +32,20 @@ class Origins(NamedTuple):
         statistics: [N] each.
         seasonal: the values one lag before each horizon step, float64 [N, D, S].
         seasonal_observed: bool [N, D, S].
-        calendar: of each horizon step, float32 [N, D, F].
+        ahead: of each horizon step, calendar and known-future covariates, float32 [N, D, F].
+        static: float32 [N, E].
+        memory: the encoder's last outputs, float32 [N, K, H]; K = 0 without attention.
+        remembered: which of them there are, bool [N, K].
     """
 
     context: Tensor
     statistics: Statistics
     seasonal: Tensor
     seasonal_observed: Tensor
-    calendar: Tensor
+    ahead: Tensor
+    static: Tensor
+    memory: Tensor
+    remembered: Tensor
 
     @property
     def unit(self) -> Tensor:
@@ -41,60 +53,71 @@ class Origins(NamedTuple):
         changes = self.statistics.changes
         return changes[:, 1:].amin(dim=-1) if changes.shape[-1] > 1 else changes[:, 0]
 
+    @property
+    def frame(self) -> Frame:
+        """What a head's parameters are relative to, for the steps of each origin: float64 [N, 1] each."""
+        return Frame(self.statistics.level, self.unit, self.statistics.scale).expand()
 
-class DirectDecoder(nn.Module):
-    """A shared two-layer perceptron over the horizon steps.
+    def rows(self, rows: slice) -> "Origins":
+        """Return some of the origins."""
+        statistics = Statistics(*(part[rows] for part in self.statistics))
+        return Origins(self.context[rows], statistics, *(part[rows] for part in self[2:]))
+
+
+class Decoded(NamedTuple):
+    """The distributions of the steps ahead.
 
     Args:
-        context_size: H.
-        decoder_size: units of the hidden layers.
-        horizon: the longest D.
-        num_lags: S.
-        calendar_size: F.
-        quantile_levels: the head's.
+        parameters: the head's, float32 [N, D, …].
+        ending: the logit of the probability that a series that goes on up to a step is over with it, float32 [N, D];
+            None for series that do not end.
     """
 
-    def __init__(
-        self,
-        *,
-        context_size: int,
-        decoder_size: int,
-        horizon: int,
-        num_lags: int,
-        calendar_size: int,
-        quantile_levels: tuple[float, ...],
-    ) -> None:
-        super().__init__()
-        self.from_context = nn.Linear(context_size + 1 + num_lags, decoder_size)
-        self.from_step = nn.Linear(2 * (num_lags + 1) + calendar_size, decoder_size, bias=False)
-        self.from_horizon = nn.Embedding(horizon, decoder_size)
-        self.middle = nn.Linear(decoder_size, decoder_size)
-        self.gates = nn.Linear(decoder_size, num_lags + 2)
-        self.head = QuantileHead(decoder_size, quantile_levels)
-        nn.init.normal_(self.from_horizon.weight, std=0.1)
+    parameters: Tensor
+    ending: Tensor | None
 
-    def forward(self, origins: Origins) -> Tensor:
-        """Return quantiles in the origins' units around the level, float32 [N, D, Q]."""
-        candidates, available = self._candidates(origins)
+
+class Sizes(NamedTuple):
+    """Sizes of the parts of `Origins`: context H, lags S, step features F, static features E."""
+
+    context: int
+    lags: int
+    ahead: int
+    static: int
+
+
+class StepFeatures(nn.Module):
+    """What is known of each step ahead before it comes: candidates, calendar, known-future covariates.
+
+    Args:
+        sizes: of the origins' parts.
+        hidden_size: of the bidirectional network over the horizon, if there is one.
+        bidirectional: whether what is known of the future is read in both directions.
+    """
+
+    def __init__(self, sizes: Sizes, hidden_size: int, *, bidirectional: bool) -> None:
+        super().__init__()
+        both = -(-hidden_size // 2)
+        self.reader = nn.GRU(sizes.ahead, both, batch_first=True, bidirectional=True) if bidirectional else None
+        self.size = 2 * (sizes.lags + 1) + sizes.ahead + (2 * both if bidirectional else 0)
+        self.context_size = sizes.context + 1 + sizes.lags + sizes.static
+
+    def forward(self, origins: Origins, candidates: Tensor, available: Tensor) -> Tensor:
+        """Return the features, float32 [N, D, `size`]."""
         clipped = soft_clip(candidates[..., :-1])  # the level itself is always zero here
-        step = torch.cat([clipped, available[..., :-1].to(clipped.dtype), origins.calendar], dim=-1)
-        horizon = torch.arange(step.shape[1], device=step.device)
-        scale = origins.statistics.scale
-        ratios = torch.log(origins.statistics.changes / scale[:, None]).float()
-        hidden = (
-            self.from_context(torch.cat([origins.context, ratios], dim=-1))[:, None]
-            + self.from_step(step)
-            + self.from_horizon(horizon)
-        )
-        hidden = functional.silu(hidden)
-        hidden = hidden + functional.silu(self.middle(hidden))
-        gates = self.gates(hidden).masked_fill(~available, -torch.inf).softmax(dim=-1)
-        centre = (gates * candidates).sum(dim=-1, keepdim=True) * (scale / origins.unit).float()[:, None, None]
-        offsets: Tensor = centre + self.head(hidden)
-        return offsets
+        parts = [clipped, available[..., :-1].to(clipped.dtype), origins.ahead]
+        if self.reader is not None:
+            parts.append(self.reader(origins.ahead)[0])
+        return torch.cat(parts, dim=-1)
 
     @staticmethod
-    def _candidates(origins: Origins) -> tuple[Tensor, Tensor]:
+    def context(origins: Origins) -> Tensor:
+        """Return what is known of an origin as a whole, float32 [N, `context_size`]."""
+        ratios = torch.log(origins.statistics.changes / origins.statistics.scale[:, None]).float()
+        return torch.cat([origins.context, ratios, origins.static], dim=-1)
+
+    @staticmethod
+    def candidates(origins: Origins) -> tuple[Tensor, Tensor]:
         """Return the normalised candidates, float32 [N, D, C], and which are available, bool [N, D, C]."""
         level, scale, last, seen = (x[:, None, None] for x in origins.statistics[:4])
         seasonal = torch.where(origins.seasonal_observed, (origins.seasonal - level) / scale, 0.0)
@@ -103,3 +126,58 @@ class DirectDecoder(nn.Module):
         candidates = torch.cat([seasonal, newest, torch.zeros_like(newest)], dim=-1).float()
         always = torch.ones(shape, dtype=torch.bool, device=seasonal.device)
         return candidates, torch.cat([origins.seasonal_observed, seen.expand(shape), always], dim=-1)
+
+
+class Readout(nn.Module):
+    """From a decoder's hidden vectors to distributions.
+
+    Args:
+        config: names the head.
+        num_candidates: C.
+        memory_size: H, of the attended outputs.
+    """
+
+    def __init__(self, config: ModelConfig, *, num_candidates: int, memory_size: int) -> None:
+        super().__init__()
+        size = config.decoder_size
+        self.attention = None if config.attention == "none" else Attention(config.attention, size, memory_size)
+        self.attended = None if self.attention is None else nn.Linear(memory_size, size)
+        self.middle = nn.Linear(size, size)
+        self.gates = nn.Linear(size, num_candidates)
+        self.head = make_head(config)
+        self.ending = nn.Linear(size, 1) if config.end_of_sequence else None
+
+    def forward(
+        self, hidden: Tensor, candidates: Tensor, available: Tensor, origins: Origins
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the head's parameters [N, P, …] and the endings' logits [N, P].
+
+        Args:
+            hidden: float32 [N, P, A]; P are steps or paths.
+            candidates: float32 [N, P, C] or [N, 1, C].
+            available: bool, of the same shape.
+            origins: N of them, for their units and their memory.
+        """
+        if self.attention is not None and self.attended is not None:
+            hidden = hidden + self.attended(self.attention(hidden, origins.memory, origins.remembered))
+        hidden = functional.silu(hidden)
+        hidden = hidden + functional.silu(self.middle(hidden))
+        gates = self.gates(hidden).masked_fill(~available, -torch.inf).softmax(dim=-1)
+        ratio = (origins.statistics.scale / origins.unit).float()[:, None]
+        centre = (gates * candidates).sum(dim=-1) * ratio
+        ending = None if self.ending is None else self.ending(hidden)[..., 0]
+        return self.head(hidden, centre), ending
+
+
+def make_head(config: ModelConfig) -> AnyHead:
+    """Return the head that a resolved configuration asks for."""
+    size = config.decoder_size
+    if config.head == "gaussian":
+        return GaussianHead(size)
+    if config.head == "student_t":
+        return StudentTHead(size)
+    if config.head == "negative_binomial":
+        return NegativeBinomialHead(size)
+    if config.head == "categorical":
+        return CategoricalHead(size, config.num_bins)
+    return QuantileHead(size, config.quantile_levels)

@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from forecaster.model.seq2seq import Encoded, Observations, Seq2Seq
+from forecaster.errors import UnsupportedError
+from forecaster.model.observations import Encoded, Observations
+from forecaster.model.sampling import Paths
+from forecaster.model.seq2seq import Prediction, Seq2Seq
 from forecaster.model.state import State, StateSpec, TensorSpec
 
 
@@ -26,11 +29,17 @@ class Ensemble(nn.Module):
     def __init__(self, members: Sequence[Seq2Seq]) -> None:
         super().__init__()
         first = members[0]
-        if any(member.config != first.config or member.step_us != first.step_us for member in members):
-            raise ValueError("the members of an ensemble have one configuration and one time step")
+        shared = (first.config, first.step_us, first.covariates)
+        if any((member.config, member.step_us, member.covariates) != shared for member in members):
+            raise ValueError(
+                "the members of an ensemble have one configuration, one time step and one set of covariates"
+            )
         self.members = nn.ModuleList(members)
         self.config, self.step_us, self.memory = first.config, first.step_us, first.memory
-        self._own = [tensor.name for tensor in first.encoder.state_spec()]  # what each member has of its own
+        self.covariates = first.covariates
+        # What each member has of its own.
+        names = {"outputs", *(tensor.name for tensor in first.encoder.state_spec())}
+        self._own = [tensor.name for tensor in first.state_spec if tensor.name in names]
         self.state_spec = StateSpec(
             TensorSpec(name, (len(members) * shape[0], *shape[1:]), dtype) if name in self._own else spec
             for spec in first.state_spec
@@ -43,36 +52,54 @@ class Ensemble(nn.Module):
 
     def step(self, state: State, observation: Observations) -> State:
         """Return the state after one step; the fields of `observation` are [B]."""
-        one = Observations(*(field[:, None] for field in observation))
+        one = observation.each(lambda field: field[:, None])
         return self.scan(state, one)[0]
 
     def scan(
         self, state: State, observations: Observations, lengths: Tensor | None = None
     ) -> tuple[State, tuple[Encoded, ...]]:
         """Advance by T steps at once; see `Seq2Seq.scan`."""
-        scanned = [
-            member.scan(part, observations, lengths)
-            for member, part in zip(self._networks(), self._split(state), strict=True)
-        ]
+        scanned = [member.scan(part, observations, lengths) for member, part in self._parts(state)]
         new = dict(scanned[0][0])
         for name in self._own:
             new[name] = torch.cat([part[name] for part, _ in scanned], dim=1)
         return new, tuple(encoded for _, encoded in scanned)
 
-    def decode(self, state: State, horizon: int) -> Tensor:
+    def decode(self, state: State, horizon: int, future: Tensor | None = None) -> Tensor:
         """Return the mean of the members' quantiles, float64 [B, D, Q]; see `Seq2Seq.decode`."""
-        forecasts = [
-            member.decode(part, horizon) for member, part in zip(self._networks(), self._split(state), strict=True)
-        ]
-        return torch.stack(forecasts).mean(dim=0)
+        return self.predict(state, horizon, future).quantiles
 
-    def quantiles_after(self, encoded: Any, steps: Tensor, horizon: int) -> Tensor:
+    def predict(self, state: State, horizon: int, future: Tensor | None = None) -> Prediction:
+        """Return the mean of the members' quantiles and probabilities; see `Seq2Seq.predict`."""
+        parts = [member.predict(part, horizon, future) for member, part in self._parts(state)]
+        return Prediction(*(torch.stack(fields).mean(dim=0) for fields in zip(*parts, strict=True)))
+
+    def sample(self, state: State, horizon: int, paths: int, seeds: Tensor, future: Tensor | None = None) -> Paths:
+        """Return paths of the mixture: each member draws its share of them; see `Seq2Seq.sample`."""
+        found = []
+        for k, (member, part) in enumerate(self._parts(state)):
+            share = len(range(k, paths, len(self.members)))
+            if share:  # another stream of numbers for each member
+                found.append(member.sample(part, horizon, share, seeds * len(self.members) + k, future))
+        return Paths(torch.cat([one.values for one in found], dim=1), torch.cat([one.lengths for one in found], dim=1))
+
+    def beam(
+        self, state: State, horizon: int, *, paths: int, width: int, length_power: float, future: Tensor | None = None
+    ) -> Paths:
+        """Raise UnsupportedError: the members' best paths are not the mixture's."""
+        raise UnsupportedError("beam search needs a single network: this model is an ensemble")
+
+    def quantiles_after(self, encoded: Any, steps: Tensor, horizon: int, future: Tensor | None = None) -> Tensor:
         """Return the mean of the members' quantiles just after `steps` (int64 [K]) of a scan, float64 [N, D, Q]."""
-        forecasts = [m.quantiles_after(e, steps, horizon) for m, e in zip(self._networks(), encoded, strict=True)]
-        return torch.stack(forecasts).mean(dim=0)
+        pairs = zip(self._networks(), encoded, strict=True)
+        return torch.stack([member.quantiles_after(e, steps, horizon, future) for member, e in pairs]).mean(dim=0)
 
     def _networks(self) -> list[Seq2Seq]:
         return [member for member in self.members if isinstance(member, Seq2Seq)]
+
+    def _parts(self, state: State) -> list[tuple[Seq2Seq, State]]:
+        """Return each member with its state."""
+        return list(zip(self._networks(), self._split(state), strict=True))
 
     def _split(self, state: State) -> list[State]:
         """Return each member's state."""

@@ -1,22 +1,85 @@
-"""Output heads: what the decoder's numbers mean as a distribution.
+"""Output heads: what the decoder's numbers mean as a distribution of one step's value.
 
-Shapes: N origins, D horizon steps, Q quantiles, H hidden.
+A head maps a hidden vector and a centre to parameters, and parameters to a loss, quantiles and samples. Centre and
+parameters are in units of the series around its level (`Frame`); targets, quantiles and samples are in the series' own
+units. A sample is the quantile at a uniform number, so that who draws the numbers decides whether a path repeats.
+
+Knows nothing of recurrence, of horizons or of where the hidden vector comes from.
+
+Shapes: ... any, Q quantiles, H hidden, A parameters.
 """
 
-import bisect
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
+import numpy as np
+import scipy.special
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from forecaster.model.quantiles import interpolate_quantiles, pinball_loss
+
+_MIN_SPREAD = 1e-3  # in units: a narrower density would be one point
+_MAX_DEGREES = 60.0  # of freedom: beyond, Student's t is a Gaussian
+
+
+class Frame(NamedTuple):
+    """What parameters are relative to, float64 [...] each: y = level + unit · parameter.
+
+    Args:
+        level: of the series.
+        unit: what offsets are measured in.
+        scale: the mean distance from the level.
+    """
+
+    level: Tensor
+    unit: Tensor
+    scale: Tensor
+
+    def expand(self) -> "Frame":
+        """Return the frame with one more axis at the end."""
+        return Frame(*(part[..., None] for part in self))
+
+
+class Head(Protocol):
+    """The interface of a head; all of them are `nn.Module`s.
+
+    Args:
+        in_units: whether the loss is in units, as errors are; otherwise it is a negative log-likelihood.
+    """
+
+    in_units: bool
+
+    def __call__(self, hidden: Tensor, centre: Tensor) -> Tensor:
+        """Return parameters [..., A] of hidden [..., H] and centre [...], which is in units around the level."""
+        ...
+
+    def loss(self, parameters: Tensor, target: Tensor, frame: Frame) -> Tensor:
+        """Return the loss [...] of targets float64 [...], in the series' own units."""
+        ...
+
+    def quantiles(self, parameters: Tensor, levels: Sequence[float], frame: Frame) -> Tensor:
+        """Return the quantiles at `levels`, ascending, in the series' own units, float64 [..., Q]."""
+        ...
+
+    def sample(self, parameters: Tensor, uniform: Tensor, frame: Frame) -> Tensor:
+        """Return the quantile at `uniform` (float64 [...], in (0, 1)), float64 [...]."""
+        ...
 
 
 class QuantileHead(nn.Module):
     """Quantiles that cannot cross: the median plus accumulated positive widths on either side.
 
+    As a distribution it is linear between the levels and flat beyond them.
+
     Args:
         hidden_size: H.
         levels: probabilities, ascending, with 0.5 among them.
     """
+
+    in_units = True
 
     def __init__(self, hidden_size: int, levels: tuple[float, ...]) -> None:
         super().__init__()
@@ -30,41 +93,121 @@ class QuantileHead(nn.Module):
         self.linear.bias.data[: self.median_index] = torch.log(torch.expm1(4 * gaps[: self.median_index]))
         self.linear.bias.data[self.median_index + 1 :] = torch.log(torch.expm1(4 * gaps[self.median_index :]))
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Return the quantiles' offsets from the centre, [..., Q], of `hidden` [..., H]."""
+    def forward(self, hidden: Tensor, centre: Tensor) -> Tensor:
+        """Return the quantiles in units, [..., Q]."""
         raw = self.linear(hidden)
         k = self.median_index
-        median = raw[..., k : k + 1]
+        median = centre[..., None] + raw[..., k : k + 1]
         below = functional.softplus(raw[..., :k]).flip(-1).cumsum(-1).flip(-1)
         above = functional.softplus(raw[..., k + 1 :]).cumsum(-1)
         return torch.cat([median - below, median, median + above], dim=-1)
 
+    def loss(self, parameters: Tensor, target: Tensor, frame: Frame) -> Tensor:
+        """Return the mean pinball loss over the levels, in units."""
+        levels = torch.tensor(self.levels, device=parameters.device)
+        return pinball_loss(parameters, _in_units(target, frame), levels).mean(dim=-1)
 
-def pinball_loss(quantiles: Tensor, target: Tensor, levels: Tensor) -> Tensor:
-    """Return the pinball loss max(p·(y - q), (p - 1)·(y - q)), summed over nothing (Koenker & Bassett 1978).
+    def quantiles(self, parameters: Tensor, levels: Sequence[float], frame: Frame) -> Tensor:
+        """Return the learnt quantiles and those between them."""
+        wide = frame.expand()
+        own = wide.level + wide.unit * parameters.double()
+        return own if tuple(levels) == self.levels else interpolate_quantiles(own, self.levels, tuple(levels))
 
-    Args:
-        quantiles: [..., Q].
-        target: [...].
-        levels: [Q].
-    """
-    error = target[..., None] - quantiles
-    return torch.maximum(levels * error, (levels - 1.0) * error)
+    def sample(self, parameters: Tensor, uniform: Tensor, frame: Frame) -> Tensor:
+        """Return the quantile at `uniform`."""
+        levels = torch.tensor(self.levels, dtype=torch.float64, device=parameters.device)
+        inside = uniform.clamp(self.levels[0], self.levels[-1])
+        right = torch.searchsorted(levels, inside).clamp(1, len(levels) - 1)
+        share = (inside - levels[right - 1]) / (levels[right] - levels[right - 1])
+        own = parameters.double()
+        low, high = (own.gather(-1, index[..., None])[..., 0] for index in (right - 1, right))
+        value: Tensor = frame.level + frame.unit * torch.lerp(low, high, share)
+        return value
 
 
-def interpolate_quantiles(quantiles: Tensor, trained: tuple[float, ...], wanted: tuple[float, ...]) -> Tensor:
-    """Return the quantiles at the `wanted` levels, [..., W], linear between the trained ones [..., Q].
+class GaussianHead(nn.Module):
+    """A normal distribution; for a fixed spread its loss is the squared error (Goodfellow et al. 2016, eq. 5.65)."""
 
-    Raises ValueError for a level outside the trained range; nothing is extrapolated.
-    """
-    columns = []
-    for level in wanted:
-        if not trained[0] <= level <= trained[-1]:
-            raise ValueError(f"quantile level {level} is outside the trained range {trained[0]} to {trained[-1]}")
-        right = bisect.bisect_left(trained, level)
-        if trained[right] == level:
-            columns.append(quantiles[..., right])
-        else:
-            low, high = trained[right - 1], trained[right]
-            columns.append(torch.lerp(quantiles[..., right - 1], quantiles[..., right], (level - low) / (high - low)))
-    return torch.stack(columns, dim=-1)
+    in_units = False
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.linear = _zero_linear(hidden_size, 2)
+
+    def forward(self, hidden: Tensor, centre: Tensor) -> Tensor:
+        """Return mean and log spread in units, [..., 2]."""
+        offset, spread = self.linear(hidden).unbind(-1)
+        return torch.stack([centre + offset, _spread(spread)], dim=-1)
+
+    def loss(self, parameters: Tensor, target: Tensor, frame: Frame) -> Tensor:
+        """Return -log N(y; μ, σ) in units, without what does not depend on the parameters but ½ log 2π."""
+        mean, spread = parameters.unbind(-1)
+        z = (_in_units(target, frame) - mean) / spread
+        return 0.5 * z.square() + spread.log() + 0.5 * math.log(math.tau)
+
+    def quantiles(self, parameters: Tensor, levels: Sequence[float], frame: Frame) -> Tensor:
+        """Return μ + σ Φ⁻¹(p)."""
+        return _by_level(self, parameters, levels, frame)
+
+    def sample(self, parameters: Tensor, uniform: Tensor, frame: Frame) -> Tensor:
+        """Return μ + σ Φ⁻¹(u)."""
+        mean, spread = parameters.double().unbind(-1)
+        value: Tensor = frame.level + frame.unit * (mean + spread * torch.special.ndtri(uniform))
+        return value
+
+
+class StudentTHead(nn.Module):
+    """Student's t with learnt location, spread and degrees of freedom, above 2."""
+
+    in_units = False
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.linear = _zero_linear(hidden_size, 3)
+
+    def forward(self, hidden: Tensor, centre: Tensor) -> Tensor:
+        """Return location, spread and degrees of freedom, [..., 3]."""
+        offset, spread, degrees = self.linear(hidden).unbind(-1)
+        degrees = 2.0 + _MAX_DEGREES * torch.sigmoid(degrees - 2.0)
+        return torch.stack([centre + offset, _spread(spread), degrees], dim=-1)
+
+    def loss(self, parameters: Tensor, target: Tensor, frame: Frame) -> Tensor:
+        """Return the negative logarithm of the density, in units."""
+        location, spread, nu = parameters.unbind(-1)
+        z = (_in_units(target, frame) - location) / spread
+        norm: Tensor = torch.lgamma(nu / 2) - torch.lgamma((nu + 1) / 2) + 0.5 * torch.log(nu * math.pi)
+        return norm + spread.log() + 0.5 * (nu + 1) * torch.log1p(z.square() / nu)
+
+    def quantiles(self, parameters: Tensor, levels: Sequence[float], frame: Frame) -> Tensor:
+        """Return location + spread · t⁻¹(p)."""
+        return _by_level(self, parameters, levels, frame)
+
+    def sample(self, parameters: Tensor, uniform: Tensor, frame: Frame) -> Tensor:
+        """Return location + spread · t⁻¹(u)."""
+        location, spread, nu = parameters.double().unbind(-1)
+        nu, uniform = torch.broadcast_tensors(nu, uniform)
+        z = scipy.special.stdtrit(nu.cpu().numpy(), uniform.cpu().numpy())
+        return frame.level + frame.unit * (location + spread * torch.from_numpy(np.asarray(z)).to(nu.device))
+
+
+def _by_level(head: Head, parameters: Tensor, levels: Sequence[float], frame: Frame) -> Tensor:
+    """Return the quantiles one by one: a quantile is the sample at its level."""
+    uniform = torch.tensor(tuple(levels), dtype=torch.float64, device=parameters.device)
+    shape = (*parameters.shape[:-1], len(levels))
+    return head.sample(parameters[..., None, :], uniform.expand(shape), frame.expand())
+
+
+def _in_units(target: Tensor, frame: Frame) -> Tensor:
+    return ((target - frame.level) / frame.unit).float()
+
+
+def _zero_linear(hidden_size: int, outputs: int) -> nn.Linear:
+    linear = nn.Linear(hidden_size, outputs)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def _spread(raw: Tensor) -> Tensor:
+    """Return a positive spread, about one unit at first."""
+    return functional.softplus(raw + 0.54) + _MIN_SPREAD

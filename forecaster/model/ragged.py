@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from forecaster.model.ensemble import Model
-from forecaster.model.seq2seq import Observations
+from forecaster.model.observations import Observations
 from forecaster.model.state import State, select
 
 _MAX_STEPS = 512  # of one scan
@@ -28,6 +28,7 @@ class Runs:
         row_run: for each row its run, int64 [R].
         row_step: for each row its step within the run, from 0, int64 [R].
         values: float64 [R]; NaN means missing.
+        covariates: past ones, then known-future ones, NaN where missing, float64 [R, C]; None means that all are.
     """
 
     start_us: Tensor
@@ -35,6 +36,7 @@ class Runs:
     row_run: Tensor
     row_step: Tensor
     values: Tensor
+    covariates: Tensor | None = None
 
 
 def advance(model: Model, state: State, runs: Runs) -> State:
@@ -49,6 +51,7 @@ def advance(model: Model, state: State, runs: Runs) -> State:
     by_row = torch.argsort(rank[runs.row_run], stable=True)
     row_rank = rank[runs.row_run][by_row]
     row_step, values = runs.row_step[by_row], runs.values[by_row]
+    covariates = None if runs.covariates is None else runs.covariates[by_row]
     lengths = runs.lengths[order]
     new = {name: torch.empty_like(tensor) for name, tensor in state.items()}
     low = 0
@@ -59,7 +62,9 @@ def advance(model: Model, state: State, runs: Runs) -> State:
         high = min(max(fits, low + 1), low + room)
         rows = slice(*(int(x) for x in torch.searchsorted(row_rank, torch.tensor([low, high]))))
         part = order[low:high]
-        runs_part = Runs(runs.start_us[part], lengths[low:high], row_rank[rows] - low, row_step[rows], values[rows])
+        beside = None if covariates is None else covariates[rows]
+        at = (row_rank[rows] - low, row_step[rows])
+        runs_part = Runs(runs.start_us[part], lengths[low:high], *at, values[rows], beside)
         done = _advance_group(model, select(state, part), runs_part)
         for name, tensor in done.items():
             new[name][part] = tensor
@@ -75,12 +80,16 @@ def _advance_group(model: Model, state: State, runs: Runs) -> State:
         alive = int(torch.searchsorted(runs.lengths, begin, right=True))
         rows = (runs.row_run >= alive) & (runs.row_step >= begin) & (runs.row_step < begin + steps)
         n = len(runs.lengths) - alive
+        at = (runs.row_run[rows] - alive, runs.row_step[rows] - begin)
         padded = torch.full((n, steps), torch.nan, dtype=torch.float64)
-        padded[runs.row_run[rows] - alive, runs.row_step[rows] - begin] = runs.values[rows]
+        padded[at] = runs.values[rows]
+        beside = None
+        if runs.covariates is not None:
+            beside = torch.full((n, steps, runs.covariates.shape[-1]), torch.nan, dtype=torch.float64)
+            beside[at] = runs.covariates[rows]
         times = runs.start_us[alive:, None] + (begin + torch.arange(steps)) * model.step_us
         lengths = (runs.lengths[alive:] - begin).clamp_max(steps)
-        seen = torch.isfinite(padded)
-        observations = Observations(times, padded.nan_to_num(0.0), seen)
+        observations = Observations.of(times, padded, beside)
         part = {name: tensor[alive:] for name, tensor in state.items()}
         done, _ = model.scan(part, observations, None if int(lengths.min()) == steps else lengths)
         state = {name: torch.cat([tensor[:alive], done[name]]) for name, tensor in state.items()}

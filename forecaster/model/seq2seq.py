@@ -3,7 +3,8 @@
 `scan` over T steps equals T times `step`, whatever the chunks: training, backtest and serving are the same
 computation. Steps of a batch are consecutive grid points of each series; who calls makes sure of that.
 
-Shapes: B series, T steps, N origins, D horizon steps, M memory, S seasonal lags, H hidden, Q quantiles.
+Shapes: B series, T steps, N origins, D horizon steps, M memory, S seasonal lags, K attended outputs, H hidden,
+Q quantiles, F known-future covariates.
 """
 
 import math
@@ -14,44 +15,33 @@ from torch import Tensor, nn
 
 from forecaster.config import ModelConfig
 from forecaster.data.features import calendar_features, calendar_size
+from forecaster.errors import UnsupportedError
 from forecaster.model import memory as ring_memory
-from forecaster.model.cells import RecurrentStack
-from forecaster.model.decoder import DirectDecoder, Origins
+from forecaster.model.beam import beam_search
+from forecaster.model.cells import make_stack
+from forecaster.model.covariates import NO_COVARIATES, CovariateInputs, CovariateSpec
+from forecaster.model.decoder import Decoded, Origins, Sizes
+from forecaster.model.direct_decoder import DirectDecoder
+from forecaster.model.inputs import absolute_changes, memory_steps, seasonal_lags, steps_back, value_inputs, value_size
 from forecaster.model.memory import Extended
 from forecaster.model.normalizer import Statistics, normalize, soft_clip, statistics, width
+from forecaster.model.observations import Encoded, Observations
+from forecaster.model.output_recurrence import OutputRecurrentStack
+from forecaster.model.recurrent_decoder import RecurrentDecoder
+from forecaster.model.sampling import Paths, sample_paths
 from forecaster.model.state import State, StateSpec, TensorSpec
 
-_MIN_MEMORY = 24  # values kept for recognising a retry even where no season is long
 
-
-class Observations(NamedTuple):
-    """T consecutive steps of B series.
+class Prediction(NamedTuple):
+    """What is to come.
 
     Args:
-        time_us: microseconds since the Unix epoch, int64 [B, T].
-        values: float64 [B, T]; anything finite where not observed.
-        observed: bool [B, T].
+        quantiles: at the configured levels, in the series' own units, float64 [N, D, Q].
+        ended: the probability that the series has ended before a step, float64 [N, D]; zeros if series do not end.
     """
 
-    time_us: Tensor
-    values: Tensor
-    observed: Tensor
-
-
-class Encoded(NamedTuple):
-    """What a scan knows after each of its steps; `Seq2Seq.origins_of` turns steps of it into origins.
-
-    Args:
-        context: float32 [B, T, H].
-        statistics: [B, T] each.
-        extended: the memory before the scan and its values, [B, M + T].
-        time_us: int64 [B, T].
-    """
-
-    context: Tensor
-    statistics: Statistics
-    extended: Extended
-    time_us: Tensor
+    quantiles: Tensor
+    ended: Tensor
 
 
 class Seq2Seq(nn.Module):
@@ -60,43 +50,43 @@ class Seq2Seq(nn.Module):
     Args:
         config: the architecture, resolved (see `ModelConfig.resolve`).
         step_us: the grid's time step, microseconds.
+        covariates: what else is known of the series.
     """
 
-    def __init__(self, config: ModelConfig, step_us: int) -> None:
+    def __init__(self, config: ModelConfig, step_us: int, covariates: CovariateSpec = NO_COVARIATES) -> None:
         super().__init__()
-        if config.season_lengths is None or config.timescale is None:
-            config = config.resolve(step_us)
-        self.config = config
-        self.step_us = step_us
-        seasons = config.season_lengths or ()
-        self.lags = _seasonal_lags(seasons)
-        self.memory = max((*self.lags, _MIN_MEMORY))
+        config = config.resolve(step_us)
+        self.config, self.step_us, self.covariates = config, step_us, covariates
+        assert config.timescale is not None
+        self.timescale = config.timescale
+        self.lags = seasonal_lags(config.season_lengths or ())
+        self.memory = memory_steps(config.season_lengths or ())
+        self.attended = 0 if config.attention == "none" else config.attention_steps
         calendar = calendar_size(step_us) if config.calendar else 0
-        self.encoder = RecurrentStack(
-            cell=config.cell,
-            input_size=4 + 5 * len(self.lags) + calendar,
+        self.inputs = CovariateInputs(covariates)
+        self.encoder = make_stack(
+            config,
+            input_size=value_size(self.lags) + calendar + self.inputs.dynamic_size + self.inputs.static_size,
             hidden_size=config.hidden_size,
             num_layers=config.num_layers,
             dropout=config.dropout,
-            initialization=config.initialization,
         )
-        self.decoder = DirectDecoder(
-            context_size=config.hidden_size,
-            decoder_size=config.decoder_size,
-            horizon=config.horizon,
-            num_lags=len(self.lags),
-            calendar_size=calendar,
-            quantile_levels=config.quantile_levels,
-        )
+        ahead = calendar + self.inputs.future_size
+        sizes = Sizes(config.hidden_size, len(self.lags), ahead, self.inputs.static_size)
+        make = RecurrentDecoder if config.decoder == "recurrent" else DirectDecoder
+        self.decoder: RecurrentDecoder | DirectDecoder = make(config, sizes)
+        attention = [TensorSpec("outputs", (self.attended, config.hidden_size), torch.float32)] if self.attended else []
         self.state_spec = StateSpec(
             [
                 *self.encoder.state_spec(),
+                *attention,
                 TensorSpec("normalizer", (width(1 + len(self.lags)),), torch.float64),
                 TensorSpec("ring", (self.memory,), torch.float64),
                 TensorSpec("ring_observed", (self.memory,), torch.bool),
                 TensorSpec("position", (), torch.int64),
                 TensorSpec("observed_count", (), torch.int64),
                 TensorSpec("time_us", (), torch.int64),
+                *self.inputs.state_spec(),
             ]
         )
 
@@ -106,8 +96,7 @@ class Seq2Seq(nn.Module):
 
     def step(self, state: State, observation: Observations) -> State:
         """Return the state after one step; the fields of `observation` are [B]."""
-        one = Observations(*(field[:, None] for field in observation))
-        return self.scan(state, one)[0]
+        return self.scan(state, observation.each(lambda field: field[:, None]))[0]
 
     def scan(self, state: State, observations: Observations, lengths: Tensor | None = None) -> tuple[State, Encoded]:
         """Advance by T steps at once.
@@ -124,16 +113,18 @@ class Seq2Seq(nn.Module):
         position = state["position"]
         past = ring_memory.unroll(state["ring"], state["ring_observed"], position)
         extended = ring_memory.extend(past, observations.values, observations.observed)
-        timescale = self.config.timescale
-        assert timescale is not None
-        changes = self._changes(extended, steps)
-        sums, stats = normalize(state["normalizer"], observations.values, observations.observed, changes, timescale)
-        recurrent, context = self.encoder(state, self._inputs(observations, extended, stats), lengths)
+        changes = absolute_changes(extended, self.lags, self.memory)
+        carry = state["normalizer"]
+        sums, stats = normalize(carry, observations.values, observations.observed, changes, self.timescale)
+        static = self.inputs.static(state)
+        recurrent, context = self.encoder(state, self._encoder_inputs(observations, extended, stats, static), lengths)
         ends = torch.full_like(position, steps) if lengths is None else lengths.to(position)
         ring = ring_memory.roll_up(extended, position, ends, self.memory)
         last = (ends - 1)[:, None]
         counts = observations.observed.cumsum(dim=1)
+        outputs = torch.cat([state["outputs"], context], dim=1) if self.attended else context[:, :0]
         new: State = {
+            **state,  # what never changes
             **recurrent,
             "normalizer": sums.gather(1, last[..., None].expand(n, 1, sums.shape[-1]))[:, 0],
             "ring": ring.values,
@@ -142,68 +133,136 @@ class Seq2Seq(nn.Module):
             "observed_count": state["observed_count"] + counts.gather(1, last)[:, 0],
             "time_us": observations.time_us.gather(1, last)[:, 0],
         }
-        return new, Encoded(context, stats, extended, observations.time_us)
+        if self.attended:
+            window = ends[:, None] + torch.arange(self.attended, device=ends.device)
+            new["outputs"] = outputs.gather(1, window[..., None].expand(-1, -1, outputs.shape[-1]))
+        return new, Encoded(context, stats, extended, observations.time_us, static, outputs, position)
 
-    def decode(self, state: State, horizon: int) -> Tensor:
+    def decode(self, state: State, horizon: int, future: Tensor | None = None) -> Tensor:
         """Forecast `horizon` steps from the present state, which stays as it is.
 
+        Args:
+            state: B series.
+            horizon: D.
+            future: known-future covariates of the steps ahead, raw, NaN where missing, float64 [B, D, F].
+
         Returns:
-            The trained quantiles in the series' own units, float64 [B, D, Q].
+            The quantiles in the series' own units, float64 [B, D, Q].
         """
+        return self.predict(state, horizon, future).quantiles
+
+    def predict(self, state: State, horizon: int, future: Tensor | None = None) -> Prediction:
+        """Forecast `horizon` steps with the probability that the series has ended before; see `decode`."""
+        return self._predict(self.origins_at(state, horizon, future), horizon)
+
+    def sample(self, state: State, horizon: int, paths: int, seeds: Tensor, future: Tensor | None = None) -> Paths:
+        """Return P paths of each series drawn from the joint distribution, the same for the same seeds, int64 [B].
+
+        Raises UnsupportedError unless the decoder is recurrent.
+        """
+        if not isinstance(self.decoder, RecurrentDecoder):
+            raise UnsupportedError("this model forecasts each step for itself: paths need model.decoder=recurrent")
+        origins = self.origins_at(state, horizon, future)
+        found = sample_paths(self.decoder, origins, paths, seeds)
+        return Paths(found.values[..., :horizon], found.lengths.clamp_max(horizon))
+
+    def beam(
+        self, state: State, horizon: int, *, paths: int, width: int, length_power: float, future: Tensor | None = None
+    ) -> Paths:
+        """Return the P most probable paths of bins of each series, see `beam_search`.
+
+        Raises UnsupportedError unless the decoder is recurrent and the head categorical.
+        """
+        if not isinstance(self.decoder, RecurrentDecoder) or self.config.head != "categorical":
+            raise UnsupportedError("beam search needs model.decoder=recurrent and model.head=categorical")
+        origins = self.origins_at(state, horizon, future)
+        return beam_search(self.decoder, origins, horizon, paths=paths, width=width, length_power=length_power)
+
+    def origins_of(self, encoded: Encoded, steps: Tensor, horizon: int, future: Tensor | None = None) -> Origins:
+        """Return the origins just after `steps` (int64 [K]) of a scan, N = B · K, series by series.
+
+        Args:
+            encoded: B series.
+            steps: K of them.
+            horizon: D.
+            future: raw known-future covariates of the steps behind each origin, float64 [N, D, F].
+        """
+        return self._origins(encoded, steps, horizon, future, offset=0)
+
+    def origins_at(self, state: State, horizon: int, future: Tensor | None = None) -> Origins:
+        """Return the origins at the present states, N = B."""
         ring = ring_memory.unroll(state["ring"], state["ring_observed"], state["position"])
+        context = self.encoder.summary(state)[:, None]
         known = Encoded(
-            self.encoder.summary(state)[:, None],
+            context,
             Statistics(*(x[:, None] for x in statistics(state["normalizer"]))),
             Extended(ring.values, ring.observed),
             state["time_us"][:, None],
+            self.inputs.static(state),
+            state["outputs"] if self.attended else context[:, :0],
+            state["position"],
         )
         # In time order the ring ends with the latest step, which a scan has at M + t: here t = -1 + 0.
-        return self.quantiles(self._origins(known, torch.tensor([0]), horizon, offset=-1))
+        return self._origins(known, torch.tensor([0]), horizon, future, offset=-1)
 
-    def origins_of(self, encoded: Encoded, steps: Tensor, horizon: int) -> Origins:
-        """Return the origins just after `steps` (int64 [K]) of a scan, N = B · K, series by series."""
-        return self._origins(encoded, steps, horizon, offset=0)
-
-    def quantiles_after(self, encoded: Any, steps: Tensor, horizon: int) -> Tensor:
+    def quantiles_after(self, encoded: Any, steps: Tensor, horizon: int, future: Tensor | None = None) -> Tensor:
         """Return the forecasts just after `steps` (int64 [K]) of a scan, float64 [N, D, Q]; see `origins_of`."""
-        return self.quantiles(self.origins_of(encoded, steps, horizon))
-
-    def decode_scaled(self, origins: Origins) -> Tensor:
-        """Return quantiles in units of the origins around the level, float32 [N, D, Q]."""
-        scaled: Tensor = self.decoder(origins)
-        return scaled
+        return self._predict(self.origins_of(encoded, steps, horizon, future), horizon).quantiles
 
     def quantiles(self, origins: Origins) -> Tensor:
-        """Return quantiles in the series' own units, float64 [N, D, Q]."""
-        level, unit = origins.statistics.level, origins.unit
-        return level[:, None, None] + unit[:, None, None] * self.decode_scaled(origins).double()
+        """Return the quantiles of every step of the origins, float64 [N, D, Q]."""
+        return self._predict(origins, origins.seasonal.shape[1]).quantiles
 
-    def _changes(self, extended: Extended, steps: int) -> Tensor:
-        """Return the absolute changes over one step and over each lag, NaN where unknown, float64 [B, T, C]."""
-        now = slice(self.memory, self.memory + steps)
-        columns = []
-        for lag in (1, *self.lags):
-            then = slice(self.memory - lag, self.memory - lag + steps)
-            known = extended.observed[:, now] & extended.observed[:, then]
-            change = (extended.values[:, now] - extended.values[:, then]).abs()
-            columns.append(torch.where(known, change, math.nan))
-        return torch.stack(columns, dim=-1)
+    def teacher_forced(self, origins: Origins, target: Tensor) -> Decoded:
+        """Return the distributions of all steps, given the actual values before each: float64 [N, D], NaN if missing.
 
-    def _inputs(self, observations: Observations, extended: Extended, stats: Statistics) -> Tensor:
-        """Return the encoder's inputs [B, T, I]: value, mask, relative scale, lags with masks, calendar."""
-        steps = observations.values.shape[1]
-        level, scale = stats.level, stats.scale
-        columns = [(observations.values - level) / scale, observations.observed.double()]
-        columns[0] = torch.where(observations.observed, columns[0], 0.0)
-        for lag in self.lags:
-            for back in (lag - 1, lag):  # the same season as the next step, and as this one
-                window = slice(self.memory - back, self.memory - back + steps)
-                seen = extended.observed[:, window]
-                columns += [torch.where(seen, (extended.values[:, window] - level) / scale, 0.0), seen.double()]
-        columns.append(torch.log(scale / (scale + level.abs())))
-        columns += torch.log(stats.changes / scale[..., None]).unbind(-1)
-        values = soft_clip(torch.stack(columns, dim=-1).float())
-        return torch.cat([values, self._calendar(observations.time_us)], dim=-1)
+        A direct decoder does not look at them.
+        """
+        if isinstance(self.decoder, RecurrentDecoder):
+            return self.decoder(origins, target)  # type: ignore[no-any-return]
+        return self.decoder(origins)  # type: ignore[no-any-return]
+
+    def auxiliary_loss(self, encoded: Encoded, observations: Observations) -> Tensor:
+        """Return what the encoder learns beside the forecasts: zero, or the readout's loss of an `output` cell."""
+        if not isinstance(self.encoder, OutputRecurrentStack):
+            return encoded.context.new_zeros(())
+        stats = encoded.statistics
+        values = soft_clip(((observations.values - stats.level) / stats.scale).float())
+        return self.encoder.one_step_loss(encoded.context, values, observations.observed)
+
+    def _predict(self, origins: Origins, horizon: int) -> Prediction:
+        levels, frame, head = self.config.quantile_levels, origins.frame, self.decoder.readout.head
+        if isinstance(self.decoder, RecurrentDecoder):
+            seeds = torch.zeros(len(origins.context), dtype=torch.int64, device=origins.context.device)
+            found = sample_paths(self.decoder, origins, self.config.sample_paths, seeds)
+            at = torch.tensor(levels, dtype=torch.float64, device=found.values.device)
+            quantiles = found.values.quantile(at, dim=1).movedim(0, -1)
+            steps = torch.arange(found.values.shape[-1], device=found.values.device)
+            ended = (found.lengths[..., None] <= steps).double().mean(dim=1)
+        else:
+            decoded = self.decoder(origins)
+            quantiles = head.quantiles(decoded.parameters, levels, frame)
+            ended = torch.zeros(quantiles.shape[:2], dtype=torch.float64, device=quantiles.device)
+            if decoded.ending is not None:
+                going = torch.nn.functional.logsigmoid(-decoded.ending.double()).cumsum(dim=1).exp()
+                ended[:, 1:] = 1 - going[:, :-1]
+        return Prediction(quantiles[:, :horizon], ended[:, :horizon])
+
+    def _encoder_inputs(
+        self, observations: Observations, extended: Extended, stats: Statistics, static: Tensor
+    ) -> Tensor:
+        """Return the encoder's inputs, float32 [B, T, I]."""
+        values = value_inputs(observations, extended, stats, self.lags, self.memory)
+        parts = [values, self._calendar(observations.time_us)]
+        if self.inputs.dynamic_size:
+            covariates = observations.covariates
+            if covariates is None:
+                shape = (*observations.values.shape, len(self.covariates.dynamic))
+                covariates = torch.full(shape, math.nan, dtype=torch.float64, device=values.device)
+            parts.append(self.inputs.dynamic(covariates))
+        if self.inputs.static_size:
+            parts.append(static[:, None].expand(-1, values.shape[1], -1))
+        return torch.cat(parts, dim=-1)
 
     def _calendar(self, time_us: Tensor) -> Tensor:
         """Return the calendar features of times, float32 [..., F]."""
@@ -211,26 +270,42 @@ class Seq2Seq(nn.Module):
             return torch.zeros((*time_us.shape, 0), device=time_us.device)
         return calendar_features(time_us, self.step_us)
 
-    def _origins(self, encoded: Encoded, steps: Tensor, horizon: int, offset: int) -> Origins:
+    def _origins(self, encoded: Encoded, steps: Tensor, horizon: int, future: Tensor | None, *, offset: int) -> Origins:
         device = encoded.time_us.device
         steps = steps.to(device)
+        if self.config.bidirectional:  # what is read backwards has to begin at the same step whatever is asked for
+            horizon = self.config.horizon
         n = encoded.time_us.shape[0] * steps.shape[0]
-        ahead = torch.arange(1, horizon + 1, device=device)
-        lags = torch.tensor(self.lags, dtype=torch.int64, device=device)
-        # The newest value that is a whole number of lags before origin + ahead and not after the origin.
-        back = lags * torch.div(ahead[:, None] + lags - 1, lags, rounding_mode="floor") - ahead[:, None]
+        back = steps_back(torch.tensor(self.lags, dtype=torch.int64, device=device), horizon)
         index = (self.memory + offset + steps)[:, None, None] - back
         shape = (n, horizon, len(self.lags))
-        times = encoded.time_us[:, steps].reshape(n, 1) + ahead * self.step_us
+        ahead_us = self.step_us * torch.arange(1, horizon + 1, device=device)
+        ahead = self._calendar(encoded.time_us[:, steps].reshape(n, 1) + ahead_us)
+        if self.inputs.future_size:
+            ahead = torch.cat([ahead, self.inputs.future(self._padded(future, n, horizon, device))], dim=-1)
+        static = encoded.static.repeat_interleave(steps.shape[0], dim=0)
         return Origins(
             encoded.context[:, steps].flatten(0, 1),
             Statistics(*(x[:, steps].flatten(0, 1) for x in encoded.statistics)),
             encoded.extended.values[:, index].reshape(shape),
             encoded.extended.observed[:, index].reshape(shape),
-            self._calendar(times),
+            ahead,
+            static,
+            *self._remembered(encoded, steps, offset),
         )
 
+    def _remembered(self, encoded: Encoded, steps: Tensor, offset: int) -> tuple[Tensor, Tensor]:
+        """Return the K outputs up to each origin, [N, K, H], and which of them there are, [N, K]."""
+        recent = torch.arange(1, self.attended + 1, device=steps.device)
+        index = steps[:, None] + offset + recent  # in `outputs`, whose first K lie before the scan
+        memory = encoded.outputs[:, index].flatten(0, 1)
+        seen = encoded.position[:, None] + steps + 1 + offset  # steps seen up to each origin
+        return memory, (self.attended - recent < seen[..., None]).flatten(0, 1)
 
-def _seasonal_lags(seasons: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the lags to look back by: every season, and twice the shortest."""
-    return tuple(sorted({*seasons, 2 * seasons[0]})) if seasons else ()
+    def _padded(self, future: Tensor | None, n: int, horizon: int, device: torch.device) -> Tensor:
+        """Return known-future covariates for `horizon` steps, NaN where none are given, float64 [N, D, F]."""
+        whole = torch.full((n, horizon, len(self.covariates.future)), math.nan, dtype=torch.float64, device=device)
+        if future is not None:
+            steps = min(horizon, future.shape[1])
+            whole[:, :steps] = future[:, :steps]
+        return whole

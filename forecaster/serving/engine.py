@@ -23,7 +23,7 @@ from forecaster.errors import (
     UnavailableError,
 )
 from forecaster.model.bundle import Bundle
-from forecaster.model.heads import interpolate_quantiles
+from forecaster.model.quantiles import interpolate_quantiles
 from forecaster.model.ragged import Runs, advance
 from forecaster.serving.admission import Known, Verdict, admit, join
 from forecaster.serving.journal import Journal

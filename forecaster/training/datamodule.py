@@ -7,7 +7,7 @@ is moved by a random number of whole weeks, so that the model does not learn the
 
 Knows nothing of the model, of the loss or of validation.
 
-Shapes: B lanes, T steps of the chunk, D horizon steps.
+Shapes: B lanes, T steps of the chunk, D horizon steps, C covariates, S static numbers, G static categories.
 """
 
 import itertools
@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from forecaster.config import TrainingConfig
 from forecaster.data.windows import Series
-from forecaster.model.seq2seq import Observations
+from forecaster.model.covariates import CovariateSpec, attributes_of
+from forecaster.model.observations import Observations
 
 _WEEK_US = 7 * 86_400_000_000
 _YEARS_TO_LEARN = 2
@@ -37,12 +38,22 @@ class Chunk(NamedTuple):
         observations: [B, T].
         future: the values of the T + D steps from the chunk's first on, NaN where missing, float64 [B, T + D].
         units: MASE's denominator of each lane's series, float64 [B].
+        covariates: those of the T + D steps, NaN where missing, float64 [B, T + D, C].
+        numbers: static numbers, float64 [B, S].
+        codes: static categories, int64 [B, G].
+        stops: the step of the chunk that is the last one known of its series, int64 [B].
+        ended: whether the series is over with it, bool [B].
     """
 
     first: bool
     observations: Observations
     future: Tensor
     units: Tensor
+    covariates: Tensor
+    numbers: Tensor
+    codes: Tensor
+    stops: Tensor
+    ended: Tensor
 
 
 class _Lane(NamedTuple):
@@ -52,6 +63,22 @@ class _Lane(NamedTuple):
     shift_us: int
 
 
+class Cut(NamedTuple):
+    """How series become lanes and chunks.
+
+    Args:
+        lane_steps: steps of a lane; a shorter series is one lane.
+        chunk_steps: T; None takes whole lanes.
+        lanes_per_batch: B at the most.
+        min_chunks: of an epoch; if one pass over the series gives fewer, there are several, each cut anew.
+    """
+
+    lane_steps: int
+    chunk_steps: int | None
+    lanes_per_batch: int
+    min_chunks: int
+
+
 class LaneDataset(IterableDataset[Chunk]):
     """One epoch of chunks.
 
@@ -59,10 +86,8 @@ class LaneDataset(IterableDataset[Chunk]):
         series: the training part, each on its regular grid; one or more.
         units: MASE's denominator of each series.
         horizon: D.
-        lane_steps: steps of a lane; a shorter series is one lane.
-        chunk_steps: T.
-        lanes_per_batch: B at the most.
-        min_chunks: of the epoch; if one pass over the series gives fewer, there are several, each cut anew.
+        spec: of the covariates.
+        cut: how long lanes and chunks are, and how many there are.
         seed: of the cuts and the order; the same seed gives the same epoch.
     """
 
@@ -72,20 +97,18 @@ class LaneDataset(IterableDataset[Chunk]):
         units: Sequence[float],
         *,
         horizon: int,
-        lane_steps: int,
-        chunk_steps: int,
-        lanes_per_batch: int,
-        min_chunks: int,
+        spec: CovariateSpec,
+        cut: Cut,
         seed: int,
     ) -> None:
-        self._series, self._units = series, units
-        self._horizon, self._chunk_steps = horizon, chunk_steps
+        self._series, self._units, self._spec = series, units, spec
+        self._horizon, self._chunk_steps = horizon, cut.chunk_steps
         span_us = max(one.start_us + len(one) * one.step_us for one in series) - min(one.start_us for one in series)
         self._years_weeks = 52 if span_us < _YEARS_TO_LEARN * 52 * _WEEK_US else 1
         self._batches: list[list[_Lane]] = []
         rng = random.Random(seed)
-        while len(self) < min_chunks:
-            self._batches += self._one_pass(lane_steps, lanes_per_batch, rng)
+        while len(self) < cut.min_chunks:
+            self._batches += self._one_pass(cut.lane_steps, cut.lanes_per_batch, rng)
 
     def _one_pass(self, lane_steps: int, lanes_per_batch: int, rng: random.Random) -> list[list[_Lane]]:
         lanes = [
@@ -102,31 +125,40 @@ class LaneDataset(IterableDataset[Chunk]):
         return batches
 
     def __len__(self) -> int:
-        return sum(-(-_longest(batch) // self._chunk_steps) for batch in self._batches)
+        return sum(-(-_longest(batch) // (self._chunk_steps or _longest(batch))) for batch in self._batches)
 
     def __iter__(self) -> Iterator[Chunk]:
         for batch in self._batches:
-            values, time_us = self._side_by_side(batch)
+            values, covariates, time_us = self._side_by_side(batch)
             units = torch.tensor([self._units[lane.series] for lane in batch], dtype=torch.float64)
+            owners = [self._series[lane.series] for lane in batch]
+            stops = torch.tensor([len(one) - 1 - lane.start for one, lane in zip(owners, batch, strict=True)])
+            ended = torch.tensor([one.ended for one in owners])
+            numbers, codes = attributes_of(owners, self._spec)
             steps = time_us.shape[1]
-            for start in range(0, steps, self._chunk_steps):
-                stop = min(start + self._chunk_steps, steps)
-                chunk = values[:, start:stop]
-                seen = torch.isfinite(chunk)
-                observations = Observations(time_us[:, start:stop], chunk.nan_to_num(0.0), seen)
-                yield Chunk(start == 0, observations, values[:, start : stop + self._horizon], units)
+            chunk_steps = self._chunk_steps or steps
+            for start in range(0, steps, chunk_steps):
+                now = slice(start, min(start + chunk_steps, steps))
+                ahead = slice(start, now.stop + self._horizon)
+                beside = covariates[:, now] if covariates.shape[-1] else None
+                observations = Observations.of(time_us[:, now], values[:, now], beside)
+                targets = (values[:, ahead], units, covariates[:, ahead])
+                yield Chunk(start == 0, observations, *targets, numbers, codes, stops - start, ended)
 
-    def _side_by_side(self, batch: Sequence[_Lane]) -> tuple[Tensor, Tensor]:
-        """Return the lanes' values with the horizon behind them, NaN past their end, and their times."""
+    def _side_by_side(self, batch: Sequence[_Lane]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the lanes' values and covariates with the horizon behind them, NaN past their end, and their times."""
         steps = _longest(batch)
         values = np.full((len(batch), steps + self._horizon), np.nan)
+        covariates = np.full((*values.shape, len(self._spec.dynamic)), np.nan)
         time_us = np.empty((len(batch), steps), dtype=np.int64)
         for row, lane in enumerate(batch):
             one = self._series[lane.series]
-            part = one.values[lane.start : lane.stop + self._horizon]
-            values[row, : len(part)] = part
+            seen = slice(lane.start, lane.stop + self._horizon)
+            values[row, : len(one.values[seen])] = one.values[seen]
+            if self._spec.dynamic:
+                covariates[row, : len(one.values[seen])] = one.dynamic[seen]
             time_us[row] = one.start_us + lane.shift_us + one.step_us * (lane.start + np.arange(steps))
-        return torch.from_numpy(values), torch.from_numpy(time_us)
+        return torch.from_numpy(values), torch.from_numpy(covariates), torch.from_numpy(time_us)
 
 
 def _cut(length: int, lane_steps: int, rng: random.Random) -> Iterator[tuple[int, int]]:
@@ -153,6 +185,7 @@ class SeriesDataModule(pl.LightningDataModule):
         units: MASE's denominator of each series.
         config: the training configuration.
         horizon: D.
+        spec: of the covariates.
         lane_steps: steps of a lane.
     """
 
@@ -163,10 +196,11 @@ class SeriesDataModule(pl.LightningDataModule):
         config: TrainingConfig,
         *,
         horizon: int,
+        spec: CovariateSpec,
         lane_steps: int,
     ) -> None:
         super().__init__()
-        self._series, self._units, self._config = series, units, config
+        self._series, self._units, self._config, self._spec = series, units, config, spec
         self._horizon, self._lane_steps = horizon, lane_steps
 
     def epoch(self, index: int) -> LaneDataset:
@@ -175,10 +209,10 @@ class SeriesDataModule(pl.LightningDataModule):
             self._series,
             self._units,
             horizon=self._horizon,
-            lane_steps=self._lane_steps,
-            chunk_steps=self._config.chunk_steps,
-            lanes_per_batch=self._config.series_per_batch,
-            min_chunks=self._config.min_updates,
+            spec=self._spec,
+            cut=Cut(
+                self._lane_steps, self._config.chunk_steps, self._config.series_per_batch, self._config.min_updates
+            ),
             seed=self._config.seed * 1_000_003 + index,
         )
 

@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator
 from forecaster.data.windows import Series, split_at
 from forecaster.evaluation import forecast
 from forecaster.model.ensemble import Model
-from forecaster.model.heads import interpolate_quantiles
+from forecaster.model.quantiles import interpolate_quantiles
 
 _BLACK, _BLUE, _ORANGE, _GREY = "#000000", "#0072B2", "#D55E00", "#7F7F7F"
 _BANDS = ((0.95, "#D6E8F4"), (0.8, "#A6CEE6"), (0.5, "#6FB1D8"))  # nominal coverage, tint of blue; widest first

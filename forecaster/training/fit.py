@@ -25,13 +25,16 @@ from forecaster.data.windows import Series
 from forecaster.errors import ConfigError
 from forecaster.evaluation import Backtest, rolling_origin
 from forecaster.model.bundle import Bundle
+from forecaster.model.inputs import memory_steps
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.training.callbacks import Epoch, History, Reporter, StopEarly, quiet_lightning
 from forecaster.training.datamodule import SeriesDataModule
+from forecaster.training.inspection import covariates_of, settle
 from forecaster.training.module import ForecasterModule
 from forecaster.training.split import Split, split
 
 _BEST, _LAST = "best", "last"
+_FULL_STEPS = 84  # an eighth of a lane that is walked as one chunk
 _ORIGIN = "forecaster"  # a checkpoint's entry that says what it was made of
 
 
@@ -47,6 +50,7 @@ class FitResult:
         seconds: wall-clock time of the training, also that before a resume.
         updates: of the weights.
         stopped_by: what ended it: all epochs done, patience lost, or the time limit.
+        gradient_norms: of the last epoch by lag, relative to lag 0; empty unless `training.gradient_lags`.
     """
 
     bundle: Bundle
@@ -56,6 +60,7 @@ class FitResult:
     seconds: float
     updates: int
     stopped_by: Literal["epochs", "patience", "time"]
+    gradient_norms: tuple[float, ...] = ()
 
     @property
     def stopped_early(self) -> bool:
@@ -91,9 +96,11 @@ def fit(
     _require_device(settings)
     with quiet_lightning(), _threads(settings.threads), _folder(settings) as folder:
         pl.seed_everything(settings.seed, verbose=False)
-        model = Seq2Seq(config.model.resolve(config.data.step_us), config.data.step_us)
-        lane_steps = max(2 * model.memory, 8 * settings.chunk_steps)
-        parts = split(series, model.config, settings, warm_up_steps=lane_steps)
+        config = settle(config, series)
+        memory = memory_steps(config.model.season_lengths or ())
+        lane_steps = max(2 * memory, 8 * (settings.chunk_steps or _FULL_STEPS))
+        parts = split(series, config.model, settings, warm_up_steps=lane_steps)
+        model = Seq2Seq(config.model, config.data.step_us, covariates_of(config, parts.training))
         resume_from = _checkpoint_to_resume(folder, settings, _origin(model, parts))
         training = _Training(model, parts, settings, folder, reporters)
         training.run(lane_steps, callbacks, resume_from)
@@ -106,6 +113,7 @@ def fit(
             seconds=training.timer.time_elapsed(),
             updates=training.history.epochs[-1].updates,
             stopped_by=training.stopped_by,
+            gradient_norms=training.gradient_norms,
         )
 
 
@@ -156,6 +164,7 @@ class _Training:
             [units[one.unique_id] for one in self._parts.training],
             settings,
             horizon=self._module.model.config.horizon,
+            spec=self._module.model.covariates,
             lane_steps=lane_steps,
         )
         with _interruptible(trainer):
@@ -173,6 +182,11 @@ class _Training:
         ]
 
     @property
+    def gradient_norms(self) -> tuple[float, ...]:
+        """How the gradient fades by lag, if that was measured."""
+        return tuple(self._module.gradient_norms)
+
+    @property
     def stopped_by(self) -> Literal["epochs", "patience", "time"]:
         """What ended the training."""
         if self._patience.exhausted:
@@ -186,13 +200,18 @@ def _validate(model: Seq2Seq, parts: Split) -> Backtest:
 
 def _origin(model: Seq2Seq, parts: Split) -> dict[str, Any]:
     """Return what two trainings must share for one to continue the other."""
-    return {"model": to_dict(model.config), "step_us": model.step_us, "data": parts.digest()}
+    return {
+        "model": to_dict(model.config),
+        "step_us": model.step_us,
+        "covariates": model.covariates.to_dict(),
+        "data": parts.digest(),
+    }
 
 
 def _best_model(path: pathlib.Path, trained: Seq2Seq) -> Seq2Seq:
     """Return the averaged weights of the best epoch in a fresh model."""
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    best = Seq2Seq(trained.config, trained.step_us)
+    best = Seq2Seq(trained.config, trained.step_us, trained.covariates)
     best.load_state_dict({name.removeprefix("model."): x for name, x in checkpoint["state_dict"].items()})
     if not all(torch.isfinite(weights).all() for weights in best.state_dict().values()):
         raise ConfigError("the training diverged: lower --training.learning_rate")

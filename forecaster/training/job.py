@@ -5,7 +5,6 @@
 Knows the order of the steps; knows nothing of how any of them works.
 """
 
-import dataclasses
 import datetime as dt
 import sys
 from dataclasses import dataclass
@@ -84,11 +83,14 @@ def train(
     # Lightning and MLflow take seconds to import: what is wrong with the data is said before.
     from forecaster.training.callbacks import progress_on
     from forecaster.training.fit import fit
+    from forecaster.training.inspection import describe, settle
     from forecaster.training.tracking import track, verdict
 
     callbacks, write_line = progress_on(stream, config.training.max_epochs)
     with track(config, trigger=trigger) as run:
-        run.log_config(dataclasses.replace(config, model=config.model.resolve(config.data.step_us)))
+        config = settle(config, series)
+        stream.write(f"settled by the data: {describe(config.model)}\n")
+        run.log_config(config)
         run.log_data(frame, series)
         result = fit(series, config, reporters=[write_line, run.report], callbacks=callbacks)
         run.log_result(result, series)

@@ -1,11 +1,10 @@
-"""The Lightning module: forking-sequences loss along the streaming pass, truncated back-propagation.
+"""The Lightning module: the streaming pass, chunk by chunk, and what is learnt from each.
 
-Every step of a chunk is a forecast origin (Wen et al. 2017, "A Multi-Horizon Quantile Recurrent Forecaster"), all
-encoded in one pass. The state is carried from chunk to chunk and detached between them.
+The state is carried from chunk to chunk and detached between them: truncated back-propagation through time.
 
 Knows nothing of files, of checkpoints or of where the series come from.
 
-Shapes: B lanes, T steps, D horizon steps, K origins of a lane, N = B · K, Q quantiles.
+Shapes: B lanes, K origins of a lane.
 """
 
 import math
@@ -18,10 +17,13 @@ from torch import Tensor
 
 from forecaster.config import TrainingConfig
 from forecaster.evaluation import Backtest
-from forecaster.model.heads import pinball_loss
+from forecaster.model.covariates import with_attributes
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State, detach
 from forecaster.training.datamodule import Chunk
+from forecaster.training.feeding import exposure, teacher_share
+from forecaster.training.gradients import gradient_norms
+from forecaster.training.objective import chunk_loss
 
 VALIDATION_METRICS = ("mase", "seasonal_naive_mase", "pinball", "coverage_80")
 
@@ -36,8 +38,6 @@ class ForecasterModule(pl.LightningModule):
         time_share: tells which share of the time limit is used, 0 to 1; 0 without a limit.
         origin: what the training is made of; every checkpoint carries it.
     """
-
-    levels: Tensor
 
     def __init__(
         self,
@@ -54,7 +54,8 @@ class ForecasterModule(pl.LightningModule):
         self._origin = origin
         self._carried: State | None = None
         self._batch = 0
-        self.register_buffer("levels", torch.tensor(model.config.quantile_levels), persistent=False)
+        self._probe: tuple[Chunk, State] | None = None
+        self.gradient_norms: list[float] = []  # by lag, of the last epoch; see `training.gradient_lags`
 
     @property
     def progress(self) -> float:
@@ -78,45 +79,39 @@ class ForecasterModule(pl.LightningModule):
 
     def training_step(self, batch: Chunk, batch_idx: int) -> Tensor | None:
         """Return the chunk's loss; None if nothing in it can be scored."""
-        lanes, steps = batch.observations.values.shape
-        state = self.model.initial_state(lanes) if batch.first or self._carried is None else self._carried
-        stride = min(self._config.origin_stride, steps)
-        at = torch.arange(int(torch.randint(stride, ())), steps, stride, device=self.device)
-        state, total, count = self.loss(batch, state, at)
-        self._carried = detach(state)
-        if count == 0:
+        state = self._state_before(batch)
+        loss = chunk_loss(self.model, batch, state, self._origins(batch), teacher_share(self._config, self.progress))
+        self._carried = detach(loss.state)
+        if loss.count == 0:
             return None
-        loss = total / count
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=count)
-        return loss
+        self._probe = (batch, state)
+        self.log("train_loss", loss.mean, on_step=False, on_epoch=True, batch_size=loss.count)
+        return loss.mean
 
-    def loss(self, batch: Chunk, state: State, at: Tensor) -> tuple[State, Tensor, int]:
-        """Walk a chunk and score the forecasts after its steps `at`, int64 [K].
+    def _state_before(self, batch: Chunk) -> State:
+        if not batch.first and self._carried is not None:
+            return self._carried
+        return with_attributes(self.model.initial_state(len(batch.units)), batch.numbers, batch.codes)
 
-        Returns:
-            The state after the chunk; the sum over scored pairs of origin and step of the pinball loss (mean
-            over the quantiles) in MASE units; and the number of those pairs.
-        """
-        horizon = self.model.config.horizon
-        seen_before = state["observed_count"][:, None]
-        state, encoded = self.model.scan(state, batch.observations)
-        origins = self.model.origins_of(encoded, at, horizon)
-        ahead = torch.arange(1, horizon + 1, device=at.device)
-        target = batch.future[:, at[:, None] + ahead].reshape(-1, horizon)  # [N, D]
-        seen = seen_before + batch.observations.observed.cumsum(dim=1)[:, at]  # [B, K]
-        enough = seen >= (self.model.config.min_history or 1)
-        scored = torch.isfinite(target) & enough.reshape(-1, 1)
+    def _origins(self, batch: Chunk) -> Tensor:
+        """Return every so many steps of a chunk, from a random one on, int64 [K]."""
+        steps = batch.observations.values.shape[1]
+        stride = min(self._config.origin_stride, steps)
+        return torch.arange(int(torch.randint(stride, ())), steps, stride, device=self.device)
 
-        level, unit = origins.statistics.level, origins.unit  # [N] each
-        wanted = torch.where(scored, (target - level[:, None]) / unit[:, None], 0.0).float()
-        weight = (unit / batch.units.repeat_interleave(len(at))).float()[:, None] * scored
-        losses = pinball_loss(self.model.decode_scaled(origins), wanted, self.levels).mean(dim=-1)
-        return state, (losses * weight).sum(), int(scored.sum())
+    def on_train_epoch_end(self) -> None:
+        """Measure, if asked for, how the gradient fades with the steps it goes back."""
+        if self._config.gradient_lags and self._probe is not None:
+            self.gradient_norms = gradient_norms(self.model, *self._probe)
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
         """Score every origin of the validation tail."""
         metrics = self._validate(self.model).metrics()
         self.log_dict({f"val_{name}": metrics[name] for name in VALIDATION_METRICS}, batch_size=1)
+        if self._probe is not None:
+            chunk, state = self._probe
+            at = torch.arange(0, chunk.observations.values.shape[1], self._config.origin_stride, device=self.device)
+            self.log_dict(exposure(self.model, chunk, state, at), batch_size=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write down what the training is made of."""

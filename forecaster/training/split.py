@@ -48,7 +48,9 @@ def digest_of(series: Sequence[Series], also: str = "") -> str:
     digest = hashlib.sha256(also.encode())
     for one in series:
         digest.update(f"\n{one.unique_id} {one.start_us} {one.step_us} ".encode())
-        digest.update(np.ascontiguousarray(one.values).tobytes())
+        for array in (one.values, one.dynamic):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(f"{one.attributes} {one.ended}".encode())
     return digest.hexdigest()
 
 
@@ -67,14 +69,10 @@ def split(series: Sequence[Series], model: ModelConfig, training: TrainingConfig
     if not series:
         raise DataError("there is no series to train on")
     needed = (model.min_history or 1) + model.horizon
-    longest = max(len(one) for one in series)
-    tail = training.validation_steps
-    if tail is None:
-        tail = max(min(_DEFAULT_HORIZONS * model.horizon, longest // _LARGEST_SHARE), model.horizon)
     step_us = series[0].step_us
-    cut_us = max(one.start_us + len(one) * step_us for one in series) - tail * step_us
+    cut_us = tail_start(series, model.horizon, training)
     before, _ = split_at(series, cut_us)
-    _require_length(before, longest, needed, tail)
+    _require_length(series, before, needed, cut_us)
     units = mase_units(before, (model.season_lengths or (1,))[0])
     usable = [one for one in before if not math.isnan(units[one.unique_id])]
     if not usable:
@@ -90,8 +88,19 @@ def split(series: Sequence[Series], model: ModelConfig, training: TrainingConfig
     return Split(tuple(learnable), units, tuple(validation), cut_us)
 
 
-def _require_length(before: Sequence[Series], longest: int, needed: int, tail: int) -> None:
+def tail_start(series: Sequence[Series], horizon: int, training: TrainingConfig) -> int:
+    """Return the validation tail's first time, in microseconds; there must be a series."""
+    step_us, longest = series[0].step_us, max(len(one) for one in series)
+    tail = training.validation_steps
+    if tail is None:
+        tail = max(min(_DEFAULT_HORIZONS * horizon, longest // _LARGEST_SHARE), horizon)
+    return max(one.start_us + len(one) * step_us for one in series) - tail * step_us
+
+
+def _require_length(series: Sequence[Series], before: Sequence[Series], needed: int, cut_us: int) -> None:
     if max((len(one) for one in before), default=0) < needed:
+        step_us, longest = series[0].step_us, max(len(one) for one in series)
+        tail = (max(one.start_us + len(one) * step_us for one in series) - cut_us) // step_us
         raise DataError(
             f"no series is long enough: {needed + tail} steps are needed, {needed} to learn from (model.min_history"
             f" + model.horizon) and the last {tail} to validate on (training.validation_steps);"

@@ -22,7 +22,8 @@ import torch
 from forecaster.client import ForecastClient
 from forecaster.config import ModelConfig, TrackingConfig
 from forecaster.model.bundle import Bundle
-from forecaster.model.seq2seq import Observations, Seq2Seq
+from forecaster.model.observations import Observations
+from forecaster.model.seq2seq import Seq2Seq
 from tests.integration.conftest import HOUR_US, START, ServerFactory, register_bundle
 
 BATCH = 512
@@ -56,7 +57,7 @@ def model_figures(model: Seq2Seq) -> dict[str, float]:
             figures[f"step {batch}"] = median_seconds(lambda s=state, o=one: model.scan(s, o), 50)
             figures[f"decode {batch}"] = median_seconds(lambda s=state: model.decode(s, model.config.horizon), 20)
             if batch == 1:
-                window = Observations(*(part[:, :168] for part in history))
+                window = history.part(slice(168))
                 figures["encode 168"] = median_seconds(lambda w=window: model.scan(model.initial_state(1), w), 20)
     return figures
 

@@ -32,7 +32,7 @@ from forecaster.errors import (
     UnavailableError,
 )
 from forecaster.model.bundle import Bundle
-from forecaster.model.seq2seq import Observations
+from forecaster.model.observations import Observations
 from forecaster.v1 import forecast_pb2, forecast_service_pb2, observation_pb2
 from forecaster.v1.forecast_service_pb2_grpc import ForecastServiceStub
 

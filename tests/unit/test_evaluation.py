@@ -17,7 +17,8 @@ from forecaster.evaluation import (
     mase_units,
     rolling_origin,
 )
-from forecaster.model.seq2seq import Observations, Seq2Seq
+from forecaster.model.observations import Observations
+from forecaster.model.seq2seq import Seq2Seq
 
 HOUR = 3_600_000_000
 SEASON, HORIZON = 4, 3
@@ -212,7 +213,7 @@ def test_units_come_from_before_the_tail() -> None:
 
 def test_a_model_that_is_not_a_number_scores_not_a_number() -> None:
     model = make_model()
-    torch.nn.init.constant_(model.decoder.head.linear.bias, math.nan)
+    torch.nn.init.constant_(model.decoder.readout.head.linear.bias, math.nan)
     backtest = rolling_origin(model, make_series(), first_time_us=25 * HOUR)
     assert math.isnan(backtest.mase)
     assert math.isnan(backtest.pinball)

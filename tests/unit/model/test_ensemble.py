@@ -9,7 +9,8 @@ import torch
 from forecaster.config import ModelConfig
 from forecaster.model.bundle import Bundle
 from forecaster.model.ensemble import Ensemble
-from forecaster.model.seq2seq import Observations, Seq2Seq
+from forecaster.model.observations import Observations
+from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State
 from forecaster.serving.engine import Engine, ForecastWork
 from forecaster.serving.journal import SqliteJournal
@@ -47,11 +48,11 @@ def test_scan_equals_steps_and_chunks(cell: str) -> None:
     whole, _ = model.scan(model.initial_state(4), seen)
     stepped = model.initial_state(4)
     for t in range(30):
-        stepped = model.step(stepped, Observations(*(field[:, t] for field in seen)))
+        stepped = model.step(stepped, seen.at(t))
     assert_same(stepped, whole)
     chunked = model.initial_state(4)
     for window in (slice(0, 11), slice(11, 30)):
-        chunked, _ = model.scan(chunked, Observations(*(field[:, window] for field in seen)))
+        chunked, _ = model.scan(chunked, seen.part(window))
     assert_same(chunked, whole)
     assert_same(model.state_spec.unpack(model.state_spec.pack(whole)), whole)
 

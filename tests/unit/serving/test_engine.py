@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from forecaster.config import ModelConfig
 from forecaster.errors import InternalError, SeriesNotFoundError, StorageError, TooLittleHistoryError, UnavailableError
 from forecaster.model.bundle import Bundle
-from forecaster.model.seq2seq import Observations, Seq2Seq
+from forecaster.model.observations import Observations
+from forecaster.model.seq2seq import Seq2Seq
 from forecaster.serving.engine import Engine, ForecastWork
 from forecaster.serving.journal import SqliteJournal, VolatileJournal
 from forecaster.serving.records import Columns, Record, Snapshot

@@ -6,7 +6,8 @@ import torch
 
 from forecaster.config import TrainingConfig
 from forecaster.data.windows import Series
-from forecaster.training.datamodule import Chunk, LaneDataset, SeriesDataModule
+from forecaster.model.covariates import CovariateSpec
+from forecaster.training.datamodule import Chunk, Cut, LaneDataset, SeriesDataModule
 
 HOUR = 3_600_000_000
 WEEK = 168 * HOUR
@@ -24,10 +25,8 @@ def make_epoch(seed: int = 1, lanes_per_batch: int = 3) -> LaneDataset:
         make_series(),
         [1.0, 2.0, 3.0, 4.0],
         horizon=HORIZON,
-        lane_steps=100,
-        chunk_steps=32,
-        lanes_per_batch=lanes_per_batch,
-        min_chunks=1,
+        spec=CovariateSpec(),
+        cut=Cut(lane_steps=100, chunk_steps=32, lanes_per_batch=lanes_per_batch, min_chunks=1),
         seed=seed,
     )
 
@@ -93,7 +92,12 @@ def test_the_length_is_the_number_of_chunks(lanes_per_batch: int) -> None:
 
 def test_each_epoch_is_cut_anew_and_each_again_the_same() -> None:
     data = SeriesDataModule(
-        make_series(), [1.0] * 4, TrainingConfig(chunk_steps=32, min_updates=1), horizon=HORIZON, lane_steps=100
+        make_series(),
+        [1.0] * 4,
+        TrainingConfig(chunk_steps=32, min_updates=1),
+        horizon=HORIZON,
+        spec=CovariateSpec(),
+        lane_steps=100,
     )
     first, again, second = ([chunk.observations.time_us[:, 0].tolist() for chunk in data.epoch(i)] for i in (0, 0, 1))
     assert first == again
@@ -102,9 +106,8 @@ def test_each_epoch_is_cut_anew_and_each_again_the_same() -> None:
 
 def test_few_series_are_passed_over_and_over_each_time_cut_anew() -> None:
     series = [Series("a", 0, HOUR, np.arange(130.0))]
-    epoch = LaneDataset(
-        series, [1.0], horizon=HORIZON, lane_steps=100, chunk_steps=32, lanes_per_batch=4, min_chunks=10, seed=0
-    )
+    cut = Cut(lane_steps=100, chunk_steps=32, lanes_per_batch=4, min_chunks=10)
+    epoch = LaneDataset(series, [1.0], horizon=HORIZON, spec=CovariateSpec(), cut=cut, seed=0)
     starts = [int(chunk.observations.time_us[0, 0]) for chunk in epoch if chunk.first]
     assert len(epoch) == len(list(epoch)) == 12  # three passes of four chunks
     assert len(set(starts)) == 3

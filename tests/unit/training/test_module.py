@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from forecaster.config import ModelConfig, TrainingConfig
+from forecaster.config import ModelConfig
 from forecaster.data.windows import Series
 from forecaster.evaluation import forecast
+from forecaster.model.covariates import CovariateSpec
 from forecaster.model.seq2seq import Seq2Seq
-from forecaster.training.datamodule import LaneDataset
-from forecaster.training.module import ForecasterModule, one_cycle
+from forecaster.training.datamodule import Cut, LaneDataset
+from forecaster.training.module import one_cycle
+from forecaster.training.objective import chunk_loss
 
 HOUR = 3_600_000_000
 
@@ -29,19 +31,15 @@ def test_loss_equals_plain_loops_over_chunks_lanes_origins_and_steps() -> None:
     values[rng.random(values.shape) < 0.2] = np.nan
     series = [Series("a", 0, HOUR, values[0]), Series("b", 5 * HOUR, HOUR, values[1, :23])]
     units = {"a": 2.0, "b": 0.5}
-    data = LaneDataset(
-        series, list(units.values()), horizon=3, lane_steps=100, chunk_steps=11, lanes_per_batch=2, min_chunks=1, seed=0
-    )
-    module = ForecasterModule(
-        model, TrainingConfig(), validate=lambda _: pytest.fail("not asked for"), time_share=lambda: 0.0, origin={}
-    )
+    cut = Cut(lane_steps=100, chunk_steps=11, lanes_per_batch=2, min_chunks=1)
+    data = LaneDataset(series, list(units.values()), horizon=3, spec=CovariateSpec(), cut=cut, seed=0)
     state, total, count = model.initial_state(2), 0.0, 0
     first = next(iter(data))
     start_us = dict(zip(first.units.tolist(), first.observations.time_us[:, 0].tolist(), strict=True))
     for chunk in data:
         at = torch.arange(1, chunk.observations.values.shape[1], 4)
-        state, loss, scored = module.loss(chunk, state, at)
-        total, count = total + loss.item(), count + scored
+        loss = chunk_loss(model, chunk, state, at)
+        state, total, count = loss.state, total + loss.total.item(), count + loss.count
 
     expected, pairs = 0.0, 0
     for one in series:

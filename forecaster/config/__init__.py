@@ -1,0 +1,54 @@
+"""The configuration of data, model, training, tracking and serving: frozen values, validated once.
+
+One YAML file describes all of it; `forecaster.cli` reads the file and passes these objects on.
+This package knows nothing of files, of the command line or of the environment.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from forecaster.config.checks import require
+from forecaster.config.data import DataConfig
+from forecaster.config.frequency import default_season_lengths, parse_frequency
+from forecaster.config.model import Cell, ModelConfig
+from forecaster.config.serving import DurabilityName, ServingConfig
+from forecaster.config.training import TrackingConfig, TrainingConfig
+
+__all__ = [
+    "Cell",
+    "Config",
+    "DataConfig",
+    "DurabilityName",
+    "ModelConfig",
+    "ServingConfig",
+    "TrackingConfig",
+    "TrainingConfig",
+    "default_season_lengths",
+    "parse_frequency",
+    "require",
+    "to_dict",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All of it: one YAML file."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    serving: ServingConfig = field(default_factory=ServingConfig)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a configuration as plain dicts, lists and scalars, ready for YAML or JSON."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+    result: dict[str, Any] = plain(dataclasses.asdict(config))
+    return result

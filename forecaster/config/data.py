@@ -1,0 +1,55 @@
+"""Where the series are and how to read them."""
+
+from dataclasses import dataclass
+
+from forecaster.config.checks import require
+from forecaster.config.frequency import parse_frequency
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """Where the series are and how to read them.
+
+    Args:
+        path: a CSV or Parquet file in long format; left out, the bundled New York airport weather.
+        id_column: names the series.
+        time_column: the time stamp; without a zone it is taken as UTC.
+        target_column: the value to forecast; empty means missing.
+        frequency: the fixed time step, for example 1h, 15m, 1d.
+        max_gap_steps: after a longer gap a series starts afresh.
+        past_covariates: columns of numbers that are known up to the present; empty means missing.
+        future_covariates: columns of numbers that are known for the horizon too.
+        static_covariates: columns of numbers that are the same in all rows of a series.
+        static_categories: columns of text that are the same in all rows of a series.
+        end_column: 1 (or true) in the row in which a series is over, 0 otherwise; for model.end_of_sequence.
+    """
+
+    path: str | None = None
+    id_column: str = "unique_id"
+    time_column: str = "ds"
+    target_column: str = "y"
+    frequency: str = "1h"
+    max_gap_steps: int = 1000
+    past_covariates: tuple[str, ...] = ()
+    future_covariates: tuple[str, ...] = ()
+    static_covariates: tuple[str, ...] = ()
+    static_categories: tuple[str, ...] = ()
+    end_column: str | None = None
+
+    def __post_init__(self) -> None:
+        parse_frequency(self.frequency)
+        require(self.max_gap_steps >= 1, "data.max_gap_steps", self.max_gap_steps, "1 or more")
+        columns = (self.id_column, self.time_column, self.target_column)
+        require(len(set(columns)) == 3, "data.*_column", columns, "three different column names")
+        every = (*columns, *self.covariates, *([self.end_column] if self.end_column else []))
+        require(len(set(every)) == len(every), "data.*_covariates", every, "each column once")
+
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """The columns of all covariates: past, known-future, static numbers, static categories."""
+        return (*self.past_covariates, *self.future_covariates, *self.static_covariates, *self.static_categories)
+
+    @property
+    def step_us(self) -> int:
+        """The time step in microseconds."""
+        return parse_frequency(self.frequency)

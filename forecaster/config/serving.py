@@ -1,0 +1,56 @@
+"""How the server listens, stores and limits."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from forecaster.config.checks import require
+
+DurabilityName = Literal["commit", "interval", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingConfig:
+    """How the server listens, stores and limits.
+
+    Args:
+        host: the address to listen on.
+        port: the port to listen on; 0 takes a free one.
+        address_file: write `host:port` there once the server answers.
+        state: where journal and snapshots are kept, a sqlite:/// URL or a folder.
+        alias: the registered version to serve.
+        durability: commit (survives a power cut), interval (may lose the last moments on a power cut), none.
+        max_batch_observations: most observations in one micro-batch.
+        max_queued_observations: refuse more than this many waiting observations.
+        max_request_observations: refuse larger requests.
+        max_series: refuse new series past this many.
+        max_ahead_seconds: refuse observations of a time further in the future, which is a mistake.
+        drain_seconds: time for requests under way at shutdown.
+        balancer_wait_seconds: time between NOT_SERVING and refusing requests at shutdown.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 50051
+    address_file: str | None = None
+    state: str = "forecaster-state"
+    alias: str = "champion"
+    durability: DurabilityName = "commit"
+    max_batch_observations: int = 65_536
+    max_queued_observations: int = 262_144
+    max_request_observations: int = 65_536
+    max_series: int = 1_000_000
+    max_ahead_seconds: float = 86_400.0
+    drain_seconds: float = 10.0
+    balancer_wait_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.port <= 65_535, "serving.port", self.port, "0 to 65535")
+        choices = get_args(DurabilityName)
+        require(self.durability in choices, "serving.durability", self.durability, ", ".join(choices))
+        limits = ("max_batch_observations", "max_queued_observations", "max_request_observations", "max_series")
+        for name in limits:
+            require(getattr(self, name) >= 1, f"serving.{name}", getattr(self, name), "1 or more")
+        for name in ("drain_seconds", "balancer_wait_seconds", "max_ahead_seconds"):
+            require(getattr(self, name) >= 0, f"serving.{name}", getattr(self, name), "0 or more seconds")
+        most = self.max_queued_observations
+        ok = self.max_request_observations <= most
+        require(ok, "serving.max_request_observations", self.max_request_observations, f"at most {most}, the queue's")

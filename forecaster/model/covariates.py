@@ -1,0 +1,207 @@
+"""Covariates: which ones a model knows, how they are standardised, and how they become its inputs.
+
+Every number is standardised by the mean and the deviation of the training part and comes with a mask, so that it may
+be missing anywhere. A category becomes an embedding; index 0 is UNKNOWN, for a missing one and for any that training
+did not see, and is trained on by hiding some.
+
+Knows nothing of columns, of messages or of time.
+
+Shapes: P past and F known-future covariates, C = P + F, S static numbers, G static categories, E static features.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from forecaster.data.windows import Series
+from forecaster.model.normalizer import soft_clip
+from forecaster.model.state import State, TensorSpec
+
+_MAX_EMBEDDING = 16
+_HIDDEN_SHARE = 0.05  # of the series whose categories are hidden in a training step
+
+
+@dataclass(frozen=True, slots=True)
+class Covariate:
+    """A number: its name, and the training part's mean and deviation."""
+
+    name: str
+    mean: float = 0.0
+    deviation: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Category:
+    """A static category: its name, and the values that training saw, ascending; their codes count from 1."""
+
+    name: str
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CovariateSpec:
+    """The covariates of a model.
+
+    Args:
+        past: known up to the present.
+        future: known for the horizon too; weather forecasts, prices, holidays.
+        static: numbers of a series that never change.
+        categories: categories of a series that never change.
+    """
+
+    past: tuple[Covariate, ...] = ()
+    future: tuple[Covariate, ...] = ()
+    static: tuple[Covariate, ...] = ()
+    categories: tuple[Category, ...] = ()
+
+    @property
+    def dynamic(self) -> tuple[str, ...]:
+        """The names of what an observation carries beside its value: past ones, then known-future ones."""
+        return tuple(one.name for one in (*self.past, *self.future))
+
+    def __bool__(self) -> bool:
+        return bool(self.past or self.future or self.static or self.categories)
+
+    def codes(self, categories: Sequence[str]) -> tuple[int, ...]:
+        """Return the codes of one series' categories; 0 is UNKNOWN."""
+        known = zip(self.categories, categories, strict=True)
+        return tuple(one.values.index(value) + 1 if value in one.values else 0 for one, value in known)
+
+    @classmethod
+    def fit(
+        cls,
+        series: Sequence[Series],
+        *,
+        past: Sequence[str] = (),
+        future: Sequence[str] = (),
+        static: Sequence[str] = (),
+        categories: Sequence[str] = (),
+    ) -> "CovariateSpec":
+        """Return what the training part says of the covariates of these names, in the series' order."""
+        names = (*past, *future)
+        columns = [[one.dynamic[:, k] for one in series] for k in range(len(names))]
+        dynamic = [_standard(name, parts) for name, parts in zip(names, columns, strict=True)]
+        by_id = {one.unique_id: one.attributes for one in series}  # a series counts once, not once a segment
+        numbers = [_standard(name, [np.array([a.numbers[k]]) for a in by_id.values()]) for k, name in enumerate(static)]
+        found = [
+            Category(name, tuple(sorted({a.categories[k] for a in by_id.values()} - {""})))
+            for k, name in enumerate(categories)
+        ]
+        return cls(tuple(dynamic[: len(past)]), tuple(dynamic[len(past) :]), tuple(numbers), tuple(found))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists and scalars."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> "CovariateSpec":
+        """Return what `to_dict` made, also after JSON; raises TypeError, KeyError or ValueError for anything else."""
+        numbers = {name: tuple(Covariate(**one) for one in plain[name]) for name in ("past", "future", "static")}
+        found = tuple(Category(one["name"], tuple(one["values"])) for one in plain["categories"])
+        return cls(**numbers, categories=found)
+
+
+NO_COVARIATES = CovariateSpec()
+
+
+def _standard(name: str, parts: Iterable[np.ndarray]) -> Covariate:
+    values = np.concatenate([np.empty(0), *parts])
+    values = values[np.isfinite(values)]
+    deviation = float(values.std()) if len(values) else 0.0
+    return Covariate(name, float(values.mean()) if len(values) else 0.0, deviation if deviation > 0 else 1.0)
+
+
+class CovariateInputs(nn.Module):
+    """Turns raw covariates into features.
+
+    Args:
+        spec: the covariates.
+    """
+
+    def __init__(self, spec: CovariateSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        sizes = [(len(one.values) + 1, min((len(one.values) + 3) // 2, _MAX_EMBEDDING)) for one in spec.categories]
+        self.embeddings = nn.ModuleList(nn.Embedding(*size) for size in sizes)
+        self.dynamic_size = 2 * len(spec.dynamic)
+        self.future_size = 2 * len(spec.future)
+        self.static_size = 2 * len(spec.static) + sum(size for _, size in sizes)
+
+    def state_spec(self) -> list[TensorSpec]:
+        """Return what a state keeps of a series' static covariates; zeros mean that all are unknown."""
+        numbers, categories = len(self.spec.static), len(self.spec.categories)
+        specs = []
+        if numbers:
+            specs += [
+                TensorSpec("static_numbers", (numbers,), torch.float64),
+                TensorSpec("static_observed", (numbers,), torch.bool),
+            ]
+        if categories:
+            specs.append(TensorSpec("static_codes", (categories,), torch.int64))
+        return specs
+
+    def dynamic(self, values: Tensor) -> Tensor:
+        """Return features [..., 2 C] of raw values [..., C], NaN where missing."""
+        return _standardised(values, (*self.spec.past, *self.spec.future))
+
+    def future(self, values: Tensor) -> Tensor:
+        """Return features [..., 2 F] of the raw known-future covariates [..., F], NaN where missing."""
+        return _standardised(values, self.spec.future)
+
+    def static(self, state: State) -> Tensor:
+        """Return the static features of the series of a state, float32 [B, E]."""
+        parts = []
+        if self.spec.static:
+            numbers = torch.where(state["static_observed"], state["static_numbers"], math.nan)
+            parts.append(_standardised(numbers, self.spec.static))
+        for index, embedding in enumerate(self.embeddings):
+            codes = state["static_codes"][:, index]
+            if self.training:  # UNKNOWN has to mean something, too
+                codes = torch.where(torch.rand(codes.shape, device=codes.device) < _HIDDEN_SHARE, 0, codes)
+            parts.append(embedding(codes))
+        if not parts:
+            return torch.zeros((state["position"].shape[0], 0), device=state["position"].device)
+        return torch.cat(parts, dim=-1)
+
+
+def with_attributes(state: State, numbers: Tensor, codes: Tensor) -> State:
+    """Return the state with other static covariates, which hold from its next step on.
+
+    Args:
+        state: B series.
+        numbers: float64 [B, S], NaN where missing.
+        codes: int64 [B, G], of `CovariateSpec.codes`.
+    """
+    new = dict(state)
+    if "static_numbers" in state:
+        observed = torch.isfinite(numbers)
+        new |= {"static_numbers": torch.where(observed, numbers, 0.0), "static_observed": observed}
+    if "static_codes" in state:
+        new["static_codes"] = codes
+    return new
+
+
+def attributes_of(series: Sequence[Series], spec: CovariateSpec) -> tuple[Tensor, Tensor]:
+    """Return the static covariates of series for `with_attributes`: numbers [B, S] and codes [B, G]."""
+    numbers = [one.attributes.numbers for one in series]
+    codes = [spec.codes(one.attributes.categories) for one in series]
+    shapes = (len(series), len(spec.static)), (len(series), len(spec.categories))
+    return (
+        torch.tensor(numbers, dtype=torch.float64).reshape(shapes[0]),
+        torch.tensor(codes, dtype=torch.int64).reshape(shapes[1]),
+    )
+
+
+def _standardised(values: Tensor, known: Sequence[Covariate]) -> Tensor:
+    """Return standardised values, zero where missing, then their masks: float32 [..., 2 len(known)]."""
+    mean = torch.tensor([one.mean for one in known], dtype=torch.float64, device=values.device)
+    deviation = torch.tensor([one.deviation for one in known], dtype=torch.float64, device=values.device)
+    seen = torch.isfinite(values)
+    scaled = torch.where(seen, (values - mean) / deviation, 0.0)
+    return torch.cat([soft_clip(scaled), seen.to(scaled.dtype)], dim=-1).float()

@@ -1,0 +1,84 @@
+"""Paths drawn from a recurrent decoder, and random numbers that depend on nothing but their seed and place.
+
+Shapes: N origins, P paths, D horizon steps, Q quantiles.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from forecaster.model.decoder import Origins
+from forecaster.model.recurrent_decoder import RecurrentDecoder
+
+_ODD = 0x9E3779B97F4A7C15 - 2**64  # 2⁶⁴ divided by the golden ratio, as a signed number
+_MIX = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
+_PATHS_AT_ONCE = 16_384
+
+
+class Paths(NamedTuple):
+    """Possible futures.
+
+    Args:
+        values: float64 [N, P, D]; what lies behind a path's length means nothing.
+        lengths: steps of each path, int64 [N, P]: D unless the series ends.
+        log_probabilities: float64 [N, P]; None for samples, which all weigh the same.
+    """
+
+    values: Tensor
+    lengths: Tensor
+    log_probabilities: Tensor | None = None
+
+
+def uniforms(seeds: Tensor, paths: int, steps: int, *, stream: int) -> Tensor:
+    """Return numbers in (0, 1), float64 [N, P, steps], for int64 seeds [N] and a stream, such as 0.
+
+    They are SplitMix64 (Steele et al. 2014) of seed and place, so that a series' numbers depend neither on the batch
+    nor on how many steps are asked for.
+    """
+    place = torch.arange(1, paths * steps + 1, device=seeds.device).reshape(steps, paths).T
+    state = _mixed(_mixed(seeds * _ODD) + stream * _ODD)[:, None, None] + place * _ODD
+    return ((_mixed(state) >> 11 & (2**53 - 1)).double() + 0.5) / 2**53
+
+
+def _mixed(z: Tensor) -> Tensor:
+    z = (z ^ (z >> 30 & (2**34 - 1))) * _MIX[0]
+    z = (z ^ (z >> 27 & (2**37 - 1))) * _MIX[1]
+    return z ^ (z >> 31 & (2**33 - 1))
+
+
+def sample_paths(decoder: RecurrentDecoder, origins: Origins, paths: int, seeds: Tensor) -> Paths:
+    """Return paths drawn value by value, each fed to the next step (ancestral sampling).
+
+    Args:
+        decoder: in evaluation mode.
+        origins: N.
+        paths: P.
+        seeds: of each origin, int64 [N]; the same seed gives the same paths.
+    """
+    n, horizon = origins.seasonal.shape[:2]
+    at_once = max(_PATHS_AT_ONCE // paths, 1)
+    parts = [
+        _sample(decoder, origins.rows(slice(low, low + at_once)), paths, seeds[low : low + at_once])
+        for low in range(0, n, at_once)
+    ]
+    if not parts:
+        return Paths(torch.zeros(0, paths, horizon, dtype=torch.float64), torch.zeros(0, paths, dtype=torch.int64))
+    return Paths(torch.cat([part.values for part in parts]), torch.cat([part.lengths for part in parts]))
+
+
+def _sample(decoder: RecurrentDecoder, origins: Origins, paths: int, seeds: Tensor) -> Paths:
+    horizon = origins.seasonal.shape[1]
+    drawn = uniforms(seeds, paths, horizon, stream=0)
+    frame, head = origins.frame, decoder.readout.head
+
+    def choose(k: int, parameters: Tensor, ending: Tensor | None) -> Tensor:
+        return head.sample(parameters, drawn[..., k], frame)
+
+    decoded, values = decoder.rollout(origins, paths, choose)
+    lengths = torch.full(values.shape[:2], horizon, device=values.device)
+    if decoded.ending is not None:
+        over = uniforms(seeds, paths, horizon, stream=1) < decoded.ending.double().sigmoid()  # [N, P, D]
+        first = torch.where(over, torch.arange(1, horizon + 1, device=values.device), horizon)
+        lengths = first.amin(dim=-1)
+    return Paths(values, lengths)

@@ -1,0 +1,52 @@
+"""How far back the loss is felt: the norm of its gradient by the steps between a hidden vector and the origin.
+
+Gradients that vanish or explode over time (Bengio et al. 1994; Goodfellow et al. 2016, section 10.7) show as a line
+that falls or rises.
+
+Shapes: B lanes, T steps, D horizon steps, L layers, H hidden.
+"""
+
+import torch
+from torch import Tensor
+
+from forecaster.model.decoder import Origins
+from forecaster.model.seq2seq import Seq2Seq
+from forecaster.model.state import State
+from forecaster.training.datamodule import Chunk
+
+
+def gradient_norms(model: Seq2Seq, batch: Chunk, state: State) -> list[float]:
+    """Return for each lag the norm of the gradient of the loss after a chunk's last step, with respect to the hidden
+    vectors so many steps before; relative to that of lag 0. Empty if nothing can be scored there.
+
+    Args:
+        model: its gradients are left as they are.
+        batch: T steps.
+        state: before them.
+    """
+    steps, horizon = batch.observations.values.shape[1], model.config.horizon
+    target = batch.future[:, steps : steps + horizon]
+    if not torch.isfinite(target).any():
+        return []
+    hidden: list[Tensor] = []
+    with torch.enable_grad():
+        for t in range(steps):
+            if t:
+                state = {**state, "hidden": state["hidden"].clone().requires_grad_(not hidden)}
+                hidden.append(state["hidden"])
+            state = model.scan(state, batch.observations.part(slice(t, t + 1)))[0]
+        last = state["hidden"].clone()
+        hidden.append(last)
+        origins = model.origins_at({**state, "hidden": last}, horizon)
+        loss = _loss(model, origins, target)
+        found = torch.autograd.grad(loss, hidden, allow_unused=True)
+    norms = [0.0 if one is None else float(one.norm()) for one in reversed(found)]
+    return [norm / norms[0] for norm in norms] if norms[0] > 0 else []
+
+
+def _loss(model: Seq2Seq, origins: Origins, target: Tensor) -> Tensor:
+    frame = origins.frame
+    scored = torch.isfinite(target)
+    decoded = model.teacher_forced(origins, target)
+    losses = model.decoder.readout.head.loss(decoded.parameters, torch.where(scored, target, frame.level), frame)
+    return (losses * scored).sum() / scored.sum()
