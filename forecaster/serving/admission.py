@@ -18,9 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from forecaster.errors import ConflictError, ForecasterError, InvalidArgumentError, LimitReachedError, OutOfOrderError
-from forecaster.serving.records import Columns
+from forecaster.serving.records import Columns, IntArray
 
-IntArray = npt.NDArray[np.int64]
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 

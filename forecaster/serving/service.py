@@ -20,7 +20,7 @@ from forecaster.errors import (
 from forecaster.model.bundle import Bundle
 from forecaster.registry import RegisteredModel
 from forecaster.serving.batcher import Batcher
-from forecaster.serving.engine import Engine, Forecasts, Observed, SeriesInfo
+from forecaster.serving.engine import Engine
 from forecaster.serving.messages import (
     Violations,
     check_series_id,
@@ -36,6 +36,7 @@ from forecaster.serving.messages import (
 from forecaster.serving.records import Columns
 from forecaster.serving.status import DETAILS_KEY, status_code, to_status
 from forecaster.serving.telemetry import LOGGER, log_internal_error
+from forecaster.serving.work import Forecasts, Observed, SeriesInfo
 from forecaster.v1 import forecast_service_pb2 as api
 from forecaster.v1 import forecast_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc, observation_pb2
 
