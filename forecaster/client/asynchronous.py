@@ -9,8 +9,9 @@ import grpc
 import polars as pl
 
 from forecaster.client import calls
-from forecaster.client.calls import Call, ModelInfo, ObserveResult, SeriesInfo, StreamReply
+from forecaster.client.calls import Call
 from forecaster.client.channel import OPTIONS
+from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo, StreamReply, empty_result
 from forecaster.client.retry import Attempts, RetryPolicy, StreamEnded
 from forecaster.errors import DeadlineError
 
@@ -28,7 +29,7 @@ class AsyncForecastClient:
 
     async def observe(self, frame: pl.DataFrame) -> ObserveResult:
         """Send observations, columns `unique_id`, `ds`, `y` (null is missing); safe to repeat."""
-        result = calls.empty_result()
+        result = empty_result()
         for call in calls.observe_calls(frame, self._name):
             result = result + await self._run(call)
         return result

@@ -11,8 +11,9 @@ import grpc
 import polars as pl
 
 from forecaster.client import calls
-from forecaster.client.calls import Call, ModelInfo, ObserveResult, SeriesInfo, StreamReply
+from forecaster.client.calls import Call
 from forecaster.client.channel import OPTIONS
+from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo, StreamReply, empty_result
 from forecaster.client.retry import Attempts, RetryPolicy, StreamEnded
 from forecaster.errors import DeadlineError
 
@@ -39,7 +40,7 @@ class ForecastClient:
 
         Raises DataError for a wrong frame; rows that the server refuses are in the result.
         """
-        result = calls.empty_result()
+        result = empty_result()
         for call in calls.observe_calls(frame, self._name):
             result = result + self._run(call)
         return result
