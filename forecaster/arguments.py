@@ -109,6 +109,17 @@ def read_config(namespace: Namespace) -> Config:
     return Config(**values)
 
 
+def add_until(parser: ArgumentParser) -> None:
+    """Add `--until`, which `read_until` reads."""
+    shown = "use only the data before this time, for example 2013-12-17T00:00:00Z"
+    parser.add_argument("--until", type=str, metavar="TIME", help=shown)
+
+
+def read_until(namespace: Namespace) -> dt.datetime | None:
+    """Return the time that `--until` says, None without; raises ConfigError if it is none."""
+    return utc_time(namespace.until) if namespace.until is not None else None
+
+
 def utc_time(text: str) -> dt.datetime:
     """Read an ISO 8601 time such as 2013-12-17 or 2013-12-17T00:00:00Z; without a zone it is UTC."""
     try:

@@ -1,4 +1,4 @@
-"""The `forecaster` command: train, evaluate, serve, observe, forecast, health, demo.
+"""The `forecaster` command: train, evaluate, serve, observe, forecast, health, benchmark, demo.
 
 Knows how the commands are called from a shell and how their results look there; the work is elsewhere, imported by
 the command that needs it, so that each starts fast.
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from jsonargparse import ArgumentParser, Namespace
 
-from forecaster.arguments import Command, dispatch, read_config, utc_time
+from forecaster.arguments import Command, add_until, dispatch, read_config, read_until, utc_time
+from forecaster.benchmarks import NAMES
 from forecaster.config import require
 from forecaster.errors import ConfigError
 
@@ -22,16 +23,10 @@ if TYPE_CHECKING:
 _PATIENCE_SECONDS = 5.0
 
 
-def _add_until(parser: ArgumentParser) -> None:
-    shown = "use only the data before this time, for example 2013-12-17T00:00:00Z"
-    parser.add_argument("--until", type=str, metavar="TIME", help=shown)
-
-
 def _train(arguments: Namespace) -> int:
     from forecaster.training.job import train
 
-    until = utc_time(arguments.until) if arguments.until is not None else None
-    print(train(read_config(arguments), until=until).line())
+    print(train(read_config(arguments), until=read_until(arguments)).line())
     return 0
 
 
@@ -143,7 +138,7 @@ def _health(arguments: Namespace) -> int:
 
 
 def _add_benchmark_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("name", type=str, choices=("m4-hourly", "etth1", "exchange-rate", "weather"), help="which one")
+    parser.add_argument("name", type=str, choices=NAMES, help="which one")
     parser.add_argument("--data", type=str, default=".", metavar="PATH", help="its file, or the folder of its files")
     parser.add_argument("--output", type=str, default="benchmark-output", metavar="DIR", help="where results go")
     parser.add_argument("--members", type=int, default=2, help="networks in the ensemble")
@@ -185,7 +180,7 @@ def _demo(arguments: Namespace) -> int:
 
 _TRAINING = ("data", "model", "training", "tracking")
 _COMMANDS = {
-    "train": Command("train a model on the configured data and register it", _TRAINING, _train, _add_until),
+    "train": Command("train a model on the configured data and register it", _TRAINING, _train, add_until),
     "evaluate": Command(
         "score a registered model by rolling origins", ("data", "tracking"), _evaluate, _add_evaluate_arguments
     ),

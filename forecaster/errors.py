@@ -19,8 +19,8 @@
     ├── DeadlineError                   no answer in time
     └── InternalError                   a defect of ours; carries an id that the log has
 
-This module knows nothing of gRPC: `forecaster.serving.service` maps the tree to status codes on the
-server, `forecaster.client` maps it back for the caller.
+This module knows nothing of gRPC: `forecaster.serving.status` maps the tree to status codes on the
+server, `forecaster.client.retry` maps it back for the caller.
 """
 
 import datetime as dt

@@ -6,21 +6,15 @@ Knows how steps are called from a shell; knows nothing of what they do.
 import sys
 from collections.abc import Sequence
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
-from forecaster.arguments import Command, dispatch, read_config, utc_time
-
-
-def _add_train_arguments(parser: ArgumentParser) -> None:
-    shown = "use only the data before this time, for example 2013-12-17T00:00:00Z"
-    parser.add_argument("--until", type=str, metavar="TIME", help=shown)
+from forecaster.arguments import Command, add_until, dispatch, read_config, read_until
 
 
 def _train(arguments: Namespace) -> int:
     from pipelines.train import train
 
-    until = utc_time(arguments.until) if arguments.until is not None else None
-    result = train(read_config(arguments), until=until)
+    result = train(read_config(arguments), until=read_until(arguments))
     sys.stdout.write(result.line() + "\n")
     return 0
 
@@ -30,7 +24,7 @@ _STEPS = {
         "train a model on the configured data and register it",
         ("data", "model", "training", "tracking"),
         _train,
-        _add_train_arguments,
+        add_until,
     ),
 }
 

@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import yaml
-
 from forecaster.arguments import add_config_arguments, command_parser, parse, read_config
 from forecaster.benchmarks import etth1, exchange_rate, m4_hourly, weather
 from forecaster.benchmarks.problem import Problem, before
@@ -22,6 +20,7 @@ from forecaster.evaluation import mase_units, rolling_origin
 from forecaster.training.members import fit_members
 
 _SECTIONS = ("data", "model", "training")
+# One for each of `forecaster.benchmarks.NAMES`.
 BENCHMARKS: dict[str, Callable[[pathlib.Path], Problem]] = {
     "m4-hourly": m4_hourly.load,
     "etth1": etth1.load,
@@ -113,9 +112,3 @@ def read_benchmark_config(name: str, overrides: Sequence[str] = ()) -> Config:
     file = importlib.resources.files("forecaster").joinpath("configs", f"{name}.yaml")
     with importlib.resources.as_file(file) as path:
         return read_config(parse(parser, ["--config", str(path), *overrides]))
-
-
-def config_text(name: str) -> str:
-    """Return a benchmark's ready configuration as YAML."""
-    config = read_benchmark_config(name)
-    return yaml.safe_dump({section: to_dict(getattr(config, section)) for section in _SECTIONS}, sort_keys=False)

@@ -11,7 +11,6 @@ from forecaster.scores import Backtest
 
 HORIZON, SEASON = 24, 24
 _SINCE = dt.datetime(2013, 12, 17, tzinfo=dt.UTC)
-_FOR_EVER_US = 2**62
 
 
 def load(path: pathlib.Path) -> Problem:
@@ -23,4 +22,5 @@ def load(path: pathlib.Path) -> Problem:
         return {"mase_over_seasonal_naive": backtest.mase / backtest.seasonal_naive_mase}
 
     first_us = int(_SINCE.timestamp() * 1e6)
-    return Problem(series=tuple(series), first_time_us=first_us, last_time_us=_FOR_EVER_US, season=SEASON, extra=extra)
+    last_us = max(int(one.time_us[-1]) for one in series)
+    return Problem(series=tuple(series), first_time_us=first_us, last_time_us=last_us, season=SEASON, extra=extra)

@@ -11,7 +11,7 @@ safe, because the server applies nothing twice.
 """
 
 from forecaster.client.asynchronous import AsyncForecastClient
-from forecaster.client.calls import ModelInfo, ObserveResult, SeriesInfo, StreamReply
+from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo, StreamReply
 from forecaster.client.retry import RetryPolicy
 from forecaster.client.synchronous import ForecastClient
 

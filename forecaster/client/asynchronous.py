@@ -2,22 +2,23 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import polars as pl
 
 from forecaster.client import calls
-from forecaster.client.calls import Call, ModelInfo, ObserveResult, SeriesInfo, StreamReply
+from forecaster.client.calls import Call
 from forecaster.client.channel import OPTIONS
+from forecaster.client.closing import AsyncClosing
+from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo, StreamReply, empty_result
 from forecaster.client.retry import Attempts, RetryPolicy, StreamEnded
 from forecaster.errors import DeadlineError
 
 T = TypeVar("T")
 
 
-class AsyncForecastClient:
+class AsyncForecastClient(AsyncClosing):
     """Talks to one server from one event loop; see `ForecastClient` for the arguments and errors."""
 
     def __init__(self, address: str = "127.0.0.1:50051", *, model: str = "", retry: RetryPolicy | None = None) -> None:
@@ -28,7 +29,7 @@ class AsyncForecastClient:
 
     async def observe(self, frame: pl.DataFrame) -> ObserveResult:
         """Send observations, columns `unique_id`, `ds`, `y` (null is missing); safe to repeat."""
-        result = calls.empty_result()
+        result = empty_result()
         for call in calls.observe_calls(frame, self._name):
             result = result + await self._run(call)
         return result
@@ -69,28 +70,20 @@ class AsyncForecastClient:
         """Close the channel."""
         await self._channel.close()
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
     async def _run(self, call: Call[T]) -> T:
-        attempts = Attempts(self._retry, self._address)
+        attempts = Attempts(self._retry, self._address, gone_is_done=call.gone_is_done)
         while True:
             try:
                 answer = await call.method(self._stubs)(call.request, timeout=attempts.remaining_seconds)
             except grpc.RpcError as failure:
-                if call.gone_is_done and attempts.is_retry and failure.code() is grpc.StatusCode.NOT_FOUND:
+                if attempts.was_done(failure):
                     return call.parse(None)
                 await asyncio.sleep(attempts.delay(failure))
             else:
                 return call.parse(answer)
 
 
-class AsyncForecastStream:
+class AsyncForecastStream(AsyncClosing):
     """One bidirectional stream; reconnects and repeats an unanswered frame by itself."""
 
     def __init__(
@@ -129,14 +122,6 @@ class AsyncForecastStream:
         if self._call is not None:
             self._call.cancel()
         self._call = None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
     async def _exchange(self, request: Any) -> Any:
         if self._call is None or self._call.done():

@@ -76,22 +76,27 @@ class StreamEnded(grpc.RpcError):
 
 
 class Attempts:
-    """The tries of one call under a policy."""
+    """The tries of one call under a policy.
 
-    def __init__(self, policy: RetryPolicy, address: str) -> None:
-        self._policy, self._address = policy, address
+    Args:
+        policy: how long and how often.
+        address: of the server, for messages.
+        gone_is_done: a retry that is told NOT_FOUND means that an earlier try did the work.
+    """
+
+    def __init__(self, policy: RetryPolicy, address: str, *, gone_is_done: bool = False) -> None:
+        self._policy, self._address, self._gone_is_done = policy, address, gone_is_done
         self._deadline = time.monotonic() + policy.timeout_seconds
         self._tries = 0
-
-    @property
-    def is_retry(self) -> bool:
-        """Whether an earlier try failed, so that the server may have done the work."""
-        return self._tries > 0
 
     @property
     def remaining_seconds(self) -> float:
         """Time left for the call, never below a millisecond."""
         return max(self._deadline - time.monotonic(), 0.001)
+
+    def was_done(self, failure: grpc.RpcError) -> bool:
+        """Return whether a failure only says that an earlier try, whose answer was lost, did the work."""
+        return self._gone_is_done and self._tries > 0 and failure.code() is grpc.StatusCode.NOT_FOUND
 
     def delay(self, failure: grpc.RpcError) -> float:
         """Return how long to wait before the next try; raises the failure's error if there is none."""

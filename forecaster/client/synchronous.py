@@ -4,22 +4,23 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import polars as pl
 
 from forecaster.client import calls
-from forecaster.client.calls import Call, ModelInfo, ObserveResult, SeriesInfo, StreamReply
+from forecaster.client.calls import Call
 from forecaster.client.channel import OPTIONS
+from forecaster.client.closing import Closing
+from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo, StreamReply, empty_result
 from forecaster.client.retry import Attempts, RetryPolicy, StreamEnded
 from forecaster.errors import DeadlineError
 
 T = TypeVar("T")
 
 
-class ForecastClient:
+class ForecastClient(Closing):
     """Talks to one server; safe to share between threads.
 
     Args:
@@ -39,7 +40,7 @@ class ForecastClient:
 
         Raises DataError for a wrong frame; rows that the server refuses are in the result.
         """
-        result = calls.empty_result()
+        result = empty_result()
         for call in calls.observe_calls(frame, self._name):
             result = result + self._run(call)
         return result
@@ -82,28 +83,20 @@ class ForecastClient:
         """Close the channel."""
         self._channel.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _run(self, call: Call[T]) -> T:
-        attempts = Attempts(self._retry, self._address)
+        attempts = Attempts(self._retry, self._address, gone_is_done=call.gone_is_done)
         while True:
             try:
                 answer = call.method(self._stubs)(call.request, timeout=attempts.remaining_seconds)
             except grpc.RpcError as failure:
-                if call.gone_is_done and attempts.is_retry and failure.code() is grpc.StatusCode.NOT_FOUND:
+                if attempts.was_done(failure):
                     return call.parse(None)
                 time.sleep(attempts.delay(failure))
             else:
                 return call.parse(answer)
 
 
-class ForecastStream:
+class ForecastStream(Closing):
     """One bidirectional stream; reconnects and repeats an unanswered frame by itself."""
 
     def __init__(
@@ -146,14 +139,6 @@ class ForecastStream:
         if self._incoming is not None:
             self._incoming.cancel()
         self._incoming = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _expire(self, expired: threading.Event) -> None:
         """Give up waiting: a stream has no deadline for one answer, so the whole of it is cancelled."""

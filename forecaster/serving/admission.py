@@ -18,9 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from forecaster.errors import ConflictError, ForecasterError, InvalidArgumentError, LimitReachedError, OutOfOrderError
-from forecaster.serving.records import Columns
+from forecaster.serving.records import Columns, IntArray
 
-IntArray = npt.NDArray[np.int64]
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -165,7 +164,8 @@ class _Walk:
         if self._full:
             raise LimitReachedError(f"series {self._name!r} is new and the server holds as many as it may")
         if self._clock is None:
-            return self._apply(self._in_time(time_us), value, 0)
+            self._check_not_ahead(time_us)
+            return self._apply(time_us, value, 0)
         steps, off_grid = divmod(time_us - self._clock, self._step_us)
         if off_grid:
             raise InvalidArgumentError(
@@ -173,18 +173,17 @@ class _Walk:
                 f"which expects {self._expected().isoformat()} (step {dt.timedelta(microseconds=self._step_us)})"
             )
         if steps > 0:
-            self._in_time(time_us)
+            self._check_not_ahead(time_us)
             return self._apply(time_us, value, steps if steps <= self._max_gap_steps + 1 else 0)
         self._compare(time_us, value, held)
         return Outcome.DUPLICATE, 0
 
-    def _in_time(self, time_us: int) -> int:
+    def _check_not_ahead(self, time_us: int) -> None:
         if time_us > self._known.latest_us:
             raise InvalidArgumentError(
                 f"{to_datetime(time_us).isoformat()} of series {self._name!r} is too far in the future: correct the"
                 " time, or allow it with --serving.max_ahead_seconds"
             )
-        return time_us
 
     def _apply(self, time_us: int, value: float, advance: int) -> tuple[Outcome, int]:
         if advance == 0:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from forecaster.errors import LimitReachedError
-from forecaster.serving.engine import Engine, Forecasts, ForecastWork, Observed
+from forecaster.serving.engine import Engine
 from forecaster.serving.records import Columns
+from forecaster.serving.work import Forecasts, ForecastWork, Observed
 
 T = TypeVar("T")
 Work = Columns | ForecastWork | Callable[[], Any]

@@ -1,14 +1,11 @@
 """The engine: judge → journal → step for observations, gather → decode for forecasts, on whole micro-batches.
 
 One thread at a time calls it. It knows nothing of gRPC, asyncio or SQL.
-
-Shapes: R rows, N series, D horizon steps, W wanted quantile levels.
 """
 
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -27,59 +24,13 @@ from forecaster.model.quantiles import interpolate_quantiles
 from forecaster.model.ragged import Runs, advance
 from forecaster.serving.admission import Known, Verdict, admit, join
 from forecaster.serving.journal import Journal
-from forecaster.serving.records import Columns, Deletion
+from forecaster.serving.records import Columns, Deletion, IntArray
 from forecaster.serving.store import SeriesStore
+from forecaster.serving.work import Forecasts, ForecastWork, Observed, SeriesInfo
 
-IntArray = npt.NDArray[np.int64]
 _REPLAY_ROWS = 262_144
 _FOR_EVER_US = 2**62
 _DECODE_CELLS = 262_144  # series × steps of one decode
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """The answer to one request: an outcome for each row, and why rows were refused, by row."""
-
-    outcomes: npt.NDArray[np.uint8]
-    errors: dict[int, ForecasterError]
-
-
-@dataclass(frozen=True, slots=True)
-class ForecastWork:
-    """One request for forecasts: the series, the steps ahead, the quantile levels."""
-
-    series_ids: tuple[str, ...]
-    horizon: int
-    levels: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Forecasts:
-    """The answer to one request, and why the other series have none.
-
-    Args:
-        series_ids: N of them, in the request's order.
-        origin_us: int64 [N].
-        median: float64 [N, D].
-        quantiles: float64 [N, D, W].
-    """
-
-    series_ids: tuple[str, ...]
-    origin_us: npt.NDArray[np.int64]
-    median: npt.NDArray[np.float64]
-    quantiles: npt.NDArray[np.float64]
-    failures: dict[str, ForecasterError]
-
-
-@dataclass(frozen=True, slots=True)
-class SeriesInfo:
-    """One series for `GetSeries`."""
-
-    series_id: str
-    clock_us: int
-    length: int
-    observed_length: int
-    age_seconds: float
 
 
 class Engine:
@@ -318,7 +269,7 @@ def _behind(record: Columns, stands: dict[str, int], sequence: int) -> Columns:
     return Columns(record.series_ids, record.series[rows], record.time_us[rows], record.values[rows])
 
 
-def _since_last_start(columns: Columns, verdict: Verdict) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _since_last_start(columns: Columns, verdict: Verdict) -> tuple[IntArray, IntArray]:
     """Return the accepted rows from each series' last fresh start on, and the steps that they advance."""
     rows, steps = verdict.accepted, verdict.advance
     series = columns.series[rows]

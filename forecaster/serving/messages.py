@@ -16,9 +16,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from forecaster.errors import ConflictError, FieldViolation, ForecasterError, InvalidArgumentError, OutOfOrderError
 from forecaster.model.bundle import Bundle
 from forecaster.serving.admission import to_datetime
-from forecaster.serving.engine import Forecasts, ForecastWork
 from forecaster.serving.records import Columns
 from forecaster.serving.status import status_code
+from forecaster.serving.work import Forecasts, ForecastWork
 from forecaster.v1 import forecast_pb2, observation_pb2
 
 MAX_ID_CHARACTERS = 256

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+IntArray = npt.NDArray[np.int64]
 _CHECKSUM = struct.Struct("<I")  # CRC-32 of everything behind it
 _HEADER = struct.Struct("<BIII")  # kind, series, rows, bytes of the ids
 _OBSERVED, _DELETED = 1, 2
@@ -31,7 +32,7 @@ class Columns:
 
     series_ids: tuple[str, ...]
     series: npt.NDArray[np.int32]
-    time_us: npt.NDArray[np.int64]
+    time_us: IntArray
     values: npt.NDArray[np.float64]
 
     def __len__(self) -> int:

@@ -21,10 +21,11 @@ from forecaster.config import Config, ServingConfig
 from forecaster.errors import ConfigError, ForecasterError, StorageError, UnavailableError
 from forecaster.model.bundle import Bundle
 from forecaster.registry import RegisteredModel, load_bundle
+from forecaster.serving.backend import Backend, Phase
 from forecaster.serving.batcher import Batcher
 from forecaster.serving.engine import Engine
 from forecaster.serving.journal import Journal, open_journal
-from forecaster.serving.service import Backend, ForecastServicer, ModelServicer, Phase
+from forecaster.serving.service import ForecastServicer, ModelServicer
 from forecaster.serving.telemetry import LOGGER
 from forecaster.v1 import forecast_service_pb2, forecast_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
 

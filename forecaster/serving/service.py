@@ -1,26 +1,12 @@
 """The gRPC servicers: validate, hand to the batcher, answer. Nothing is computed here."""
 
 import asyncio
-import enum
-import functools
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
 
-import grpc
-
-from forecaster.config import DurabilityName, ServingConfig
-from forecaster.errors import (
-    ForecasterError,
-    InternalError,
-    InvalidArgumentError,
-    ModelNotFoundError,
-    StorageError,
-    UnavailableError,
-)
-from forecaster.model.bundle import Bundle
-from forecaster.registry import RegisteredModel
-from forecaster.serving.batcher import Batcher
-from forecaster.serving.engine import Engine, Forecasts, Observed, SeriesInfo
+from forecaster.config import DurabilityName
+from forecaster.errors import ForecasterError, InvalidArgumentError
+from forecaster.serving.backend import Backend
+from forecaster.serving.handlers import Context, abort, unary, until
 from forecaster.serving.messages import (
     Violations,
     check_series_id,
@@ -34,103 +20,16 @@ from forecaster.serving.messages import (
     to_timestamp,
 )
 from forecaster.serving.records import Columns
-from forecaster.serving.status import DETAILS_KEY, status_code, to_status
-from forecaster.serving.telemetry import LOGGER, log_internal_error
+from forecaster.serving.work import Forecasts, Observed, SeriesInfo
 from forecaster.v1 import forecast_service_pb2 as api
 from forecaster.v1 import forecast_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc, observation_pb2
 
-Context = grpc.aio.ServicerContext[Any, Any]
-Request = TypeVar("Request")
-Response = TypeVar("Response")
 _DURABILITY: dict[DurabilityName, observation_pb2.Durability] = {
     "commit": observation_pb2.DURABILITY_COMMIT,
     "interval": observation_pb2.DURABILITY_INTERVAL,
     "none": observation_pb2.DURABILITY_NONE,
 }
 _DEFAULT_PAGE, _MAX_PAGE = 100, 1000
-
-
-class Phase(enum.Enum):
-    """Where the server is in its life."""
-
-    RECOVERING = "recovering"
-    SERVING = "serving"
-    DRAINING = "shutting down"
-
-
-class Backend:
-    """What both servicers share: the served model, its engine and batcher, and the server's phase."""
-
-    def __init__(
-        self, registered: RegisteredModel, bundle: Bundle, engine: Engine, batcher: Batcher, config: ServingConfig
-    ) -> None:
-        self.registered, self.bundle = registered, bundle
-        self.engine, self.batcher = engine, batcher
-        self.config = config
-        self.phase = Phase.RECOVERING
-        self.draining = asyncio.Event()
-
-    def drain(self) -> None:
-        """Refuse new work from now on, and end the streams."""
-        self.phase = Phase.DRAINING
-        self.draining.set()
-
-    def check_model(self, name: str) -> None:
-        """Raise unless this server is up and serves the model `name` (empty: its own)."""
-        if self.phase is not Phase.SERVING:
-            raise UnavailableError(f"the server is {self.phase.value}: try again shortly")
-        if name not in ("", self.registered.name):
-            raise ModelNotFoundError(f"this server serves {self.registered.name!r}, not {name!r}", [name])
-
-
-async def _abort(context: Context, error: BaseException) -> None:
-    """End a call with the error's status; a defect is logged and only its id told."""
-    if not isinstance(error, ForecasterError) or (isinstance(error, InternalError) and not error.error_id):
-        error_id = log_internal_error(error)
-        error = InternalError(f"an internal error; the server's log has it as {error_id}", error_id)
-    elif isinstance(error, StorageError):  # names files, which are the operator's matter
-        LOGGER.error("%s", error)
-        error = StorageError("the server cannot use its journal now; nothing of the request was applied")
-    metadata = ((DETAILS_KEY, to_status(error).SerializeToString()),)
-    await context.abort(status_code(error), str(error), metadata)
-
-
-def _unary(
-    method: Callable[[Any, Request, Context], Awaitable[Response]],
-) -> Callable[[Any, Request, Context], Awaitable[Response]]:
-    """Turn a handler's exceptions into statuses."""
-
-    @functools.wraps(method)
-    async def handler(self: Any, request: Request, context: Context) -> Response:
-        try:
-            return await method(self, request, context)
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
-            await _abort(context, error)
-            raise AssertionError("abort raises") from error
-
-    return handler
-
-
-async def _until(end: asyncio.Event, requests: AsyncIterator[Request]) -> AsyncIterator[Request]:
-    """Yield what comes; raises UnavailableError at the end, so that an idle stream does not hold a shutdown up."""
-    ending = asyncio.ensure_future(end.wait())
-    coming: asyncio.Future[Request] | None = None
-    try:
-        while True:
-            coming = asyncio.ensure_future(anext(requests))
-            await asyncio.wait({coming, ending}, return_when=asyncio.FIRST_COMPLETED)
-            if not coming.done():
-                raise UnavailableError(f"the server is {Phase.DRAINING.value}: try again shortly")
-            try:
-                yield coming.result()
-            except StopAsyncIteration:
-                return
-    finally:
-        ending.cancel()
-        if coming is not None:
-            coming.cancel()
 
 
 class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
@@ -140,7 +39,7 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
         self._backend = backend
         self._durability = _DURABILITY[backend.config.durability]
 
-    @_unary
+    @unary
     async def Observe(self, request: api.ObserveRequest, context: Context) -> api.ObserveResponse:
         """Advance series by observations."""
         self._backend.check_model(request.model)
@@ -157,7 +56,7 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
             durability=self._durability,
         )
 
-    @_unary
+    @unary
     async def Forecast(self, request: api.ForecastRequest, context: Context) -> api.ForecastResponse:
         """Forecast series from their present state."""
         self._backend.check_model(request.model)
@@ -176,12 +75,12 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
     ) -> AsyncIterator[api.StreamForecastsResponse]:
         """Answer each message of the stream in order; the first wrong one ends it with its status."""
         try:
-            async for request in _until(self._backend.draining, request_iterator):
+            async for request in until(self._backend.draining, request_iterator):
                 yield await self._stream_step(request)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 -- the edge of the process
-            await _abort(context, error)
+            await abort(context, error)
 
     async def _stream_step(self, request: api.StreamForecastsRequest) -> api.StreamForecastsResponse:
         self._backend.check_model(request.model)
@@ -204,7 +103,7 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
             response.failures.extend(to_failures(answer))
         return response
 
-    @_unary
+    @unary
     async def GetSeries(self, request: api.GetSeriesRequest, context: Context) -> api.GetSeriesResponse:
         """Describe one series."""
         self._check_series(request.model, request.series_id)
@@ -212,7 +111,7 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
         info = await self._backend.batcher.call(lambda: engine.describe(request.series_id))
         return api.GetSeriesResponse(series=self._series(info))
 
-    @_unary
+    @unary
     async def ListSeries(self, request: api.ListSeriesRequest, context: Context) -> api.ListSeriesResponse:
         """List the series by ascending id."""
         self._backend.check_model(request.model)
@@ -225,7 +124,7 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
             total_size=total,
         )
 
-    @_unary
+    @unary
     async def DeleteSeries(self, request: api.DeleteSeriesRequest, context: Context) -> api.DeleteSeriesResponse:
         """Forget a series."""
         self._check_series(request.model, request.series_id)
@@ -278,7 +177,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
-    @_unary
+    @unary
     async def GetModel(
         self, request: model_service_pb2.GetModelRequest, context: Context
     ) -> model_service_pb2.GetModelResponse:
@@ -286,7 +185,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         self._backend.check_model(request.name)
         return model_service_pb2.GetModelResponse(model=self._describe())
 
-    @_unary
+    @unary
     async def ListModels(
         self, request: model_service_pb2.ListModelsRequest, context: Context
     ) -> model_service_pb2.ListModelsResponse:

@@ -17,7 +17,7 @@ import torch
 from forecaster.model.bundle import Bundle
 from forecaster.model.state import State
 from forecaster.serving.journal import Journal
-from forecaster.serving.records import Snapshot
+from forecaster.serving.records import IntArray, Snapshot
 from forecaster.serving.slab import Slab
 from forecaster.serving.telemetry import LOGGER
 
@@ -128,9 +128,7 @@ class SeriesStore:
         packed = torch.from_numpy(joined.reshape(len(snapshots), -1).copy())
         self.scatter(slots, self._spec.unpack(packed))
 
-    def held(
-        self, slots: npt.NDArray[np.int64], steps_back: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    def held(self, slots: IntArray, steps_back: IntArray) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
         """Look up remembered values.
 
         Args:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from forecaster import registry
+from forecaster.client import ForecastClient, RetryPolicy
 from forecaster.config import ModelConfig, TrackingConfig
 from forecaster.model.bundle import Bundle
 from forecaster.model.seq2seq import Seq2Seq
@@ -133,4 +134,14 @@ def servers(registered: tuple[TrackingConfig, Bundle], tmp_path: pathlib.Path) -
                 server.kill()
 
 
-Starter = Callable[..., Server]
+@pytest.fixture
+def server(servers: ServerFactory) -> Server:
+    """Return one running server."""
+    return servers()
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[ForecastClient]:
+    """Return a client of that server."""
+    with ForecastClient(server.address, retry=RetryPolicy(timeout_seconds=20)) as client:
+        yield client

@@ -133,6 +133,13 @@ def test_the_unit_is_sound() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
+def test_the_unit_is_hardened() -> None:
+    command = ["systemd-analyze", "security", "--no-pager", "--offline=true", "--threshold=20"]  # tenths: 2.0 of 10
+    done = subprocess.run([*command, str(DEPLOY / "forecaster.service")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_units_command_is_one_that_the_program_knows(tmp_path: pathlib.Path) -> None:
     lines = (DEPLOY / "forecaster.service").read_text().splitlines()
     words = next(line for line in lines if line.startswith("ExecStart=")).split()[1:]

@@ -184,6 +184,19 @@ def test_errors_by_horizon_are_means_over_series(scored) -> None:
         assert backtest.seasonal_naive_mase_by_horizon[ahead - 1] == pytest.approx(np.mean(naive))
 
 
+def test_a_last_time_ends_the_origins(scored) -> None:
+    """`last_time_us=first_time_us` is one origin: every series' forecast from the step before it, and no other."""
+    model, series, first_us = make_model(), make_series(), 33 * HOUR
+    one_origin = rolling_origin(model, series, first_time_us=first_us, last_time_us=first_us, units=scored[2])
+    pairs = reference(model, series, first_us, scored[2])
+    for score in one_origin.series:
+        found = [p for p in pairs[score.unique_id] if p["o"][0] + (p["o"][1] + 1) * HOUR == first_us]
+        assert score.pairs == len(found) <= HORIZON
+        if found:
+            assert score.mae == pytest.approx(np.mean([abs(p["q"][3] - p["y"]) for p in found]), rel=1e-5)
+    assert one_origin.origins == sum(score.pairs > 0 for score in one_origin.series) >= 3
+
+
 def test_metrics_have_flat_names_and_untrained_coverage_is_not_a_number(scored) -> None:
     metrics = scored[0].metrics()
     assert list(metrics)[:6] == ["mase", "seasonal_naive_mase", "skill", "smape", "msis", "pinball"]

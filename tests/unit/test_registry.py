@@ -119,6 +119,22 @@ def test_what_is_not_registered_is_not_found(
     assert caught.value.resource_names == (named,)
 
 
+def test_without_a_champion_the_newest_version_is_named(tracking: TrackingConfig) -> None:
+    add_version(tracking, make_bundle())
+    client = registry.connect(tracking)
+    source = client.get_model_version("forecaster", "1").source
+    for _ in range(9):  # the newest by number, not by text
+        client.create_model_version("forecaster", source)
+    with pytest.raises(ModelNotFoundError) as caught:
+        registry.resolve(tracking)
+    assert str(caught.value) == (
+        "no version of forecaster is champion, the newest is 10: train a better one, or name it"
+        " (--serving.alias 10, --version 10)"
+    )
+    assert caught.value.resource_names == ("forecaster@champion",)
+    assert registry.resolve(tracking, "10").version == "10"
+
+
 def test_a_torn_bundle_is_a_bundle_error(tracking: TrackingConfig, tmp_path: Path) -> None:
     add_version(tracking, make_bundle())
     (weights,) = (tmp_path / "tracking").rglob("model.safetensors")

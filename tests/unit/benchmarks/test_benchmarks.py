@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from forecaster.baselines import naive2
-from forecaster.benchmarks import etth1, exchange_rate, m4_hourly, weather
+from forecaster.benchmarks import NAMES, etth1, exchange_rate, m4_hourly, weather
 from forecaster.benchmarks.job import BENCHMARKS, read_benchmark_config, run
 from forecaster.benchmarks.problem import before, origins_of
 from forecaster.errors import DataError
@@ -99,6 +99,10 @@ def test_the_weather_is_the_bundled_one() -> None:
     problem = weather.load(pathlib.Path("nowhere"))
     assert len(problem.series) == 18
     assert len(origins_of(problem, problem.series[0])) == 336
+
+
+def test_the_names_that_the_command_offers_are_those_that_run() -> None:
+    assert tuple(BENCHMARKS) == NAMES
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

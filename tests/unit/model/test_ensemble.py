@@ -12,9 +12,10 @@ from forecaster.model.ensemble import Ensemble
 from forecaster.model.observations import Observations
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State
-from forecaster.serving.engine import Engine, ForecastWork
+from forecaster.serving.engine import Engine
 from forecaster.serving.journal import SqliteJournal
 from forecaster.serving.records import Columns
+from forecaster.serving.work import ForecastWork
 
 HOUR_US = 3_600_000_000
 

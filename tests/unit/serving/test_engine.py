@@ -17,9 +17,10 @@ from forecaster.errors import InternalError, SeriesNotFoundError, StorageError, 
 from forecaster.model.bundle import Bundle
 from forecaster.model.observations import Observations
 from forecaster.model.seq2seq import Seq2Seq
-from forecaster.serving.engine import Engine, ForecastWork
+from forecaster.serving.engine import Engine
 from forecaster.serving.journal import SqliteJournal, VolatileJournal
 from forecaster.serving.records import Columns, Record, Snapshot
+from forecaster.serving.work import ForecastWork
 
 HOUR_US = 3_600_000_000
 GAP = 20

@@ -1,0 +1,189 @@
+"""What the answers mean: results and Polars frames from responses.
+
+Knows nothing of requests, channels or waiting.
+"""
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from forecaster.errors import ForecasterError
+from forecaster.v1 import forecast_pb2, forecast_service_pb2, model_service_pb2, observation_pb2
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_DURABILITIES = {
+    observation_pb2.DURABILITY_COMMIT: "commit",
+    observation_pb2.DURABILITY_INTERVAL: "interval",
+    observation_pb2.DURABILITY_NONE: "none",
+}
+_REJECTION_SCHEMA: dict[str, Any] = {
+    "unique_id": pl.String,
+    "ds": pl.Datetime("us", "UTC"),
+    "y": pl.Float64,
+    "reason": pl.String,
+    "message": pl.String,
+    "expected_ds": pl.Datetime("us", "UTC"),
+    "stored_y": pl.Float64,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ObserveResult:
+    """What became of a frame of observations.
+
+    Args:
+        applied: rows that advanced their series.
+        duplicates: rows that had been applied before.
+        rejected: the refused rows with `reason`, `message`, `expected_ds` and `stored_y`.
+        durability: how durable the applied rows are: commit, interval or none.
+    """
+
+    applied: int
+    duplicates: int
+    rejected: pl.DataFrame
+    durability: str
+
+    def raise_for_rejections(self) -> None:
+        """Raise ForecasterError naming the first refused row and how many there are."""
+        if len(self.rejected):
+            more = f" ({len(self.rejected)} rows were refused)" if len(self.rejected) > 1 else ""
+            raise ForecasterError(f"{self.rejected['message'][0]}{more}")
+
+    def __add__(self, other: "ObserveResult") -> "ObserveResult":
+        return ObserveResult(
+            self.applied + other.applied,
+            self.duplicates + other.duplicates,
+            pl.concat([self.rejected, other.rejected]),
+            other.durability,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StreamReply:
+    """The answer to one frame of a stream: what became of it, and the forecasts after it."""
+
+    observed: ObserveResult
+    forecasts: pl.DataFrame
+    failures: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesInfo:
+    """One series on the server; `length` counts missing steps too, `observed_length` does not."""
+
+    unique_id: str
+    last_ds: dt.datetime
+    expected_ds: dt.datetime
+    length: int
+    observed_length: int
+    model_name: str
+    model_version: str
+    state_age: dt.timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """The served model."""
+
+    name: str
+    version: str
+    fingerprint: str
+    cell: str
+    step: dt.timedelta
+    horizon: int
+    quantile_levels: tuple[float, ...]
+    season_lengths: tuple[int, ...]
+    min_history: int
+    max_gap: int
+    state_bytes: int
+
+
+def empty_result() -> ObserveResult:
+    """Return the result of sending nothing."""
+    return ObserveResult(0, 0, pl.DataFrame(schema=_REJECTION_SCHEMA), "none")
+
+
+def observe_result(rows: pl.DataFrame, answer: Any) -> ObserveResult:
+    """Return what became of the rows that an `ObserveResponse` or `StreamForecastsResponse` answers."""
+    outcomes = np.array(answer.outcomes)
+    rejections = [
+        {
+            "unique_id": rows["unique_id"][rejection.row],
+            "ds": rows["ds"][rejection.row],
+            "y": rows["y"][rejection.row],
+            "reason": rejection.reason,
+            "message": rejection.message,
+            "expected_ds": _utc(rejection.expected_time) if rejection.HasField("expected_time") else None,
+            "stored_y": rejection.stored_value if rejection.HasField("stored_value") else None,
+        }
+        for rejection in answer.rejections
+    ]
+    return ObserveResult(
+        int((outcomes == observation_pb2.OUTCOME_APPLIED).sum()),
+        int((outcomes == observation_pb2.OUTCOME_DUPLICATE).sum()),
+        pl.DataFrame(rejections, schema=_REJECTION_SCHEMA),
+        _DURABILITIES.get(answer.durability, "none"),
+    )
+
+
+def stream_reply(rows: pl.DataFrame, answer: forecast_service_pb2.StreamForecastsResponse) -> StreamReply:
+    """Return the answer to one frame of a stream."""
+    failures = {failure.series_id: failure.message for failure in answer.failures}
+    return StreamReply(observe_result(rows, answer), forecast_frame(answer.forecasts), failures)
+
+
+def forecast_frame(messages: Sequence[forecast_pb2.SeriesForecast]) -> pl.DataFrame:
+    """Return forecasts in long format: unique_id, ds, y_hat (the median), and q0.1 … for each level."""
+    if not messages:
+        return pl.DataFrame(schema={"unique_id": pl.String, "ds": pl.Datetime("us", "UTC"), "y_hat": pl.Float64})
+    horizon = len(messages[0].values)
+    step_us = messages[0].step.ToMicroseconds()
+    origins = np.array([message.origin_time.ToMicroseconds() for message in messages])
+    times = origins[:, None] + step_us * np.arange(1, horizon + 1)
+    columns: dict[str, Any] = {
+        "unique_id": np.repeat(np.array([message.series_id for message in messages], dtype=object), horizon),
+        "ds": pl.Series(times.ravel(), dtype=pl.Int64).cast(pl.Datetime("us")).dt.replace_time_zone("UTC"),
+        "y_hat": np.concatenate([np.array(message.values) for message in messages]),
+    }
+    for k, path in enumerate(messages[0].quantiles):
+        columns[f"q{path.level:g}"] = np.concatenate([np.array(message.quantiles[k].values) for message in messages])
+    return pl.DataFrame(columns, schema_overrides={"unique_id": pl.String})
+
+
+def series_info(message: forecast_service_pb2.Series) -> SeriesInfo:
+    """Return one series' description."""
+    return SeriesInfo(
+        message.series_id,
+        _utc(message.last_observation_time),
+        _utc(message.expected_time),
+        message.length,
+        message.observed_length,
+        message.model_name,
+        message.model_version,
+        message.state_age.ToTimedelta(),
+    )
+
+
+def model_info(message: model_service_pb2.Model) -> ModelInfo:
+    """Return a model's description."""
+    return ModelInfo(
+        message.name,
+        message.version,
+        message.fingerprint,
+        message.cell,
+        message.step.ToTimedelta(),
+        message.horizon,
+        tuple(message.quantile_levels),
+        tuple(message.season_lengths),
+        message.min_history,
+        message.max_gap,
+        message.state_bytes,
+    )
+
+
+def _utc(stamp: Any) -> dt.datetime:
+    return _EPOCH + dt.timedelta(microseconds=stamp.ToMicroseconds())
