@@ -107,7 +107,8 @@ def statistics(sums: Tensor) -> Statistics:
     magnitude = level.abs()
     scale = _ratio(sums[..., 3], sums[..., 2])
     fallback = torch.where(magnitude > 0, magnitude, 1.0)  # nothing has varied yet
-    scale = torch.where(scale > 0, scale.maximum(magnitude * _RELATIVE_FLOOR), fallback)
+    # Below the floor it is rounding, which depends on how the steps were batched.
+    scale = torch.where(scale > magnitude * _RELATIVE_FLOOR, scale, fallback)
     weight, moved = sums[..., _LEVEL:].chunk(2, dim=-1)
     changes = torch.where(weight > 0, _ratio(moved, weight), scale[..., None])
     return Statistics(level, scale, sums[..., 4], sums[..., 0] > 0, changes.maximum(scale[..., None] * _CHANGE_FLOOR))
