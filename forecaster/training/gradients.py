@@ -31,14 +31,9 @@ def gradient_norms(model: Seq2Seq, batch: Chunk, state: State) -> list[float]:
     hidden: list[Tensor] = []
     with torch.enable_grad():
         for t in range(steps):
-            if t:
-                state = {**state, "hidden": state["hidden"].clone().requires_grad_(not hidden)}
-                hidden.append(state["hidden"])
             state = model.scan(state, batch.observations.part(slice(t, t + 1)))[0]
-        last = state["hidden"].clone()
-        hidden.append(last)
-        origins = model.origins_at({**state, "hidden": last}, horizon)
-        loss = _loss(model, origins, target)
+            hidden.append(state["hidden"])
+        loss = _loss(model, model.origins_at(state, horizon), target)
         found = torch.autograd.grad(loss, hidden, allow_unused=True)
     norms = [0.0 if one is None else float(one.norm()) for one in reversed(found)]
     return [norm / norms[0] for norm in norms] if norms[0] > 0 else []
