@@ -1,12 +1,17 @@
-"""The bundled weather: 18 series, 24 hours ahead from every origin of the last two weeks of 2013."""
+"""The bundled weather: 18 series, 24 hours ahead from every origin of the last two weeks of 2013.
+
+Every series knows its station and its variable, and what all 18 series are at the present hour.
+"""
 
 import datetime as dt
 import pathlib
 
+import numpy as np
+
 from forecaster.benchmarks.problem import Problem
 from forecaster.config import DataConfig
 from forecaster.data.schema import read_frame
-from forecaster.data.windows import to_segments
+from forecaster.data.windows import Attributes, Series, to_segments
 from forecaster.scores import Backtest
 
 HORIZON, SEASON = 24, 24
@@ -16,7 +21,7 @@ _SINCE = dt.datetime(2013, 12, 17, tzinfo=dt.UTC)
 def load(path: pathlib.Path) -> Problem:
     """Read the bundled file; `path` is not used."""
     config = DataConfig()
-    series = to_segments(read_frame(config), config.step_us, config.max_gap_steps)
+    series = beside_all(to_segments(read_frame(config), config.step_us, config.max_gap_steps))
 
     def extra(backtest: Backtest) -> dict[str, float]:
         return {"mase_over_seasonal_naive": backtest.mase / backtest.seasonal_naive_mase}
@@ -24,3 +29,23 @@ def load(path: pathlib.Path) -> Problem:
     first_us = int(_SINCE.timestamp() * 1e6)
     last_us = max(int(one.time_us[-1]) for one in series)
     return Problem(series=tuple(series), first_time_us=first_us, last_time_us=last_us, season=SEASON, extra=extra)
+
+
+def beside_all(series: list[Series]) -> list[Series]:
+    """Return the series, named `station/variable`, with all of them as past covariates, in their order."""
+    step_us = series[0].step_us
+    start_us = min(one.start_us for one in series)
+    steps = max(one.start_us + len(one) * step_us for one in series) - start_us
+    names = sorted({one.unique_id for one in series})
+    grid = np.full((steps // step_us, len(names)), np.nan)
+    for one in series:
+        first = (one.start_us - start_us) // step_us
+        grid[first : first + len(one), names.index(one.unique_id)] = one.values
+    found = []
+    for one in series:
+        first = (one.start_us - start_us) // step_us
+        station, variable = one.unique_id.split("/")
+        attributes = Attributes(categories=(station, variable))
+        beside = grid[first : first + len(one)]
+        found.append(Series(one.unique_id, one.start_us, step_us, one.values, beside, attributes, one.ended))
+    return found

@@ -24,6 +24,7 @@ from forecaster.model.normalizer import soft_clip
 from forecaster.model.state import State, TensorSpec
 
 _MAX_EMBEDDING = 16
+_RARE = 0.001  # of the values on either side, which a broken sensor may have made, do not widen the deviation
 _HIDDEN_SHARE = 0.05  # of the series whose categories are hidden in a training step
 
 
@@ -69,8 +70,8 @@ class CovariateSpec:
         return bool(self.past or self.future or self.static or self.categories)
 
     def codes(self, categories: Sequence[str]) -> tuple[int, ...]:
-        """Return the codes of one series' categories; 0 is UNKNOWN."""
-        known = zip(self.categories, categories, strict=True)
+        """Return the codes of one series' categories, in the order of the spec; 0 is UNKNOWN."""
+        known = zip(self.categories, categories, strict=True) if self.categories else ()
         return tuple(one.values.index(value) + 1 if value in one.values else 0 for one, value in known)
 
     @classmethod
@@ -113,8 +114,12 @@ NO_COVARIATES = CovariateSpec()
 def _standard(name: str, parts: Iterable[np.ndarray]) -> Covariate:
     values = np.concatenate([np.empty(0), *parts])
     values = values[np.isfinite(values)]
-    deviation = float(values.std()) if len(values) else 0.0
-    return Covariate(name, float(values.mean()) if len(values) else 0.0, deviation if deviation > 0 else 1.0)
+    if not len(values):
+        return Covariate(name)
+    least, most = (np.quantile(values, p, method=m) for p, m in ((_RARE, "lower"), (1 - _RARE, "higher")))
+    values = values.clip(least, most)
+    deviation = float(values.std())
+    return Covariate(name, float(values.mean()), deviation if deviation > 0 else 1.0)
 
 
 class CovariateInputs(nn.Module):
@@ -189,7 +194,7 @@ def with_attributes(state: State, numbers: Tensor, codes: Tensor) -> State:
 
 def attributes_of(series: Sequence[Series], spec: CovariateSpec) -> tuple[Tensor, Tensor]:
     """Return the static covariates of series for `with_attributes`: numbers [B, S] and codes [B, G]."""
-    numbers = [one.attributes.numbers for one in series]
+    numbers = [one.attributes.numbers if spec.static else () for one in series]
     codes = [spec.codes(one.attributes.categories) for one in series]
     shapes = (len(series), len(spec.static)), (len(series), len(spec.categories))
     return (
