@@ -158,7 +158,7 @@ def _benchmark(arguments: Namespace) -> int:
         members=arguments.members,
         processes=arguments.processes,
     )
-    print(f"{result.name}: {result.seconds:.0f} s, {result.members} members\n{result.table()}")
+    print(f"{result.name}: {result.seconds:.0f} s, {len(result.members)} members\n{result.table()}")
     return 0
 
 

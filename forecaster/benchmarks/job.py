@@ -17,6 +17,7 @@ from forecaster.benchmarks.problem import Problem, before
 from forecaster.config import Config, to_dict
 from forecaster.errors import ConfigError
 from forecaster.evaluation import mase_units, rolling_origin
+from forecaster.model.ensemble import Ensemble
 from forecaster.training.members import fit_members
 
 _SECTIONS = ("data", "model", "training")
@@ -38,7 +39,7 @@ class Result:
         metrics: every figure.
         seconds: reading, training and scoring.
         train_seconds: training alone.
-        members: of the ensemble.
+        members: the figures of each member of the ensemble alone, by seed.
         config: what was trained.
     """
 
@@ -46,7 +47,7 @@ class Result:
     metrics: dict[str, float]
     seconds: float
     train_seconds: float
-    members: int
+    members: dict[int, dict[str, float]]
     config: Config
 
     def write(self, path: pathlib.Path) -> None:
@@ -56,15 +57,20 @@ class Result:
             "metrics": self.metrics,
             "seconds": self.seconds,
             "train_seconds": self.train_seconds,
-            "members": self.members,
             "seed": self.config.training.seed,
+            "members": self.members,
             "configuration": {name: to_dict(getattr(self.config, name)) for name in _SECTIONS},
         }
         path.write_text(json.dumps(plain, indent=2) + "\n")
 
     def table(self) -> str:
-        """Return the figures as lines."""
-        return "\n".join(f"  {name:<28} {value:10.4f}" for name, value in self.metrics.items())
+        """Return the figures as lines, with the least and the most that single members reach."""
+        lines = []
+        for name, value in self.metrics.items():
+            alone = [metrics[name] for metrics in self.members.values()]
+            spread = f"   members {min(alone):.4f} to {max(alone):.4f}" if len(alone) > 1 else ""
+            lines.append(f"  {name:<28} {value:10.4f}{spread}")
+        return "\n".join(lines)
 
 
 def run(
@@ -92,17 +98,25 @@ def run(
     bundle = fit_members(history, config, members=members, processes=processes)
     train_seconds = time.monotonic() - training_began
     bundle.save(output / "bundle")
+    metrics = _score(bundle.model, problem)
+    networks = bundle.model.members if isinstance(bundle.model, Ensemble) else [bundle.model]
+    singles = [metrics] if len(networks) == 1 else [_score(one, problem) for one in networks]
+    by_seed = {config.training.seed + k: one for k, one in enumerate(singles)}
+    result = Result(name, metrics, time.monotonic() - began, train_seconds, by_seed, config)
+    result.write(output / "benchmark.json")
+    return result
+
+
+def _score(model: Any, problem: Problem) -> dict[str, float]:
+    """Return every figure of a model's forecasts."""
     backtest = rolling_origin(
-        bundle.model,
+        model,
         problem.series,
         first_time_us=problem.first_time_us,
         last_time_us=problem.last_time_us,
-        units=mase_units(history, problem.season),
+        units=mase_units(before(problem.series, problem.first_time_us), problem.season),
     )
-    metrics = backtest.metrics() | problem.extra(backtest)
-    result = Result(name, metrics, time.monotonic() - began, train_seconds, members, config)
-    result.write(output / "benchmark.json")
-    return result
+    return backtest.metrics() | problem.extra(backtest)
 
 
 def read_benchmark_config(name: str, overrides: Sequence[str] = ()) -> Config:
