@@ -116,8 +116,8 @@ def _standard(name: str, parts: Iterable[np.ndarray]) -> Covariate:
     values = values[np.isfinite(values)]
     if not len(values):
         return Covariate(name)
-    least, most = (np.quantile(values, p, method=m) for p, m in ((_RARE, "lower"), (1 - _RARE, "higher")))
-    values = values.clip(least, most)
+    least = float(np.quantile(values, _RARE, method="lower"))
+    values = values.clip(least, float(np.quantile(values, 1 - _RARE, method="higher")))
     deviation = float(values.std())
     return Covariate(name, float(values.mean()), deviation if deviation > 0 else 1.0)
 
