@@ -2,7 +2,7 @@
 
 Knows vectors and masks; knows nothing of time or of what the vectors stand for.
 
-Shapes: N origins, P paths of an origin, K attended outputs, H hidden, A query size.
+Shapes: B series, T steps, O origins of a series, N origins, P paths of one, K attended outputs, H hidden, A query size.
 """
 
 import math
@@ -43,3 +43,21 @@ class Attention(nn.Module):
         scores = scores.masked_fill(~available[:, None], torch.finfo(scores.dtype).min)
         mean: Tensor = scores.softmax(dim=-1) @ memory
         return mean
+
+
+def recent_outputs(outputs: Tensor, position: Tensor, steps: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the last outputs up to each origin.
+
+    Args:
+        outputs: the K before a scan, then its T, [B, K + T, H].
+        position: steps seen before the scan, int64 [B].
+        steps: the origins' steps in the scan, -1 for its beginning, int64 [O].
+        count: K.
+
+    Returns:
+        The outputs, oldest first, [B · O, K, H], and which of them there are, bool [B · O, K].
+    """
+    recent = torch.arange(1, count + 1, device=steps.device)
+    memory = outputs[:, steps[:, None] + recent]
+    seen = position[:, None] + steps + 1
+    return memory.flatten(0, 1), (count - recent < seen[..., None]).flatten(0, 1)

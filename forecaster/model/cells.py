@@ -214,14 +214,22 @@ class Transition(nn.Module):
 Stack = RecurrentStack | OutputRecurrentStack
 
 
-def make_stack(config: ModelConfig, *, input_size: int, hidden_size: int, num_layers: int, dropout: float) -> Stack:
-    """Return the stack that a configuration asks for; one of another depth than its own has no slow layers."""
-    sizes = [input_size] + [hidden_size] * (num_layers - 1)
+def make_stack(
+    config: ModelConfig, *, input_size: int, hidden_size: int, periods: Sequence[int], dropout: float = 0.0
+) -> Stack:
+    """Return a stack of the cells that a configuration asks for.
+
+    Args:
+        config: the cell, how deep it is, and how it starts.
+        input_size: I.
+        hidden_size: H.
+        periods: of each layer.
+        dropout: between layers and on the output, while training.
+    """
+    sizes = [input_size] + [hidden_size] * (len(periods) - 1)
     if config.cell == "output":
         return OutputRecurrentStack(sizes, hidden_size, dropout=dropout)
     deep = [name for name in ("input", "transition", "output") if getattr(config, f"deep_{name}")]
-    periods = config.layer_periods or ()
-    periods = periods if len(periods) == num_layers else (1,) * num_layers
     layers = [
         RecurrentLayer(config.cell, size, hidden_size, deep=deep, period=period, initialization=config.initialization)
         for size, period in zip(sizes, periods, strict=True)

@@ -159,6 +159,13 @@ class CovariateInputs(nn.Module):
         """Return features [..., 2 F] of the raw known-future covariates [..., F], NaN where missing."""
         return _standardised(values, self.spec.future)
 
+    def padded(self, future: Tensor | None, n: int, horizon: int) -> Tensor:
+        """Return the known-future covariates of `horizon` steps, NaN where none are given, float64 [n, horizon, F]."""
+        if future is None:
+            future = torch.zeros((n, 0, len(self.spec.future)), dtype=torch.float64)
+        missing = max(horizon - future.shape[1], 0)
+        return nn.functional.pad(future[:, :horizon], (0, 0, 0, missing), value=math.nan)
+
     def static(self, state: State) -> Tensor:
         """Return the static features of the series of a state, float32 [B, E]."""
         parts = []

@@ -59,7 +59,7 @@ class RecurrentDecoder(nn.Module):
         starts, inputs = config.context in ("initial", "both"), config.context in ("input", "both")
         self.start = nn.Linear(self.features.context_size, size) if starts else None
         self.from_context = nn.Linear(self.features.context_size, size, bias=False) if inputs else None
-        self.stack = make_stack(config, input_size=2 + size, hidden_size=size, num_layers=1, dropout=0.0)
+        self.stack = make_stack(config, input_size=2 + size, hidden_size=size, periods=(1,))
         self.readout = Readout(config, num_candidates=sizes.lags + 2, memory_size=sizes.context)
 
     def plan(self, origins: Origins) -> Plan:

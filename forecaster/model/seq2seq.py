@@ -17,6 +17,7 @@ from forecaster.config import ModelConfig
 from forecaster.data.features import calendar_features, calendar_size
 from forecaster.errors import UnsupportedError
 from forecaster.model import memory as ring_memory
+from forecaster.model.attention import recent_outputs
 from forecaster.model.beam import beam_search
 from forecaster.model.cells import make_stack
 from forecaster.model.covariates import NO_COVARIATES, CovariateInputs, CovariateSpec
@@ -68,7 +69,7 @@ class Seq2Seq(nn.Module):
             config,
             input_size=value_size(self.lags) + calendar + self.inputs.dynamic_size + self.inputs.static_size,
             hidden_size=config.hidden_size,
-            num_layers=config.num_layers,
+            periods=config.layer_periods or (1,) * config.num_layers,
             dropout=config.dropout,
         )
         ahead = calendar + self.inputs.future_size
@@ -282,7 +283,7 @@ class Seq2Seq(nn.Module):
         ahead_us = self.step_us * torch.arange(1, horizon + 1, device=device)
         ahead = self._calendar(encoded.time_us[:, steps].reshape(n, 1) + ahead_us)
         if self.inputs.future_size:
-            ahead = torch.cat([ahead, self.inputs.future(self._padded(future, n, horizon, device))], dim=-1)
+            ahead = torch.cat([ahead, self.inputs.future(self.inputs.padded(future, n, horizon).to(device))], dim=-1)
         static = encoded.static.repeat_interleave(steps.shape[0], dim=0)
         return Origins(
             encoded.context[:, steps].flatten(0, 1),
@@ -291,21 +292,5 @@ class Seq2Seq(nn.Module):
             encoded.extended.observed[:, index].reshape(shape),
             ahead,
             static,
-            *self._remembered(encoded, steps, offset),
+            *recent_outputs(encoded.outputs, encoded.position, steps + offset, self.attended),
         )
-
-    def _remembered(self, encoded: Encoded, steps: Tensor, offset: int) -> tuple[Tensor, Tensor]:
-        """Return the K outputs up to each origin, [N, K, H], and which of them there are, [N, K]."""
-        recent = torch.arange(1, self.attended + 1, device=steps.device)
-        index = steps[:, None] + offset + recent  # in `outputs`, whose first K lie before the scan
-        memory = encoded.outputs[:, index].flatten(0, 1)
-        seen = encoded.position[:, None] + steps + 1 + offset  # steps seen up to each origin
-        return memory, (self.attended - recent < seen[..., None]).flatten(0, 1)
-
-    def _padded(self, future: Tensor | None, n: int, horizon: int, device: torch.device) -> Tensor:
-        """Return known-future covariates for `horizon` steps, NaN where none are given, float64 [N, D, F]."""
-        whole = torch.full((n, horizon, len(self.covariates.future)), math.nan, dtype=torch.float64, device=device)
-        if future is not None:
-            steps = min(horizon, future.shape[1])
-            whole[:, :steps] = future[:, :steps]
-        return whole

@@ -46,6 +46,7 @@ CONFIGURATIONS: dict[str, dict[str, object]] = {
     "ending": {"end_of_sequence": True},
     "recurrent, initial": {"decoder": "recurrent", "context": "initial"},
     "recurrent, input": {"decoder": "recurrent", "context": "input", "cell": "lstm"},
+    "recurrent, one slow layer": {"decoder": "recurrent", "num_layers": 1, "layer_periods": (3,)},
     "recurrent, both": {"decoder": "recurrent", "attention": "additive", "attention_steps": 7, "end_of_sequence": True},
     "recurrent, output": {"decoder": "recurrent", "cell": "output", "head": "gaussian"},
     "recurrent, bins": {"decoder": "recurrent", "head": "categorical", "num_bins": 9, "bidirectional": True},

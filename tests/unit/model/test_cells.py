@@ -22,7 +22,7 @@ DEEP = [(), ("input",), ("transition",), ("output",), ("input", "transition", "o
 
 def make(cell: str, layers: int = 2, **changes: object) -> RecurrentStack:
     config = ModelConfig(cell=cell, num_layers=layers, **changes)  # type: ignore[arg-type]
-    stack = make_stack(config, input_size=4, hidden_size=6, num_layers=layers, dropout=0.0)
+    stack = make_stack(config, input_size=4, hidden_size=6, periods=config.layer_periods or (1,) * layers)
     assert isinstance(stack, RecurrentStack)
     return stack
 
@@ -111,7 +111,7 @@ def test_a_transition_keeps_bounded_vectors_bounded() -> None:
 
 
 def output_stack() -> OutputRecurrentStack:
-    stack = make_stack(ModelConfig(cell="output"), input_size=5, hidden_size=6, num_layers=2, dropout=0.0)
+    stack = make_stack(ModelConfig(cell="output"), input_size=5, hidden_size=6, periods=(1, 1))
     assert isinstance(stack, OutputRecurrentStack)
     return stack
 
