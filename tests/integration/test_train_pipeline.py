@@ -212,7 +212,7 @@ def test_the_command_line_errs_in_one_line(tmp_path: Path, capsys: pytest.Captur
         (["train", "--data.path", str(tmp_path / "no.csv")], "no such file"),
         (
             ["train", "--model.cell", "foo"],
-            "model.cell: expected 'gru', 'lstm', 'rnn_tanh', 'rnn_relu'. Got value: foo",
+            "model.cell: expected 'gru', 'lstm', 'rnn_tanh', 'rnn_relu', 'output'. Got value: foo",
         ),
         (["train", "--training.max_epochs", "0"], "training.max_epochs=0 is not allowed: use 1 or more"),
         (["train", "--until", "tomorrow"], "'tomorrow' is not a time"),
