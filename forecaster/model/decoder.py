@@ -98,8 +98,9 @@ class StepFeatures(nn.Module):
     def __init__(self, sizes: Sizes, hidden_size: int, *, bidirectional: bool) -> None:
         super().__init__()
         both = -(-hidden_size // 2)
-        self.reader = nn.GRU(sizes.ahead, both, batch_first=True, bidirectional=True) if bidirectional else None
-        self.size = 2 * (sizes.lags + 1) + sizes.ahead + (2 * both if bidirectional else 0)
+        reads = bidirectional and sizes.ahead > 0  # without calendar and covariates nothing is known of the future
+        self.reader = nn.GRU(sizes.ahead, both, batch_first=True, bidirectional=True) if reads else None
+        self.size = 2 * (sizes.lags + 1) + sizes.ahead + (2 * both if reads else 0)
         self.context_size = sizes.context + 1 + sizes.lags + sizes.static
 
     def forward(self, origins: Origins, candidates: Tensor, available: Tensor) -> Tensor:

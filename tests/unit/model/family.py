@@ -39,6 +39,7 @@ CONFIGURATIONS: dict[str, dict[str, object]] = {
     "additive attention": {"attention": "additive", "attention_steps": 7},
     "dot attention": {"attention": "dot", "attention_steps": 30, "cell": "lstm"},
     "bidirectional": {"bidirectional": True},
+    "bidirectional over nothing": {"bidirectional": True, "calendar": False},
     "gaussian": {"head": "gaussian"},
     "student t": {"head": "student_t"},
     "negative binomial": {"head": "negative_binomial"},
