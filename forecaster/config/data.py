@@ -1,9 +1,12 @@
 """Where the series are and how to read them."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from forecaster.config.checks import require
 from forecaster.config.frequency import parse_frequency
+
+Layout = Literal["auto", "long", "wide"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,7 +14,11 @@ class DataConfig:
     """Where the series are and how to read them.
 
     Args:
-        path: a CSV or Parquet file in long format; left out, the bundled New York airport weather.
+        path: a CSV or Parquet file; left out, the bundled New York airport weather.
+        layout: long has a row for each series and time; wide, CSV only, has a line for each series, its name first
+            and its values after it, oldest first, as in the M4 competition; auto is wide if the columns are called
+            V1, V2, V3 and so on. A wide file has no times: its series are taken to end together, and the times are
+            made up from 1970 on, so use model.calendar=false with it.
         id_column: names the series.
         time_column: the time stamp; without a zone it is taken as UTC.
         target_column: the value to forecast; empty means missing.
@@ -25,6 +32,7 @@ class DataConfig:
     """
 
     path: str | None = None
+    layout: Layout = "auto"
     id_column: str = "unique_id"
     time_column: str = "ds"
     target_column: str = "y"
@@ -39,6 +47,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         parse_frequency(self.frequency)
         require(self.max_gap_steps >= 1, "data.max_gap_steps", self.max_gap_steps, "1 or more")
+        require(self.layout in get_args(Layout), "data.layout", self.layout, " or ".join(get_args(Layout)))
         columns = (self.id_column, self.time_column, self.target_column)
         require(len(set(columns)) == 3, "data.*_column", columns, "three different column names")
         every = (*columns, *self.covariates, *([self.end_column] if self.end_column else []))

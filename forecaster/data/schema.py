@@ -1,5 +1,7 @@
 """Read CSV or Parquet files, or a polars frame, into one canonical long frame; refuse what cannot be read.
 
+A wide CSV file, one line for each series, is turned into rows by `wide`.
+
 The canonical frame has `unique_id` String, `ds` Datetime("us", "UTC") and `y` Float64 (null is missing),
 then the other columns as they were, sorted by series and time. Every mistake in the input is a DataError
 of one line: what is wrong, where, and what to do. Nothing is repaired.
@@ -7,14 +9,9 @@ of one line: what is wrong, where, and what to do. Nothing is repaired.
 This module knows nothing of time steps: duplicates, gaps and stamps off the grid are `report`'s affair.
 """
 
-import contextlib
-import csv
 import difflib
 import glob
-import gzip
-import io
 import shlex
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -22,12 +19,13 @@ from typing import NoReturn
 import polars as pl
 
 from forecaster.config import DataConfig
+from forecaster.data.csv_file import first_line, header_of, mistake_in
 from forecaster.data.datasets import weather_path
 from forecaster.data.report import FILE, ROW, Source, shown
+from forecaster.data.wide import is_wide, to_rows
 from forecaster.errors import DataError, FieldViolation
 
 _KINDS = {".csv": "csv", ".csv.gz": "csv", ".parquet": "parquet", ".pq": "parquet"}
-_HEAD_BYTES = 65_536
 _MAX_ID_CHARACTERS = 256  # the server's own limit: proto/forecaster/v1/observation.proto
 _MISSING_WORDS = ("", "na", "n/a", "nan", "null", "none")
 # canonical name, flag that renames it, and names that people use for it
@@ -41,14 +39,6 @@ _ISO_TIME = (
     r"(?:[Tt ](?<hm>\d{2}:\d{2})(?::(?<s>[0-5]\d)(?:[.,](?<frac>\d{1,6})0*)?)?)?"
     r" ?(?<zone>[Zz]|UTC|(?<sign>[+-])(?<oh>[01]\d|2[0-3])(?::?(?<om>[0-5]\d))?)?$"
 )
-_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
-_BINARY = {
-    b"PAR1": "it is a Parquet file: name it .parquet",
-    b"PK\x03\x04": "it is a zip or Excel file: export it as CSV",
-    b"\x1f\x8b": "it is gzip-compressed: name it .csv.gz",
-    b"\xff\xfe": "it is UTF-16 text: save it as UTF-8",
-    b"\xfe\xff": "it is UTF-16 text: save it as UTF-8",
-}
 
 
 def read_frame(config: DataConfig) -> pl.DataFrame:
@@ -61,6 +51,8 @@ def read_frame(config: DataConfig) -> pl.DataFrame:
     if len(kinds) > 1:
         raise DataError(f"{config.path!r} matches both CSV and Parquet files: give a glob of one kind")
     load, unit = (_load_csv, "line") if kinds == {"csv"} else (_load_parquet, "row")
+    if len(paths) > 1 and kinds == {"csv"} and any(is_wide(header_of(path), config) for path in paths):
+        raise DataError(f"{config.path!r} matches several wide files, whose times are unknown: read them one by one")
     frames = [load(path, config).with_columns(pl.lit(i).alias(FILE)) for i, path in enumerate(paths)]
     source = Source(tuple(str(path) for path in paths), unit)
     keys = (config.id_column, config.time_column, config.target_column)
@@ -225,60 +217,22 @@ def _load_parquet(path: Path, config: DataConfig) -> pl.DataFrame:
     try:
         return pl.read_parquet(path, glob=False, hive_partitioning=False).with_row_index(ROW, offset=1)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {_first_line(error)}") from error
+        raise DataError(f"{path} cannot be read as Parquet: {first_line(error)}") from error
 
 
 def _load_csv(path: Path, config: DataConfig) -> pl.DataFrame:
-    header = _csv_header(path)
-    _require_columns(header, config, str(path))
-    text = dict.fromkeys((config.id_column, config.time_column, config.target_column), pl.String)
+    header = header_of(path)
+    wide = is_wide(header, config)
+    if not wide:
+        _require_columns(header, config, str(path))
+    keys = header if wide else (config.id_column, config.time_column, config.target_column)
     try:
-        rows = pl.read_csv(path, schema_overrides=text, infer_schema_length=None, glob=False)
+        rows = pl.read_csv(path, schema_overrides=dict.fromkeys(keys, pl.String), infer_schema_length=None, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(_csv_mistake(path, len(header), error)) from error
+        raise DataError(mistake_in(path, len(header), error)) from error
     blank = pl.all_horizontal(pl.exclude(ROW).is_null())  # an empty line is no row
-    return rows.with_row_index(ROW, offset=2).filter(~blank)
-
-
-def _csv_header(path: Path) -> list[str]:
-    """Return the column names after making sure, from its beginning, that the file is CSV at all."""
-    try:
-        with _open(path) as file:
-            head = file.read(_HEAD_BYTES)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {_first_line(error)}") from error
-    if not head.strip():
-        raise DataError(f"{path} is empty: a line of column names and rows below it are needed")
-    reason = next((reason for magic, reason in _BINARY.items() if head.startswith(magic)), None)
-    if reason or b"\0" in head:
-        raise DataError(f"{path} is not CSV: {reason or 'it holds binary data'}")
-    line = head.decode("utf-8-sig", errors="replace").lstrip("\r\n").splitlines()[0]
-    header = next(csv.reader([line]))
-    if len(header) == 1:
-        other = next((f" but {name}" for char, name in _SEPARATORS.items() if char in line), "")
-        raise DataError(f"{path} is not CSV: its first line {shown(line)} has no commas{other}; use commas")
-    if twice := sorted({name for name in header if header.count(name) > 1}):
-        raise DataError(f"{path} has two columns named {twice[0]!r}: rename or drop one")
-    return header
-
-
-def _csv_mistake(path: Path, width: int, error: Exception) -> str:
-    """Return one helpful line for a file that polars cannot parse as CSV."""
-    reason = str(error)
-    if "utf-8" in reason:
-        return f"{path} is not UTF-8 text: save it as UTF-8 (in Excel: 'CSV UTF-8')"
-    if "more fields" in reason:
-        with _open(path) as file, contextlib.suppress(csv.Error):
-            reader = csv.reader(io.TextIOWrapper(file, "utf-8", errors="replace", newline=""))
-            long = next((row for row in reader if len(row) > width), [])
-            fields = f"{len(long)} fields, its header {width}"
-            return f"{path} line {reader.line_num} has {fields}: put text that has commas in quotes"
-    hint = "" if isinstance(error, OSError) else "is not well-formed CSV, look for an unclosed quote"
-    return f"{path} {hint or 'cannot be read'}: {_first_line(error)}"
-
-
-def _open(path: Path) -> io.BufferedReader | gzip.GzipFile:
-    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
+    rows = rows.with_row_index(ROW, offset=2).filter(~blank)
+    return to_rows(rows, config, str(path)) if wide else rows
 
 
 def _concatenate(frames: Sequence[pl.DataFrame], keys: Sequence[str], source: Source) -> pl.DataFrame:
@@ -293,8 +247,4 @@ def _concatenate(frames: Sequence[pl.DataFrame], keys: Sequence[str], source: So
     try:
         return pl.concat([frame.select(list(types)) for frame in frames], how="vertical_relaxed")
     except pl.exceptions.PolarsError as error:
-        raise DataError(f"the files differ in the types of other columns: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return shown(str(error).split("\n", 1)[0], 200).strip("'")
+        raise DataError(f"the files differ in the types of other columns: {first_line(error)}") from error
