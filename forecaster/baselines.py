@@ -28,13 +28,19 @@ def naive2(values: FloatArray, horizon: int, season: int) -> FloatArray:
     """Return the naive forecast of the seasonally adjusted values, put back into season, [D].
 
     As in the M4 competition (Makridakis et al. 2020): adjusted by a classical multiplicative decomposition if the
-    autocorrelation at the season's lag is significant at 90 %, otherwise the naive forecast.
+    autocorrelation at the season's lag is significant at 90 %, otherwise the naive forecast. M4's values are all
+    positive; where one is not, the decomposition is additive, since a product cannot describe it.
     """
     if season < 2 or not is_seasonal(values, season):
         return naive(values, horizon)
+    ahead = (len(values) + np.arange(horizon)) % season
+    if values.min() <= 0:
+        offsets = seasonal_offsets(values, season)
+        shifted: FloatArray = values[-1] - offsets[(len(values) - 1) % season] + offsets[ahead]
+        return shifted
     indices = seasonal_indices(values, season)  # of the season's phases, that of the first value first
     adjusted = values[-1] / indices[(len(values) - 1) % season]
-    forecast: FloatArray = adjusted * indices[(len(values) + np.arange(horizon)) % season]
+    forecast: FloatArray = adjusted * indices[ahead]
     return forecast
 
 
@@ -53,13 +59,28 @@ def is_seasonal(values: FloatArray, season: int) -> bool:
 
 def seasonal_indices(values: FloatArray, season: int) -> FloatArray:
     """Return the multiplicative seasonal indices by phase, mean one, [season]: values over a centred moving average."""
+    means = _phase_means(values / _trend(values, season), season)
+    indices: FloatArray = means / means.mean()
+    return indices
+
+
+def seasonal_offsets(values: FloatArray, season: int) -> FloatArray:
+    """Return the additive seasonal offsets by phase, mean zero, [season]: values minus a centred moving average."""
+    means = _phase_means(values - _trend(values, season), season)
+    offsets: FloatArray = means - means.mean()
+    return offsets
+
+
+def _trend(values: FloatArray, season: int) -> FloatArray:
+    """Return the centred moving average over a season, NaN where it does not reach, [T]."""
     weights = np.ones(season + 1 - season % 2)
     if season % 2 == 0:
         weights[[0, -1]] = 0.5
     trend = np.full(len(values), np.nan)
     half = len(weights) // 2
     trend[half : len(values) - half] = np.convolve(values, weights / season, mode="valid")
-    ratios = values / trend
-    means = np.array([np.nanmean(ratios[phase::season]) for phase in range(season)])
-    indices: FloatArray = means / means.mean()
-    return indices
+    return trend
+
+
+def _phase_means(values: FloatArray, season: int) -> FloatArray:
+    return np.array([np.nanmean(values[phase::season]) for phase in range(season)])

@@ -31,32 +31,30 @@ def _train(arguments: Namespace) -> int:
 
 
 def _add_evaluate_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--since", type=str, metavar="TIME", help="score forecasts of this time on; left out, the last two weeks"
-    )
+    shown = "score the forecasts made at every step, or only the one of the last step that a whole horizon follows"
+    parser.add_argument("--origins", type=str, choices=("rolling", "last"), default="rolling", help=shown)
+    shown = "score forecasts of this time on, left out, of the last two weeks; only for rolling origins"
+    parser.add_argument("--since", type=str, metavar="TIME", help=shown)
+    shown = "what came after the data, in the same layout: forecasts of its first time on are scored"
+    parser.add_argument("--actual", type=str, metavar="FILE", help=shown)
     parser.add_argument("--version", type=str, default="champion", help="the registered version or alias to evaluate")
+    parser.add_argument("--output", type=str, metavar="FILE", help="write all figures there as JSON")
+    parser.add_argument("--by_series", action="store_true", help="write each series' figures to it too")
 
 
 def _evaluate(arguments: Namespace) -> int:
-    from forecaster.data.report import inspect_frame
-    from forecaster.data.schema import read_frame
-    from forecaster.data.windows import latest_segments
-    from forecaster.evaluation import rolling_origin
-    from forecaster.registry import load_bundle
+    from forecaster.evaluation_report import evaluate
 
-    config = read_config(arguments)
-    registered, bundle = load_bundle(config.tracking, arguments.version)
-    frame = read_frame(config.data)
-    inspect_frame(frame, config.data).raise_for_errors()
-    series = latest_segments(frame, bundle.step_us, bundle.max_gap_steps)
-    end_us = max(int(one.time_us[-1]) for one in series)
-    since_us = end_us + bundle.step_us - 14 * 86_400_000_000
-    if arguments.since is not None:
-        since_us = int(utc_time(arguments.since).timestamp() * 1_000_000)
-    result = rolling_origin(bundle.model, series, first_time_us=since_us)
-    print(f"{registered.name} version {registered.version}, {result.origins} origins of {len(series)} series")
-    for name, value in result.metrics().items():
-        print(f"  {name:<24} {value:10.4f}")
+    report = evaluate(
+        read_config(arguments),
+        version=arguments.version,
+        origins=arguments.origins,
+        since=utc_time(arguments.since) if arguments.since is not None else None,
+        actual=arguments.actual,
+    )
+    print(f"{report.line()}\n{report.table()}")
+    if arguments.output is not None:
+        report.write(pathlib.Path(arguments.output), by_series=arguments.by_series)
     return 0
 
 
@@ -182,7 +180,7 @@ _TRAINING = ("data", "model", "training", "tracking")
 _COMMANDS = {
     "train": Command("train a model on the configured data and register it", _TRAINING, _train, add_until),
     "evaluate": Command(
-        "score a registered model by rolling origins", ("data", "tracking"), _evaluate, _add_evaluate_arguments
+        "score a registered model beside naive forecasts", ("data", "tracking"), _evaluate, _add_evaluate_arguments
     ),
     "serve": Command("serve the registered champion over gRPC", ("tracking", "serving"), _serve),
     "observe": Command("send a file of observations to a server", ("data",), _observe, _add_server),

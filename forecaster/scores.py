@@ -31,6 +31,7 @@ class SeriesScore:
     mae: float
     rmse: float  # of the mean forecast, which is what squares reward
     pinball: float
+    wql: float
     bias: float
     coverage: dict[float, float]
 
@@ -41,11 +42,16 @@ class Backtest:
 
     Args:
         series: one score each, in the order of their first appearance.
-        mase: mean over the series, like every figure below but `calibration`.
+        mase: mean over the series, like every figure below but `wql` and `calibration`.
         seasonal_naive_mase: the seasonal naive on the same pairs.
         smape: in percent, 200·|y - ŷ| / (|y| + |ŷ|).
+        mae: in the series' own units, like `rmse`.
+        rmse: of the mean forecast.
         msis: the 95 % interval's score in MASE units (Gneiting & Raftery 2007, as in the M4 competition).
         pinball: mean over the trained quantiles, in MASE units.
+        wql: weighted quantile loss, 2 · Σ pinball / Σ |y| over all pairs of all series, mean over the trained
+            quantiles (Salinas et al. 2020 call it ρ-risk, GluonTS `mean_wQuantileLoss`); the same for any one series
+            in `SeriesScore`.
         coverage: share of actual values inside the central interval of that nominal coverage.
         mase_by_horizon: [D].
         seasonal_naive_mase_by_horizon: [D].
@@ -57,8 +63,11 @@ class Backtest:
     mase: float
     seasonal_naive_mase: float
     smape: float
+    mae: float
+    rmse: float
     msis: float
     pinball: float
+    wql: float
     coverage: dict[float, float]
     mase_by_horizon: tuple[float, ...]
     seasonal_naive_mase_by_horizon: tuple[float, ...]
@@ -81,8 +90,16 @@ class Backtest:
             "smape": self.smape,
             "msis": self.msis,
             "pinball": self.pinball,
+            "wql": self.wql,
+            "mae": self.mae,
+            "rmse": self.rmse,
         }
         return named | {f"coverage_{round(100 * p)}": share for p, share in self.coverage.items()}
+
+
+def owa(backtest: Backtest, naive2: Backtest) -> float:
+    """Return the overall weighted average, ½ (sMAPE / Naive2's + MASE / Naive2's) (Makridakis et al. 2020)."""
+    return (backtest.smape / naive2.smape + backtest.mase / naive2.mase) / 2 if naive2.smape * naive2.mase else math.nan
 
 
 def mean_of_quantiles(quantiles: Tensor, levels: tuple[float, ...]) -> Tensor:
@@ -123,6 +140,7 @@ class Sums:
     smape: Tensor  # percent
     interval: Tensor  # the 95 % interval's score; NaN where the levels do not reach
     pinball: Tensor  # mean over the levels
+    size: Tensor  # |y|
     inside: Tensor  # [B, D, COVERAGES]; NaN where the levels do not reach
     below: Tensor  # [B, D, Q]
     origins: Tensor  # [B, 1]
@@ -130,7 +148,7 @@ class Sums:
     @classmethod
     def zeros(cls, n: int, horizon: int, levels: int, device: torch.device) -> "Sums":
         """Return the empty sums of `n` series for `horizon` steps and `levels` quantiles."""
-        shapes = [(horizon,)] * 8 + [(horizon, len(COVERAGES)), (horizon, levels), (1,)]
+        shapes = [(horizon,)] * 9 + [(horizon, len(COVERAGES)), (horizon, levels), (1,)]
         return cls(*(torch.zeros(n, *shape, dtype=torch.float64, device=device) for shape in shapes))
 
     def merge(self, other: "Sums", rows: Tensor) -> None:
@@ -144,7 +162,7 @@ class Sums:
         scored = torch.isfinite(target) & torch.isfinite(naive)
         point = quantiles[..., levels.index(0.5)]
         error = point - target
-        size = point.abs() + target.abs()
+        sizes = point.abs() + target.abs()
         losses = pinball_loss(quantiles, target, quantiles.new_tensor(levels)).mean(dim=-1)
 
         def total(values: Tensor) -> Tensor:
@@ -157,8 +175,9 @@ class Sums:
         self.squared += total((mean_of_quantiles(quantiles, levels) - target).square())
         self.interval += total(interval_score(quantiles, target, levels))
         self.naive += total((naive - target).abs())
-        self.smape += total(torch.where(size > 0, 200.0 * error.abs() / size, 0.0))
+        self.smape += total(torch.where(sizes > 0, 200.0 * error.abs() / sizes, 0.0))
         self.pinball += total(losses)
+        self.size += total(target.abs())
         self.origins += scored.any(dim=-1).sum(dim=1)[:, None]
         actual = torch.where(scored, target, math.nan)  # a NaN is neither below nor inside
         self.below += (actual[..., None] <= quantiles).sum(dim=1)
@@ -177,6 +196,7 @@ class Sums:
         share = 1 / counts[:, None]  # infinite without a pair: 0 · ∞ is NaN, as it should be
         mean = {name: (total[name].sum(dim=1).reshape(len(ids), -1) * share).squeeze(-1) for name in total}
         mase, naive, pinball, msis = (mean[name] / units for name in ("absolute", "naive", "pinball", "interval"))
+        wql = 2 * mean["pinball"] / mean["size"]
         below = total["below"].sum(dim=(0, 1)) / counts.sum()
         scores = tuple(
             SeriesScore(
@@ -189,6 +209,7 @@ class Sums:
                 mae=float(mean["absolute"][i]),
                 rmse=float(mean["squared"][i].sqrt()),
                 pinball=float(pinball[i]),
+                wql=float(wql[i]),
                 bias=float(mean["signed"][i] / units[i]),
                 coverage={p: float(mean["inside"][i, k]) for k, p in enumerate(COVERAGES)},
             )
@@ -203,8 +224,11 @@ class Sums:
             mase=float(mase.nanmean()),
             seasonal_naive_mase=float(naive.nanmean()),
             smape=float(mean["smape"].nanmean()),
+            mae=float(mean["absolute"].nanmean()),
+            rmse=float(mean["squared"].sqrt().nanmean()),
             msis=float(msis.nanmean()),
             pinball=float(pinball.nanmean()),
+            wql=float(2 * total["pinball"].sum() / total["size"].sum()),
             coverage={p: float(mean["inside"][:, k].nanmean()) for k, p in enumerate(COVERAGES)},
             mase_by_horizon=tuple(by_horizon["absolute"]),
             seasonal_naive_mase_by_horizon=tuple(by_horizon["naive"]),

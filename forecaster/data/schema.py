@@ -51,12 +51,18 @@ def read_frame(config: DataConfig) -> pl.DataFrame:
     if len(kinds) > 1:
         raise DataError(f"{config.path!r} matches both CSV and Parquet files: give a glob of one kind")
     load, unit = (_load_csv, "line") if kinds == {"csv"} else (_load_parquet, "row")
-    if len(paths) > 1 and kinds == {"csv"} and any(is_wide(header_of(path), config) for path in paths):
+    if len(paths) > 1 and has_made_up_times(config):
         raise DataError(f"{config.path!r} matches several wide files, whose times are unknown: read them one by one")
     frames = [load(path, config).with_columns(pl.lit(i).alias(FILE)) for i, path in enumerate(paths)]
     source = Source(tuple(str(path) for path in paths), unit)
     keys = (config.id_column, config.time_column, config.target_column)
     return _canonical(_concatenate(frames, keys, source), config, source)
+
+
+def has_made_up_times(config: DataConfig) -> bool:
+    """Return whether a file at `config.path` is wide; raises what `read_frame` raises for it."""
+    paths = [] if config.path is None else _find_files(config.path)
+    return any(_kind(path) == "csv" and is_wide(header_of(path), config) for path in paths)
 
 
 def canonical_frame(frame: pl.DataFrame, config: DataConfig) -> pl.DataFrame:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from forecaster.baselines import is_seasonal, naive, naive2, seasonal_indices, seasonal_naive
+from forecaster.baselines import is_seasonal, naive, naive2, seasonal_indices, seasonal_naive, seasonal_offsets
 
 
 def seasonal(steps: int, season: int, noise: float = 0.0, seed: int = 0) -> np.ndarray:
@@ -25,6 +25,16 @@ def test_naive2_continues_a_multiplicative_season(season: int, extra: int) -> No
     values = seasonal(10 * season + extra, season)
     expected = seasonal(12 * season + extra, season)[len(values) :][:season]
     np.testing.assert_allclose(naive2(values, season, season), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("season", [4, 7])
+def test_naive2_of_values_below_zero_continues_an_additive_season(season: int) -> None:
+    shape = np.sin(2 * np.pi * np.arange(12 * season + 1) / season)
+    np.testing.assert_allclose(
+        naive2(shape[: 10 * season + 1], season, season), shape[10 * season + 1 :][:season], atol=1e-12
+    )
+    offsets = seasonal_offsets(5 + shape[: 6 * season], season)
+    np.testing.assert_allclose(offsets, shape[:season] - shape[:season].mean(), atol=1e-12)
 
 
 def test_naive2_is_naive_without_a_significant_season() -> None:

@@ -51,7 +51,13 @@ def test_a_whole_run_writes_its_figures_and_an_ensemble(m4: pathlib.Path, tmp_pa
     assert written["configuration"]["model"]["hidden_size"] == 8
     assert (written["members"], written["seed"]) == (2, 1)
     assert isinstance(Bundle.load(tmp_path / "out" / "bundle").model, Ensemble)
-    history, actual = (m4_hourly.read_wide(m4 / f"Hourly-{part}.csv") for part in ("train", "test"))
+    rows = {
+        part: list(csv.reader((m4 / f"Hourly-{part}.csv").read_text().splitlines()))[1:] for part in ("train", "test")
+    }
+    history, actual = (
+        {name: np.array([float(cell) for cell in cells if cell]) for name, *cells in rows[part]}
+        for part in ("train", "test")
+    )
     forecasts = {name: naive2(values, 48, 24) for name, values in history.items()}
     smape = np.mean(
         [200 * np.mean(np.abs(actual[n] - f) / (np.abs(actual[n]) + np.abs(f))) for n, f in forecasts.items()]
@@ -115,5 +121,5 @@ def test_every_benchmark_has_a_ready_configuration(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["m4-hourly", "etth1", "exchange-rate"])
 def test_missing_files_are_said_in_one_line(name: str, tmp_path: pathlib.Path) -> None:
-    with pytest.raises(DataError, match=r"cannot be read|is not"):
+    with pytest.raises(DataError, match=r"no such file|is not"):
         BENCHMARKS[name](tmp_path)
