@@ -9,10 +9,10 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 /usr/bin/pyt
 STAMP := $(VENV)/.installed
 DEMO_OUTPUT ?= demo-output
 
-.PHONY: help setup demo test check bench proto format clean
+.PHONY: help setup demo test check bench bench-accuracy proto format clean
 
 help:  ## list the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 setup: $(STAMP)  ## make .venv and install the pinned dependencies
 
@@ -40,6 +40,16 @@ check: setup  ## lint, types, import order, API rules, generated code
 
 bench: setup  ## measure serving against its own ceilings
 	$(BIN)/python -m tests.benchmarks
+
+# M4=FOLDER adds M4 Hourly, SECONDS=300 is the training time of each model.
+bench-accuracy: setup build/peers-venv/.installed  ## train and score ours beside other programs' models
+	$(BIN)/python -m tests.benchmarks.accuracy $(if $(M4),--m4 $(M4)) $(if $(SECONDS),--seconds $(SECONDS))
+
+build/peers-venv/.installed: tests/benchmarks/peers.txt
+	test -x build/peers-venv/bin/python || $(PYTHON) -m venv build/peers-venv
+	build/peers-venv/bin/python -m pip install --quiet --disable-pip-version-check -c tests/benchmarks/peers.txt torch
+	build/peers-venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/benchmarks/peers.txt
+	@touch $@
 
 proto: setup  ## regenerate forecaster/v1 from proto/
 	$(BIN)/python proto/generate.py

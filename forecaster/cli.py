@@ -7,7 +7,7 @@ the command that needs it, so that each starts fast.
 import datetime as dt
 import pathlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 from jsonargparse import ArgumentParser, Namespace
@@ -32,7 +32,7 @@ def _train(arguments: Namespace) -> int:
 
 def _add_evaluate_arguments(parser: ArgumentParser) -> None:
     shown = "score the forecasts made at every step, or only the one of the last step that a whole horizon follows"
-    parser.add_argument("--origins", type=str, choices=("rolling", "last"), default="rolling", help=shown)
+    parser.add_argument("--origins", type=Literal["rolling", "last"], default="rolling", help=shown)
     shown = "score forecasts of this time on, left out, of the last two weeks; only for rolling origins"
     parser.add_argument("--since", type=str, metavar="TIME", help=shown)
     shown = "what came after the data, in the same layout: forecasts of its first time on are scored"
