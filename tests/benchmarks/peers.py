@@ -5,10 +5,10 @@ as Parquet, and the scoring is `accuracy`'s. The settings are each program's def
 
 - 168 steps of context, a week of hours, for all (the defaults are one to three horizons, which hold less);
 - NeuralForecast: quantile losses or a Student-t with a 95 % interval, so that there is one to score; the `robust`
-  scaler for NHITS and `standard` for DeepAR, as in its own examples, since the default, none, is for series of one
-  scale; for DeepAR batches of 128 windows, which GRU and LSTM have, since its 1,024 take most of a minute for one
-  update here. It wants no missing values: the last value before is filled in and marked unavailable, which its losses and
-  scalers leave out. Its learning rate decays with the share of `max_steps` done, of which a limit in seconds sees none.
+  scaler for NHITS and `standard` for DeepAR, since the default, none, is for series of one scale; for DeepAR the
+  batches of 128 windows that GRU and LSTM have, since its 1,024 leave a core time for a handful of updates. It wants no
+  missing values: the last value before is filled in and marked unavailable, which its losses and scalers leave out. Its
+  learning rate decays with the share of `max_steps` done, of which a limit in seconds sees none.
 - GluonTS: missing values as they are. It keeps the weights of its best epoch of 50 batches.
 """
 
