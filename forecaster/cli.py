@@ -33,7 +33,7 @@ def _train(arguments: Namespace) -> int:
 def _add_evaluate_arguments(parser: ArgumentParser) -> None:
     shown = "score the forecasts made at every step, or only the one of the last step that a whole horizon follows"
     parser.add_argument("--origins", type=Literal["rolling", "last"], default="rolling", help=shown)
-    shown = "score forecasts of this time on, left out, of the last two weeks; only for rolling origins"
+    shown = "score forecasts of this time on; left out, of the last two weeks; only for rolling origins"
     parser.add_argument("--since", type=str, metavar="TIME", help=shown)
     shown = "what came after the data, in the same layout: forecasts of its first time on are scored"
     parser.add_argument("--actual", type=str, metavar="FILE", help=shown)

@@ -4,6 +4,9 @@ One after the other: ours in this process, the others by `peers` in the environm
 thread. All forecast from the same origins, those that a whole horizon follows, fitted once before the first of them,
 and are scored on the same values (`forecaster.baseline_scores`) beside the naive forecasts. Nothing is asserted.
 
+The limit is on the updates of the weights. The seconds in the table are the whole fit's: ours holds a validation beyond
+the limit, and chooses its epoch by it on the weather; an update that is under way at the limit is done.
+
 Shapes: K origins, D horizon steps, Q quantiles.
 """
 
