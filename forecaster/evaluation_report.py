@@ -122,6 +122,8 @@ def evaluate(
     if since is not None and (actual is not None or origins == "last"):
         raise ConfigError("--since is for rolling origins without --actual: leave one of them out")
     registered, bundle = load_bundle(config.tracking, version)
+    if bundle.step_us != config.data.step_us:
+        raise ConfigError(f"the model has a step of {bundle.frequency}, --data.frequency says {config.data.frequency}")
     frame, first_us = _read(config, actual)
     inspect_frame(frame, config.data).raise_for_errors()
     series = latest_segments(frame, bundle.step_us, bundle.max_gap_steps)

@@ -109,6 +109,7 @@ def test_long_files_in_one_piece_or_two_score_alike(registered: Registered, tmp_
         (TEST, ("--since", "1970-01-01"), "--since is for rolling origins without --actual"),
         (TEST, ("--output", "/nowhere/out.json"), "cannot write to /nowhere/out.json"),
         (TEST, ("--version", "challenger"), "challenger"),
+        (TEST, ("--data.frequency", "1d"), "the model has a step of 1h, --data.frequency says 1d"),
     ],
 )
 def test_mistakes_are_one_line(
