@@ -4,8 +4,8 @@ One after the other: ours in this process, the others by `peers` in the environm
 thread. All forecast from the same origins, those that a whole horizon follows, fitted once before the first of them,
 and are scored on the same values (`forecaster.baseline_scores`) beside the naive forecasts. Nothing is asserted.
 
-Not the same for all: ours has the ready configuration of each data set (`forecaster/configs`), chosen on the tail of what
-may be learnt from; nothing was searched for the others, which have their defaults but for what `peers` names.
+Not the same for all: ours has the ready configuration of each data set (`forecaster/configs`), chosen on the tail of
+what may be learnt from; nothing was searched for the others, which have their defaults but for what `peers` names.
 
 The limit is on the updates of the weights. The seconds in the table are the whole fit's: ours holds a validation beyond
 the limit, and chooses its epoch by it on the weather; an update that is under way at the limit is done.
