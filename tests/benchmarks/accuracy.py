@@ -1,8 +1,9 @@
 """`make bench-accuracy`: our model and others', trained for the same time on the same core, scored by the same code.
 
 One after the other: ours in this process, the others by `peers` in the environment of `peers.txt`, each with one torch
-thread. All forecast from the same origins, those that a whole horizon follows, fitted once before the first of them,
-and are scored on the same values (`forecaster.baseline_scores`) beside the naive forecasts. Nothing is asserted.
+thread. All see the series alone, without covariates, forecast from the same origins, those that a whole horizon
+follows, fitted once before the first of them, and are scored on the same values (`forecaster.baseline_scores`) beside
+the naive forecasts. Nothing is asserted.
 
 Not the same for all: ours has the ready configuration of each data set (`forecaster/configs`), chosen on the tail of
 what may be learnt from; nothing was searched for the others, which have their defaults but for what `peers` names.
@@ -32,9 +33,10 @@ from forecaster.baseline_scores import Forecasts, Origins, score, score_baseline
 from forecaster.benchmarks import m4_hourly, weather
 from forecaster.benchmarks.job import read_benchmark_config
 from forecaster.benchmarks.problem import before
+from forecaster.config import DataConfig
 from forecaster.data.windows import Series
 from forecaster.evaluation import mase_units
-from forecaster.model.seq2seq import Observations
+from forecaster.model.observations import Observations
 from forecaster.scores import Backtest, owa
 from forecaster.training.members import fit_members
 
@@ -80,26 +82,25 @@ def make_task(name: str, path: pathlib.Path, stride: int) -> Task:
 
 
 def _to_end(one: Series, end_us: int) -> Series:
-    """Return the series with missing values up to a common end, which NeuralForecast counts its windows from."""
+    """Return the series alone, with missing values up to a common end, from which NeuralForecast counts its windows."""
     missing = (end_us - int(one.time_us[-1])) // HOUR_US
-    return dataclasses.replace(one, values=np.concatenate([one.values, np.full(missing, np.nan)]))
+    return Series(one.unique_id, one.start_us, one.step_us, np.concatenate([one.values, np.full(missing, np.nan)]))
 
 
 def run_ours(name: str, task: Task, seconds: float, seed: int) -> tuple[Forecasts, float]:
     """Train with the data set's ready configuration; returns what forecasts and the seconds of training."""
     overrides = [f"--training.max_seconds={seconds}", f"--training.seed={seed}", f"--model.cell={OURS[name]}"]
     config = read_benchmark_config(task.name, overrides)
+    config = dataclasses.replace(config, data=DataConfig(frequency=config.data.frequency))  # no covariates
     began = time.monotonic()
     model = fit_members(task.history, config, members=1, processes=1).model
     took = time.monotonic() - began
     columns = [model.config.quantile_levels.index(level) for level in LEVELS]
 
     def forecasts(one: Series, at: np.ndarray) -> np.ndarray:
-        values = torch.from_numpy(one.values)[None]
-        seen = torch.isfinite(values)
         with torch.inference_mode():
-            times = torch.from_numpy(one.time_us)[None]
-            _, encoded = model.scan(model.initial_state(1), Observations(times, values.nan_to_num(0.0), seen))
+            observations = Observations.of(torch.from_numpy(one.time_us)[None], torch.from_numpy(one.values)[None])
+            _, encoded = model.scan(model.initial_state(1), observations)
             quantiles = model.quantiles_after(encoded, torch.from_numpy(at), task.origins.horizon)
         return quantiles[..., columns].numpy()
 
