@@ -1,7 +1,8 @@
 """ETTh1: seven hourly series of a transformer, 96 hours ahead from every origin of the test part.
 
 The usual protocol (Zhou et al. 2021): 12 months to learn from, 4 to validate on, 4 to test on, months of 30 days;
-squared errors in units of each series' standard deviation over the first 12 months.
+squared errors in units of each series' standard deviation over the first 12 months. Each series knows which of the
+seven it is.
 """
 
 import pathlib
@@ -10,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from forecaster.benchmarks.problem import Problem
-from forecaster.data.windows import Series
+from forecaster.data.windows import Attributes, Series
 from forecaster.errors import DataError
 from forecaster.scores import Backtest
 
@@ -32,7 +33,10 @@ def load(path: pathlib.Path) -> Problem:
         raise DataError(f"{path} is not ETTh1.csv: {error}") from error
     if values.shape[1] < _TRAINING + _VALIDATION + _TEST:
         raise DataError(f"{path} has {values.shape[1]} hours, {_TRAINING + _VALIDATION + _TEST} are needed")
-    series = tuple(Series(name, start_us, _STEP_US, row) for name, row in zip(columns, values, strict=True))
+    series = tuple(
+        Series(name, start_us, _STEP_US, row, attributes=Attributes(categories=(name,)))
+        for name, row in zip(columns, values, strict=True)
+    )
     deviations = {one.unique_id: float(one.values[:_TRAINING].std()) for one in series}
 
     def extra(backtest: Backtest) -> dict[str, float]:
