@@ -13,14 +13,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ObserveRequest(_message.Message):
-    __slots__ = ("model", "observations", "columns")
+    __slots__ = ("model", "observations", "columns", "attributes")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     OBSERVATIONS_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
     model: str
     observations: _containers.RepeatedCompositeFieldContainer[_observation_pb2.Observation]
     columns: _observation_pb2.ObservationColumns
-    def __init__(self, model: _Optional[str] = ..., observations: _Optional[_Iterable[_Union[_observation_pb2.Observation, _Mapping]]] = ..., columns: _Optional[_Union[_observation_pb2.ObservationColumns, _Mapping]] = ...) -> None: ...
+    attributes: _containers.RepeatedCompositeFieldContainer[_observation_pb2.SeriesAttributes]
+    def __init__(self, model: _Optional[str] = ..., observations: _Optional[_Iterable[_Union[_observation_pb2.Observation, _Mapping]]] = ..., columns: _Optional[_Union[_observation_pb2.ObservationColumns, _Mapping]] = ..., attributes: _Optional[_Iterable[_Union[_observation_pb2.SeriesAttributes, _Mapping]]] = ...) -> None: ...
 
 class ObserveResponse(_message.Message):
     __slots__ = ("outcomes", "rejections", "durability")
@@ -53,16 +55,18 @@ class ForecastResponse(_message.Message):
     def __init__(self, forecasts: _Optional[_Iterable[_Union[_forecast_pb2.SeriesForecast, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[_forecast_pb2.ForecastFailure, _Mapping]]] = ...) -> None: ...
 
 class StreamForecastsRequest(_message.Message):
-    __slots__ = ("sequence", "model", "observations", "options")
+    __slots__ = ("sequence", "model", "observations", "options", "attributes")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     OBSERVATIONS_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     model: str
     observations: _containers.RepeatedCompositeFieldContainer[_observation_pb2.Observation]
     options: _forecast_pb2.ForecastOptions
-    def __init__(self, sequence: _Optional[int] = ..., model: _Optional[str] = ..., observations: _Optional[_Iterable[_Union[_observation_pb2.Observation, _Mapping]]] = ..., options: _Optional[_Union[_forecast_pb2.ForecastOptions, _Mapping]] = ...) -> None: ...
+    attributes: _containers.RepeatedCompositeFieldContainer[_observation_pb2.SeriesAttributes]
+    def __init__(self, sequence: _Optional[int] = ..., model: _Optional[str] = ..., observations: _Optional[_Iterable[_Union[_observation_pb2.Observation, _Mapping]]] = ..., options: _Optional[_Union[_forecast_pb2.ForecastOptions, _Mapping]] = ..., attributes: _Optional[_Iterable[_Union[_observation_pb2.SeriesAttributes, _Mapping]]] = ...) -> None: ...
 
 class StreamForecastsResponse(_message.Message):
     __slots__ = ("sequence", "outcomes", "rejections", "durability", "forecasts", "failures")

@@ -26,7 +26,7 @@ MODEL_STATE_RETIRED: ModelState
 MODEL_STATE_FAILED: ModelState
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "fingerprint", "state", "cell", "step", "horizon", "quantile_levels", "season_lengths", "min_history", "max_gap", "state_bytes")
+    __slots__ = ("name", "version", "fingerprint", "state", "cell", "step", "horizon", "quantile_levels", "season_lengths", "min_history", "max_gap", "state_bytes", "past_covariates", "future_covariates", "static_covariates", "static_categories", "decoder", "head", "end_of_sequence")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +39,13 @@ class Model(_message.Message):
     MIN_HISTORY_FIELD_NUMBER: _ClassVar[int]
     MAX_GAP_FIELD_NUMBER: _ClassVar[int]
     STATE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PAST_COVARIATES_FIELD_NUMBER: _ClassVar[int]
+    FUTURE_COVARIATES_FIELD_NUMBER: _ClassVar[int]
+    STATIC_COVARIATES_FIELD_NUMBER: _ClassVar[int]
+    STATIC_CATEGORIES_FIELD_NUMBER: _ClassVar[int]
+    DECODER_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    END_OF_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     fingerprint: str
@@ -51,7 +58,14 @@ class Model(_message.Message):
     min_history: int
     max_gap: int
     state_bytes: int
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., fingerprint: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., cell: _Optional[str] = ..., step: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., horizon: _Optional[int] = ..., quantile_levels: _Optional[_Iterable[float]] = ..., season_lengths: _Optional[_Iterable[int]] = ..., min_history: _Optional[int] = ..., max_gap: _Optional[int] = ..., state_bytes: _Optional[int] = ...) -> None: ...
+    past_covariates: _containers.RepeatedScalarFieldContainer[str]
+    future_covariates: _containers.RepeatedScalarFieldContainer[str]
+    static_covariates: _containers.RepeatedScalarFieldContainer[str]
+    static_categories: _containers.RepeatedScalarFieldContainer[str]
+    decoder: str
+    head: str
+    end_of_sequence: bool
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., fingerprint: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., cell: _Optional[str] = ..., step: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., horizon: _Optional[int] = ..., quantile_levels: _Optional[_Iterable[float]] = ..., season_lengths: _Optional[_Iterable[int]] = ..., min_history: _Optional[int] = ..., max_gap: _Optional[int] = ..., state_bytes: _Optional[int] = ..., past_covariates: _Optional[_Iterable[str]] = ..., future_covariates: _Optional[_Iterable[str]] = ..., static_covariates: _Optional[_Iterable[str]] = ..., static_categories: _Optional[_Iterable[str]] = ..., decoder: _Optional[str] = ..., head: _Optional[str] = ..., end_of_sequence: _Optional[bool] = ...) -> None: ...
 
 class GetModelRequest(_message.Message):
     __slots__ = ("name",)

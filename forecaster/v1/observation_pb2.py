@@ -25,21 +25,37 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66orecaster/v1/observation.proto\x12\rforecaster.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"t\n\x0bObservation\x12\x11\n\tseries_id\x18\x01 \x01(\t\x12\x34\n\x10observation_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\x05value\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_value\"\x84\x01\n\x12ObservationColumns\x12\x12\n\nseries_ids\x18\x01 \x03(\t\x12\x16\n\x0eseries_indices\x18\x02 \x03(\r\x12\x1c\n\x14observation_times_us\x18\x03 \x03(\x03\x12\x0e\n\x06values\x18\x04 \x03(\x01\x12\x14\n\x0cmissing_rows\x18\x05 \x03(\r\"\xa6\x01\n\tRejection\x12\x0b\n\x03row\x18\x01 \x01(\r\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x31\n\rexpected_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x0cstored_value\x18\x06 \x01(\x01H\x00\x88\x01\x01\x42\x0f\n\r_stored_value*d\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fOUTCOME_APPLIED\x10\x01\x12\x15\n\x11OUTCOME_DUPLICATE\x10\x02\x12\x14\n\x10OUTCOME_REJECTED\x10\x03*m\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44URABILITY_COMMIT\x10\x01\x12\x17\n\x13\x44URABILITY_INTERVAL\x10\x02\x12\x13\n\x0f\x44URABILITY_NONE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66orecaster/v1/observation.proto\x12\rforecaster.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe7\x01\n\x0bObservation\x12\x11\n\tseries_id\x18\x01 \x01(\t\x12\x34\n\x10observation_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\x05value\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12>\n\ncovariates\x18\x04 \x03(\x0b\x32*.forecaster.v1.Observation.CovariatesEntry\x1a\x31\n\x0f\x43ovariatesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x08\n\x06_value\"E\n\x0f\x43ovariateColumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\x01\x12\x14\n\x0cmissing_rows\x18\x03 \x03(\r\"\x8c\x02\n\x10SeriesAttributes\x12\x11\n\tseries_id\x18\x01 \x01(\t\x12=\n\x07numbers\x18\x02 \x03(\x0b\x32,.forecaster.v1.SeriesAttributes.NumbersEntry\x12\x43\n\ncategories\x18\x03 \x03(\x0b\x32/.forecaster.v1.SeriesAttributes.CategoriesEntry\x1a.\n\x0cNumbersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x31\n\x0f\x43\x61tegoriesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb8\x01\n\x12ObservationColumns\x12\x12\n\nseries_ids\x18\x01 \x03(\t\x12\x16\n\x0eseries_indices\x18\x02 \x03(\r\x12\x1c\n\x14observation_times_us\x18\x03 \x03(\x03\x12\x0e\n\x06values\x18\x04 \x03(\x01\x12\x14\n\x0cmissing_rows\x18\x05 \x03(\r\x12\x32\n\ncovariates\x18\x06 \x03(\x0b\x32\x1e.forecaster.v1.CovariateColumn\"\xa6\x01\n\tRejection\x12\x0b\n\x03row\x18\x01 \x01(\r\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x31\n\rexpected_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x0cstored_value\x18\x06 \x01(\x01H\x00\x88\x01\x01\x42\x0f\n\r_stored_value*d\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fOUTCOME_APPLIED\x10\x01\x12\x15\n\x11OUTCOME_DUPLICATE\x10\x02\x12\x14\n\x10OUTCOME_REJECTED\x10\x03*m\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44URABILITY_COMMIT\x10\x01\x12\x17\n\x13\x44URABILITY_INTERVAL\x10\x02\x12\x13\n\x0f\x44URABILITY_NONE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'forecaster.v1.observation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OUTCOME']._serialized_start=505
-  _globals['_OUTCOME']._serialized_end=605
-  _globals['_DURABILITY']._serialized_start=607
-  _globals['_DURABILITY']._serialized_end=716
-  _globals['_OBSERVATION']._serialized_start=83
-  _globals['_OBSERVATION']._serialized_end=199
-  _globals['_OBSERVATIONCOLUMNS']._serialized_start=202
-  _globals['_OBSERVATIONCOLUMNS']._serialized_end=334
-  _globals['_REJECTION']._serialized_start=337
-  _globals['_REJECTION']._serialized_end=503
+  _globals['_OBSERVATION_COVARIATESENTRY']._loaded_options = None
+  _globals['_OBSERVATION_COVARIATESENTRY']._serialized_options = b'8\001'
+  _globals['_SERIESATTRIBUTES_NUMBERSENTRY']._loaded_options = None
+  _globals['_SERIESATTRIBUTES_NUMBERSENTRY']._serialized_options = b'8\001'
+  _globals['_SERIESATTRIBUTES_CATEGORIESENTRY']._loaded_options = None
+  _globals['_SERIESATTRIBUTES_CATEGORIESENTRY']._serialized_options = b'8\001'
+  _globals['_OUTCOME']._serialized_start=1015
+  _globals['_OUTCOME']._serialized_end=1115
+  _globals['_DURABILITY']._serialized_start=1117
+  _globals['_DURABILITY']._serialized_end=1226
+  _globals['_OBSERVATION']._serialized_start=84
+  _globals['_OBSERVATION']._serialized_end=315
+  _globals['_OBSERVATION_COVARIATESENTRY']._serialized_start=256
+  _globals['_OBSERVATION_COVARIATESENTRY']._serialized_end=305
+  _globals['_COVARIATECOLUMN']._serialized_start=317
+  _globals['_COVARIATECOLUMN']._serialized_end=386
+  _globals['_SERIESATTRIBUTES']._serialized_start=389
+  _globals['_SERIESATTRIBUTES']._serialized_end=657
+  _globals['_SERIESATTRIBUTES_NUMBERSENTRY']._serialized_start=560
+  _globals['_SERIESATTRIBUTES_NUMBERSENTRY']._serialized_end=606
+  _globals['_SERIESATTRIBUTES_CATEGORIESENTRY']._serialized_start=608
+  _globals['_SERIESATTRIBUTES_CATEGORIESENTRY']._serialized_end=657
+  _globals['_OBSERVATIONCOLUMNS']._serialized_start=660
+  _globals['_OBSERVATIONCOLUMNS']._serialized_end=844
+  _globals['_REJECTION']._serialized_start=847
+  _globals['_REJECTION']._serialized_end=1013
 # @@protoc_insertion_point(module_scope)

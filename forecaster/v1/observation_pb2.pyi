@@ -33,28 +33,73 @@ DURABILITY_INTERVAL: Durability
 DURABILITY_NONE: Durability
 
 class Observation(_message.Message):
-    __slots__ = ("series_id", "observation_time", "value")
+    __slots__ = ("series_id", "observation_time", "value", "covariates")
+    class CovariatesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     SERIES_ID_FIELD_NUMBER: _ClassVar[int]
     OBSERVATION_TIME_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
+    COVARIATES_FIELD_NUMBER: _ClassVar[int]
     series_id: str
     observation_time: _timestamp_pb2.Timestamp
     value: float
-    def __init__(self, series_id: _Optional[str] = ..., observation_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., value: _Optional[float] = ...) -> None: ...
+    covariates: _containers.ScalarMap[str, float]
+    def __init__(self, series_id: _Optional[str] = ..., observation_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., value: _Optional[float] = ..., covariates: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class CovariateColumn(_message.Message):
+    __slots__ = ("name", "values", "missing_rows")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    MISSING_ROWS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    values: _containers.RepeatedScalarFieldContainer[float]
+    missing_rows: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., values: _Optional[_Iterable[float]] = ..., missing_rows: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class SeriesAttributes(_message.Message):
+    __slots__ = ("series_id", "numbers", "categories")
+    class NumbersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class CategoriesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    SERIES_ID_FIELD_NUMBER: _ClassVar[int]
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    CATEGORIES_FIELD_NUMBER: _ClassVar[int]
+    series_id: str
+    numbers: _containers.ScalarMap[str, float]
+    categories: _containers.ScalarMap[str, str]
+    def __init__(self, series_id: _Optional[str] = ..., numbers: _Optional[_Mapping[str, float]] = ..., categories: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ObservationColumns(_message.Message):
-    __slots__ = ("series_ids", "series_indices", "observation_times_us", "values", "missing_rows")
+    __slots__ = ("series_ids", "series_indices", "observation_times_us", "values", "missing_rows", "covariates")
     SERIES_IDS_FIELD_NUMBER: _ClassVar[int]
     SERIES_INDICES_FIELD_NUMBER: _ClassVar[int]
     OBSERVATION_TIMES_US_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
     MISSING_ROWS_FIELD_NUMBER: _ClassVar[int]
+    COVARIATES_FIELD_NUMBER: _ClassVar[int]
     series_ids: _containers.RepeatedScalarFieldContainer[str]
     series_indices: _containers.RepeatedScalarFieldContainer[int]
     observation_times_us: _containers.RepeatedScalarFieldContainer[int]
     values: _containers.RepeatedScalarFieldContainer[float]
     missing_rows: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, series_ids: _Optional[_Iterable[str]] = ..., series_indices: _Optional[_Iterable[int]] = ..., observation_times_us: _Optional[_Iterable[int]] = ..., values: _Optional[_Iterable[float]] = ..., missing_rows: _Optional[_Iterable[int]] = ...) -> None: ...
+    covariates: _containers.RepeatedCompositeFieldContainer[CovariateColumn]
+    def __init__(self, series_ids: _Optional[_Iterable[str]] = ..., series_indices: _Optional[_Iterable[int]] = ..., observation_times_us: _Optional[_Iterable[int]] = ..., values: _Optional[_Iterable[float]] = ..., missing_rows: _Optional[_Iterable[int]] = ..., covariates: _Optional[_Iterable[_Union[CovariateColumn, _Mapping]]] = ...) -> None: ...
 
 class Rejection(_message.Message):
     __slots__ = ("row", "code", "reason", "message", "expected_time", "stored_value")
