@@ -231,7 +231,7 @@ class _Walk:
 
 
 def join(parts: Sequence[Columns]) -> tuple[Columns, list[slice]]:
-    """Return several requests' columns as one, and the rows of each in it."""
+    """Return several requests' columns, which have the same covariates or none, as one, and the rows of each in it."""
     if len(parts) == 1:
         return parts[0], [slice(0, len(parts[0]))]
     index: dict[str, int] = {}
@@ -246,5 +246,17 @@ def join(parts: Sequence[Columns]) -> tuple[Columns, list[slice]]:
         np.concatenate(series),
         np.concatenate([part.time_us for part in parts]),
         np.concatenate([part.values for part in parts]),
+        *_join_covariates(parts),
     )
     return joined, slices
+
+
+def _join_covariates(parts: Sequence[Columns]) -> tuple[tuple[str, ...], npt.NDArray[np.float64] | None]:
+    given = {part.covariate_names for part in parts if part.covariates is not None}
+    if not given:
+        return (), None
+    (names,) = given
+    missing = [
+        np.full((len(part), len(names)), np.nan) if part.covariates is None else part.covariates for part in parts
+    ]
+    return names, np.concatenate(missing)

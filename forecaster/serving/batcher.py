@@ -16,11 +16,10 @@ from typing import Any, TypeVar
 
 from forecaster.errors import LimitReachedError
 from forecaster.serving.engine import Engine
-from forecaster.serving.records import Columns
-from forecaster.serving.work import Forecasts, ForecastWork, Observed
+from forecaster.serving.work import Forecasts, ForecastWork, Observed, ObserveWork
 
 T = TypeVar("T")
-Work = Columns | ForecastWork | Callable[[], Any]
+Work = ObserveWork | ForecastWork | Callable[[], Any]
 
 
 @dataclass(slots=True)
@@ -52,14 +51,17 @@ class Batcher:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._task: asyncio.Task[None] | None = None
 
-    async def observe(self, columns: Columns) -> Observed:
+    async def observe(self, work: ObserveWork) -> Observed:
         """Apply one request's observations; raises what the engine raises, or LimitReachedError."""
-        answer: Observed = await self._submit(columns, len(columns))
+        static = 0 if work.attributes is None else len(work.attributes)
+        answer: Observed = await self._submit(work, max(len(work.columns), static))
+        if answer.refused is not None:
+            raise answer.refused
         return answer
 
     async def forecast(self, work: ForecastWork) -> Forecasts:
         """Answer one request for forecasts; raises what the engine raises, or LimitReachedError."""
-        answer: Forecasts = await self._submit(work, len(work.series_ids))
+        answer: Forecasts = await self._submit(work, min(work.weight, self._max_queued))
         return answer
 
     async def call(self, function: Callable[[], T]) -> T:
@@ -126,7 +128,7 @@ class Batcher:
         """Do one turn on the engine's thread; an answer is a result or the exception to raise."""
         answers: list[Any] = [None] * len(works)
         kinds: tuple[tuple[type, Callable[[Any], Any]], ...] = (
-            (Columns, self._engine.observe),
+            (ObserveWork, self._engine.observe),
             (ForecastWork, self._engine.forecast),
         )
         for kind, function in kinds:

@@ -3,6 +3,7 @@
 One thread at a time calls it. It knows nothing of gRPC, asyncio or SQL.
 """
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -11,26 +12,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from forecaster.errors import (
-    ForecasterError,
-    InternalError,
-    SeriesNotFoundError,
-    StorageError,
-    TooLittleHistoryError,
-    UnavailableError,
-)
+from forecaster.errors import FieldViolation, InternalError, InvalidArgumentError, StorageError
 from forecaster.model.bundle import Bundle
-from forecaster.model.quantiles import interpolate_quantiles
 from forecaster.model.ragged import Runs, advance
+from forecaster.serving import forecasting
 from forecaster.serving.admission import Known, Verdict, admit, join
+from forecaster.serving.attributes import STATIC, AttributeCoder, digest, in_parts, merged
+from forecaster.serving.forecasting import no_series
 from forecaster.serving.journal import Journal
-from forecaster.serving.records import Columns, Deletion, IntArray
+from forecaster.serving.records import Attributes, Columns, Deletion, IntArray
+from forecaster.serving.replay import Part, read_parts
 from forecaster.serving.store import SeriesStore
-from forecaster.serving.work import Forecasts, ForecastWork, Observed, SeriesInfo
+from forecaster.serving.work import Forecasts, ForecastWork, Observed, ObserveWork, SeriesInfo
 
-_REPLAY_ROWS = 262_144
 _FOR_EVER_US = 2**62
-_DECODE_CELLS = 262_144  # series × steps of one decode
+_NO_ROWS = Columns((), np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0))
 
 
 class Engine:
@@ -49,22 +45,43 @@ class Engine:
         self._bundle, self._model = bundle, bundle.model
         self._journal = journal
         self._store = SeriesStore(bundle)
+        self._covariates, self._static = bundle.model.covariates.dynamic, AttributeCoder(bundle)
         self._max_series = max_series
         self._max_ahead_seconds = max_ahead_seconds
         self.broken: Exception | None = None
 
-    def observe(self, requests: Sequence[Columns]) -> list[Observed]:
+    def observe(self, requests: Sequence[ObserveWork]) -> list[Observed]:
         """Judge, journal and apply a micro-batch of requests; rows of one series stay in order.
 
         Raises StorageError, with nothing applied, if the journal cannot be written.
         """
         self._check()
-        columns, slices = join(requests)
+        answers: list[Observed] = []
+        for part in in_parts(requests):
+            try:
+                answers += self._observe(part)
+            except StorageError as error:
+                if not answers:
+                    raise
+                answers += [Observed.nothing(error)] * (len(requests) - len(answers))
+                break
+        return answers
+
+    def _observe(self, requests: Sequence[ObserveWork]) -> list[Observed]:
+        refused = [self._nobodys_attributes(request) for request in requests]
+        taken = [request for request, error in zip(requests, refused, strict=True) if error is None]
+        answered = iter(self._observe_whole(taken) if taken else [])
+        return [next(answered) if error is None else Observed.nothing(error) for error in refused]
+
+    def _observe_whole(self, requests: Sequence[ObserveWork]) -> list[Observed]:
+        columns, slices = join([request.columns.with_covariates(self._covariates) for request in requests])
         latest_us = min((time.time() + self._max_ahead_seconds) * 1e6, _FOR_EVER_US)
         verdict = self._admit(columns, max(self._max_series - len(self._store), 0), int(latest_us))
-        if len(verdict.accepted):
-            self._journal.append(_accepted(columns, verdict))
-            self._apply_journaled(columns, verdict)
+        attributes = self._new_attributes(requests, columns, verdict)
+        accepted = [_accepted(columns, verdict)] if len(verdict.accepted) else []
+        if accepted or attributes is not None:
+            self._journal.append(*([] if attributes is None else [attributes]), *accepted)
+            self._apply_journaled(columns, verdict, attributes)
         answers = [Observed(verdict.outcomes[rows], {}) for rows in slices]
         starts = [rows.start for rows in slices]
         for row, error in verdict.errors.items():
@@ -75,37 +92,13 @@ class Engine:
     def forecast(self, requests: Sequence[ForecastWork]) -> list[Forecasts]:
         """Forecast a micro-batch of requests together; consumes nothing."""
         self._check()
-        failures: list[dict[str, ForecasterError]] = [self._failures(request) for request in requests]
-        wanted = [
-            [self._store.slot(i) for i in request.series_ids if i not in failed]
-            for request, failed in zip(requests, failures, strict=True)
-        ]
-        slots = sorted({slot for request in wanted for slot in request})
-        trained = self._model.config.quantile_levels
-        horizon = max(request.horizon for request in requests)
-        at_once = max(_DECODE_CELLS // horizon, 1)
-        with torch.inference_mode():
-            parts = [slots[i : i + at_once] for i in range(0, len(slots), at_once)] or [[]]
-            quantiles = torch.cat([self._model.decode(self._store.gather(part), horizon) for part in parts])
-        answers = []
-        for request, rows, failed in zip(requests, wanted, failures, strict=True):
-            mine = quantiles[np.searchsorted(slots, rows), : request.horizon]
-            answers.append(
-                Forecasts(
-                    tuple(i for i in request.series_ids if i not in failed),
-                    self._store.clock_us[rows],
-                    mine[..., trained.index(0.5)].numpy(),
-                    interpolate_quantiles(mine, trained, request.levels).numpy(),
-                    failed,
-                )
-            )
-        return answers
+        return forecasting.forecast(self._model, self._store, requests)
 
     def describe(self, series_id: str) -> SeriesInfo:
         """Describe one series; raises SeriesNotFoundError."""
         slot = self._store.slot(series_id)
         if slot < 0:
-            raise _no_series([series_id])
+            raise no_series([series_id])
         store = self._store
         return SeriesInfo(
             series_id,
@@ -123,7 +116,7 @@ class Engine:
         """Forget a series, durably; raises SeriesNotFoundError or StorageError."""
         self._check()
         if self._store.slot(series_id) < 0:
-            raise _no_series([series_id])
+            raise no_series([series_id])
         self._journal.append(Deletion(series_id))
         self._store.delete(series_id)
 
@@ -134,24 +127,13 @@ class Engine:
         UnavailableError soon after `should_stop` says so.
         """
         stands, complete_through = self._store.load_snapshots(self._journal)
-        waiting: list[Columns] = []
-        rows = replayed = 0
-        for sequence, record in self._journal.read(complete_through):
-            if should_stop():
-                raise UnavailableError("the server was told to stop while it recovered")
-            if isinstance(record, Deletion):
-                self._replay(waiting)
-                waiting, rows = [], 0
-                known = self._store.slot(record.series_id) >= 0
-                if known and stands.get(record.series_id, 0) < sequence:
-                    self._store.delete(record.series_id)
-                continue
-            waiting.append(_behind(record, stands, sequence))
-            rows, replayed = rows + len(waiting[-1]), replayed + len(waiting[-1])
-            if rows >= _REPLAY_ROWS:
-                self._replay(waiting)
-                waiting, rows = [], 0
-        self._replay(waiting)
+        replayed = 0
+        for part in read_parts(self._journal, complete_through, stands, should_stop):
+            if isinstance(part, Part):
+                self._replay(part)
+                replayed += part.rows
+            elif self._store.slot(part.series_id) >= 0:
+                self._store.delete(part.series_id)
         return len(self._store), replayed
 
     def snapshot(self) -> int:
@@ -186,16 +168,45 @@ class Engine:
         gap = self._bundle.max_gap_steps
         return admit(columns, known, step_us=self._bundle.step_us, max_gap_steps=gap)
 
-    def _apply_journaled(self, columns: Columns, verdict: Verdict) -> None:
+    def _nobodys_attributes(self, request: ObserveWork) -> InvalidArgumentError | None:
+        """Return what is wrong with static covariates of a series that does not exist and is not being observed."""
+        if request.attributes is None:
+            return None
+        observed = set(request.columns.series_ids)
+        for k, name in enumerate(request.attributes.series_ids):
+            if name not in observed and self._store.slot(name) < 0:
+                message = f"attributes[{k}]: no series {name!r}, and no observation of it in the request"
+                return InvalidArgumentError(message, [FieldViolation(f"attributes[{k}].series_id", message)])
+        return None
+
+    def _new_attributes(self, requests: Sequence[ObserveWork], columns: Columns, verdict: Verdict) -> Attributes | None:
+        """Return the static covariates that change something: those of series that exist or are about to."""
+        given = [request.attributes for request in requests if request.attributes is not None]
+        if not given or not self._static:
+            return None
+        attributes = merged(given)
+        begun = {columns.series_ids[i] for i in np.unique(columns.series[verdict.accepted]).tolist()}
+        new = [
+            k
+            for k, name in enumerate(attributes.series_ids)
+            if self._changes(name, digest(attributes.numbers[k], attributes.categories[k]), begun)
+        ]
+        return attributes.of(new) if new else None
+
+    def _changes(self, series_id: str, new: int, begun: set[str]) -> bool:
+        slot = self._store.slot(series_id)
+        return bool(self._store.static_digest[slot] != new) if slot >= 0 else series_id in begun
+
+    def _apply_journaled(self, columns: Columns, verdict: Verdict, attributes: Attributes | None) -> None:
         """Apply what the journal holds; a failure here leaves memory behind the journal, so nothing may follow."""
         try:
-            self._apply(columns, verdict)
+            self._apply(columns, verdict, attributes)
         except Exception as error:
             self.broken = error
             raise
 
-    def _apply(self, columns: Columns, verdict: Verdict) -> None:
-        """Step the states by the accepted rows."""
+    def _apply(self, columns: Columns, verdict: Verdict, attributes: Attributes | None) -> None:
+        """Set static covariates, then step the states by the accepted rows."""
         rows, steps = _since_last_start(columns, verdict)
         series, first = np.unique(columns.series[rows], return_index=True)
         counts = np.diff(np.append(first, len(rows)))
@@ -207,6 +218,7 @@ class Engine:
         names = [columns.series_ids[i] for i in series.tolist()]
         unknown = [name for name in names if self._store.slot(name) < 0]
         self._store.create(unknown)
+        self._set_attributes(attributes)
         slots = [self._store.slot(name) for name in names]
         start_us = columns.time_us[rows[first]] - (steps[first] - 1) * self._bundle.step_us
         runs = Runs(
@@ -215,39 +227,35 @@ class Engine:
             torch.from_numpy(np.repeat(np.arange(len(series)), counts)),
             torch.from_numpy(offsets),
             torch.from_numpy(columns.values[rows]),
+            None if columns.covariates is None else torch.from_numpy(columns.covariates[rows]),
         )
         with torch.inference_mode():
             state = self._store.gather(slots)
-            for tensor in state.values():
-                tensor[torch.from_numpy(fresh)] = 0  # a fresh series' state is all zeros
+            for name, tensor in state.items():
+                if name not in STATIC:  # what never changes outlasts a long gap
+                    tensor[torch.from_numpy(fresh)] = 0  # a fresh series' state is all zeros
             self._store.scatter(slots, advance(self._model, state, runs))
 
-    def _replay(self, records: Sequence[Columns]) -> None:
-        if not any(len(record) for record in records):
+    def _set_attributes(self, attributes: Attributes | None) -> None:
+        """Set the static covariates of those series that exist."""
+        if attributes is None:
             return
-        columns, _ = join(records)
+        slots = [self._store.slot(name) for name in attributes.series_ids]
+        there = [k for k, slot in enumerate(slots) if slot >= 0]
+        attributes = attributes.of(there)
+        digests = [digest(*one) for one in zip(attributes.numbers, attributes.categories, strict=True)]
+        self._store.set_static([slots[k] for k in there], self._static.encode(attributes), digests)
+
+    def _replay(self, part: Part) -> None:
+        attributes = merged(part.attributes) if part.attributes and self._static else None
+        if part.rows == 0 and attributes is None:
+            return
+        columns, _ = join([record.with_covariates(self._covariates) for record in part.columns] or [_NO_ROWS])
         verdict = self._admit(columns, len(columns.series_ids))  # what was acknowledged has its room
         if len(verdict.accepted) != len(columns):
             refused = next(iter(verdict.errors.values()), "a row stands twice")
             raise StorageError(f"the journal does not fit this model or was changed: {refused}")
-        self._apply(columns, verdict)
-
-    def _failures(self, request: ForecastWork) -> dict[str, ForecasterError]:
-        needed = self._model.config.min_history or 1
-        failed: dict[str, ForecasterError] = {}
-        for series_id in request.series_ids:
-            slot = self._store.slot(series_id)
-            if slot < 0:
-                failed[series_id] = _no_series([series_id])
-            elif self._store.observed_count[slot] < needed:
-                failed[series_id] = TooLittleHistoryError(
-                    f"series {series_id!r} has {self._store.observed_count[slot]} values; a forecast needs {needed}"
-                )
-        return failed
-
-
-def _no_series(series_ids: Sequence[str]) -> SeriesNotFoundError:
-    return SeriesNotFoundError(f"no series {', '.join(map(repr, series_ids))}: observe it first", series_ids)
+        self._apply(columns, verdict, attributes)
 
 
 def _accepted(columns: Columns, verdict: Verdict) -> Columns:
@@ -257,16 +265,7 @@ def _accepted(columns: Columns, verdict: Verdict) -> Columns:
         return columns
     used, series = np.unique(columns.series[rows], return_inverse=True)
     names = tuple(columns.series_ids[i] for i in used.tolist())
-    return Columns(names, series.astype(np.int32), columns.time_us[rows], columns.values[rows])
-
-
-def _behind(record: Columns, stands: dict[str, int], sequence: int) -> Columns:
-    """Return the rows of a record that their series' snapshots do not hold yet."""
-    missing = np.array([stands.get(name, 0) < sequence for name in record.series_ids], dtype=bool)
-    if missing.all():
-        return record
-    rows = missing[record.series]
-    return Columns(record.series_ids, record.series[rows], record.time_us[rows], record.values[rows])
+    return dataclasses.replace(columns.rows(rows), series_ids=names, series=series.astype(np.int32))
 
 
 def _since_last_start(columns: Columns, verdict: Verdict) -> tuple[IntArray, IntArray]:

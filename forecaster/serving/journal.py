@@ -32,16 +32,17 @@ CREATE TABLE IF NOT EXISTS snapshots (
 CREATE TABLE IF NOT EXISTS complete_snapshots (fingerprint TEXT PRIMARY KEY, sequence INTEGER NOT NULL);
 """
 _ALWAYS = (-(2**63), 2**63 - 1)  # the time range of a deletion
+_NEVER = (2**63 - 1, -(2**63))  # and of what holds no observation
 _MOST_ROWS_LOOKED_AT = 4_000_000  # for rows older than the states remember: about a second
 
 
 class Journal(Protocol):
     """What the engine needs of a journal. One thread at a time calls it."""
 
-    def append(self, record: Record) -> int:
-        """Write one record and return its sequence; it is as durable as promised when this returns.
+    def append(self, *records: Record) -> int:
+        """Write records, all or none, and return the last one's sequence; they are then as durable as promised.
 
-        Raises StorageError if it could not be written; then nothing of it is kept.
+        Raises StorageError if they could not be written; then nothing of them is kept.
         """
         ...
 
@@ -135,17 +136,15 @@ class SqliteJournal:
         self._database.executescript(_SCHEMA)
         self._database.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
 
-    def append(self, record: Record) -> int:
+    def append(self, *records: Record) -> int:
         """See `Journal.append`."""
-        times = _ALWAYS
-        if isinstance(record, Columns):
-            times = int(record.time_us.min()), int(record.time_us.max())
-        row = (time.time_ns() // 1000, *times, encode(record))
         query = "INSERT INTO journal (committed_us, first_us, last_us, payload) VALUES (?, ?, ?, ?)"
+        rows = [(time.time_ns() // 1000, *_times(record), encode(record)) for record in records]
         with self._transaction():
-            cursor = self._database.execute(query, row)
-            if isinstance(record, Deletion):
-                self._database.execute("DELETE FROM snapshots WHERE series_id = ?", (record.series_id,))
+            for record, row in zip(records, rows, strict=True):
+                cursor = self._database.execute(query, row)
+                if isinstance(record, Deletion):
+                    self._database.execute("DELETE FROM snapshots WHERE series_id = ?", (record.series_id,))
         assert cursor.lastrowid is not None
         return cursor.lastrowid
 
@@ -241,15 +240,22 @@ class SqliteJournal:
         return StorageError(f"{self._path}: cannot be {verb}: {error}; check disk space, permissions and the file")
 
 
+def _times(record: Record) -> tuple[int, int]:
+    """Return the range of times that looking for observations has to read a record for, microseconds."""
+    if isinstance(record, Columns):
+        return int(record.time_us.min()), int(record.time_us.max())
+    return _ALWAYS if isinstance(record, Deletion) else _NEVER
+
+
 class VolatileJournal:
     """A journal that keeps nothing: durability `none`."""
 
     def __init__(self) -> None:
         self._sequence = 0
 
-    def append(self, record: Record) -> int:
-        """Count the record."""
-        self._sequence += 1
+    def append(self, *records: Record) -> int:
+        """Count the records."""
+        self._sequence += len(records)
         return self._sequence
 
     def read(self, after: int) -> Iterator[tuple[int, Record]]:

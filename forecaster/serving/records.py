@@ -1,13 +1,14 @@
-"""What a journal holds: observations as columns, deletions, snapshots; and the bytes of a record.
+"""What a journal holds: observations as columns, static covariates, deletions, snapshots; and the bytes of a record.
 
-Knows nothing of files or databases.
+Knows nothing of files or databases. Covariates go by their names, so that a model with others can be fed from it.
 
-Shapes: N rows, S series.
+Shapes: N rows, S series, C covariates.
 """
 
+import json
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,8 @@ import numpy.typing as npt
 IntArray = npt.NDArray[np.int64]
 _CHECKSUM = struct.Struct("<I")  # CRC-32 of everything behind it
 _HEADER = struct.Struct("<BIII")  # kind, series, rows, bytes of the ids
-_OBSERVED, _DELETED = 1, 2
+_OBSERVED, _DELETED, _COVARIATES, _ATTRIBUTES = 1, 2, 3, 4
+_COUNTS = struct.Struct("<II")  # of a record with covariates, behind its columns: covariates, bytes of their names
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +30,60 @@ class Columns:
         series: for each row its position in `series_ids`, int32 [N].
         time_us: microseconds since the Unix epoch, int64 [N].
         values: NaN means missing, float64 [N].
+        covariate_names: of the covariates that are given, C of them.
+        covariates: NaN means missing, float64 [N, C]; None if there are none.
     """
 
     series_ids: tuple[str, ...]
     series: npt.NDArray[np.int32]
     time_us: IntArray
     values: npt.NDArray[np.float64]
+    covariate_names: tuple[str, ...] = ()
+    covariates: npt.NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.series)
+
+    def rows(self, rows: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> "Columns":
+        """Return some of the rows, of the same series."""
+        beside = None if self.covariates is None else self.covariates[rows]
+        parts = (self.series[rows], self.time_us[rows], self.values[rows])
+        return Columns(self.series_ids, *parts, self.covariate_names, beside)
+
+    def with_covariates(self, names: Sequence[str]) -> "Columns":
+        """Return the same rows with the covariates of these names: others go, those that were not given are NaN."""
+        if self.covariates is None or self.covariate_names == tuple(names):
+            return self
+        beside = np.full((len(self), len(names)), np.nan)
+        for k, name in enumerate(names):
+            if name in self.covariate_names:
+                beside[:, k] = self.covariates[:, self.covariate_names.index(name)]
+        rest = (self.series_ids, self.series, self.time_us, self.values)
+        return Columns(*rest, tuple(names), beside) if names else Columns(*rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """Static covariates, which hold for their series from here on, in place of all that they had before.
+
+    Args:
+        series_ids: S different ones.
+        numbers: of each series by name.
+        categories: of each series by name.
+    """
+
+    series_ids: tuple[str, ...]
+    numbers: tuple[dict[str, float], ...]
+    categories: tuple[dict[str, str], ...]
+
+    def __len__(self) -> int:
+        return len(self.series_ids)
+
+    def of(self, wanted: Iterable[int]) -> "Attributes":
+        """Return those at some positions."""
+        at = list(wanted)
+        parts: tuple[Sequence[object], ...] = (self.series_ids, self.numbers, self.categories)
+        return Attributes(*(tuple(part[i] for i in at) for part in parts))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +93,7 @@ class Deletion:
     series_id: str
 
 
-Record = Columns | Deletion
+Record = Columns | Attributes | Deletion
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +127,9 @@ def encode(record: Record) -> bytes:
     """Return a record as bytes: checksum, header, ids joined by NUL, then the columns, little-endian."""
     if isinstance(record, Deletion):
         return _with_header(_DELETED, 1, 0, record.series_id.encode(), b"")
+    if isinstance(record, Attributes):
+        named = json.dumps([record.series_ids, record.numbers, record.categories]).encode()
+        return _with_header(_ATTRIBUTES, len(record), 0, named, b"")
     columns = b"".join(
         (
             record.series.astype("<i4", copy=False).tobytes(),
@@ -88,7 +138,12 @@ def encode(record: Record) -> bytes:
         )
     )
     ids = "\0".join(record.series_ids).encode()
-    return _with_header(_OBSERVED, len(record.series_ids), len(record), ids, columns)
+    if record.covariates is None:
+        return _with_header(_OBSERVED, len(record.series_ids), len(record), ids, columns)
+    names = json.dumps(record.covariate_names).encode()
+    beside = record.covariates.astype("<f8", copy=False).tobytes()
+    columns += _COUNTS.pack(len(record.covariate_names), len(names)) + names + beside
+    return _with_header(_COVARIATES, len(record.series_ids), len(record), ids, columns)
 
 
 def decode(payload: bytes) -> Record:
@@ -102,16 +157,33 @@ def decode(payload: bytes) -> Record:
     ids = body[:id_bytes].decode()
     if kind == _DELETED:
         return Deletion(ids)
+    if kind == _ATTRIBUTES:
+        named, numbers, categories = json.loads(ids)
+        return Attributes(tuple(named), tuple(numbers), tuple(categories))
     names = tuple(ids.split("\0")) if series else ()
-    if kind != _OBSERVED or len(names) != series or len(body) != id_bytes + 20 * rows:
+    end = id_bytes + 20 * rows
+    fits = len(body) == end if kind == _OBSERVED else kind == _COVARIATES and len(body) >= end + _COUNTS.size
+    if len(names) != series or not fits:
         raise ValueError("its parts do not fit together")
+    beside = _decode_covariates(body[end:], rows) if kind == _COVARIATES else ((), None)
     at = [id_bytes, id_bytes + 4 * rows, id_bytes + 12 * rows]
     return Columns(
         names,
         np.frombuffer(body, "<i4", rows, at[0]),
         np.frombuffer(body, "<i8", rows, at[1]),
         np.frombuffer(body, "<f8", rows, at[2]),
+        *beside,
     )
+
+
+def _decode_covariates(tail: bytes, rows: int) -> tuple[tuple[str, ...], npt.NDArray[np.float64]]:
+    """Return the names and the values [N, C] of the covariates behind a record's columns."""
+    count, name_bytes = _COUNTS.unpack_from(tail)
+    start = _COUNTS.size + name_bytes
+    if len(tail) != start + 8 * rows * count:
+        raise ValueError("its parts do not fit together")
+    names = tuple(json.loads(tail[_COUNTS.size : start]))
+    return names, np.frombuffer(tail, "<f8", rows * count, start).reshape(rows, count)
 
 
 def _with_header(kind: int, series: int, rows: int, ids: bytes, columns: bytes) -> bytes:
@@ -141,6 +213,7 @@ def find(
     for record in newest_first:
         if isinstance(record, Deletion):
             codes.pop(record.series_id, None)
+        if not isinstance(record, Columns):
             continue
         code = np.array([codes.get(name, -1) for name in record.series_ids], dtype=np.int64)[record.series]
         at = np.searchsorted(times, record.time_us).clip(max=len(times) - 1)

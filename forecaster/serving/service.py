@@ -1,26 +1,24 @@
 """The gRPC servicers: validate, hand to the batcher, answer. Nothing is computed here."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from forecaster.config import DurabilityName
 from forecaster.errors import ForecasterError, InvalidArgumentError
 from forecaster.serving.backend import Backend
+from forecaster.serving.forecast_messages import forecast_work, to_failures, to_forecasts
 from forecaster.serving.handlers import Context, abort, unary, until
 from forecaster.serving.messages import (
     Violations,
     check_series_id,
-    forecast_work,
+    from_attributes,
     from_columns,
     from_rows,
     to_duration,
-    to_failures,
-    to_forecasts,
     to_rejections,
     to_timestamp,
 )
-from forecaster.serving.records import Columns
-from forecaster.serving.work import Forecasts, Observed, SeriesInfo
+from forecaster.serving.work import Forecasts, ObserveWork, SeriesInfo
 from forecaster.v1 import forecast_service_pb2 as api
 from forecaster.v1 import forecast_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc, observation_pb2
 
@@ -47,9 +45,14 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
             raise InvalidArgumentError("give observations or columns, not both")
         packed = request.HasField("columns")
         rows = len(request.columns.values) if packed else len(request.observations)
-        self._check_size(rows, "columns" if packed else "observations")
-        columns = from_columns(request.columns) if packed else from_rows(request.observations)
-        observed = await self._observe(columns)
+        self._check_size(rows, "columns" if packed else "observations", request.attributes)
+        spec = self._backend.bundle.model.covariates
+        columns = (
+            from_columns(request.columns, spec.dynamic) if packed else from_rows(request.observations, spec.dynamic)
+        )
+        # Not begun, it is dropped whole if the caller goes away; begun, it is done whole, and a retry finds duplicates.
+        work = ObserveWork(columns, from_attributes(request.attributes, spec))
+        observed = await self._backend.batcher.observe(work)
         return api.ObserveResponse(
             outcomes=observed.outcomes.tolist(),
             rejections=to_rejections(observed.errors),
@@ -84,12 +87,14 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
 
     async def _stream_step(self, request: api.StreamForecastsRequest) -> api.StreamForecastsResponse:
         self._backend.check_model(request.model)
-        self._check_size(len(request.observations), "observations")
-        columns = from_rows(request.observations)
+        self._check_size(len(request.observations), "observations", request.attributes)
+        spec = self._backend.bundle.model.covariates
+        columns = from_rows(request.observations, spec.dynamic)
+        attributes = from_attributes(request.attributes, spec)
         work = None
         if request.HasField("options"):
             work = forecast_work(columns.series_ids, request.options, self._backend.bundle)
-        observed = await self._observe(columns)
+        observed = await self._backend.batcher.observe(ObserveWork(columns, attributes))
         response = api.StreamForecastsResponse(
             sequence=request.sequence,
             outcomes=observed.outcomes.tolist(),
@@ -138,20 +143,15 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
         check_series_id(series_id, "series_id", violations)
         violations.raise_if_any()
 
-    def _check_size(self, rows: int, field: str) -> None:
+    def _check_size(self, rows: int, field: str, attributes: Sequence[object] = ()) -> None:
         limit = self._backend.config.max_request_observations
-        if rows > limit:
-            violations = Violations()
-            violations.add(field, f"{rows} in one request, {limit} are allowed: split it")
-            violations.raise_if_any()
-        if rows == 0:
-            violations = Violations()
+        violations = Violations()
+        for name, count in ((field, rows), ("attributes", len(attributes))):
+            if count > limit:
+                violations.add(name, f"{count} in one request, {limit} are allowed: split it")
+        if rows == 0 and not attributes:
             violations.add(field, "it is empty")
-            violations.raise_if_any()
-
-    async def _observe(self, columns: Columns) -> Observed:
-        # Not begun, it is dropped whole if the caller goes away; begun, it is done whole, and a retry finds duplicates.
-        return await self._backend.batcher.observe(columns)
+        violations.raise_if_any()
 
     def _model(self) -> tuple[str, str]:
         registered = self._backend.registered
@@ -196,7 +196,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
 
     def _describe(self) -> model_service_pb2.Model:
         registered, bundle = self._backend.registered, self._backend.bundle
-        config = bundle.model.config
+        config, spec = bundle.model.config, bundle.model.covariates
         return model_service_pb2.Model(
             name=registered.name,
             version=registered.version,
@@ -210,6 +210,13 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
             min_history=config.min_history or 1,
             max_gap=bundle.max_gap_steps,
             state_bytes=bundle.model.state_spec.num_bytes,
+            past_covariates=[one.name for one in spec.past],
+            future_covariates=[one.name for one in spec.future],
+            static_covariates=[one.name for one in spec.static],
+            static_categories=[one.name for one in spec.categories],
+            decoder=config.decoder,
+            head=config.head,
+            end_of_sequence=config.end_of_sequence,
         )
 
 

@@ -59,9 +59,9 @@ class Slab:
         return self._tensors[name][slots, index]
 
     def scatter(self, slots: Tensor, state: State) -> None:
-        """Put `state` [N, ...] into `slots`, int64 [N], all different."""
-        for name, tensor in self._tensors.items():
-            tensor.index_copy_(0, slots, state[name])
+        """Put `state` [N, ...], or some tensors of it, into `slots`, int64 [N], all different."""
+        for name, tensor in state.items():
+            self._tensors[name].index_copy_(0, slots, tensor)
 
     def _grow(self, needed: int) -> None:
         block = max(_BLOCK, self._capacity // 4, needed)

@@ -37,11 +37,13 @@ class SeriesStore:
         self._slab = Slab(self._spec)
         self._slots: dict[str, int] = {}
         self._sorted: list[str] | None = []
-        # By slot: time of the last step, steps seen, steps with a value, when it last advanced here.
+        # By slot: time of the last step, steps seen, steps with a value, when it last advanced here, and the digest of
+        # its static covariates, 0 if it has none or they are from before this process.
         self.clock_us = np.zeros(0, dtype=np.int64)
         self.position = np.zeros(0, dtype=np.int64)
         self.observed_count = np.zeros(0, dtype=np.int64)
         self.touched_seconds = np.zeros(0, dtype=np.float64)
+        self.static_digest = np.zeros(0, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -55,7 +57,8 @@ class SeriesStore:
         slots = self._slab.allocate(len(series_ids))
         self._fit_mirrors()
         self._slots.update(zip(series_ids, slots, strict=True))
-        for mirror in (self.clock_us, self.position, self.observed_count, self.touched_seconds):
+        mirrors = (self.clock_us, self.position, self.observed_count, self.touched_seconds, self.static_digest)
+        for mirror in mirrors:
             mirror[slots] = 0
         self._sorted = None
         return slots
@@ -84,6 +87,11 @@ class SeriesStore:
         self.position[at] = state["position"].cpu().numpy()
         self.observed_count[at] = state["observed_count"].cpu().numpy()
         self.touched_seconds[at] = time.monotonic()
+
+    def set_static(self, slots: Sequence[int], static: State, digests: Sequence[int]) -> None:
+        """Put the tensors of static covariates into `slots`, all different; nothing else of the states changes."""
+        self._slab.scatter(torch.as_tensor(slots, dtype=torch.int64), static)
+        self.static_digest[np.asarray(slots)] = digests
 
     def save_snapshots(self, journal: Journal) -> int:
         """Write every series' state as of the journal's last record; return how many."""
@@ -156,3 +164,4 @@ class SeriesStore:
             self.position = np.pad(self.position, grow)
             self.observed_count = np.pad(self.observed_count, grow)
             self.touched_seconds = np.pad(self.touched_seconds, grow)
+            self.static_digest = np.pad(self.static_digest, grow)

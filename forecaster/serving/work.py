@@ -1,8 +1,9 @@
 """What the engine is asked and what it answers.
 
-Knows nothing of messages, states or journals. Observations are asked as `records.Columns`.
+Knows nothing of messages, states or journals.
 
-Shapes: R rows, N series, D horizon steps, W wanted quantile levels.
+Shapes: R rows, N series, D horizon steps, W wanted quantile levels, P paths, M series with a future, L steps of it,
+F known-future covariates.
 """
 
 from dataclasses import dataclass
@@ -11,24 +12,111 @@ import numpy as np
 import numpy.typing as npt
 
 from forecaster.errors import ForecasterError
-from forecaster.serving.records import IntArray
+from forecaster.serving.records import Attributes, Columns, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class ObserveWork:
+    """One request's observations, and the static covariates that hold from before them on."""
+
+    columns: Columns
+    attributes: Attributes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """The answer to one request: an outcome for each row, and why rows were refused, by row."""
+    """The answer to one request: an outcome for each row, and why rows were refused, by row.
+
+    Args:
+        outcomes: uint8 [R].
+        errors: by row.
+        refused: why nothing of the whole request was applied; None if that is not so.
+    """
 
     outcomes: npt.NDArray[np.uint8]
     errors: dict[int, ForecasterError]
+    refused: ForecasterError | None = None
+
+    @classmethod
+    def nothing(cls, why: ForecasterError) -> "Observed":
+        """Return the answer to a request that was refused whole."""
+        return cls(np.zeros(0, dtype=np.uint8), {}, why)
+
+
+@dataclass(frozen=True, slots=True)
+class Futures:
+    """Known-future covariates of some of a request's series.
+
+    Args:
+        series: positions among the request's series, all different, int64 [M].
+        timed: whether the first value has a time, or else belongs to the first step ahead, bool [M].
+        first_us: that time, int64 [M].
+        values: NaN where missing, float64 [M, L, F].
+    """
+
+    series: IntArray
+    timed: npt.NDArray[np.bool_]
+    first_us: IntArray
+    values: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Paths to draw."""
+
+    paths: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Most probable paths to search for; see `forecaster.model.beam`."""
+
+    paths: int
+    width: int
+    length_power: float
 
 
 @dataclass(frozen=True, slots=True)
 class ForecastWork:
-    """One request for forecasts: the series, the steps ahead, the quantile levels."""
+    """One request for forecasts.
+
+    Args:
+        series_ids: N of them.
+        horizon: steps ahead.
+        levels: of the quantiles.
+        futures: what is known of the steps ahead; later ones go before earlier ones.
+        drawing: which paths are wanted, if any.
+    """
 
     series_ids: tuple[str, ...]
     horizon: int
     levels: tuple[float, ...]
+    futures: tuple[Futures, ...] = ()
+    drawing: Sampling | Search | None = None
+
+    @property
+    def weight(self) -> int:
+        """About how many series without paths would be as much work."""
+        if self.drawing is None:
+            return len(self.series_ids)
+        each = self.drawing.width if isinstance(self.drawing, Search) else self.drawing.paths
+        return len(self.series_ids) * each
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Paths of N series.
+
+    Args:
+        values: float64 [N, P, D].
+        lengths: int64 [N, P]; a path's values behind its length mean nothing.
+        log_probabilities: float64 [N, P], -inf for a path that there is not; None for samples.
+    """
+
+    values: npt.NDArray[np.float64]
+    lengths: IntArray
+    log_probabilities: npt.NDArray[np.float64] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +128,9 @@ class Forecasts:
         origin_us: int64 [N].
         median: float64 [N, D].
         quantiles: float64 [N, D, W].
+        failures: why, by series.
+        ended: the probability that the series has ended before a step, float64 [N, D]; None if series do not end.
+        drawn: the paths, if they were asked for.
     """
 
     series_ids: tuple[str, ...]
@@ -47,6 +138,8 @@ class Forecasts:
     median: npt.NDArray[np.float64]
     quantiles: npt.NDArray[np.float64]
     failures: dict[str, ForecasterError]
+    ended: npt.NDArray[np.float64] | None = None
+    drawn: Drawn | None = None
 
 
 @dataclass(frozen=True, slots=True)

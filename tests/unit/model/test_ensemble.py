@@ -15,7 +15,7 @@ from forecaster.model.state import State
 from forecaster.serving.engine import Engine
 from forecaster.serving.journal import SqliteJournal
 from forecaster.serving.records import Columns
-from forecaster.serving.work import ForecastWork
+from forecaster.serving.work import ForecastWork, ObserveWork
 
 HOUR_US = 3_600_000_000
 
@@ -93,6 +93,6 @@ def test_it_is_saved_loaded_and_served(tmp_path: pathlib.Path) -> None:
         with SqliteJournal(tmp_path / "journal.db") as journal:
             engine = Engine(loaded, journal, max_series=3)
             engine.recover()
-            engine.observe([columns])
+            engine.observe([ObserveWork(columns)])
             answer = engine.forecast([ForecastWork(("a",), 5, loaded.model.config.quantile_levels)])[0]
             np.testing.assert_allclose(answer.quantiles[0], expected, rtol=1e-4, atol=1e-5)

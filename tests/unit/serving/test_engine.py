@@ -20,7 +20,7 @@ from forecaster.model.seq2seq import Seq2Seq
 from forecaster.serving.engine import Engine
 from forecaster.serving.journal import SqliteJournal, VolatileJournal
 from forecaster.serving.records import Columns, Record, Snapshot
-from forecaster.serving.work import ForecastWork
+from forecaster.serving.work import ForecastWork, ObserveWork
 
 HOUR_US = 3_600_000_000
 GAP = 20
@@ -45,14 +45,16 @@ def make_bundle(seed: int = 3, cell: str = "gru", min_history: int = 1) -> Bundl
 BUNDLE = make_bundle()
 
 
-def columns(rows: Sequence[tuple[str, int, float]]) -> Columns:
+def columns(rows: Sequence[tuple[str, int, float]]) -> ObserveWork:
     """Rows of (series, hour, value)."""
     ids = tuple(dict.fromkeys(row[0] for row in rows))
-    return Columns(
-        ids,
-        np.array([ids.index(row[0]) for row in rows], dtype=np.int32),
-        np.array([row[1] * HOUR_US for row in rows], dtype=np.int64),
-        np.array([row[2] for row in rows], dtype=np.float64),
+    return ObserveWork(
+        Columns(
+            ids,
+            np.array([ids.index(row[0]) for row in rows], dtype=np.int32),
+            np.array([row[1] * HOUR_US for row in rows], dtype=np.int64),
+            np.array([row[2] for row in rows], dtype=np.float64),
+        )
     )
 
 
@@ -266,10 +268,10 @@ class FailingJournal(VolatileJournal):
 
     full = False
 
-    def append(self, record: Record) -> int:
+    def append(self, *records: Record) -> int:
         if self.full:
             raise StorageError("the disk is full")
-        return super().append(record)
+        return super().append(*records)
 
 
 def test_what_the_journal_refuses_is_not_applied() -> None:

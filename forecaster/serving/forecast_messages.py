@@ -1,0 +1,196 @@
+"""Between the API's messages and the engine's forecasts: what is asked for, checked whole, and what is answered.
+
+Shapes: N series, D horizon steps, L steps of a future, F known-future covariates.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from forecaster.errors import UnsupportedError
+from forecaster.model.bundle import Bundle
+from forecaster.model.ensemble import Ensemble
+from forecaster.serving.messages import (
+    Violations,
+    check_series_id,
+    covariate_columns,
+    time_us,
+    to_duration,
+    to_timestamp,
+)
+from forecaster.serving.status import status_code
+from forecaster.serving.work import Drawn, Forecasts, ForecastWork, Futures, Sampling, Search
+from forecaster.v1 import forecast_pb2
+
+MAX_FORECAST_VALUES = 4_194_304  # of one request: series × steps × (quantiles + 1 + paths, or beams at a step)
+MAX_PATHS = 1000
+MAX_LENGTH_POWER = 10.0
+
+
+def forecast_work(series_ids: Iterable[str], options: forecast_pb2.ForecastOptions, bundle: Bundle) -> ForecastWork:
+    """Return what to forecast.
+
+    Raises InvalidArgumentError naming the wrong fields, and UnsupportedError for what needs another model.
+    """
+    violations = Violations()
+    config = bundle.model.config
+    ids = tuple(series_ids)
+    if not ids:
+        violations.add("series_ids", "name at least one series")
+    for i, series_id in enumerate(ids):
+        check_series_id(series_id, f"series_ids[{i}]", violations)
+    if len(set(ids)) != len(ids):
+        violations.add("series_ids", "an id stands twice")
+    horizon = options.horizon or config.horizon
+    if horizon > config.horizon:
+        violations.add("options.horizon", f"{horizon} is beyond the model's horizon, 1 to {config.horizon} steps")
+    levels = _levels(options, config.quantile_levels, violations)
+    drawing = _drawing(options, violations)
+    each = 0 if drawing is None else drawing.width if isinstance(drawing, Search) else drawing.paths
+    wanted = len(ids) * horizon * (1 + len(levels) + each)
+    if wanted > MAX_FORECAST_VALUES:
+        violations.add("series_ids", f"{wanted} values in one answer, {MAX_FORECAST_VALUES} are allowed: split it")
+    violations.raise_if_any()
+    futures = tuple(_futures(options, ids, horizon, bundle))
+    _check_supported(drawing, bundle)
+    return ForecastWork(ids, horizon, levels, futures, drawing)
+
+
+def _levels(
+    options: forecast_pb2.ForecastOptions, trained: Sequence[float], violations: Violations
+) -> tuple[float, ...]:
+    levels = tuple(options.quantile_levels) or tuple(trained)
+    if not all(trained[0] <= level <= trained[-1] for level in levels):
+        allowed = f"{trained[0]} to {trained[-1]}"
+        violations.add("options.quantile_levels", f"{list(levels)} leaves the trained range, {allowed}")
+    elif any(b <= a for a, b in itertools.pairwise(levels)):
+        violations.add("options.quantile_levels", f"{list(levels)} does not ascend")
+    return levels
+
+
+def _drawing(options: forecast_pb2.ForecastOptions, violations: Violations) -> Sampling | Search | None:
+    for name in ("paths", "beams", "beam_width"):
+        if getattr(options, name) > MAX_PATHS:
+            violations.add(f"options.{name}", f"{getattr(options, name)} is not 0 to {MAX_PATHS}")
+    if options.paths and options.beams:
+        violations.add("options.beams", "ask for paths or for beams, not for both")
+    if not 0 <= options.length_power <= MAX_LENGTH_POWER:
+        violations.add("options.length_power", f"{options.length_power} is not 0 to {MAX_LENGTH_POWER:g}")
+    if options.paths:
+        return Sampling(options.paths, options.seed)
+    if not options.beams:
+        return None
+    width = options.beam_width or min(4 * options.beams, MAX_PATHS)
+    if width < options.beams:
+        violations.add("options.beam_width", f"{width} is less than the {options.beams} beams asked for")
+    return Search(options.beams, width, options.length_power)
+
+
+def _check_supported(drawing: Sampling | Search | None, bundle: Bundle) -> None:
+    """Raise what the model would, before anything of the request is applied."""
+    config = bundle.model.config
+    if drawing is not None and config.decoder != "recurrent":
+        raise UnsupportedError("this model forecasts each step for itself: paths need model.decoder=recurrent")
+    if isinstance(drawing, Search) and config.head != "categorical":
+        raise UnsupportedError("beam search needs model.decoder=recurrent and model.head=categorical")
+    if isinstance(drawing, Search) and isinstance(bundle.model, Ensemble):
+        raise UnsupportedError("beam search needs a single network: this model is an ensemble")
+
+
+def _futures(
+    options: forecast_pb2.ForecastOptions, ids: Sequence[str], horizon: int, bundle: Bundle
+) -> Iterator[Futures]:
+    """Yield what is known of the steps ahead: of all series first, then of each one's own."""
+    violations = Violations()
+    known = [one.name for one in bundle.model.covariates.future]
+    position = {series_id: i for i, series_id in enumerate(ids)} | {"": -1}
+    rows: list[tuple[int, bool, int, np.ndarray]] = []
+    for k, message in enumerate(options.future_covariates):
+        where = f"options.future_covariates[{k}]"
+        if message.series_id not in position:
+            violations.add(f"{where}.series_id", f"{message.series_id!r} is not among the series asked for, or twice")
+        timed = message.HasField("first_time")
+        first_us = time_us(message.first_time, f"{where}.first_time", violations) if timed else 0
+        names, values = covariate_columns(message.covariates, known, "known-future covariate", where, violations)
+        if values is not None and len(values) > horizon and not timed:
+            violations.add(f"{where}.covariates", f"{len(values)} steps, and a horizon of {horizon}")
+        if len(violations) == 0 and values is not None:
+            ordered = np.full((len(values), len(known)), math.nan)
+            ordered[:, [known.index(name) for name in names]] = values
+            rows.append((position[message.series_id], timed, first_us, ordered))
+        position.pop(message.series_id, None)
+    violations.raise_if_any()
+    common = [row for row in rows if row[0] < 0]
+    own = [row for row in rows if row[0] >= 0]
+    for _, timed, first_us, values in common:
+        n = len(ids)
+        every = np.broadcast_to(values, (n, *values.shape))
+        yield Futures(np.arange(n), np.full(n, timed), np.full(n, first_us), every)
+    if own:
+        longest = max(len(values) for *_, values in own)
+        stacked = np.full((len(own), longest, len(known)), math.nan)
+        for k, (*_, values) in enumerate(own):
+            stacked[k, : len(values)] = values
+        series, timed_rows, first = (np.array([row[field] for row in own]) for field in range(3))
+        yield Futures(series, timed_rows, first, stacked)
+
+
+def to_forecasts(
+    answer: Forecasts, levels: Sequence[float], step_us: int, model: tuple[str, str]
+) -> list[forecast_pb2.SeriesForecast]:
+    """Return the engine's forecasts as messages; `model` is its name and version."""
+    step = to_duration(step_us)
+    name, version = model
+    lengths = _lengths(answer)
+    messages = []
+    for i, series_id in enumerate(answer.series_ids):
+        by_level = answer.quantiles[i, : lengths[i]].T
+        paths = [forecast_pb2.QuantilePath(level=level, values=by_level[k].tolist()) for k, level in enumerate(levels)]
+        messages.append(
+            forecast_pb2.SeriesForecast(
+                series_id=series_id,
+                origin_time=to_timestamp(int(answer.origin_us[i])),
+                step=step,
+                values=answer.median[i, : lengths[i]].tolist(),
+                quantiles=paths,
+                model_name=name,
+                model_version=version,
+                end_probabilities=None if answer.ended is None else answer.ended[i].tolist(),
+                paths=None if answer.drawn is None else _paths(answer.drawn, i),
+            )
+        )
+    return messages
+
+
+def _lengths(answer: Forecasts) -> list[int]:
+    """Return how many steps of each series are shown: those before it has more likely ended than not, one at least."""
+    n, horizon = answer.median.shape
+    if answer.ended is None:
+        return [horizon] * n
+    over = answer.ended > 0.5
+    first = np.where(over.any(axis=1), over.argmax(axis=1), horizon)
+    return np.maximum(first, 1).tolist()  # type: ignore[no-any-return]
+
+
+def _paths(drawn: Drawn, i: int) -> list[forecast_pb2.Path]:
+    """Return the paths of one series."""
+    values, lengths = drawn.values[i], drawn.lengths[i].tolist()
+    if drawn.log_probabilities is None:
+        return [forecast_pb2.Path(values=path[:n].tolist()) for path, n in zip(values, lengths, strict=True)]
+    return [
+        forecast_pb2.Path(values=path[:n].tolist(), log_probability=log)
+        for path, n, log in zip(values, lengths, drawn.log_probabilities[i].tolist(), strict=True)
+        if log > -math.inf
+    ]
+
+
+def to_failures(answer: Forecasts) -> list[forecast_pb2.ForecastFailure]:
+    """Return why series have no forecast."""
+    return [
+        forecast_pb2.ForecastFailure(
+            series_id=series_id, code=status_code(error).value[0], reason=error.reason, message=str(error)
+        )
+        for series_id, error in answer.failures.items()
+    ]

@@ -1,0 +1,232 @@
+"""Forecasts of a micro-batch of requests: the quantiles of all of them together, paths by group of like requests.
+
+Reads states and changes none of them. Knows nothing of messages or journals.
+
+Shapes: N series, R rows to decode (a series without and with each of its futures), D horizon steps, Q quantiles,
+F known-future covariates, P paths, M and L as in `work`.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from forecaster.errors import ForecasterError, InvalidArgumentError, SeriesNotFoundError, TooLittleHistoryError
+from forecaster.model.ensemble import Model
+from forecaster.model.quantiles import interpolate_quantiles
+from forecaster.model.sampling import Paths
+from forecaster.model.seq2seq import Prediction
+from forecaster.serving.store import SeriesStore
+from forecaster.serving.work import Drawn, Forecasts, ForecastWork, Futures, Sampling, Search
+
+_DECODE_CELLS = 262_144  # series × steps of one decode
+_SEARCH_CELLS = 2_097_152  # series × beams × continuations of one beam search
+_DRAW_CELLS = 4_194_304  # series × paths × steps of one drawing
+
+
+@dataclass(slots=True)
+class _Asked:
+    """One request: the series that can be forecast, and their futures, float64 [N, D, F]."""
+
+    work: ForecastWork
+    failed: dict[str, ForecasterError]
+    series_ids: tuple[str, ...]
+    slots: list[int]
+    future: Tensor | None
+
+
+def no_series(series_ids: Sequence[str]) -> SeriesNotFoundError:
+    """Return the error that names series which do not exist."""
+    return SeriesNotFoundError(f"no series {', '.join(map(repr, series_ids))}: observe it first", series_ids)
+
+
+def forecast(model: Model, store: SeriesStore, requests: Sequence[ForecastWork]) -> list[Forecasts]:
+    """Forecast a micro-batch of requests together."""
+    trained = model.config.quantile_levels
+    with torch.inference_mode():
+        asked = [_ask(model, store, request) for request in requests]
+        predictions = _predict(model, store, asked)
+        drawn = _draw(model, store, asked)
+        return [
+            Forecasts(
+                one.series_ids,
+                store.clock_us[one.slots],
+                prediction.quantiles[..., trained.index(0.5)].numpy(),
+                interpolate_quantiles(prediction.quantiles, trained, one.work.levels).numpy(),
+                one.failed,
+                prediction.ended.numpy() if model.config.end_of_sequence else None,
+                drawn.get(at),
+            )
+            for at, (one, prediction) in enumerate(zip(asked, predictions, strict=True))
+        ]
+
+
+def series_seed(seed: int, series_id: str) -> int:
+    """Return the seed of a series' paths: it depends on the request's seed and the series alone."""
+    key = seed.to_bytes(8, "little", signed=True)
+    return int.from_bytes(hashlib.blake2b(series_id.encode(), digest_size=8, key=key).digest(), "little", signed=True)
+
+
+def _ask(model: Model, store: SeriesStore, work: ForecastWork) -> _Asked:
+    needed = model.config.min_history or 1
+    failed: dict[str, ForecasterError] = {}
+    slots = []
+    for series_id in work.series_ids:
+        slot = store.slot(series_id)
+        slots.append(slot)
+        if slot < 0:
+            failed[series_id] = no_series([series_id])
+        elif store.observed_count[slot] < needed:
+            failed[series_id] = TooLittleHistoryError(
+                f"series {series_id!r} has {store.observed_count[slot]} values; a forecast needs {needed}"
+            )
+    future = None
+    if work.futures:
+        clocks = store.clock_us[slots]
+        future, off_grid = _ahead(work, clocks, model.step_us, len(model.covariates.future))
+        for series_id in (work.series_ids[at] for at in np.flatnonzero(off_grid)):
+            failed.setdefault(series_id, InvalidArgumentError(f"a future covariate is off the grid of {series_id!r}"))
+    kept = [at for at, series_id in enumerate(work.series_ids) if series_id not in failed]
+    return _Asked(
+        work,
+        failed,
+        tuple(work.series_ids[at] for at in kept),
+        [slots[at] for at in kept],
+        None if future is None else torch.from_numpy(future[kept]),
+    )
+
+
+def _ahead(
+    work: ForecastWork, clocks: npt.NDArray[np.int64], step_us: int, size: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Return known-future covariates step by step ahead of the clocks, [N, D, F], and whose times are off the grid."""
+    ahead = np.full((len(work.series_ids), work.horizon, size), np.nan)
+    off_grid = np.zeros(len(work.series_ids), dtype=bool)
+    for futures in work.futures:
+        since, rest = np.divmod(clocks[futures.series] + step_us - futures.first_us, step_us)
+        off_grid[futures.series] |= futures.timed & (rest != 0)
+        ahead[futures.series] = _laid_over(ahead[futures.series], futures, np.where(futures.timed, since, 0))
+    return ahead, off_grid
+
+
+def _laid_over(
+    ahead: npt.NDArray[np.float64], futures: Futures, first: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Return [M, D, F] with the futures' values over it; `first` is what of them is at the first step, int64 [M]."""
+    given = futures.values.shape[1]
+    if given == 0:
+        return ahead
+    index = first[:, None] + np.arange(ahead.shape[1])  # [M, D]
+    values = futures.values[np.arange(len(first))[:, None], index.clip(0, given - 1)]
+    known = ((index >= 0) & (index < given))[..., None] & np.isfinite(values)
+    return np.where(known, values, ahead)
+
+
+def _predict(model: Model, store: SeriesStore, asked: Sequence[_Asked]) -> list[Prediction]:
+    """Return each request's prediction, [N, D, …]; a series that several want without a future is decoded once."""
+    plain = sorted({slot for one in asked if one.future is None for slot in one.slots})
+    slots, places = list(plain), []
+    for one in asked:
+        if one.future is None:
+            places.append(np.searchsorted(plain, one.slots))
+        else:
+            places.append(np.arange(len(slots), len(slots) + len(one.slots)))
+            slots += one.slots
+    horizon = max(one.work.horizon for one in asked)
+    future = None
+    if len(slots) > len(plain):
+        future = torch.full((len(slots), horizon, len(model.covariates.future)), torch.nan, dtype=torch.float64)
+        for one, place in zip(asked, places, strict=True):
+            if one.future is not None:
+                future[torch.from_numpy(place), : one.work.horizon] = one.future
+    whole = _decoded(model, store, slots, horizon, future)
+    return [
+        Prediction(*(part[torch.from_numpy(place), : one.work.horizon] for part in whole))
+        for one, place in zip(asked, places, strict=True)
+    ]
+
+
+def _decoded(model: Model, store: SeriesStore, slots: Sequence[int], horizon: int, future: Tensor | None) -> Prediction:
+    if not slots:
+        shape = (0, horizon)
+        return Prediction(torch.zeros((*shape, len(model.config.quantile_levels))), torch.zeros(shape))
+    at_once = max(_DECODE_CELLS // horizon, 1)
+    parts = [
+        model.predict(
+            store.gather(slots[low : low + at_once]), horizon, None if future is None else future[low : low + at_once]
+        )
+        for low in range(0, len(slots), at_once)
+    ]
+    return Prediction(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
+
+
+def _draw(model: Model, store: SeriesStore, asked: Sequence[_Asked]) -> dict[int, Drawn]:
+    """Return the paths of the requests that want some, by position."""
+    groups: dict[object, list[int]] = {}
+    for at, one in enumerate(asked):
+        drawing = one.work.drawing
+        if drawing is None or not one.slots:
+            continue
+        same = drawing.paths if isinstance(drawing, Sampling) else drawing  # seeds are a series' own
+        groups.setdefault((same, one.work.horizon, one.future is None), []).append(at)
+    drawn: dict[int, Drawn] = {}
+    for members in groups.values():
+        found = _draw_together(model, store, [asked[at] for at in members])
+        start = 0
+        for at in members:
+            rows = slice(start, start + len(asked[at].slots))
+            start = rows.stop
+            values, lengths, logs = (None if part is None else part[rows].numpy() for part in found)
+            assert values is not None
+            assert lengths is not None
+            drawn[at] = Drawn(values, lengths, logs)
+    return drawn
+
+
+def _draw_together(model: Model, store: SeriesStore, group: Sequence[_Asked]) -> Paths:
+    """Return the paths of all series of requests that differ in nothing but series, futures and seeds."""
+    horizon, drawing = group[0].work.horizon, group[0].work.drawing
+    assert drawing is not None
+    slots = [slot for one in group for slot in one.slots]
+    futures = [one.future for one in group if one.future is not None]
+    future = torch.cat(futures) if futures else None
+    seeds = torch.tensor([seed for one in group for seed in _seeds(one)], dtype=torch.int64)
+    if isinstance(drawing, Search):
+        at_once = _SEARCH_CELLS // (drawing.width * 2 * model.config.num_bins)
+    else:
+        at_once = _DRAW_CELLS // (drawing.paths * horizon)
+    parts = []
+    for low in range(0, len(slots), max(at_once, 1)):
+        rows = slice(low, low + max(at_once, 1))
+        state, ahead = store.gather(slots[rows]), None if future is None else future[rows]
+        if isinstance(drawing, Search):
+            paths, width, power = drawing.paths, drawing.width, drawing.length_power
+            parts.append(model.beam(state, horizon, paths=paths, width=width, length_power=power, future=ahead))
+        else:
+            parts.append(model.sample(state, horizon, drawing.paths, seeds[rows], ahead))
+    return _joined(parts)
+
+
+def _seeds(one: _Asked) -> list[int]:
+    drawing = one.work.drawing
+    return [series_seed(drawing.seed, name) for name in one.series_ids] if isinstance(drawing, Sampling) else []
+
+
+def _joined(parts: Sequence[Paths]) -> Paths:
+    """Return the paths of all parts; where a search found fewer than elsewhere, the others have a probability of 0."""
+    most = max(part.lengths.shape[1] for part in parts)
+    missing = [most - part.lengths.shape[1] for part in parts]
+    pad = torch.nn.functional.pad
+    logs = None
+    if parts[0].log_probabilities is not None:
+        found = [part.log_probabilities for part in parts if part.log_probabilities is not None]
+        logs = torch.cat([pad(x, (0, n), value=-torch.inf) for x, n in zip(found, missing, strict=True)])
+    return Paths(
+        torch.cat([pad(part.values, (0, 0, 0, n)) for part, n in zip(parts, missing, strict=True)]),
+        torch.cat([pad(part.lengths, (0, n)) for part, n in zip(parts, missing, strict=True)]),
+        logs,
+    )
