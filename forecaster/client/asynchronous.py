@@ -1,21 +1,24 @@
 """The asyncio client: the same calls, awaited."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import dataclasses
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import grpc
 import polars as pl
 
 from forecaster.client import calls
-from forecaster.client.calls import Call
+from forecaster.client.calls import Call, Wanted
 from forecaster.client.channel import OPTIONS
 from forecaster.client.closing import AsyncClosing
+from forecaster.client.covariates import has_more_columns
 from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo, StreamReply, empty_result
 from forecaster.client.retry import Attempts, RetryPolicy, StreamEnded
 from forecaster.errors import DeadlineError
 
 T = TypeVar("T")
+_MEDIAN = (0.5,)  # the only quantile that comes along with paths
 
 
 class AsyncForecastClient(AsyncClosing):
@@ -26,23 +29,57 @@ class AsyncForecastClient(AsyncClosing):
         self._retry = retry or RetryPolicy()
         self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
         self._stubs = calls.Stubs(self._channel)
+        self._model: ModelInfo | None = None
 
     async def observe(self, frame: pl.DataFrame) -> ObserveResult:
-        """Send observations, columns `unique_id`, `ds`, `y` (null is missing); safe to repeat."""
+        """Send observations; see `ForecastClient.observe`."""
         result = empty_result()
-        for call in calls.observe_calls(frame, self._name):
+        for call in calls.observe_calls(frame, self._name, await self._describe(has_more_columns(frame))):
             result = result + await self._run(call)
         return result
 
     async def forecast(
-        self, series_ids: Sequence[str], *, horizon: int | None = None, quantile_levels: Sequence[float] = ()
+        self,
+        series_ids: Sequence[str],
+        *,
+        horizon: int | None = None,
+        quantile_levels: Sequence[float] = (),
+        future: pl.DataFrame | None = None,
     ) -> pl.DataFrame:
-        """Return forecasts in long format: unique_id, ds, y_hat (the median), q0.1 … for each level."""
-        return await self._run(calls.forecast_call(series_ids, horizon, quantile_levels, self._name))
+        """Return forecasts in long format; see `ForecastClient.forecast`."""
+        return await self._forecast(series_ids, Wanted(horizon, quantile_levels, future))
+
+    async def paths(
+        self,
+        series_ids: Sequence[str],
+        count: int,
+        *,
+        horizon: int | None = None,
+        seed: int = 0,
+        future: pl.DataFrame | None = None,
+    ) -> pl.DataFrame:
+        """Return sampled paths in long format; see `ForecastClient.paths`."""
+        return await self._forecast(series_ids, Wanted(horizon, _MEDIAN, future, paths=count, seed=seed))
+
+    async def beams(
+        self,
+        series_ids: Sequence[str],
+        count: int,
+        *,
+        horizon: int | None = None,
+        width: int | None = None,
+        length_power: float = 0.0,
+        future: pl.DataFrame | None = None,
+    ) -> pl.DataFrame:
+        """Return the most probable paths; see `ForecastClient.beams`."""
+        wanted = Wanted(horizon, _MEDIAN, future, beams=count, width=width, length_power=length_power)
+        return await self._forecast(series_ids, wanted)
 
     def stream(self, *, horizon: int | None = None, quantile_levels: Sequence[float] = ()) -> "AsyncForecastStream":
         """Open a stream: each frame sent is answered by its outcome and fresh forecasts of its series."""
-        return AsyncForecastStream(self._stubs, self._retry, self._address, (horizon, quantile_levels, self._name))
+        return AsyncForecastStream(
+            self._stubs, self._retry, self._address, self._describe, Wanted(horizon, quantile_levels), self._name
+        )
 
     async def get_series(self, series_id: str) -> SeriesInfo:
         """Describe one series; raises SeriesNotFoundError."""
@@ -70,6 +107,16 @@ class AsyncForecastClient(AsyncClosing):
         """Close the channel."""
         await self._channel.close()
 
+    async def _describe(self, needed: bool) -> ModelInfo | None:
+        """Return what the model knows, asked once; None if it is not needed."""
+        if needed and self._model is None:
+            self._model = await self.get_model()
+        return self._model if needed else None
+
+    async def _forecast(self, series_ids: Sequence[str], wanted: Wanted) -> pl.DataFrame:
+        model = await self._describe(wanted.future is not None)
+        return await self._run(calls.forecast_call(series_ids, wanted, self._name, model))
+
     async def _run(self, call: Call[T]) -> T:
         attempts = Attempts(self._retry, self._address, gone_is_done=call.gone_is_done)
         while True:
@@ -91,16 +138,26 @@ class AsyncForecastStream(AsyncClosing):
         stubs: calls.Stubs,
         retry: RetryPolicy,
         address: str,
-        options: tuple[int | None, Sequence[float], str],
+        describe: Callable[[bool], Awaitable[ModelInfo | None]],
+        wanted: Wanted,
+        name: str,
     ) -> None:
-        self._stubs, self._retry, self._address, self._options = stubs, retry, address, options
+        self._stubs, self._retry, self._address = stubs, retry, address
+        self._describe, self._wanted, self._name = describe, wanted, name
         self._sequence = 0
         self._call: Any = None
 
-    async def send(self, frame: pl.DataFrame) -> StreamReply:
-        """Send one frame and return its answer; rows that the server refuses are in it."""
+    async def send(self, frame: pl.DataFrame, *, future: pl.DataFrame | None = None) -> StreamReply:
+        """Send one frame and return its answer; rows that the server refuses are in it.
+
+        Args:
+            frame: see `ForecastClient.observe`.
+            future: of the forecasts behind it; see `ForecastClient.forecast`.
+        """
         self._sequence += 1
-        request, parse = calls.stream_request(frame, self._sequence, *self._options)
+        model = await self._describe(future is not None or has_more_columns(frame))
+        wanted = dataclasses.replace(self._wanted, future=future)
+        request, parse = calls.stream_request(frame, self._sequence, wanted, self._name, model)
         attempts = Attempts(self._retry, self._address)
         while True:
             try:

@@ -12,6 +12,14 @@ from typing import Any, Generic, TypeVar
 
 import polars as pl
 
+from forecaster.client.covariates import (
+    covariate_columns,
+    future_covariates,
+    known_rows,
+    row_covariates,
+    series_attributes,
+    static_values,
+)
 from forecaster.client.results import (
     ModelInfo,
     ObserveResult,
@@ -20,11 +28,10 @@ from forecaster.client.results import (
     forecast_frame,
     model_info,
     observe_result,
+    path_frame,
     series_info,
     stream_reply,
 )
-from forecaster.config import DataConfig
-from forecaster.data.schema import canonical_frame
 from forecaster.errors import InvalidArgumentError
 from forecaster.v1 import forecast_pb2, forecast_service_pb2, model_service_pb2, observation_pb2
 from forecaster.v1.forecast_service_pb2_grpc import ForecastServiceStub
@@ -68,35 +75,78 @@ class Call(Generic[T]):
     gone_is_done: bool = False
 
 
-def observe_calls(frame: pl.DataFrame, model: str) -> Iterator[Call[ObserveResult]]:
-    """Yield the calls that send a frame, split where it is large; series stay in order."""
-    rows = canonical_frame(frame, DataConfig()).select("unique_id", "ds", "y")
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to forecast; see `ForecastClient.forecast`, `paths` and `beams`."""
+
+    horizon: int | None = None
+    quantile_levels: Sequence[float] = ()
+    future: pl.DataFrame | None = None
+    paths: int | None = None
+    seed: int = 0
+    beams: int | None = None
+    width: int | None = None
+    length_power: float = 0.0
+
+    def options(self, model: ModelInfo | None) -> forecast_pb2.ForecastOptions:
+        """Return the message; `model` says which known-future covariates there are."""
+        for name in ("horizon", "paths", "beams", "width"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value < 2**32:
+                raise InvalidArgumentError(f"{name}={value} is not allowed: use 1 or more, or leave it out")
+        if not -(2**63) <= self.seed < 2**63:
+            raise InvalidArgumentError(f"seed={self.seed} is not allowed: use a whole number of 64 bits")
+        return forecast_pb2.ForecastOptions(
+            horizon=self.horizon or 0,
+            quantile_levels=self.quantile_levels,
+            paths=self.paths or 0,
+            seed=self.seed,
+            beams=self.beams or 0,
+            beam_width=self.width or 0,
+            length_power=self.length_power,
+            future_covariates=future_covariates(self.future, model),
+        )
+
+
+def observe_calls(frame: pl.DataFrame, name: str, model: ModelInfo | None) -> Iterator[Call[ObserveResult]]:
+    """Yield the calls that send a frame, split where it is large; series stay in order.
+
+    Args:
+        frame: columns unique_id, ds, y and covariates.
+        name: of the model asked for.
+        model: says which covariates there are; None sends none.
+    """
+    rows = known_rows(frame, model)
+    static = static_values(rows, model)
     for part in rows.iter_slices(_ROWS_PER_REQUEST):
-        request = forecast_service_pb2.ObserveRequest(model=model, columns=_columns(part))
+        request = forecast_service_pb2.ObserveRequest(
+            model=name, columns=_columns(part, model), attributes=series_attributes(static, part, model)
+        )
         yield Call(lambda stubs: stubs.forecast.Observe, request, functools.partial(observe_result, part))
 
 
-def forecast_call(
-    series_ids: Sequence[str], horizon: int | None, quantile_levels: Sequence[float], model: str
-) -> Call[pl.DataFrame]:
-    """Return the call that forecasts series."""
-    request = forecast_service_pb2.ForecastRequest(
-        model=model, series_ids=series_ids, options=_options(horizon, quantile_levels)
-    )
-    return Call(lambda stubs: stubs.forecast.Forecast, request, lambda answer: forecast_frame(answer.forecasts))
+def forecast_call(series_ids: Sequence[str], wanted: Wanted, name: str, model: ModelInfo | None) -> Call[pl.DataFrame]:
+    """Return the call that forecasts series; its result are the paths, if some are wanted, or else the quantiles."""
+    request = forecast_service_pb2.ForecastRequest(model=name, series_ids=series_ids, options=wanted.options(model))
+    has_paths = wanted.paths is not None or wanted.beams is not None
+    parse = path_frame if has_paths else forecast_frame
+    return Call(lambda stubs: stubs.forecast.Forecast, request, lambda answer: parse(answer.forecasts))
 
 
 def stream_request(
-    frame: pl.DataFrame, sequence: int, horizon: int | None, quantile_levels: Sequence[float], model: str
+    frame: pl.DataFrame, sequence: int, wanted: Wanted, name: str, model: ModelInfo | None
 ) -> tuple[forecast_service_pb2.StreamForecastsRequest, Callable[[Any], StreamReply]]:
     """Return one message of a stream and how to read its answer."""
-    rows = canonical_frame(frame, DataConfig()).select("unique_id", "ds", "y")
+    rows = known_rows(frame, model)
     request = forecast_service_pb2.StreamForecastsRequest(
-        sequence=sequence, model=model, options=_options(horizon, quantile_levels)
+        sequence=sequence,
+        model=name,
+        options=wanted.options(model),
+        attributes=series_attributes(static_values(rows, model), rows, model),
     )
-    times = rows["ds"].dt.epoch("us").to_list()
-    for series_id, time_us, value in zip(rows["unique_id"].to_list(), times, rows["y"].to_list(), strict=True):
-        message = request.observations.add(series_id=series_id, value=value)
+    fields = (rows["unique_id"].to_list(), rows["ds"].dt.epoch("us").to_list(), rows["y"].to_list())
+    for series_id, time_us, value, beside in zip(*fields, row_covariates(rows, model), strict=True):
+        message = request.observations.add(series_id=series_id, value=value, covariates=beside)
         message.observation_time.FromMicroseconds(time_us)
     return request, functools.partial(stream_reply, rows)
 
@@ -129,7 +179,7 @@ def get_model_call(name: str) -> Call[ModelInfo]:
     return Call(lambda stubs: stubs.model.GetModel, request, lambda answer: model_info(answer.model))
 
 
-def _columns(rows: pl.DataFrame) -> observation_pb2.ObservationColumns:
+def _columns(rows: pl.DataFrame, model: ModelInfo | None) -> observation_pb2.ObservationColumns:
     ids = rows["unique_id"].unique(maintain_order=True)
     position = {series_id: i for i, series_id in enumerate(ids.to_list())}
     values = rows["y"]
@@ -139,10 +189,5 @@ def _columns(rows: pl.DataFrame) -> observation_pb2.ObservationColumns:
         observation_times_us=rows["ds"].dt.epoch("us").to_list(),
         values=values.fill_null(0.0).to_list(),
         missing_rows=values.is_null().arg_true().to_list(),
+        covariates=covariate_columns(rows, () if model is None else model.dynamic),
     )
-
-
-def _options(horizon: int | None, quantile_levels: Sequence[float]) -> forecast_pb2.ForecastOptions:
-    if horizon is not None and horizon < 1:
-        raise InvalidArgumentError(f"horizon={horizon} is not allowed: use 1 or more steps, or leave it out")
-    return forecast_pb2.ForecastOptions(horizon=horizon or 0, quantile_levels=quantile_levels)

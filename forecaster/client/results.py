@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from forecaster.errors import ForecasterError
@@ -87,7 +88,7 @@ class SeriesInfo:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """The served model."""
+    """The served model; a `recurrent` decoder can draw paths, with a `categorical` head it can search for them."""
 
     name: str
     version: str
@@ -100,6 +101,18 @@ class ModelInfo:
     min_history: int
     max_gap: int
     state_bytes: int
+    past_covariates: tuple[str, ...]
+    future_covariates: tuple[str, ...]
+    static_covariates: tuple[str, ...]
+    static_categories: tuple[str, ...]
+    decoder: str
+    head: str
+    end_of_sequence: bool
+
+    @property
+    def dynamic(self) -> tuple[str, ...]:
+        """The covariates that an observation may carry."""
+        return (*self.past_covariates, *self.future_covariates)
 
 
 def empty_result() -> ObserveResult:
@@ -137,21 +150,51 @@ def stream_reply(rows: pl.DataFrame, answer: forecast_service_pb2.StreamForecast
 
 
 def forecast_frame(messages: Sequence[forecast_pb2.SeriesForecast]) -> pl.DataFrame:
-    """Return forecasts in long format: unique_id, ds, y_hat (the median), and q0.1 … for each level."""
+    """Return forecasts in long format: unique_id, ds, y_hat (the median), and q0.1 … for each level.
+
+    Of series that end, only the steps before that are there; `p_ended` is the probability that it was before a step.
+    """
     if not messages:
         return pl.DataFrame(schema={"unique_id": pl.String, "ds": pl.Datetime("us", "UTC"), "y_hat": pl.Float64})
-    horizon = len(messages[0].values)
-    step_us = messages[0].step.ToMicroseconds()
-    origins = np.array([message.origin_time.ToMicroseconds() for message in messages])
-    times = origins[:, None] + step_us * np.arange(1, horizon + 1)
+    lengths = np.array([len(message.values) for message in messages])
     columns: dict[str, Any] = {
-        "unique_id": np.repeat(np.array([message.series_id for message in messages], dtype=object), horizon),
-        "ds": pl.Series(times.ravel(), dtype=pl.Int64).cast(pl.Datetime("us")).dt.replace_time_zone("UTC"),
+        "unique_id": np.repeat(np.array([message.series_id for message in messages], dtype=object), lengths),
+        "ds": _times(messages, lengths),
         "y_hat": np.concatenate([np.array(message.values) for message in messages]),
     }
     for k, path in enumerate(messages[0].quantiles):
         columns[f"q{path.level:g}"] = np.concatenate([np.array(message.quantiles[k].values) for message in messages])
+    if messages[0].end_probabilities:
+        ended = [np.array(message.end_probabilities)[:n] for message, n in zip(messages, lengths, strict=True)]
+        columns["p_ended"] = np.concatenate(ended)
     return pl.DataFrame(columns, schema_overrides={"unique_id": pl.String})
+
+
+def path_frame(messages: Sequence[forecast_pb2.SeriesForecast]) -> pl.DataFrame:
+    """Return paths in long format: unique_id, path (from 0), ds, y_hat; and log_probability of those searched for."""
+    owners = [message for message in messages for _ in message.paths]
+    paths = [path for message in messages for path in message.paths]
+    numbers = [number for message in messages for number in range(len(message.paths))]
+    lengths = np.array([len(path.values) for path in paths], dtype=np.int64)
+    columns: dict[str, Any] = {
+        "unique_id": np.repeat(np.array([message.series_id for message in owners], dtype=object), lengths),
+        "path": np.repeat(np.array(numbers, dtype=np.int64), lengths),
+        "ds": _times(owners, lengths),
+        "y_hat": np.concatenate([np.empty(0), *(np.array(path.values) for path in paths)]),
+    }
+    if paths and paths[0].HasField("log_probability"):
+        columns["log_probability"] = np.repeat(np.array([path.log_probability for path in paths]), lengths)
+    return pl.DataFrame(columns, schema_overrides={"unique_id": pl.String})
+
+
+def _times(messages: Sequence[forecast_pb2.SeriesForecast], lengths: npt.NDArray[np.int64]) -> pl.Series:
+    """Return the times of the first steps ahead of each message, as many as its length says, one after the other."""
+    origins = np.array([message.origin_time.ToMicroseconds() for message in messages], dtype=np.int64)
+    step_us = messages[0].step.ToMicroseconds() if messages else 0
+    starts = np.cumsum(lengths) - lengths
+    ahead = np.arange(1, int(lengths.sum()) + 1) - np.repeat(starts, lengths)
+    times = np.repeat(origins, lengths) + step_us * ahead
+    return pl.Series(times, dtype=pl.Int64).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
 
 
 def series_info(message: forecast_service_pb2.Series) -> SeriesInfo:
@@ -182,6 +225,13 @@ def model_info(message: model_service_pb2.Model) -> ModelInfo:
         message.min_history,
         message.max_gap,
         message.state_bytes,
+        tuple(message.past_covariates),
+        tuple(message.future_covariates),
+        tuple(message.static_covariates),
+        tuple(message.static_categories),
+        message.decoder,
+        message.head,
+        message.end_of_sequence,
     )
 
 

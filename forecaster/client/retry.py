@@ -20,6 +20,7 @@ _BY_REASON: dict[str, type[ForecasterError]] = {
     kind.reason: kind
     for kind in (
         errors.InvalidArgumentError,
+        errors.UnsupportedError,
         errors.SeriesNotFoundError,
         errors.ModelNotFoundError,
         errors.FailedPreconditionError,

@@ -1,23 +1,26 @@
 """The blocking client."""
 
+import dataclasses
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import grpc
 import polars as pl
 
 from forecaster.client import calls
-from forecaster.client.calls import Call
+from forecaster.client.calls import Call, Wanted
 from forecaster.client.channel import OPTIONS
 from forecaster.client.closing import Closing
+from forecaster.client.covariates import has_more_columns
 from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo, StreamReply, empty_result
 from forecaster.client.retry import Attempts, RetryPolicy, StreamEnded
 from forecaster.errors import DeadlineError
 
 T = TypeVar("T")
+_MEDIAN = (0.5,)  # the only quantile that comes along with paths
 
 
 class ForecastClient(Closing):
@@ -34,29 +37,91 @@ class ForecastClient(Closing):
         self._retry = retry or RetryPolicy()
         self._channel = grpc.insecure_channel(address, options=OPTIONS)
         self._stubs = calls.Stubs(self._channel)
+        self._model: ModelInfo | None = None
 
     def observe(self, frame: pl.DataFrame) -> ObserveResult:
         """Send observations, columns `unique_id`, `ds`, `y` (null is missing); safe to repeat.
 
+        Columns that the model knows by name go along: past and known-future covariates, and static ones, which have to
+        be the same in all rows of a series. Other columns are left alone.
+
         Raises DataError for a wrong frame; rows that the server refuses are in the result.
         """
         result = empty_result()
-        for call in calls.observe_calls(frame, self._name):
+        for call in calls.observe_calls(frame, self._name, self._describe(has_more_columns(frame))):
             result = result + self._run(call)
         return result
 
     def forecast(
-        self, series_ids: Sequence[str], *, horizon: int | None = None, quantile_levels: Sequence[float] = ()
+        self,
+        series_ids: Sequence[str],
+        *,
+        horizon: int | None = None,
+        quantile_levels: Sequence[float] = (),
+        future: pl.DataFrame | None = None,
     ) -> pl.DataFrame:
         """Return forecasts in long format: unique_id, ds, y_hat (the median), q0.1 … for each level.
 
+        Models of series that end add p_ended, the probability that a series has ended before a step, and stop there.
+
+        Args:
+            series_ids: which.
+            horizon: steps ahead; left out, the model's.
+            quantile_levels: within the trained range; left out, all trained ones.
+            future: known-future covariates of the steps ahead, columns unique_id (left out: the same for every series),
+                ds and their names; what it does not say is missing.
+
         Raises SeriesNotFoundError, TooLittleHistoryError, InvalidArgumentError.
         """
-        return self._run(calls.forecast_call(series_ids, horizon, quantile_levels, self._name))
+        return self._forecast(series_ids, Wanted(horizon, quantile_levels, future))
+
+    def paths(
+        self,
+        series_ids: Sequence[str],
+        count: int,
+        *,
+        horizon: int | None = None,
+        seed: int = 0,
+        future: pl.DataFrame | None = None,
+    ) -> pl.DataFrame:
+        """Return sampled paths in long format: unique_id, path, ds, y_hat; each is one possible future as a whole.
+
+        The same seed gives a series the same paths, until its next observation. A path stops where its series ends.
+
+        Raises UnsupportedError if the model's decoder is not recurrent, and what `forecast` raises.
+        """
+        return self._forecast(series_ids, Wanted(horizon, _MEDIAN, future, paths=count, seed=seed))
+
+    def beams(
+        self,
+        series_ids: Sequence[str],
+        count: int,
+        *,
+        horizon: int | None = None,
+        width: int | None = None,
+        length_power: float = 0.0,
+        future: pl.DataFrame | None = None,
+    ) -> pl.DataFrame:
+        """Return the most probable paths, the best first: unique_id, path, ds, y_hat, log_probability.
+
+        Args:
+            series_ids: which.
+            count: of paths; there may be fewer.
+            horizon: steps ahead; left out, the model's.
+            width: beginnings kept at each step; left out, four times `count`.
+            length_power: rank by log-probability / length to this power.
+            future: see `forecast`.
+
+        Raises UnsupportedError unless the model has a recurrent decoder and a categorical head.
+        """
+        wanted = Wanted(horizon, _MEDIAN, future, beams=count, width=width, length_power=length_power)
+        return self._forecast(series_ids, wanted)
 
     def stream(self, *, horizon: int | None = None, quantile_levels: Sequence[float] = ()) -> "ForecastStream":
         """Open a stream: each frame sent is answered by its outcome and fresh forecasts of its series."""
-        return ForecastStream(self._stubs, self._retry, self._address, (horizon, quantile_levels, self._name))
+        return ForecastStream(
+            self._stubs, self._retry, self._address, self._describe, Wanted(horizon, quantile_levels), self._name
+        )
 
     def get_series(self, series_id: str) -> SeriesInfo:
         """Describe one series; raises SeriesNotFoundError."""
@@ -83,6 +148,16 @@ class ForecastClient(Closing):
         """Close the channel."""
         self._channel.close()
 
+    def _describe(self, needed: bool) -> ModelInfo | None:
+        """Return what the model knows, asked once; None if it is not needed."""
+        if needed and self._model is None:
+            self._model = self.get_model()
+        return self._model if needed else None
+
+    def _forecast(self, series_ids: Sequence[str], wanted: Wanted) -> pl.DataFrame:
+        model = self._describe(wanted.future is not None)
+        return self._run(calls.forecast_call(series_ids, wanted, self._name, model))
+
     def _run(self, call: Call[T]) -> T:
         attempts = Attempts(self._retry, self._address, gone_is_done=call.gone_is_done)
         while True:
@@ -104,17 +179,27 @@ class ForecastStream(Closing):
         stubs: calls.Stubs,
         retry: RetryPolicy,
         address: str,
-        options: tuple[int | None, Sequence[float], str],
+        describe: Callable[[bool], ModelInfo | None],
+        wanted: Wanted,
+        name: str,
     ) -> None:
-        self._stubs, self._retry, self._address, self._options = stubs, retry, address, options
+        self._stubs, self._retry, self._address = stubs, retry, address
+        self._describe, self._wanted, self._name = describe, wanted, name
         self._sequence = 0
         self._outgoing: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._incoming: Any = None
 
-    def send(self, frame: pl.DataFrame) -> StreamReply:
-        """Send one frame and return its answer; rows that the server refuses are in it."""
+    def send(self, frame: pl.DataFrame, *, future: pl.DataFrame | None = None) -> StreamReply:
+        """Send one frame and return its answer; rows that the server refuses are in it.
+
+        Args:
+            frame: see `ForecastClient.observe`.
+            future: of the forecasts behind it; see `ForecastClient.forecast`.
+        """
         self._sequence += 1
-        request, parse = calls.stream_request(frame, self._sequence, *self._options)
+        model = self._describe(future is not None or has_more_columns(frame))
+        wanted = dataclasses.replace(self._wanted, future=future)
+        request, parse = calls.stream_request(frame, self._sequence, wanted, self._name, model)
         attempts = Attempts(self._retry, self._address)
         while True:
             expired = threading.Event()

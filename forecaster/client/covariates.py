@@ -1,0 +1,149 @@
+"""Covariates out of Polars frames: which columns the model knows, and the messages that carry them.
+
+Does no I/O: what the model knows is asked elsewhere. Columns that it does not know are left alone.
+
+Shapes: L steps of a future, F known-future covariates.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import polars as pl
+
+from forecaster.client.results import ModelInfo
+from forecaster.config import DataConfig
+from forecaster.data.schema import canonical_frame
+from forecaster.errors import DataError
+from forecaster.v1 import forecast_pb2, observation_pb2
+
+_KEYS = ("unique_id", "ds", "y")
+_EVERY = "*"  # the series of a future that is the same for all
+_MAX_STEPS = 1_000_000  # between the first and the last time of a future
+
+
+def has_more_columns(frame: pl.DataFrame) -> bool:
+    """Return whether a frame may have covariates, so that the model has to be asked which it knows."""
+    return any(name not in _KEYS for name in frame.columns)
+
+
+def known_rows(frame: pl.DataFrame, model: ModelInfo | None) -> pl.DataFrame:
+    """Return the rows to send, sorted: unique_id, ds, y and the covariates that the model knows.
+
+    Raises DataError for a wrong frame, also where a static covariate changes within a series.
+    """
+    if model is None:
+        return canonical_frame(frame, DataConfig()).select(_KEYS)
+    numbers, categories = _present(frame, model.static_covariates), _present(frame, model.static_categories)
+    past, future = _present(frame, model.past_covariates), _present(frame, model.future_covariates)
+    config = DataConfig(
+        past_covariates=past, future_covariates=future, static_covariates=numbers, static_categories=categories
+    )
+    rows = canonical_frame(frame, config).select(*_KEYS, *past, *future, *numbers, *categories)
+    for name in (*numbers, *categories):
+        changing = rows.group_by("unique_id", maintain_order=True).agg(pl.col(name).drop_nulls().n_unique())
+        changing = changing.filter(pl.col(name) > 1)
+        if len(changing):
+            raise DataError(
+                f"{name!r} changes within series {changing['unique_id'][0]!r}, but it is a static covariate"
+            )
+    return rows
+
+
+def covariate_columns(rows: pl.DataFrame, names: Sequence[str]) -> list[observation_pb2.CovariateColumn]:
+    """Return the columns of these names that there are, null as missing."""
+    return [
+        observation_pb2.CovariateColumn(
+            name=name,
+            values=rows[name].fill_null(0.0).to_list(),
+            missing_rows=rows[name].is_null().arg_true().to_list(),
+        )
+        for name in _present(rows, names)
+    ]
+
+
+def row_covariates(rows: pl.DataFrame, model: ModelInfo | None) -> Iterator[dict[str, float]]:
+    """Yield the past and known-future covariates of each row that are not missing."""
+    names = [] if model is None else _present(rows, model.dynamic)
+    for row in rows.select(names).iter_rows(named=True) if names else ({} for _ in range(len(rows))):
+        yield {name: value for name, value in row.items() if value is not None}
+
+
+def static_values(rows: pl.DataFrame, model: ModelInfo | None) -> pl.DataFrame | None:
+    """Return one row for each series with its static covariates, null where unknown; None if there are none."""
+    names = [] if model is None else _present(rows, (*model.static_covariates, *model.static_categories))
+    if not names:
+        return None
+    return rows.group_by("unique_id", maintain_order=True).agg(pl.col(names).drop_nulls().first())
+
+
+def series_attributes(
+    static: pl.DataFrame | None, part: pl.DataFrame, model: ModelInfo | None
+) -> list[observation_pb2.SeriesAttributes]:
+    """Return the static covariates of the series that a part of the rows is of."""
+    if static is None or model is None:
+        return []
+    mine = static.join(part.select("unique_id").unique(), on="unique_id", how="semi", maintain_order="left")
+    numbers, categories = _present(static, model.static_covariates), _present(static, model.static_categories)
+    return [
+        observation_pb2.SeriesAttributes(
+            series_id=row["unique_id"],
+            numbers={name: row[name] for name in numbers if row[name] is not None},
+            categories={name: row[name] for name in categories if row[name] is not None},
+        )
+        for row in mine.iter_rows(named=True)
+    ]
+
+
+def future_covariates(frame: pl.DataFrame | None, model: ModelInfo | None) -> list[forecast_pb2.FutureCovariates]:
+    """Return what a frame says of the steps ahead.
+
+    Args:
+        frame: columns `unique_id` (left out: the same for every series), `ds` and the known-future covariates.
+        model: which of them there are.
+
+    Raises:
+        DataError: it has none of them, repeats a time, or has times that are not whole steps apart.
+    """
+    if frame is None or model is None:
+        return []
+    names = _present(frame, model.future_covariates)
+    if not names:
+        known = ", ".join(model.future_covariates) or "none"
+        raise DataError(f"the future has no column of the model's known-future covariates, which are: {known}")
+    every = "unique_id" not in frame.columns
+    if every:
+        frame = frame.with_columns(unique_id=pl.lit(_EVERY))
+    wanted = frame.select("unique_id", "ds", *names, y=pl.lit(None, pl.Float64))
+    rows = canonical_frame(wanted, DataConfig(future_covariates=names))
+    step_us = int(model.step.total_seconds() * 1e6)
+    return [
+        _one_future("" if every else str(series_id), part, names, step_us)
+        for (series_id,), part in rows.partition_by("unique_id", as_dict=True, maintain_order=True).items()
+    ]
+
+
+def _one_future(
+    series_id: str, rows: pl.DataFrame, names: Sequence[str], step_us: int
+) -> forecast_pb2.FutureCovariates:
+    """Return one series' future on its grid, from its first time to its last."""
+    times = rows["ds"].dt.epoch("us").to_numpy()
+    steps, off_grid = np.divmod(times - times[0], step_us)
+    of_whom = f" of series {series_id!r}" if series_id else ""
+    if off_grid.any() or (np.diff(steps) == 0).any():
+        raise DataError(f"the future{of_whom} repeats a time, or has times that are not whole steps of the model apart")
+    if steps[-1] >= _MAX_STEPS:
+        raise DataError(f"the future{of_whom} spans {steps[-1]} steps: {_MAX_STEPS} are allowed")
+    message = forecast_pb2.FutureCovariates(series_id=series_id)
+    message.first_time.FromMicroseconds(int(times[0]))
+    for name in names:
+        values = np.full(int(steps[-1]) + 1, np.nan)
+        values[steps] = rows[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
+        missing = np.isnan(values)
+        message.covariates.add(
+            name=name, values=np.where(missing, 0.0, values).tolist(), missing_rows=np.flatnonzero(missing).tolist()
+        )
+    return message
+
+
+def _present(frame: pl.DataFrame, names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name in frame.columns)
