@@ -82,7 +82,7 @@ class SeriesStore:
     def scatter(self, slots: Sequence[int], state: State) -> None:
         """Put states into `slots`, all different, and the mirrors with them."""
         self._slab.scatter(torch.as_tensor(slots, dtype=torch.int64), state)
-        at = np.asarray(slots)
+        at = np.asarray(slots, dtype=np.int64)
         self.clock_us[at] = state["time_us"].cpu().numpy()
         self.position[at] = state["position"].cpu().numpy()
         self.observed_count[at] = state["observed_count"].cpu().numpy()
@@ -91,7 +91,7 @@ class SeriesStore:
     def set_static(self, slots: Sequence[int], static: State, digests: Sequence[int]) -> None:
         """Put the tensors of static covariates into `slots`, all different; nothing else of the states changes."""
         self._slab.scatter(torch.as_tensor(slots, dtype=torch.int64), static)
-        self.static_digest[np.asarray(slots)] = digests
+        self.static_digest[np.asarray(slots, dtype=np.int64)] = digests
 
     def save_snapshots(self, journal: Journal) -> int:
         """Write every series' state as of the journal's last record; return how many."""

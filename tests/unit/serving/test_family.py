@@ -10,20 +10,20 @@ from forecaster.model.bundle import Bundle
 from forecaster.serving.engine import Engine
 from forecaster.serving.journal import SqliteJournal
 from forecaster.serving.records import Columns
-from forecaster.serving.work import ForecastWork
+from forecaster.serving.work import ForecastWork, ObserveWork
 from tests.unit.model.family import CONFIGURATIONS, HORIZON, HOUR_US, MODELS, draw_observations
 
 IDS = ("a", "b", "c")
 STEPS = 40
 
 
-def rows(low: int, high: int) -> Columns:
+def rows(low: int, high: int) -> ObserveWork:
     """Return the hours `low` to `high` of three series, hour by hour."""
     observations = draw_observations(1, 3, STEPS, 0.1)
     values = torch.where(observations.observed, observations.values, torch.nan)[:, low:high]
     steps = np.arange(low, high, dtype=np.int64)
     series = np.tile(np.arange(3, dtype=np.int32), len(steps))
-    return Columns(IDS, series, np.repeat(steps * HOUR_US, 3), values.T.flatten().numpy())
+    return ObserveWork(Columns(IDS, series, np.repeat(steps * HOUR_US, 3), values.T.flatten().numpy()))
 
 
 def forecasts(engine: Engine, bundle: Bundle) -> np.ndarray:

@@ -1,0 +1,260 @@
+"""A real server with a model that knows covariates, draws and searches paths, and forecasts the ends of series."""
+
+import asyncio
+import contextlib
+import datetime as dt
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from polars.testing import assert_frame_equal
+
+from forecaster.client import AsyncForecastClient, ForecastClient
+from forecaster.config import ModelConfig, TrackingConfig
+from forecaster.errors import DataError, InvalidArgumentError, UnsupportedError
+from forecaster.model.beam import beam_search
+from forecaster.model.bundle import Bundle
+from forecaster.model.covariates import Category, Covariate, CovariateSpec, with_attributes
+from forecaster.model.observations import Observations
+from forecaster.model.seq2seq import Seq2Seq
+from forecaster.model.state import State
+
+from .conftest import HOUR_US, START, ServerFactory, register_bundle, wander
+
+HORIZON = 6
+SPEC = CovariateSpec(
+    past=(Covariate("rain", 1.0, 2.0),),
+    future=(Covariate("price", 10.0, 3.0), Covariate("holiday", 0.1, 0.3)),
+    static=(Covariate("area", 50.0, 20.0),),
+    categories=(Category("region", ("north", "south")),),
+)
+AREAS, REGIONS = {"s0": 40.0, "s1": None, "s2": 70.0}, {"s0": "north", "s1": "south", "s2": "elsewhere"}
+
+
+def make_bundle() -> Bundle:
+    """Return a small model of everything that a server may have to serve, with random weights."""
+    torch.manual_seed(5)
+    config = ModelConfig(
+        hidden_size=8,
+        decoder_size=8,
+        horizon=HORIZON,
+        season_lengths=(12,),
+        min_history=12,
+        decoder="recurrent",
+        head="categorical",
+        num_bins=9,
+        end_of_sequence=True,
+        sample_paths=50,
+    )
+    model = Seq2Seq(config, HOUR_US, SPEC)
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return Bundle.of(model, frequency="1h", max_gap_steps=48)
+
+
+def beside(frame: pl.DataFrame) -> pl.DataFrame:
+    """Add covariates, some missing, and a column that the model does not know."""
+    hour = (pl.col("ds").dt.epoch("us") // HOUR_US) % 1000
+    return frame.with_columns(
+        rain=pl.when(hour % 5 > 0).then((hour % 7).cast(pl.Float64)),
+        price=8.0 + hour % 6,
+        holiday=hour % 24 == 3,
+        area=pl.col("unique_id").replace_strict(AREAS, return_dtype=pl.Float64),
+        region=pl.col("unique_id").replace_strict(REGIONS),
+        note=pl.lit("seen"),
+    )
+
+
+def ahead(ids: list[str], start: int, price: float) -> pl.DataFrame:
+    """Return prices of the hours from `start` on, in no order, and one that has passed."""
+    rows = [(name, START + dt.timedelta(hours=start + k), price + k) for name in ids for k in (1, 0, 3, -1, 9)]
+    schema = {"unique_id": pl.String, "ds": pl.Datetime("us", "UTC"), "price": pl.Float64}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def ahead_tensor(n: int, price: float) -> torch.Tensor:
+    """Return the same for the offline model, float64 [n, D, 2]."""
+    future = torch.full((n, HORIZON, 2), torch.nan, dtype=torch.float64)
+    future[:, [0, 1, 3], 0] = torch.tensor([price, price + 1, price + 3], dtype=torch.float64)
+    return future
+
+
+def offline(bundle: Bundle, hours: int) -> State:
+    """Return the states of the three series after one plain pass over all hours."""
+    model = bundle.model
+    rows = beside(wander(3, hours)).sort("unique_id", "ds")
+    values = torch.from_numpy(rows["y"].fill_null(np.nan).to_numpy().reshape(3, hours).copy())
+    dynamic = rows.select(pl.col("rain", "price", "holiday").cast(pl.Float64).fill_null(np.nan)).to_numpy()
+    times = torch.from_numpy(rows["ds"].dt.epoch("us").to_numpy().reshape(3, hours).copy())
+    numbers = torch.tensor([[np.nan if x is None else x] for x in AREAS.values()], dtype=torch.float64)
+    codes = torch.tensor([[1], [2], [0]])
+    with torch.inference_mode():
+        state = with_attributes(model.initial_state(3), numbers, codes)
+        observations = Observations.of(times, values, torch.from_numpy(dynamic.reshape(3, hours, 3).copy()))
+        return model.scan(state, observations)[0]
+
+
+@pytest.fixture(scope="module")
+def known(empty_store: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrackingConfig, Bundle]:
+    """Return a store whose champion is that model."""
+    folder = tmp_path_factory.mktemp("known")
+    (folder / "mlflow.db").write_bytes(empty_store.read_bytes())
+    tracking = TrackingConfig(uri=f"sqlite:///{folder / 'mlflow.db'}")
+    bundle = make_bundle()
+    register_bundle(tracking, bundle)
+    return tracking, bundle
+
+
+@pytest.fixture
+def servers(known: tuple[TrackingConfig, Bundle], tmp_path: pathlib.Path) -> Iterator[ServerFactory]:
+    """Return what starts servers of that model."""
+    factory = ServerFactory(*known, tmp_path)
+    yield factory
+    for server in factory.started:
+        if server.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                server.kill()
+
+
+IDS = ["s0", "s1", "s2"]
+
+
+def assert_same_as_offline(client: ForecastClient, bundle: Bundle, hours: int) -> None:
+    """Compare forecasts with and without a future, and the most probable paths, with the offline model's."""
+    state = offline(bundle, hours)
+    for price in (None, 9.0, 30.0):
+        future = None if price is None else ahead(IDS, hours, price)
+        tensor = None if price is None else ahead_tensor(3, price)
+        with torch.inference_mode():
+            expected = bundle.model.predict(state, HORIZON, tensor)
+        found = client.forecast(IDS, future=future)
+        for k, name in enumerate(IDS):
+            mine = found.filter(unique_id=name)
+            over = (expected.ended[k] > 0.5).nonzero()
+            length = max(int(over[0]) if len(over) else HORIZON, 1)
+            assert len(mine) == length
+            np.testing.assert_allclose(mine["p_ended"], expected.ended[k, :length], atol=1e-9)
+            for q, level in enumerate(bundle.model.config.quantile_levels):
+                np.testing.assert_allclose(mine[f"q{level:g}"], expected.quantiles[k, :length, q], rtol=1e-4, atol=1e-6)
+    with torch.inference_mode():
+        origins = bundle.model.origins_at(state, HORIZON, ahead_tensor(3, 9.0))
+        best = beam_search(bundle.model.decoder, origins, HORIZON, paths=4, width=16, length_power=0.5)
+    found = client.beams(IDS, 4, length_power=0.5, future=ahead(IDS, hours, 9.0))
+    for k, name in enumerate(IDS):
+        for path in range(4):
+            mine = found.filter(unique_id=name, path=path)
+            length = int(best.lengths[k, path])
+            np.testing.assert_allclose(mine["y_hat"], best.values[k, path, :length], rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(mine["log_probability"], [best.log_probabilities[k, path]] * length, rtol=1e-4)
+
+
+def test_the_journey_with_covariates(servers: ServerFactory) -> None:
+    """Observe in bulk and by a stream, forecast what if, draw, search, kill -9, restart: always the offline model."""
+    server = servers()
+    with ForecastClient(server.address) as client:
+        model = client.get_model()
+        assert (model.past_covariates, model.future_covariates) == (("rain",), ("price", "holiday"))
+        assert (model.static_covariates, model.static_categories) == (("area",), ("region",))
+        assert (model.decoder, model.head, model.end_of_sequence) == ("recurrent", "categorical", True)
+        result = client.observe(beside(wander(3, 50)))
+        assert (result.applied, len(result.rejected)) == (150, 0)
+        assert_same_as_offline(client, servers.bundle, 50)
+        with client.stream(horizon=HORIZON) as stream:
+            for hour in range(50, 54):
+                reply = stream.send(beside(wander(3, 1, start=hour)), future=ahead(IDS, hour + 1, 9.0))
+                assert reply.observed.applied == 3
+        assert_frame_equal(reply.forecasts, client.forecast(IDS, future=ahead(IDS, 54, 9.0)), rel_tol=1e-5)
+        assert client.observe(beside(wander(3, 54))).duplicates == 162
+        assert_same_as_offline(client, servers.bundle, 54)
+        drawn = client.paths(IDS, 20, seed=7)
+        best = client.beams(["s1"], 3, horizon=2)
+    server.kill()
+    server = servers()
+    with ForecastClient(server.address) as client:
+        assert_same_as_offline(client, servers.bundle, 54)
+        assert_frame_equal(client.paths(IDS, 20, seed=7), drawn, rel_tol=1e-4)
+        assert_frame_equal(client.beams(["s1"], 3, horizon=2), best, rel_tol=1e-4)
+    assert server.stop() == 0
+    server = servers()
+    assert "0 observations replayed" in server.log.read_text()
+    with ForecastClient(server.address) as client:
+        assert_same_as_offline(client, servers.bundle, 54)
+
+
+def test_paths_repeat_by_seed_and_beams_are_sorted(servers: ServerFactory) -> None:
+    server = servers()
+    with ForecastClient(server.address) as client:
+        client.observe(beside(wander(3, 30)))
+        three, alone = client.paths(IDS, 30, seed=1), client.paths(["s1"], 30, seed=1)
+        assert_frame_equal(three.filter(unique_id="s1"), alone, rel_tol=1e-5)
+        assert not three.equals(client.paths(IDS, 30, seed=2))
+        short = client.paths(["s1"], 30, seed=1, horizon=2)
+        first_two = alone.filter(pl.int_range(pl.len()).over("path") < 2)
+        assert_frame_equal(short, first_two, rel_tol=1e-5)
+        lengths = alone.group_by("path").len()["len"]
+        assert alone["path"].n_unique() == 30
+        assert 1 <= lengths.min() < lengths.max() <= HORIZON
+        best = client.beams(IDS, 10)
+        for name in IDS:
+            logs = best.filter(unique_id=name).group_by("path", maintain_order=True).first()["log_probability"]
+            assert len(logs) == 10
+            assert logs.is_sorted(descending=True)
+            assert logs.max() <= 0
+        holiday = pl.DataFrame({"ds": [START + dt.timedelta(hours=30)], "holiday": [1.0]})  # of every series
+        assert not client.forecast(IDS, future=holiday).equals(client.forecast(IDS))
+
+
+def test_static_covariates_may_come_alone_and_hold(servers: ServerFactory) -> None:
+    async def talk() -> None:
+        async with AsyncForecastClient(servers().address) as client:
+            history = beside(wander(3, 30))
+            await client.observe(history.drop("area", "region"))
+            before = await client.forecast(IDS)
+            assert (await client.observe(history.filter(unique_id="s0"))).duplicates == 30  # only static ones are new
+            after = await client.forecast(IDS)
+            assert not after.filter(unique_id="s0").equals(before.filter(unique_id="s0"))
+            assert after.filter(unique_id="s1").equals(before.filter(unique_id="s1"))
+            await client.observe(history.filter(unique_id="s0"))
+            assert (await client.forecast(IDS)).equals(after)
+            assert len(await client.paths(["s0"], 3, horizon=1)) == 3
+            assert len(await client.beams(["s0"], 3, horizon=1)) == 3
+
+    asyncio.run(talk())
+
+
+def test_what_is_wrong_is_refused_whole(servers: ServerFactory) -> None:
+    server = servers()
+    with ForecastClient(server.address) as client:
+        client.observe(beside(wander(1, 30)))
+        later = beside(wander(1, 1, start=30))
+        with pytest.raises(
+            InvalidArgumentError, match=r"columns\.covariates\[0\]\.values\[0\]: inf is not a finite number"
+        ):
+            client.observe(later.with_columns(rain=float("inf")))
+        with pytest.raises(DataError, match="'area' changes within series 's0'"):
+            client.observe(pl.concat([later, beside(wander(1, 1, start=31)).with_columns(area=1.0)]))
+        with pytest.raises(DataError, match="no column of the model's known-future covariates, which are: price"):
+            client.forecast(["s0"], future=later.select("ds", "rain"))
+        with pytest.raises(InvalidArgumentError, match="'s9' is not among the series"):
+            client.forecast(["s0"], future=ahead(["s9"], 30, 1.0))
+        with pytest.raises(InvalidArgumentError, match="off the grid of 's0'"):
+            client.forecast(["s0"], future=later.select("unique_id", pl.col("ds") + dt.timedelta(minutes=5), "price"))
+        with pytest.raises(InvalidArgumentError, match="1001 is not 0 to 1000"):
+            client.paths(["s0"], 1001)
+        assert client.get_series("s0").length == 30
+
+
+def test_another_model_does_not_draw(
+    registered: tuple[TrackingConfig, Bundle], tmp_path: pathlib.Path, servers: ServerFactory
+) -> None:
+    plain = ServerFactory(*registered, tmp_path / "plain", servers.started)
+    plain.folder.mkdir()
+    with ForecastClient(plain().address) as client:
+        client.observe(beside(wander(1, 30)))  # whose covariates it does not know
+        with pytest.raises(UnsupportedError, match="recurrent"):
+            client.paths(["s0"], 3)
+        with pytest.raises(UnsupportedError, match="recurrent"):
+            client.beams(["s0"], 3)
