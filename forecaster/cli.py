@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 from forecaster.arguments import Command, add_until, dispatch, read_config, read_until, utc_time
 from forecaster.benchmarks import NAMES
 from forecaster.config import require
-from forecaster.errors import ConfigError
+from forecaster.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from forecaster.client import ModelInfo
@@ -107,14 +107,38 @@ def _add_forecast_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("series", type=str, nargs="+", help="the series to forecast")
     parser.add_argument("--horizon", type=int, metavar="STEPS", help="steps ahead; left out, the model's horizon")
     parser.add_argument("--levels", type=float, nargs="+", default=[0.1, 0.9], help="quantile levels")
+    shown = "a CSV or Parquet file of known-future covariates: unique_id (left out: the same for all), ds, their names"
+    parser.add_argument("--future", type=str, metavar="FILE", help=shown)
+    parser.add_argument("--paths", type=int, metavar="N", help="show sampled paths instead of quantiles")
+    parser.add_argument("--seed", type=int, default=0, help="of the sampled paths")
+    parser.add_argument("--beams", type=int, metavar="K", help="show the most probable paths instead")
+
+
+def _read_future(path: str) -> pl.DataFrame:
+    try:
+        if path.lower().endswith((".parquet", ".pq")):
+            return pl.read_parquet(path)
+        text = {"unique_id": pl.String, "ds": pl.String}
+        return pl.read_csv(path, schema_overrides=text, infer_schema_length=None)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def _forecast(arguments: Namespace) -> int:
     from forecaster.client import ForecastClient
 
+    if arguments.paths is not None and arguments.beams is not None:
+        raise ConfigError("ask for --paths or for --beams, not for both")
+    series, horizon = arguments.series, arguments.horizon
+    future = None if arguments.future is None else _read_future(arguments.future)
     _require_server(arguments.server)
     with ForecastClient(arguments.server) as client:
-        frame = client.forecast(arguments.series, horizon=arguments.horizon, quantile_levels=arguments.levels)
+        if arguments.paths is not None:
+            frame = client.paths(series, arguments.paths, horizon=horizon, seed=arguments.seed, future=future)
+        elif arguments.beams is not None:
+            frame = client.beams(series, arguments.beams, horizon=horizon, future=future)
+        else:
+            frame = client.forecast(series, horizon=horizon, quantile_levels=arguments.levels, future=future)
     with pl.Config(tbl_rows=-1, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):
         print(frame)
     return 0

@@ -38,7 +38,9 @@ def known_rows(frame: pl.DataFrame, model: ModelInfo | None) -> pl.DataFrame:
     config = DataConfig(
         past_covariates=past, future_covariates=future, static_covariates=numbers, static_categories=categories
     )
-    rows = canonical_frame(frame, config).select(*_KEYS, *past, *future, *numbers, *categories)
+    rows = canonical_frame(frame, config)
+    beside = [_numbers(rows, name) for name in (*past, *future, *numbers)]
+    rows = rows.select(*_KEYS, *beside, *(pl.col(name).cast(pl.String) for name in categories))
     for name in (*numbers, *categories):
         changing = rows.group_by("unique_id", maintain_order=True).agg(pl.col(name).drop_nulls().n_unique())
         changing = changing.filter(pl.col(name) > 1)
@@ -110,6 +112,8 @@ def future_covariates(frame: pl.DataFrame | None, model: ModelInfo | None) -> li
     if not names:
         known = ", ".join(model.future_covariates) or "none"
         raise DataError(f"the future has no column of the model's known-future covariates, which are: {known}")
+    if "ds" not in frame.columns:
+        raise DataError("the future has no column 'ds': every row needs its time")
     every = "unique_id" not in frame.columns
     if every:
         frame = frame.with_columns(unique_id=pl.lit(_EVERY))
@@ -137,12 +141,20 @@ def _one_future(
     message.first_time.FromMicroseconds(int(times[0]))
     for name in names:
         values = np.full(int(steps[-1]) + 1, np.nan)
-        values[steps] = rows[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
+        values[steps] = _numbers(rows, name).fill_null(np.nan).to_numpy()
         missing = np.isnan(values)
         message.covariates.add(
             name=name, values=np.where(missing, 0.0, values).tolist(), missing_rows=np.flatnonzero(missing).tolist()
         )
     return message
+
+
+def _numbers(rows: pl.DataFrame, name: str) -> pl.Series:
+    """Return a column as Float64, null where missing; true is 1 and false 0."""
+    try:
+        return rows[name].cast(pl.Float64).fill_nan(None)
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"column {name!r} holds {rows[name].dtype}: a covariate must be numbers") from error
 
 
 def _present(frame: pl.DataFrame, names: Sequence[str]) -> tuple[str, ...]:

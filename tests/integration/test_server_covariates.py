@@ -23,6 +23,7 @@ from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State
 
 from .conftest import HOUR_US, START, ServerFactory, register_bundle, wander
+from .test_cli import forecaster
 
 HORIZON = 6
 SPEC = CovariateSpec(
@@ -245,6 +246,41 @@ def test_what_is_wrong_is_refused_whole(servers: ServerFactory) -> None:
         with pytest.raises(InvalidArgumentError, match="1001 is not 0 to 1000"):
             client.paths(["s0"], 1001)
         assert client.get_series("s0").length == 30
+
+
+def test_covariates_from_the_shell(servers: ServerFactory, tmp_path: pathlib.Path) -> None:
+    server = servers()
+    history = beside(wander(2, 30)).with_columns(pl.col("ds").dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    history.write_csv(tmp_path / "history.csv")
+    prices = history.tail(1).select(ds=pl.lit("2024-01-02 06:00"), price=pl.lit(30.0))
+    prices.write_csv(tmp_path / "prices.csv")
+    prices.with_columns(unique_id=pl.lit("s1")).write_parquet(tmp_path / "prices.parquet")
+
+    def shell(*arguments: str) -> str:
+        done = forecaster(*arguments, "--server", server.address, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert shell("observe", "--data.path", "history.csv") == "60 applied, 0 known already, 0 refused\n"
+    with ForecastClient(server.address) as client:
+        sent = client.forecast(["s0", "s1"])
+        assert client.observe(beside(wander(3, 30)).filter(unique_id="s2")).applied == 30
+    plain = shell("forecast", "s0", "s1")
+    assert "p_ended" in plain
+    assert len([line for line in plain.splitlines() if "2024-" in line]) == len(sent)
+    assert shell("forecast", "s1", "--future", "prices.csv") == shell("forecast", "s1", "--future", "prices.parquet")
+    assert shell("forecast", "s1", "--future", "prices.csv") != shell("forecast", "s1")
+    drawn = shell("forecast", "s1", "--horizon", "1", "--paths", "5", "--seed", "3")
+    assert len([line for line in drawn.splitlines() if "2024-" in line]) == 5
+    assert drawn == shell("forecast", "s1", "--horizon", "1", "--paths", "5", "--seed", "3")
+    assert "log_probability" in shell("forecast", "s1", "--beams", "2")
+    for options, text in (
+        (("--paths", "2", "--beams", "2"), "error: ask for --paths or for --beams, not for both\n"),
+        (("--future", "nowhere.csv"), "error: nowhere.csv cannot be read"),
+    ):
+        done = forecaster("forecast", "s1", *options, "--server", server.address, cwd=tmp_path)
+        assert done.returncode == 2
+        assert done.stderr.startswith(text)
 
 
 def test_another_model_does_not_draw(

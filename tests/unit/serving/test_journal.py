@@ -1,5 +1,6 @@
 """One contract for every journal backend, and what is special to SQLite."""
 
+import dataclasses
 import math
 import pathlib
 import sqlite3
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 
 from forecaster.errors import StorageError
 from forecaster.serving.journal import Journal, SqliteJournal, open_journal
-from forecaster.serving.records import Columns, Deletion, Record, Snapshot, decode, encode, find
+from forecaster.serving.records import Attributes, Columns, Deletion, Record, Snapshot, decode, encode, find
 
 Opener = Callable[[], Journal]
 
@@ -32,11 +33,15 @@ def columns(*rows: tuple[str, int, float]) -> Columns:
 
 def plain(record: Record) -> object:
     """Return a record as something that compares by value (NaN as None)."""
-    if isinstance(record, Deletion):
+    if not isinstance(record, Columns):
         return record
     names = [record.series_ids[i] for i in record.series.tolist()]
     values = [None if math.isnan(v) else v for v in record.values.tolist()]
-    return list(zip(names, record.time_us.tolist(), values, strict=True))
+    rows = list(zip(names, record.time_us.tolist(), values, strict=True))
+    if record.covariates is None:
+        return rows
+    beside = [[None if math.isnan(v) else v for v in row] for row in record.covariates.tolist()]
+    return rows, record.covariate_names, beside
 
 
 @pytest.fixture(params=["sqlite"])
@@ -50,7 +55,9 @@ class TestContract:
         records: list[Record] = [
             columns(("a", 1, 1.5), ("b", 1, math.nan), ("a", 2, -0.0)),
             Deletion("b"),
+            Attributes(("b", "c"), ({"area": 1.5}, {}), ({}, {"region": "é"})),
             columns(("b", 9, 1e300)),
+            dataclasses.replace(columns(("b", 10, 1.0)), covariate_names=("rain",), covariates=np.array([[math.nan]])),
         ]
         journal = opener()
         assert journal.last_sequence() == 0
@@ -61,6 +68,13 @@ class TestContract:
         assert [(s, plain(r)) for s, r in journal.read(0)] == list(zip(sequences, map(plain, records), strict=True))
         assert [s for s, _ in journal.read(sequences[0])] == sequences[1:]
         assert journal.last_sequence() == sequences[-1]
+        journal.close()
+
+    def test_records_are_written_together(self, opener: Opener) -> None:
+        journal = opener()
+        pair: list[Record] = [Attributes(("a",), ({"area": 1.0},), ({},)), columns(("a", 1, 1.0))]
+        assert journal.append(*pair) == 2
+        assert [plain(record) for _, record in journal.read(0)] == [plain(record) for record in pair]
         journal.close()
 
     def test_the_latest_snapshot_of_a_fingerprint_wins(self, opener: Opener) -> None:
@@ -97,6 +111,7 @@ class TestContract:
         journal.append(columns(("a", 1, 1.0), ("b", 1, 2.0), ("a", 2, math.nan)))
         journal.append(columns(("a", 5, 3.0), ("c", 2, 4.0)))
         journal.append(Deletion("c"))
+        journal.append(Attributes(("a",), ({"area": 1.0},), ({},)))
         journal.append(columns(("b", 7, 5.0)))
         wanted = columns(("a", 2, 0.0), ("c", 2, 0.0), ("b", 1, 0.0), ("a", 3, 0.0), ("x", 1, 0.0), ("b", 1, 0.0))
         found, values = journal.find(wanted)
@@ -117,8 +132,30 @@ ids = st.text(st.characters(blacklist_categories=("Cc", "Cs")), min_size=1, max_
 rows = st.tuples(ids, st.integers(-(2**53), 2**53), st.floats(allow_nan=True, allow_infinity=False))
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.one_of(st.lists(rows, min_size=1, max_size=20).map(lambda r: columns(*r)), ids.map(Deletion)))
+number = st.floats(allow_infinity=False)
+
+
+@st.composite
+def with_covariates(draw: st.DrawFn) -> Columns:
+    record = columns(*draw(st.lists(rows, max_size=10)))
+    names = tuple(draw(st.lists(st.text(st.characters(codec="utf-8")), unique=True, max_size=3)))
+    beside = [[draw(number) for _ in names] for _ in range(len(record))]
+    values = np.array(beside, dtype=np.float64).reshape(len(record), len(names))
+    return dataclasses.replace(record, covariate_names=names, covariates=values)
+
+
+@st.composite
+def static_covariates(draw: st.DrawFn) -> Attributes:
+    names = tuple(draw(st.lists(ids, unique=True, max_size=4)))
+    numbers = tuple(draw(st.dictionaries(ids, st.floats(allow_nan=False, allow_infinity=False))) for _ in names)
+    return Attributes(names, numbers, tuple(draw(st.dictionaries(ids, st.text())) for _ in names))
+
+
+observed = st.lists(rows, min_size=1, max_size=20).map(lambda r: columns(*r))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.one_of(observed, ids.map(Deletion), with_covariates(), static_covariates()))
 def test_encoding_is_exact_and_torn_records_are_noticed(record: Record) -> None:
     payload = encode(record)
     assert plain(decode(payload)) == plain(record)
@@ -128,6 +165,31 @@ def test_encoding_is_exact_and_torn_records_are_noticed(record: Record) -> None:
         flipped = payload[:at] + bytes([payload[at] ^ 1]) + payload[at + 1 :]
         with pytest.raises(ValueError, match=r"checksum"):
             decode(flipped)
+
+
+OLD_ROWS = (
+    "5e017a59010200000003000000060000006100c3a9206200000000010000000000000000a493d600000000fbffffffffffffff004827ad"
+    "01000000000000000000f83f000000000000f87f0000000000000080"
+)
+
+
+def test_records_of_before_there_were_covariates_are_read_and_written_as_ever() -> None:
+    rows = columns(("a", 3_600_000_000, 1.5), ("é b", -5, math.nan), ("a", 7_200_000_000, -0.0))
+    assert encode(rows).hex() == OLD_ROWS
+    assert plain(decode(bytes.fromhex(OLD_ROWS))) == plain(rows)
+    assert decode(bytes.fromhex("c0fd98b302010000000000000004000000c3a92062")) == Deletion("é b")
+
+
+def test_covariates_are_taken_by_name() -> None:
+    rows = dataclasses.replace(
+        columns(("a", 1, 1.0), ("a", 2, 2.0)), covariate_names=("x", "y"), covariates=np.array([[1.0, 2.0], [3.0, 4.0]])
+    )
+    other = rows.with_covariates(("y", "new", "x"))
+    assert other.covariate_names == ("y", "new", "x")
+    np.testing.assert_array_equal(other.covariates, [[2.0, math.nan, 1.0], [4.0, math.nan, 3.0]])
+    assert rows.with_covariates(("x", "y")) is rows
+    assert rows.with_covariates(()).covariates is None
+    assert columns(("a", 1, 1.0)).with_covariates(("x",)).covariates is None
 
 
 @settings(max_examples=60, deadline=None)
@@ -191,6 +253,8 @@ def test_a_full_disk_refuses_writes_keeps_reading_and_resumes(tmp_path: pathlib.
         big = columns(*(("a", k, 1.0) for k in range(2, 3000)))
         with pytest.raises(StorageError, match="full"):
             journal.append(big)
+        with pytest.raises(StorageError, match="full"):
+            journal.append(Attributes(("a",), ({"area": 1.0},), ({},)), big)
         assert journal.last_sequence() == 1
         journal._database.execute("PRAGMA max_page_count=1073741823")
         assert journal.append(big) == 2
