@@ -24,7 +24,8 @@ from forecaster.serving.status import status_code
 from forecaster.serving.work import Drawn, Forecasts, ForecastWork, Futures, Sampling, Search
 from forecaster.v1 import forecast_pb2
 
-MAX_FORECAST_VALUES = 4_194_304  # of one request: series × steps × (quantiles + 1 + paths, or beams at a step)
+# Of one request: series × steps × (quantiles + 1 + paths, or beams at a step, + known-future covariates).
+MAX_FORECAST_VALUES = 4_194_304
 MAX_PATHS = 1000
 MAX_LENGTH_POWER = 10.0
 
@@ -49,7 +50,8 @@ def forecast_work(series_ids: Iterable[str], options: forecast_pb2.ForecastOptio
     levels = _levels(options, config.quantile_levels, violations)
     drawing = _drawing(options, violations)
     each = 0 if drawing is None else drawing.width if isinstance(drawing, Search) else drawing.paths
-    wanted = len(ids) * horizon * (1 + len(levels) + each)
+    known = len(bundle.model.covariates.future) if options.future_covariates else 0
+    wanted = len(ids) * horizon * (1 + len(levels) + each + known)
     if wanted > MAX_FORECAST_VALUES:
         violations.add("series_ids", f"{wanted} values in one answer, {MAX_FORECAST_VALUES} are allowed: split it")
     violations.raise_if_any()
@@ -121,15 +123,18 @@ def _futures(
             ordered[:, [known.index(name) for name in names]] = values
             rows.append((position[message.series_id], timed, first_us, ordered))
         position.pop(message.series_id, None)
-    violations.raise_if_any()
     common = [row for row in rows if row[0] < 0]
     own = [row for row in rows if row[0] >= 0]
+    longest = max((len(values) for *_, values in own), default=0)
+    if len(own) * longest * len(known) > MAX_FORECAST_VALUES:
+        shown = f"{len(own)} series with up to {longest} steps of {len(known)} covariates"
+        violations.add("options.future_covariates", f"{shown}, {MAX_FORECAST_VALUES} values are allowed: split it")
+    violations.raise_if_any()
     for _, timed, first_us, values in common:
         n = len(ids)
         every = np.broadcast_to(values, (n, *values.shape))
         yield Futures(np.arange(n), np.full(n, timed), np.full(n, first_us), every)
     if own:
-        longest = max(len(values) for *_, values in own)
         stacked = np.full((len(own), longest, len(known)), math.nan)
         for k, (*_, values) in enumerate(own):
             stacked[k, : len(values)] = values

@@ -203,6 +203,15 @@ def test_paths_count_among_the_values_of_an_answer() -> None:
     assert forecast_work(["a"], ForecastOptions(beams=900), BINS).drawing == Search(900, 1000, 0.0)
 
 
+def test_futures_of_many_series_and_many_steps_are_too_much() -> None:
+    ids = [f"s{k}" for k in range(3000)]
+    futures = [future(series_id, 3600, price=[1.0]) for series_id in ids]
+    forecast_work(ids, ForecastOptions(horizon=1, future_covariates=futures), DIRECT)
+    futures[0] = future("s0", 3600, price=[1.0] * 1000)  # all would be as long
+    with pytest.raises(InvalidArgumentError, match="3000 series with up to 1000 steps of 2 covariates"):
+        forecast_work(ids, ForecastOptions(horizon=1, future_covariates=futures), DIRECT)
+
+
 def test_a_model_that_cannot_draw_or_search_says_so() -> None:
     ensemble = Ensemble([make_model(SPEC, decoder="recurrent", head="categorical") for _ in range(2)])
     several = Bundle.of(ensemble, frequency="1h", max_gap_steps=10)
