@@ -103,7 +103,7 @@ def log_bundle(
         config: names the store.
         run_id: of the run that made the bundle.
         bundle: what is logged.
-        example: a history that can be forecast, with the columns unique_id, ds and y.
+        example: a history that can be forecast, with the columns unique_id, ds, y and the model's covariates.
 
     Returns:
         MLflow's id of the model.
@@ -273,8 +273,11 @@ def _signature(bundle: Bundle) -> "ModelSignature":
 
     series = [ColSpec("string", "unique_id"), ColSpec("datetime", "ds")]
     levels = [ColSpec("double", f"q{level:g}") for level in bundle.model.config.quantile_levels]
+    covariates = bundle.model.covariates
+    beside = [ColSpec("double", name) for name in (*covariates.dynamic, *(one.name for one in covariates.static))]
+    beside += [ColSpec("string", one.name) for one in covariates.categories]
     return ModelSignature(
-        inputs=Schema([*series, ColSpec("double", "y")]),
+        inputs=Schema([*series, ColSpec("double", "y"), *beside]),
         outputs=Schema([*series, ColSpec("double", "y_hat"), *levels]),
         params=ParamSchema([ParamSpec("horizon", "integer", bundle.model.config.horizon)]),
     )

@@ -82,13 +82,8 @@ def _canonical(rows: pl.DataFrame, config: DataConfig, source: Source) -> pl.Dat
         canonical.append(columns.categories(rows, name, source))
     if config.end_column is not None:
         canonical.append(columns.ends(rows, config.end_column, source))
-    frame = pl.DataFrame(canonical).hstack(rows.drop(*names, *_beside(config), FILE, ROW))
+    frame = pl.DataFrame(canonical).hstack(rows.drop(*names, *config.beside, FILE, ROW))
     return frame.sort("unique_id", "ds", "y", nulls_last=True, maintain_order=True)
-
-
-def _beside(config: DataConfig) -> tuple[str, ...]:
-    """Return the columns that are read beside the ids, the times and the values."""
-    return (*config.covariates, *([config.end_column] if config.end_column is not None else []))
 
 
 def _require_columns(found: Sequence[str], config: DataConfig, place: str) -> None:
@@ -113,7 +108,7 @@ def _require_beside(found: Sequence[str], config: DataConfig, place: str) -> Non
     """Refuse a covariate, or an end column, that is not there."""
     for flag in ("past_covariates", "future_covariates", "static_covariates", "static_categories", "end_column"):
         wanted = getattr(config, flag) or ()
-        taken = (*(getattr(config, key) for _, key, _ in _COLUMNS), *_beside(config))
+        taken = (*(getattr(config, key) for _, key, _ in _COLUMNS), *config.beside)
         free = [name for name in found if name not in taken]
         for name in (wanted,) if isinstance(wanted, str) else wanted:
             if name not in found:
@@ -173,7 +168,7 @@ def _load_csv(path: Path, config: DataConfig) -> pl.DataFrame:
     wide = is_wide(header, config)
     if not wide:
         _require_columns(header, config, str(path))
-    keys = header if wide else (config.id_column, config.time_column, config.target_column, *_beside(config))
+    keys = header if wide else (config.id_column, config.time_column, config.target_column, *config.beside)
     try:
         rows = pl.read_csv(path, schema_overrides=dict.fromkeys(keys, pl.String), infer_schema_length=None, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:

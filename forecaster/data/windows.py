@@ -125,8 +125,7 @@ def to_segments(frame: pl.DataFrame, step_us: int, max_gap_steps: int, data: Dat
             changes within a series; or a series goes on after its end.
     """
     data = data or DataConfig()
-    columns = [*data.covariates, *([data.end_column] if data.end_column is not None else [])]
-    rows = past(frame, data).select("unique_id", "y", *columns, pl.col("ds").dt.epoch("us").alias(_US))
+    rows = past(frame, data).select("unique_id", "y", *data.beside, pl.col("ds").dt.epoch("us").alias(_US))
     rows = rows.sort("unique_id", _US)
     if rows.is_empty():
         return []
@@ -150,7 +149,7 @@ def to_segments(frame: pl.DataFrame, step_us: int, max_gap_steps: int, data: Dat
 
     names, starts = rows["unique_id"].gather(first).to_list(), us[first].tolist()
     values = [grid[:, 0] for grid in on_grids("y")]
-    if not columns:
+    if not data.beside:
         return [Series(name, start, step_us, part) for name, start, part in zip(names, starts, values, strict=True)]
     dynamic = on_grids(*data.past_covariates, *data.future_covariates)
     attributes, over = _attributes(rows, data), _ended(rows, data, last)

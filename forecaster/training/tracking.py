@@ -25,6 +25,7 @@ from forecaster.registry import RegisteredModel
 from forecaster.store_uri import without_password
 from forecaster.training import figures
 from forecaster.training.callbacks import Epoch
+from forecaster.training.example import example_of
 from forecaster.training.fit import FitResult
 from forecaster.training.split import digest_of
 
@@ -68,7 +69,8 @@ class Run:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         path = str(self._config.data.path or weather_path())
-        columns, source = frame.select("unique_id", "ds", "y"), LocalArtifactDatasetSource(path)
+        columns = frame.select("unique_id", "ds", "y", *self._config.data.beside)
+        source = LocalArtifactDatasetSource(path)
         data = from_polars(columns, source, targets="y", name=pathlib.Path(path).stem, digest=digest_of(series)[:32])
         entry = data.to_dict()
         logged = Dataset(
@@ -83,15 +85,7 @@ class Run:
 
     def report(self, epoch: Epoch) -> None:
         """Add an epoch to the curves."""
-        figures_of_epoch = {
-            "train_loss": epoch.train_loss,
-            "learning_rate": epoch.learning_rate,
-            "val_mase": epoch.val_mase,
-            "val_seasonal_naive_mase": epoch.val_seasonal_naive_mase,
-            "val_pinball": epoch.val_pinball,
-            "val_coverage_80": epoch.val_coverage_80,
-        }
-        self._log_metrics([(name, value, epoch.number) for name, value in figures_of_epoch.items()])
+        self._log_metrics([(name, value, epoch.number) for name, value in epoch.figures().items()])
 
     def log_result(self, result: FitResult, series: Sequence[Series]) -> None:
         """Log how good the model is: final figures, error by horizon, pictures, worst series."""
@@ -100,6 +94,10 @@ class Run:
         self._log_metrics([(name, value, 0) for name, value in finals.items()])
         for name in ("mase_by_horizon", "seasonal_naive_mase_by_horizon"):
             self._log_metrics([(name, value, step) for step, value in enumerate(getattr(backtest, name), start=1)])
+        lags = enumerate(result.gradient_norms)
+        self._log_metrics([("gradient_norm_by_lag", value, lag) for lag, value in lags])
+        if covariates := result.bundle.model.covariates:
+            self._client.log_dict(self.run_id, covariates.to_dict(), "covariates.json")
         self._client.log_table(self.run_id, _worst(backtest), "worst_series.json")
         self._client.set_tag(self.run_id, "mlflow.note.content", _summary(result))
         self._client.set_tag(self.run_id, "stopped_by", result.stopped_by)
@@ -117,6 +115,8 @@ class Run:
                 backtest.mase_by_horizon, backtest.seasonal_naive_mase_by_horizon, result.bundle.frequency
             ),
         }
+        if result.gradient_norms:
+            pictures["gradient_norms.png"] = figures.gradient_chart(result.gradient_norms, result.bundle.frequency)
         if shown:
             pictures["fan_chart.png"] = figures.fan_chart(shown)
         for name, picture in pictures.items():
@@ -137,7 +137,7 @@ class Run:
             "fingerprint": bundle.fingerprint,
         }
         tags |= {"git_sha": sha} if (sha := git_sha()) else {}
-        example = _example(series, bundle.model.config.min_history or 1)
+        example = example_of(series, bundle.model)
         model_id = registry.log_bundle(self._client, tracking, self.run_id, bundle, example)
         self._log_metrics([(name, value, 0) for name, value in result.backtest.metrics().items()], model_id)
         found = registry.register(self._client, tracking, model_id, description=_summary(result), tags=tags)
@@ -245,18 +245,6 @@ def _summary(result: FitResult) -> str:
         f" {backtest.seasonal_naive_mase:.3f}, skill {backtest.skill:.1%} over {backtest.origins:,} origins from"
         f" {_time_text(result.validation_time_us)} on"
     )
-
-
-def _example(series: Sequence[Series], needed: int) -> Any:
-    """Return a short history as a pandas frame, as long as the model needs."""
-    for one in series:
-        seen = (one.values == one.values).nonzero()[0]  # not NaN
-        if len(seen) >= needed:
-            rows = slice(int(seen[-needed]), int(seen[-1]) + 1)
-            columns = {"ds": one.time_us[rows], "y": one.values[rows]}
-            frame = pl.DataFrame(columns).with_columns(pl.col("ds").cast(pl.Datetime("us")))
-            return frame.select(pl.lit(one.unique_id).alias("unique_id"), "ds", "y").to_pandas()
-    raise AssertionError("a training has a series that is long enough")
 
 
 def _time_text(time_us: int) -> str:
