@@ -274,10 +274,10 @@ def _signature(bundle: Bundle) -> "ModelSignature":
     series = [ColSpec("string", "unique_id"), ColSpec("datetime", "ds")]
     levels = [ColSpec("double", f"q{level:g}") for level in bundle.model.config.quantile_levels]
     covariates = bundle.model.covariates
-    beside = [ColSpec("double", name) for name in (*covariates.dynamic, *(one.name for one in covariates.static))]
+    beside = [ColSpec("double", name) for name in ("y", *covariates.dynamic, *(one.name for one in covariates.static))]
     beside += [ColSpec("string", one.name) for one in covariates.categories]
     return ModelSignature(
-        inputs=Schema([*series, ColSpec("double", "y"), *beside]),
+        inputs=Schema([*series, *beside]),
         outputs=Schema([*series, ColSpec("double", "y_hat"), *levels]),
         params=ParamSchema([ParamSpec("horizon", "integer", bundle.model.config.horizon)]),
     )

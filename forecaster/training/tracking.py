@@ -30,6 +30,7 @@ from forecaster.training.fit import FitResult
 from forecaster.training.split import digest_of
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
 CONFIG_ARTIFACT = "config.yaml"
@@ -60,7 +61,7 @@ class Run:
         plain["tracking"]["uri"] = without_password(config.tracking.uri)
         parameters = [Param(name, str(value)) for name, value in _flat(plain)]
         self._client.log_batch(self.run_id, params=parameters)
-        self._client.log_text(self.run_id, yaml.safe_dump(plain, sort_keys=False), CONFIG_ARTIFACT)
+        self.log_text(yaml.safe_dump(plain, sort_keys=False), CONFIG_ARTIFACT)
 
     def log_data(self, frame: pl.DataFrame, series: Sequence[Series]) -> None:
         """Log which data the training reads: its place, its schema and a digest of its values."""
@@ -91,14 +92,14 @@ class Run:
         """Log how good the model is: final figures, error by horizon, pictures, worst series."""
         backtest = result.backtest
         finals = {**backtest.metrics(), "training_seconds": result.seconds, "updates": float(result.updates)}
-        self._log_metrics([(name, value, 0) for name, value in finals.items()])
+        self.log_metrics(finals)
         for name in ("mase_by_horizon", "seasonal_naive_mase_by_horizon"):
             self._log_metrics([(name, value, step) for step, value in enumerate(getattr(backtest, name), start=1)])
         lags = enumerate(result.gradient_norms)
         self._log_metrics([("gradient_norm_by_lag", value, lag) for lag, value in lags])
         if covariates := result.bundle.model.covariates:
             self._client.log_dict(self.run_id, covariates.to_dict(), "covariates.json")
-        self._client.log_table(self.run_id, _worst(backtest), "worst_series.json")
+        self.log_table(_worst(backtest), "worst_series.json")
         self._client.set_tag(self.run_id, "mlflow.note.content", _summary(result))
         self._client.set_tag(self.run_id, "stopped_by", result.stopped_by)
         self._log_figures(result, series)
@@ -120,7 +121,7 @@ class Run:
         if shown:
             pictures["fan_chart.png"] = figures.fan_chart(shown)
         for name, picture in pictures.items():
-            self._client.log_figure(self.run_id, picture, f"figures/{name}")
+            self.log_figure(picture, f"figures/{name}")
 
     def register(self, result: FitResult, series: Sequence[Series]) -> RegisteredModel:
         """Log and register the bundle; it becomes the champion if it is better than nothing, see `verdict`.
@@ -146,6 +147,22 @@ class Run:
         self._client.set_tag(self.run_id, "registered_version", found.version)
         return registry.resolve(tracking, found.version)
 
+    def log_metrics(self, values: Mapping[str, float]) -> None:
+        """Log final figures by name."""
+        self._log_metrics([(name, value, 0) for name, value in values.items()])
+
+    def log_table(self, columns: Mapping[str, list[Any]], name: str) -> None:
+        """Log columns as a table that the dashboard shows."""
+        self._client.log_table(self.run_id, dict(columns), name)
+
+    def log_text(self, text: str, name: str) -> None:
+        """Log a text as a file."""
+        self._client.log_text(self.run_id, text, name)
+
+    def log_figure(self, picture: "Figure", name: str) -> None:
+        """Log a picture as a file."""
+        self._client.log_figure(self.run_id, picture, name)
+
     def _log_metrics(self, values: Sequence[tuple[str, float, int]], model_id: str | None = None) -> None:
         """Log (name, value, step); a figure that is not a number is left out."""
         from mlflow.entities import Metric
@@ -169,20 +186,24 @@ def verdict(backtest: Backtest) -> str:
 
 
 @contextlib.contextmanager
-def track(config: Config, *, trigger: str) -> Iterator[Run]:
+def track(
+    config: Config, *, trigger: str, name: str | None = None, tags: Mapping[str, str] | None = None
+) -> Iterator[Run]:
     """Start a run and end it FINISHED, FAILED with the error as a tag, or KILLED by an interrupt.
 
     Args:
         config: names the store and the experiment.
         trigger: what asked for the training, for example manual or schedule.
+        name: of the run; left out, the cell and its size.
+        tags: more of them.
     """
     client = registry.connect(config.tracking)
     from mlflow.exceptions import MlflowException
     from mlflow.tracking.context.registry import resolve_tags  # who runs what
 
     experiment = registry.experiment_id(client, config.tracking)
-    name = f"{config.model.cell} {config.model.num_layers}x{config.model.hidden_size}"
-    tags = {"trigger": trigger} | ({"git_sha": sha} if (sha := git_sha()) else {})
+    name = name or f"{config.model.cell} {config.model.num_layers}x{config.model.hidden_size}"
+    tags = {"trigger": trigger, **(tags or {})} | ({"git_sha": sha} if (sha := git_sha()) else {})
     try:
         run_id: str = client.create_run(experiment, run_name=name, tags=resolve_tags(tags)).info.run_id
         try:

@@ -2,25 +2,20 @@
 
 import dataclasses
 import datetime as dt
-import io
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import pytest
 import torch
 
-from forecaster import registry
-from forecaster.config import Config, DataConfig, ModelConfig, TrackingConfig, TrainingConfig
+from forecaster.config import Config, DataConfig, ModelConfig, TrainingConfig
 from forecaster.data.schema import canonical_frame
-from forecaster.data.windows import Series, to_segments
+from forecaster.data.windows import to_segments
 from forecaster.evaluation import forecast, fresh_state
 from forecaster.model.ensemble import Model
 from forecaster.model.observations import Observations
 from forecaster.training.fit import FitResult, fit
-from forecaster.training.job import train
 
 START = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
 HORIZON = 4
@@ -33,9 +28,7 @@ def hours(steps: int, first: int = 0) -> list[dt.datetime]:
 def configure(data: DataConfig, model: dict[str, Any], **training: Any) -> Config:
     small = ModelConfig(hidden_size=8, num_layers=1, decoder_size=16, horizon=HORIZON, season_lengths=(12,))
     quick = TrainingConfig(max_epochs=4, min_updates=40, chunk_steps=24, validation_steps=48)
-    return Config(
-        data=data, model=dataclasses.replace(small, **model), training=dataclasses.replace(quick, **training)
-    )
+    return Config(data=data, model=dataclasses.replace(small, **model), training=dataclasses.replace(quick, **training))
 
 
 def fitted(frame: pl.DataFrame, config: Config) -> FitResult:
@@ -64,9 +57,7 @@ def test_the_known_future_and_the_past_are_used_where_they_matter() -> None:
     none = fitted(frame, configure(DataConfig(), {})).backtest
     future = fitted(frame, configure(DataConfig(future_covariates=("price",)), {})).backtest
     past = fitted(frame, configure(DataConfig(past_covariates=("rain",)), {})).backtest
-    both = fitted(
-        frame, configure(DataConfig(past_covariates=("rain",), future_covariates=("price",)), {})
-    ).backtest
+    both = fitted(frame, configure(DataConfig(past_covariates=("rain",), future_covariates=("price",)), {})).backtest
     print(none.mase_by_horizon, future.mase_by_horizon, past.mase_by_horizon, both.mase_by_horizon)
 
 
@@ -92,7 +83,7 @@ def cold_error(model: Model, data: DataConfig, kinds: list[str]) -> float:
     whole = to_segments(canonical_frame(patterns(kinds, 3 + HORIZON, 7), data), data.step_us, 9, data)
     quantiles = forecast(model, [one.part(0, 3) for one in whole], HORIZON)
     median = quantiles[..., model.config.quantile_levels.index(0.5)].numpy()
-    assert np.isfinite(quantiles).all()
+    assert bool(torch.isfinite(quantiles).all())
     return float(np.abs(median - np.stack([one.values[3:] for one in whole])).mean())
 
 
@@ -103,7 +94,11 @@ def test_static_covariates_are_used_where_little_is_known_yet() -> None:
     nothing, static = DataConfig(), DataConfig(static_covariates=("size",), static_categories=("kind",))
     without = fitted(frame, configure(nothing, model, origin_stride=2, max_epochs=6)).bundle.model
     knowing = fitted(frame, configure(static, model, origin_stride=2, max_epochs=6)).bundle.model
-    print(cold_error(without, nothing, kinds), cold_error(knowing, static, kinds), cold_error(knowing, static, ["c", "a", "d"]))
+    print(
+        cold_error(without, nothing, kinds),
+        cold_error(knowing, static, kinds),
+        cold_error(knowing, static, ["c", "a", "d"]),
+    )
 
 
 def countdowns(count: int, seed: int) -> pl.DataFrame:
@@ -125,6 +120,10 @@ def test_the_end_of_a_series_is_seen_coming() -> None:
     (one,) = to_segments(canonical_frame(countdowns(1, 5), data), data.step_us, 9, data)
     for left in (15, 5, 2):
         part = one.part(0, len(one) - left)
-        observed = Observations.of(torch.from_numpy(part.time_us)[None], torch.from_numpy(part.values)[None], torch.from_numpy(part.dynamic)[None])
+        observed = Observations.of(
+            torch.from_numpy(part.time_us)[None],
+            torch.from_numpy(part.values)[None],
+            torch.from_numpy(part.dynamic)[None],
+        )
         state = model.scan(fresh_state(model, [part]), observed)[0]
         print(left, model.predict(state, HORIZON).ended)
