@@ -4,6 +4,7 @@ Knows the order of the steps and MLflow's nested runs; knows nothing of how a mo
 """
 
 import dataclasses
+import math
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -85,7 +86,7 @@ def compare(
             stream.write(f"[{number}/{len(listed)}] {one.name}\n")
             outcomes.append(_train(one, frame, series, parent.run_id, stream))
         outcomes = ranked(outcomes)
-        done = [one for one in outcomes if not one.failure]
+        done = [one for one in outcomes if math.isfinite(one.figures.get("mase", math.nan))]
         found = Comparison(parent.run_id, tuple(outcomes))
         picture = comparison_chart(done) if done else None
         parent.log_table(_columns(outcomes), "comparison.json")
