@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime as dt
-import math
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 
 from forecaster.config import Config, DataConfig, ModelConfig, TrainingConfig
 from forecaster.data.schema import canonical_frame
-from forecaster.data.windows import to_segments
+from forecaster.data.windows import Series, to_segments
 from forecaster.evaluation import forecast, fresh_state
 from forecaster.model.ensemble import Model
 from forecaster.model.observations import Observations
@@ -36,69 +35,78 @@ def fitted(frame: pl.DataFrame, config: Config) -> FitResult:
     return fit(to_segments(canonical_frame(frame, data), data.step_us, data.max_gap_steps, data), config)
 
 
-def with_gaps(rng: np.random.Generator, values: np.ndarray, share: float) -> list[float | None]:
-    return [None if rng.random() < share else value for value in values.tolist()]
-
-
-def weather_and_prices(seed: int = 0) -> pl.DataFrame:
-    """Return four series: the price of the same hour and the rain of three hours before are what moves them."""
-    rng = np.random.default_rng(seed)
+def driven(lag: int) -> pl.DataFrame:
+    """Return four series that follow what `x` was `lag` steps before; one in twenty of its values is missing."""
+    rng = np.random.default_rng(0)
     frames = []
     for index in range(4):
-        price, rain, noise = rng.normal(size=(3, 360))
-        y = 50 + 10 * index - 5 * price + 5 * np.roll(rain, 3) + 0.3 * noise
-        columns = {"ds": hours(360), "y": y, "price": with_gaps(rng, price, 0.05), "rain": with_gaps(rng, rain, 0.05)}
+        x, noise = rng.normal(size=(2, 360))
+        columns = {"ds": hours(360), "y": 50 + 10 * index + 5 * np.roll(x, lag) + 0.3 * noise}
+        columns["x"] = [None if rng.random() < 0.05 else value for value in x.tolist()]
         frames.append(pl.DataFrame(columns).with_columns(unique_id=pl.lit(f"s{index}")))
     return pl.concat(frames)
 
 
 def test_the_known_future_and_the_past_are_used_where_they_matter() -> None:
-    frame = weather_and_prices()
-    none = fitted(frame, configure(DataConfig(), {})).backtest
-    future = fitted(frame, configure(DataConfig(future_covariates=("price",)), {})).backtest
-    past = fitted(frame, configure(DataConfig(past_covariates=("rain",)), {})).backtest
-    both = fitted(frame, configure(DataConfig(past_covariates=("rain",), future_covariates=("price",)), {})).backtest
-    print(none.mase_by_horizon, future.mase_by_horizon, past.mase_by_horizon, both.mase_by_horizon)
+    config = configure(DataConfig(), {}, learning_rate=3e-2)
+    alone = fitted(driven(0), config).backtest
+    future = DataConfig(future_covariates=("x",))
+    informed = fitted(driven(0), dataclasses.replace(config, data=future)).backtest
+    assert informed.mase < 0.5 * alone.mase
+    assert 0.6 < informed.coverage[0.8] < 0.95
+
+    past = DataConfig(past_covariates=("x",))
+    first, *later = fitted(driven(1), dataclasses.replace(config, data=past)).backtest.mase_by_horizon
+    assert first < 0.7 * min(later)  # one step ahead it is known, later nobody knows
 
 
-SHAPES = {"a": 1.0, "b": -1.0}
+GAINS = {"north": 1.0, "south": -1.0}
 
 
-def patterns(kinds: list[str], steps: int, seed: int) -> pl.DataFrame:
-    """Return series whose kind says when in the day they are high, and whose size how much."""
+def switched(count: int, seed: int) -> pl.DataFrame:
+    """Return series that a switch lifts or lowers for good, once in each: what came before does not tell which."""
     rng = np.random.default_rng(seed)
     frames = []
-    for index, kind in enumerate(kinds):
-        size = float(rng.choice([2.0, 8.0]))
-        first = int(rng.integers(24))
-        hour = first + np.arange(steps)
-        y = 20 + size * SHAPES.get(kind, 0.5) * np.sin(hour * math.tau / 24) + 0.2 * rng.normal(size=steps)
-        columns = {"ds": hours(steps, first), "y": y}
-        frames.append(pl.DataFrame(columns).with_columns(unique_id=pl.lit(f"{index}"), kind=pl.lit(kind), size=size))
+    for index in range(count):
+        region, at = ("north", "south")[index % 2], int(rng.integers(14, 24))
+        on = (np.arange(36) >= at).astype(float)
+        y = 50 + 6 * GAINS[region] * on + rng.normal(size=36)
+        columns = {"ds": hours(36, index % 30), "y": y, "on": on}
+        named = {"unique_id": pl.lit(f"{index}"), "region": pl.lit(region), "gain": GAINS[region]}
+        frames.append(pl.DataFrame(columns).with_columns(**named))
     return pl.concat(frames)
 
 
-def cold_error(model: Model, data: DataConfig, kinds: list[str]) -> float:
-    """Return the mean error of forecasts after three values of new series."""
-    whole = to_segments(canonical_frame(patterns(kinds, 3 + HORIZON, 7), data), data.step_us, 9, data)
-    quantiles = forecast(model, [one.part(0, 3) for one in whole], HORIZON)
-    median = quantiles[..., model.config.quantile_levels.index(0.5)].numpy()
+def error_at_the_switch(result: FitResult, data: DataConfig, **changed: object) -> float:
+    """Return the mean error of the forecasts of new series made just before the switch."""
+    frame = switched(20, 9).with_columns(**{name: pl.lit(value) for name, value in changed.items()})
+    whole = to_segments(canonical_frame(frame, data), data.step_us, data.max_gap_steps, data)
+    model = result.bundle.model
+    at = [int(np.flatnonzero(one.dynamic[:, 0])[0]) for one in whole]
+    future = np.stack([one.dynamic[k : k + HORIZON] for one, k in zip(whole, at, strict=True)])
+    came = np.stack([one.values[k : k + HORIZON] for one, k in zip(whole, at, strict=True)])
+    before = [one.part(0, k) for one, k in zip(whole, at, strict=True)]
+    quantiles = forecast(model, before, HORIZON, torch.from_numpy(future))
     assert bool(torch.isfinite(quantiles).all())
-    return float(np.abs(median - np.stack([one.values[3:] for one in whole])).mean())
+    return float(np.abs(quantiles[..., model.config.quantile_levels.index(0.5)].numpy() - came).mean())
 
 
-def test_static_covariates_are_used_where_little_is_known_yet() -> None:
-    kinds = ["a", "b"] * 30
-    frame = patterns(kinds, 96, 1)
-    model = {"min_history": 2, "season_lengths": (24,)}
-    nothing, static = DataConfig(), DataConfig(static_covariates=("size",), static_categories=("kind",))
-    without = fitted(frame, configure(nothing, model, origin_stride=2, max_epochs=6)).bundle.model
-    knowing = fitted(frame, configure(static, model, origin_stride=2, max_epochs=6)).bundle.model
-    print(
-        cold_error(without, nothing, kinds),
-        cold_error(knowing, static, kinds),
-        cold_error(knowing, static, ["c", "a", "d"]),
-    )
+def test_static_covariates_tell_what_a_series_past_does_not() -> None:
+    frame = switched(60, 0)
+    on = DataConfig(future_covariates=("on",))
+    model = {"season_lengths": (), "min_history": 8, "horizon": HORIZON}
+    training = {"learning_rate": 3e-2, "origin_stride": 2, "holdout": False, "validation_steps": 16}
+    errors = {}
+    for name, data in {
+        "nothing": on,
+        "number": dataclasses.replace(on, static_covariates=("gain",)),
+        "category": dataclasses.replace(on, static_categories=("region",)),
+    }.items():
+        result = fitted(frame, configure(data, model, **training))
+        errors[name] = error_at_the_switch(result, data)
+    print(errors)
+    unseen = error_at_the_switch(result, data, region="east")
+    print(unseen)
 
 
 def countdowns(count: int, seed: int) -> pl.DataFrame:
@@ -117,13 +125,19 @@ def test_the_end_of_a_series_is_seen_coming() -> None:
     data = DataConfig(past_covariates=("left",), end_column="over")
     config = configure(data, {"end_of_sequence": True, "season_lengths": ()}, origin_stride=1, validation_steps=100)
     model = fitted(countdowns(80, 0), config).bundle.model
-    (one,) = to_segments(canonical_frame(countdowns(1, 5), data), data.step_us, 9, data)
-    for left in (15, 5, 2):
-        part = one.part(0, len(one) - left)
-        observed = Observations.of(
-            torch.from_numpy(part.time_us)[None],
-            torch.from_numpy(part.values)[None],
-            torch.from_numpy(part.dynamic)[None],
-        )
-        state = model.scan(fresh_state(model, [part]), observed)[0]
-        print(left, model.predict(state, HORIZON).ended)
+    (one,) = to_segments(canonical_frame(countdowns(1, 5), data), data.step_us, data.max_gap_steps, data)
+    assert one.ended
+    far, near = (ended_within(model, one.part(0, len(one) - left)) for left in (15, 2))
+    assert far[0] == near[0] == 0.0  # the next step always comes
+    assert (np.diff(near) >= 0).all()
+    assert far[-1] < 0.4
+    assert near[-1] > 0.8
+
+
+def ended_within(model: Model, one: Series) -> np.ndarray:
+    """Return the probability that a series has ended before each of the next steps, [D]."""
+    arrays = (one.time_us, one.values, one.dynamic)
+    observations = Observations.of(*(torch.from_numpy(array)[None] for array in arrays))
+    with torch.inference_mode():
+        state = model.scan(fresh_state(model, [one]), observations)[0]
+        return model.predict(state, HORIZON).ended[0].numpy()
