@@ -100,6 +100,7 @@ def _observe(arguments: Namespace) -> int:
     from forecaster.client import ForecastClient
     from forecaster.data.report import inspect_frame
     from forecaster.data.schema import read_frame
+    from forecaster.data.windows import past
 
     data = read_config(arguments).data
     if data.path is None:
@@ -111,7 +112,7 @@ def _observe(arguments: Namespace) -> int:
         raise ConfigError(f"the server's model has a step of {model.step}, --data.frequency says {step}")
     inspect_frame(frame, data).raise_for_errors()
     with ForecastClient(arguments.server) as client:
-        result = client.observe(frame)
+        result = client.observe(past(frame, data))
     print(f"{result.applied} applied, {result.duplicates} known already, {len(result.rejected)} refused")
     for message in result.rejected["message"].head(5):
         print(f"  refused: {message}")

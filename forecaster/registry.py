@@ -271,11 +271,10 @@ def _signature(bundle: Bundle) -> "ModelSignature":
     from mlflow.models import ModelSignature
     from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema
 
-    series = [ColSpec("string", "unique_id"), ColSpec("datetime", "ds")]
+    series, spec = [ColSpec("string", "unique_id"), ColSpec("datetime", "ds")], bundle.model.covariates
     levels = [ColSpec("double", f"q{level:g}") for level in bundle.model.config.quantile_levels]
-    covariates = bundle.model.covariates
-    beside = [ColSpec("double", name) for name in ("y", *covariates.dynamic, *(one.name for one in covariates.static))]
-    beside += [ColSpec("string", one.name) for one in covariates.categories]
+    beside = [ColSpec("double", name) for name in ("y", *spec.dynamic, *(one.name for one in spec.static))]
+    beside += [ColSpec("string", one.name) for one in spec.categories]
     return ModelSignature(
         inputs=Schema([*series, *beside]),
         outputs=Schema([*series, ColSpec("double", "y_hat"), *levels]),
