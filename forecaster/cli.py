@@ -1,4 +1,4 @@
-"""The `forecaster` command: train, evaluate, serve, observe, forecast, health, benchmark, demo.
+"""The `forecaster` command: train, compare, evaluate, serve, observe, forecast, health, benchmark, demo.
 
 Knows how the commands are called from a shell and how their results look there; the work is elsewhere, imported by
 the command that needs it, so that each starts fast.
@@ -28,6 +28,22 @@ def _train(arguments: Namespace) -> int:
 
     print(train(read_config(arguments), until=read_until(arguments)).line())
     return 0
+
+
+def _add_compare_arguments(parser: ArgumentParser) -> None:
+    shown = "a YAML file of variants, such as 'lstm: {model.cell: lstm}', or family, the list that comes with this"
+    parser.add_argument("--variants", type=str, required=True, metavar="FILE", help=shown)
+    parser.add_argument("--budget-seconds", type=float, metavar="S", help="the limit of each variant's training")
+    parser.add_argument("--output", type=str, metavar="DIR", help="where the table and the picture go, beside MLflow")
+
+
+def _compare(arguments: Namespace) -> int:
+    from forecaster.compare.job import compare
+
+    output = pathlib.Path(arguments.output) if arguments.output is not None else None
+    found = compare(read_config(arguments), arguments.variants, budget_seconds=arguments.budget_seconds, output=output)
+    print(found.table())
+    return 0 if any(not one.failure for one in found.outcomes) else 1
 
 
 def _add_evaluate_arguments(parser: ArgumentParser) -> None:
@@ -84,6 +100,7 @@ def _observe(arguments: Namespace) -> int:
     from forecaster.client import ForecastClient
     from forecaster.data.report import inspect_frame
     from forecaster.data.schema import read_frame
+    from forecaster.data.windows import past
 
     data = read_config(arguments).data
     if data.path is None:
@@ -95,7 +112,7 @@ def _observe(arguments: Namespace) -> int:
         raise ConfigError(f"the server's model has a step of {model.step}, --data.frequency says {step}")
     inspect_frame(frame, data).raise_for_errors()
     with ForecastClient(arguments.server) as client:
-        result = client.observe(frame)
+        result = client.observe(past(frame, data))
     print(f"{result.applied} applied, {result.duplicates} known already, {len(result.rejected)} refused")
     for message in result.rejected["message"].head(5):
         print(f"  refused: {message}")
@@ -203,6 +220,12 @@ def _demo(arguments: Namespace) -> int:
 _TRAINING = ("data", "model", "training", "tracking")
 _COMMANDS = {
     "train": Command("train a model on the configured data and register it", _TRAINING, _train, add_until),
+    "compare": Command(
+        "train variants of a configuration on the same data, and put them side by side",
+        _TRAINING,
+        _compare,
+        _add_compare_arguments,
+    ),
     "evaluate": Command(
         "score a registered model beside naive forecasts", ("data", "tracking"), _evaluate, _add_evaluate_arguments
     ),

@@ -19,7 +19,7 @@ from forecaster.config import Config
 from forecaster.data.report import inspect_frame
 from forecaster.data.schema import has_made_up_times, read_frame
 from forecaster.data.wide import following
-from forecaster.data.windows import Series, latest_segments, split_at
+from forecaster.data.windows import Series, latest_segments, past, split_at
 from forecaster.errors import ConfigError, DataError
 from forecaster.evaluation import mase_units, rolling_origin
 from forecaster.model.bundle import Bundle
@@ -124,9 +124,10 @@ def evaluate(
     registered, bundle = load_bundle(config.tracking, version)
     if bundle.step_us != config.data.step_us:
         raise ConfigError(f"the model has a step of {bundle.frequency}, --data.frequency says {config.data.frequency}")
+    config = dataclasses.replace(config, data=bundle.model.covariates.read_by(config.data))
     frame, first_us = _read(config, actual)
     inspect_frame(frame, config.data).raise_for_errors()
-    series = latest_segments(frame, bundle.step_us, bundle.max_gap_steps)
+    series = latest_segments(frame, bundle.step_us, bundle.max_gap_steps, config.data)
     end_us = max(int(one.time_us[-1]) for one in series) + bundle.step_us
     if first_us is not None and origins == "last":
         _require_horizon(end_us - first_us, bundle)
@@ -159,7 +160,7 @@ def _score(bundle: Bundle, series: list[Series], first_us: int, last_us: int) ->
 
 def _read(config: Config, actual: str | None) -> tuple[pl.DataFrame, int | None]:
     """Return the data, with what came after it if that is a file of its own, and the first time of that."""
-    frame = read_frame(config.data)
+    frame = past(read_frame(config.data), config.data)
     if actual is None:
         return frame, None
     continued = dataclasses.replace(config.data, path=actual)

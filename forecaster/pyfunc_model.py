@@ -13,11 +13,12 @@ import mlflow.models
 import numpy as np
 import pandas as pd
 import polars as pl
+import torch
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from forecaster.config import DataConfig
 from forecaster.data.schema import canonical_frame
-from forecaster.data.windows import Series, latest_segments
+from forecaster.data.windows import Series, known_future, latest_segments
 from forecaster.errors import InvalidArgumentError, TooLittleHistoryError
 from forecaster.evaluation import forecast
 from forecaster.model.bundle import Bundle
@@ -40,7 +41,9 @@ class PyfuncForecaster(PythonModel):
 
         Args:
             context: not used.
-            model_input: columns `unique_id`, `ds` (UTC without a zone, as MLflow wants it) and `y` (NaN is missing).
+            model_input: columns `unique_id`, `ds` (UTC without a zone, as MLflow wants it), `y` (NaN is missing) and
+                the model's covariates. If some of them are known for the future, the rows behind a series' last value
+                are its future, and the forecast begins with the first of them.
             params: `horizon`, in steps; left out, the trained one.
 
         Returns:
@@ -51,10 +54,12 @@ class PyfuncForecaster(PythonModel):
         horizon = int((params or {}).get("horizon", model.config.horizon))
         if not 1 <= horizon <= model.config.horizon:
             raise InvalidArgumentError(f"horizon={horizon} is not allowed: use 1 to {model.config.horizon}")
-        frame = canonical_frame(pl.from_pandas(model_input), DataConfig(frequency=bundle.frequency))
-        segments = latest_segments(frame, bundle.step_us, bundle.max_gap_steps)
+        data = model.covariates.read_by(DataConfig(frequency=bundle.frequency))
+        frame = canonical_frame(pl.from_pandas(model_input), data)
+        segments = latest_segments(frame, bundle.step_us, bundle.max_gap_steps, data)
         _require_history(segments, model.config.min_history or 1)
-        quantiles = forecast(model, segments, horizon).numpy()  # [B, D, Q]
+        future = torch.from_numpy(known_future(frame, segments, horizon, data))
+        quantiles = forecast(model, segments, horizon, future).numpy()  # [B, D, Q]
         starts = np.array([one.start_us + len(one) * one.step_us for one in segments])
         times = starts[:, None] + bundle.step_us * np.arange(horizon)
         columns = {f"q{level:g}": quantiles[..., i].ravel() for i, level in enumerate(model.config.quantile_levels)}

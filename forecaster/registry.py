@@ -103,7 +103,7 @@ def log_bundle(
         config: names the store.
         run_id: of the run that made the bundle.
         bundle: what is logged.
-        example: a history that can be forecast, with the columns unique_id, ds and y.
+        example: a history that can be forecast, with the columns unique_id, ds, y and the model's covariates.
 
     Returns:
         MLflow's id of the model.
@@ -271,10 +271,12 @@ def _signature(bundle: Bundle) -> "ModelSignature":
     from mlflow.models import ModelSignature
     from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema
 
-    series = [ColSpec("string", "unique_id"), ColSpec("datetime", "ds")]
+    series, spec = [ColSpec("string", "unique_id"), ColSpec("datetime", "ds")], bundle.model.covariates
     levels = [ColSpec("double", f"q{level:g}") for level in bundle.model.config.quantile_levels]
+    beside = [ColSpec("double", name) for name in ("y", *spec.dynamic, *(one.name for one in spec.static))]
+    beside += [ColSpec("string", one.name) for one in spec.categories]
     return ModelSignature(
-        inputs=Schema([*series, ColSpec("double", "y")]),
+        inputs=Schema([*series, *beside]),
         outputs=Schema([*series, ColSpec("double", "y_hat"), *levels]),
         params=ParamSchema([ParamSpec("horizon", "integer", bundle.model.config.horizon)]),
     )

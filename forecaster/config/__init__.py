@@ -41,6 +41,10 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     serving: ServingConfig = field(default_factory=ServingConfig)
 
+    def __post_init__(self) -> None:
+        ok = not self.model.end_of_sequence or self.data.end_column is not None
+        require(ok, "model.end_of_sequence", self.model.end_of_sequence, "it together with data.end_column")
+
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Return a configuration as plain dicts, lists and scalars, ready for YAML or JSON."""

@@ -50,13 +50,18 @@ class DataConfig:
         require(self.layout in get_args(Layout), "data.layout", self.layout, " or ".join(get_args(Layout)))
         columns = (self.id_column, self.time_column, self.target_column)
         require(len(set(columns)) == 3, "data.*_column", columns, "three different column names")
-        every = (*columns, *self.covariates, *([self.end_column] if self.end_column else []))
+        every = (*columns, *self.beside)
         require(len(set(every)) == len(every), "data.*_covariates", every, "each column once")
 
     @property
     def covariates(self) -> tuple[str, ...]:
         """The columns of all covariates: past, known-future, static numbers, static categories."""
         return (*self.past_covariates, *self.future_covariates, *self.static_covariates, *self.static_categories)
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The columns that are read beside the ids, the times and the values: covariates and the end column."""
+        return (*self.covariates, *([self.end_column] if self.end_column is not None else []))
 
     @property
     def step_us(self) -> int:

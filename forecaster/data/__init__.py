@@ -1,8 +1,9 @@
 """Data: files to canonical frames, what is wrong with them, regular series, calendar features.
 
-schema    a CSV or Parquet file, or a frame   -> canonical frame (unique_id, ds, y)
+schema    a CSV or Parquet file, or a frame   -> canonical frame (unique_id, ds, y, covariates)
+columns   one column of an input              -> one column of the canonical frame
 report    canonical frame                     -> what is wrong or noteworthy, with examples
-windows   canonical frame                     -> regular series with NaN for missing values
+windows   canonical frame                     -> regular series with NaN for missing values, and the known future
 features  time stamps                         -> calendar features of the model
 datasets  the bundled New York airport weather
 """

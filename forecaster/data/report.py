@@ -1,19 +1,21 @@
 """Say what is wrong or noteworthy in data, with counts and first examples; change nothing.
 
 `Source` does it for the rows of an input that cannot be understood (used by `schema`), `inspect_frame`
-for a canonical frame: repeated times, times off the grid, infinite values, gaps, missing values,
+for a canonical frame: repeated times, times off the grid, infinite values, gaps, missing values and covariates,
 constant series. Errors stop training and serving, notices do not.
 
 This module knows nothing of files, of models, or of how a finding could be repaired.
 """
 
 import datetime as dt
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import polars as pl
 
 from forecaster.config import DataConfig
+from forecaster.data.windows import past
 from forecaster.errors import DataError
 
 FILE, ROW = "__forecaster_file", "__forecaster_row"  # where a row came from, while it is being checked
@@ -38,6 +40,9 @@ _MEANING = {
     "infinite": ("infinite value", "infinite values", "leave them empty if they are missing"),
     "gap": ("gap", "gaps", ""),
     "null": ("missing value", "missing values", ""),
+    "infinite_covariate": ("infinite covariate", "infinite covariates", "leave them empty if they are missing"),
+    "missing_covariate": ("missing covariate", "missing covariates", ""),
+    "future": ("row of the known future", "rows of the known future", ""),
     "constant": ("constant series", "constant series", ""),
 }
 
@@ -84,7 +89,8 @@ class Finding:
     """One kind of thing found in the data.
 
     Args:
-        kind: duplicate_time, off_grid, coarser, infinite, gap, null or constant.
+        kind: duplicate_time, off_grid, coarser, infinite, gap, null, constant, infinite_covariate, missing_covariate or
+            future (rows behind a series' last value that carry known-future covariates).
         severity: an error must be corrected by the data's owner; a notice is worth knowing.
         count: how many rows (gap: runs of missing steps, constant: series).
         examples: the first three in the order of series and time, such as
@@ -143,6 +149,8 @@ def inspect_frame(frame: pl.DataFrame, config: DataConfig) -> DataReport:
         .sort("unique_id", "us")
         .with_columns(since=pl.when(name == name.shift()).then(us - us.shift()))
     )
+    before = past(frame, config)
+    known = rows if before.height == frame.height else rows.join(before, on=["unique_id", "ds"], how="semi")
     hint = _frequency_hint(rows, step_us)
     found = [
         _rows_finding("duplicate_time", "error", rows.filter(pl.col("since") == 0)),
@@ -150,8 +158,9 @@ def inspect_frame(frame: pl.DataFrame, config: DataConfig) -> DataReport:
         _rows_finding("coarser", "error", _coarser(rows, step_us), hint),
         _rows_finding("infinite", "error", rows.filter(pl.col("y").is_infinite())),
         _gap(rows, step_us, hint),
-        _null(rows),
-        _constant(rows),
+        _null(known),
+        _constant(known),
+        *_covariates(frame, before, config),
     ]
     first, last = rows.select(first=us.min(), last=us.max()).row(0)
     return DataReport(
@@ -228,6 +237,21 @@ def _constant(rows: pl.DataFrame) -> Finding | None:
         return None
     first = same.head(_EXAMPLES).select("unique_id", "low").iter_rows()
     return Finding("constant", "notice", same.height, tuple(f"{name} is always {value}" for name, value in first))
+
+
+def _covariates(frame: pl.DataFrame, known: pl.DataFrame, config: DataConfig) -> Iterator[Finding | None]:
+    """Yield the rows of the known future, the infinite covariates, and the missing shares in the other rows."""
+    if not config.covariates:
+        return
+    rows = frame.sort("unique_id", "ds")
+    if rows.height > known.height:
+        yield _rows_finding("future", "notice", rows.join(known, on=["unique_id", "ds"], how="anti"))
+    for name in (*config.past_covariates, *config.future_covariates, *config.static_covariates):
+        yield _rows_finding("infinite_covariate", "error", rows.filter(pl.col(name).is_infinite()), name)
+    missing = {name: known[name].null_count() for name in config.covariates}
+    examples = [f"{name} {count / known.height:.1%} of the rows" for name, count in missing.items() if count]
+    if examples:
+        yield Finding("missing_covariate", "notice", sum(missing.values()), tuple(examples))
 
 
 def _frequency_hint(rows: pl.DataFrame, step_us: int) -> str:

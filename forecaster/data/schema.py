@@ -3,7 +3,8 @@
 A wide CSV file, one line for each series, is turned into rows by `wide`.
 
 The canonical frame has `unique_id` String, `ds` Datetime("us", "UTC") and `y` Float64 (null is missing),
-then the other columns as they were, sorted by series and time. Every mistake in the input is a DataError
+then the configured covariates under their own names (Float64; categories String; the end column Boolean) and the
+other columns as they were, sorted by series and time. Every mistake in the input is a DataError
 of one line: what is wrong, where, and what to do. Nothing is repaired.
 
 This module knows nothing of time steps: duplicates, gaps and stamps off the grid are `report`'s affair.
@@ -14,11 +15,11 @@ import glob
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import polars as pl
 
 from forecaster.config import DataConfig
+from forecaster.data import columns
 from forecaster.data.csv_file import first_line, header_of, mistake_in
 from forecaster.data.datasets import weather_path
 from forecaster.data.report import FILE, ROW, Source, shown
@@ -26,19 +27,13 @@ from forecaster.data.wide import is_wide, to_rows
 from forecaster.errors import DataError, FieldViolation
 
 _KINDS = {".csv": "csv", ".csv.gz": "csv", ".parquet": "parquet", ".pq": "parquet"}
-_MAX_ID_CHARACTERS = 256  # the server's own limit: proto/forecaster/v1/observation.proto
-_MISSING_WORDS = ("", "na", "n/a", "nan", "null", "none")
 # canonical name, flag that renames it, and names that people use for it
 _COLUMNS = (
     ("unique_id", "id_column", ("id", "series", "series_id", "item_id", "meter", "sensor", "station", "store")),
     ("ds", "time_column", ("timestamp", "datetime", "date", "time")),
     ("y", "target_column", ("value", "target", "load", "demand", "sales")),
 )
-_ISO_TIME = (
-    r"^(?<date>\d{4}-\d{2}-\d{2})"
-    r"(?:[Tt ](?<hm>\d{2}:\d{2})(?::(?<s>[0-5]\d)(?:[.,](?<frac>\d{1,6})0*)?)?)?"
-    r" ?(?<zone>[Zz]|UTC|(?<sign>[+-])(?<oh>[01]\d|2[0-3])(?::?(?<om>[0-5]\d))?)?$"
-)
+_NO_NAME = "NAME"  # where none can be suggested
 
 
 def read_frame(config: DataConfig) -> pl.DataFrame:
@@ -77,94 +72,18 @@ def _canonical(rows: pl.DataFrame, config: DataConfig, source: Source) -> pl.Dat
     if rows.is_empty():
         raise DataError(f"{source.names[0]} has no rows below its column names: write one per series and time")
     canonical = [
-        _ids(rows, names[0], source),
-        _times(rows, names[1], source),
-        _values(rows, names[2], source),
+        columns.ids(rows, names[0], source),
+        columns.times(rows, names[1], source),
+        columns.values(rows, names[2], source),
     ]
-    frame = pl.DataFrame(canonical).hstack(rows.drop(*names, FILE, ROW))
+    for name in (*config.past_covariates, *config.future_covariates, *config.static_covariates):
+        canonical.append(columns.covariates(rows, name, source))
+    for name in config.static_categories:
+        canonical.append(columns.categories(rows, name, source))
+    if config.end_column is not None:
+        canonical.append(columns.ends(rows, config.end_column, source))
+    frame = pl.DataFrame(canonical).hstack(rows.drop(*names, *config.beside, FILE, ROW))
     return frame.sort("unique_id", "ds", "y", nulls_last=True, maintain_order=True)
-
-
-def _ids(rows: pl.DataFrame, name: str, source: Source) -> pl.Series:
-    dtype = rows[name].dtype
-    if not (dtype.is_integer() or isinstance(dtype, pl.String | pl.Categorical | pl.Enum)):
-        _refuse_type(rows, name, source, "series are named by text or whole numbers")
-    ids = rows[name].cast(pl.String).alias("unique_id")
-    empty = ids.is_null() | (ids.str.strip_chars() == "")
-    source.refuse(rows, empty, name, "names no series", "every row needs the name of its series")
-    advice = f"a series' name has at most {_MAX_ID_CHARACTERS} characters"
-    source.refuse(rows, ids.str.len_chars() > _MAX_ID_CHARACTERS, name, "is too long", advice)
-    control = ids.str.contains(r"\p{Cc}")
-    source.refuse(rows, control, name, "has control characters", "take tabs and line breaks out of names")
-    return ids
-
-
-def _values(rows: pl.DataFrame, name: str, source: Source) -> pl.Series:
-    column = rows[name]
-    if isinstance(column.dtype, pl.String | pl.Categorical | pl.Enum):
-        text = column.cast(pl.String).str.strip_chars()
-        values = text.cast(pl.Float64, strict=False)
-        missing = text.is_null() | text.str.to_lowercase().is_in(_MISSING_WORDS)
-        advice = "leave a missing value empty, write others like 12.5"
-        source.refuse(rows, values.is_null() & ~missing, name, "is not a number", advice)
-    elif column.dtype.is_numeric() or column.dtype == pl.Null:
-        values = column.cast(pl.Float64)
-    else:
-        _refuse_type(rows, name, source, "the values to forecast must be numbers")
-    return values.fill_nan(None).alias("y")
-
-
-def _times(rows: pl.DataFrame, name: str, source: Source) -> pl.Series:
-    column = rows[name]
-    source.refuse(rows, column.is_null(), name, "is no time", "every row needs a time")
-    dtype = column.dtype
-    if isinstance(dtype, pl.String | pl.Categorical | pl.Enum):
-        column = _parse_times(rows.with_columns(pl.col(name).cast(pl.String)), name, source)
-    elif isinstance(dtype, pl.Datetime):
-        if dtype.time_unit == "ns":
-            finer = column.to_physical() % 1000 != 0
-            source.refuse(rows, finer, name, "is finer than a microsecond", "round the times")
-        zoned = column.dt.replace_time_zone("UTC") if dtype.time_zone is None else column
-        column = zoned.dt.convert_time_zone("UTC")
-    elif not isinstance(dtype, pl.Date):
-        advice = "a number has no unit, use polars.from_epoch" if dtype.is_numeric() else "it must be times"
-        _refuse_type(rows, name, source, f"{advice}, or write ISO 8601 such as 2013-01-31T05:00:00Z")
-    utc = column.cast(pl.Datetime("us")).dt.replace_time_zone("UTC").alias("ds")
-    outside = ~utc.dt.year().is_between(1, 9999)
-    source.refuse(rows, outside, name, "is outside the years 1 to 9999", "correct the time")
-    return utc
-
-
-def _parse_times(rows: pl.DataFrame, name: str, source: Source) -> pl.Series:
-    """Return naive UTC times of ISO 8601 text; each distinct text is parsed once, series share them."""
-    part = pl.col(name).str.strip_chars().str.extract_groups(_ISO_TIME).struct
-    clock = [part["hm"].fill_null("00:00"), pl.lit(":"), part["s"].fill_null("00")]
-    wall = pl.concat_str(part["date"], pl.lit("T"), *clock, pl.lit("."), part["frac"].fill_null("0"))
-    minutes = part["oh"].cast(pl.Int64) * 60 + part["om"].cast(pl.Int64).fill_null(0)
-    signed = pl.when(part["sign"] == "-").then(-minutes).otherwise(minutes).fill_null(0)
-    naive = wall.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", time_unit="us", strict=False)
-    parsed = rows.select(pl.col(name).unique()).with_columns(
-        utc=naive - pl.duration(minutes=signed), zoned=part["zone"].is_not_null()
-    )
-    joined = rows.select(name, FILE, ROW).join(parsed, on=name, how="left", maintain_order="left")
-    bad = joined["utc"].is_null()
-    digits = bad & joined[name].str.contains(r"^\s*-?\d+(\.\d*)?\s*$")
-    advice = "write ISO 8601 such as 2013-01-31, 2013-01-31 05:00 or 2013-01-31T05:00:00Z"
-    source.refuse(joined, digits, name, "is a number without a unit", advice)
-    source.refuse(joined, bad, name, "is not a time", advice)
-    if joined["zoned"].n_unique() > 1:
-        first = [joined.filter(pl.col("zoned") == zoned).row(0) for zoned in (True, False)]
-        with_zone, without = (f"{shown(text)}, {source.place(file, row)}" for text, file, row, *_ in first)
-        raise DataError(
-            f"{name} mixes times with an offset ({with_zone}) and without ({without}): "
-            "give all of them an offset, or none if they are UTC"
-        )
-    return joined["utc"]
-
-
-def _refuse_type(rows: pl.DataFrame, name: str, source: Source, advice: str) -> NoReturn:
-    first = shown(rows[name].drop_nulls().first())
-    raise DataError(f"{source.names[0]}: column {name!r} holds {rows[name].dtype} ({first}); {advice}")
 
 
 def _require_columns(found: Sequence[str], config: DataConfig, place: str) -> None:
@@ -180,9 +99,27 @@ def _require_columns(found: Sequence[str], config: DataConfig, place: str) -> No
             raise DataError(f"{place} has {canonical!r} beside --data.{flag} {name}: rename or drop one")
     if missing:
         noun = "columns" if len(missing) > 1 else "column"
-        only = ", ".join(shown(name) for name in found[:12]) + (", ..." if len(found) > 12 else "")
-        message = f"{place} has no {noun} {', '.join(missing)}, only {only}: set {' '.join(hints)}"
+        message = f"{place} has no {noun} {', '.join(missing)}, only {_listed(found)}: set {' '.join(hints)}"
         raise DataError(message, [FieldViolation(flag, message) for flag in flags])
+    _require_beside(found, config, place)
+
+
+def _require_beside(found: Sequence[str], config: DataConfig, place: str) -> None:
+    """Refuse a covariate, or an end column, that is not there."""
+    for flag in ("past_covariates", "future_covariates", "static_covariates", "static_categories", "end_column"):
+        wanted = getattr(config, flag) or ()
+        taken = (*(getattr(config, key) for _, key, _ in _COLUMNS), *config.beside)
+        free = [name for name in found if name not in taken]
+        for name in (wanted,) if isinstance(wanted, str) else wanted:
+            if name not in found:
+                near = _nearest(name, (), free)
+                hint = f"did you mean {near!r}?" if near != _NO_NAME else f"it has {_listed(found)}"
+                message = f"{place} has no column {name!r}, which data.{flag} names; {hint}"
+                raise DataError(message, [FieldViolation(f"data.{flag}", message)])
+
+
+def _listed(found: Sequence[str]) -> str:
+    return ", ".join(shown(name) for name in found[:12]) + (", ..." if len(found) > 12 else "")
 
 
 def _nearest(wanted: str, usual: Sequence[str], found: Sequence[str]) -> str:
@@ -190,7 +127,7 @@ def _nearest(wanted: str, usual: Sequence[str], found: Sequence[str]) -> str:
     folded = {name.strip().casefold(): name for name in found}
     close = difflib.get_close_matches(wanted.casefold(), list(folded), n=1)
     inside = [name for word in usual if len(word) > 3 for name in folded if word in name]
-    return next((folded[name] for name in (*close, *usual, *inside) if name in folded), "NAME")
+    return next((folded[name] for name in (*close, *usual, *inside) if name in folded), _NO_NAME)
 
 
 def _find_files(path: str) -> list[Path]:
@@ -231,7 +168,7 @@ def _load_csv(path: Path, config: DataConfig) -> pl.DataFrame:
     wide = is_wide(header, config)
     if not wide:
         _require_columns(header, config, str(path))
-    keys = header if wide else (config.id_column, config.time_column, config.target_column)
+    keys = header if wide else (config.id_column, config.time_column, config.target_column, *config.beside)
     try:
         rows = pl.read_csv(path, schema_overrides=dict.fromkeys(keys, pl.String), infer_schema_length=None, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:

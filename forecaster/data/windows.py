@@ -3,9 +3,10 @@
 This module knows nothing of files, of models or of seasons. It repairs nothing: a missing value is NaN, and
 a frame that `report.inspect_frame` would refuse for its times is refused here too.
 
-Shapes: T steps of one series.
+Shapes: B series, T steps of one series, D horizon steps, F known-future covariates.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,7 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from forecaster.config import DataConfig
 from forecaster.errors import DataError
+
+FloatArray = npt.NDArray[np.float64]
+_US, _ROW = "__us", "__row"  # columns of our own beside the file's
 
 
 class Attributes(NamedTuple):
@@ -89,20 +94,42 @@ class Series:
         return self.start_us + self.step_us * np.arange(len(self.values), dtype=np.int64)
 
 
-def to_segments(frame: pl.DataFrame, step_us: int, max_gap_steps: int) -> list[Series]:
+def past(frame: pl.DataFrame, data: DataConfig) -> pl.DataFrame:
+    """Return the rows of a canonical frame up to each series' last one that holds a value or says that it is over.
+
+    What lies behind is the known future if the data has known-future covariates; without, every row is of the past.
+    """
+    if not data.future_covariates:
+        return frame
+    known = pl.col("y").is_not_null()
+    if data.end_column is not None:
+        known |= pl.col(data.end_column)
+    return frame.filter(pl.col("ds") <= pl.col("ds").filter(known).max().over("unique_id"))
+
+
+def to_segments(frame: pl.DataFrame, step_us: int, max_gap_steps: int, data: DataConfig | None = None) -> list[Series]:
     """Return every segment of every series, sorted by name and time.
 
     A run of at most `max_gap_steps` grid points without a row becomes NaN; a longer one cuts the series.
-    A row without a value is a row: it is NaN and never cuts. A segment begins and ends with a row.
+    A row without a value is a row: it is NaN and never cuts. A segment begins and ends with a row; rows of the known
+    future (see `past`) belong to none.
+
+    Args:
+        frame: canonical.
+        step_us: the time step.
+        max_gap_steps: the longest gap that does not cut.
+        data: names the covariates and the end column; left out, there are none.
 
     Raises:
-        DataError: a series repeats a time or leaves its grid, which its first time anchors.
+        DataError: a series repeats a time or leaves its grid, which its first time anchors; a static covariate
+            changes within a series; or a series goes on after its end.
     """
-    rows = frame.select("unique_id", us=pl.col("ds").dt.epoch("us"), y=pl.col("y").cast(pl.Float64))
-    rows = rows.sort("unique_id", "us")
+    data = data or DataConfig()
+    rows = past(frame, data).select("unique_id", "y", *data.beside, pl.col("ds").dt.epoch("us").alias(_US))
+    rows = rows.sort("unique_id", _US)
     if rows.is_empty():
         return []
-    us = rows["us"].to_numpy()
+    us = rows[_US].to_numpy()
     same = (rows["unique_id"] == rows["unique_id"].shift()).fill_null(False).to_numpy()  # as the row before
     since = np.diff(us, prepend=us[0])  # meaningless where not `same`
     _require_grid(rows, same & ((since == 0) | (since % step_us != 0)))
@@ -112,18 +139,57 @@ def to_segments(frame: pl.DataFrame, step_us: int, max_gap_steps: int) -> list[S
     last = np.append(first[1:], len(us)) - 1
     lengths = (us[last] - us[first]) // step_us + 1
     offsets = np.cumsum(lengths) - lengths
-    grid = np.full(int(lengths.sum()), np.nan)
-    grid[offsets[segment] + (us - us[first][segment]) // step_us] = rows["y"].fill_null(np.nan).to_numpy()
+    at = offsets[segment] + (us - us[first][segment]) // step_us  # of each row, all grids one behind the other
 
-    names = rows["unique_id"].gather(first).to_list()
-    segments = zip(names, us[first].tolist(), np.split(grid, offsets[1:]), strict=True)
-    return [Series(name, start_us, step_us, values) for name, start_us, values in segments]
+    def on_grids(*names: str) -> list[FloatArray]:
+        grids = np.full((int(lengths.sum()), len(names)), np.nan)
+        for k, name in enumerate(names):
+            grids[at, k] = rows[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
+        return np.split(grids, offsets[1:])
+
+    names, starts = rows["unique_id"].gather(first).to_list(), us[first].tolist()
+    values = [grid[:, 0] for grid in on_grids("y")]
+    if not data.beside:
+        return [Series(name, start, step_us, part) for name, start, part in zip(names, starts, values, strict=True)]
+    dynamic = on_grids(*data.past_covariates, *data.future_covariates)
+    attributes, over = _attributes(rows, data), _ended(rows, data, last)
+    parts = zip(names, starts, values, dynamic, over, strict=True)
+    return [Series(name, start, step_us, y, beside, attributes[name], end) for name, start, y, beside, end in parts]
 
 
-def latest_segments(frame: pl.DataFrame, step_us: int, max_gap_steps: int) -> list[Series]:
+def latest_segments(
+    frame: pl.DataFrame, step_us: int, max_gap_steps: int, data: DataConfig | None = None
+) -> list[Series]:
     """Return the last segment of every series, sorted by name: what a server's state knows of it."""
-    latest = {segment.unique_id: segment for segment in to_segments(frame, step_us, max_gap_steps)}
+    latest = {segment.unique_id: segment for segment in to_segments(frame, step_us, max_gap_steps, data)}
     return list(latest.values())
+
+
+def known_future(
+    frame: pl.DataFrame, series: Sequence[Series], horizon: int, data: DataConfig
+) -> npt.NDArray[np.float64]:
+    """Return the known-future covariates of the steps that follow each of the series, NaN where there is no row.
+
+    Args:
+        frame: canonical.
+        series: the last segment of each, out of the same frame.
+        horizon: D.
+        data: names the columns, F of them.
+
+    Returns:
+        Float64 [B, D, F].
+    """
+    found = np.full((len(series), horizon, len(data.future_covariates)), np.nan)
+    if not data.future_covariates or not series:
+        return found
+    step_us = series[0].step_us
+    known = {"unique_id": [one.unique_id for one in series], _US: [int(one.time_us[-1]) for one in series]}
+    since = pl.col("ds").dt.epoch("us") - pl.col(_US)
+    rows = frame.join(pl.DataFrame(known).with_row_index(_ROW), on="unique_id").filter(since % step_us == 0)
+    rows = rows.with_columns((since // step_us - 1).alias(_US)).filter(pl.col(_US).is_between(0, horizon - 1))
+    values = rows.select(pl.col(name).cast(pl.Float64).fill_null(np.nan) for name in data.future_covariates)
+    found[rows[_ROW].to_numpy(), rows[_US].to_numpy()] = values.to_numpy()
+    return found
 
 
 def split_at(series: Sequence[Series], time_us: int) -> tuple[list[Series], list[Series]]:
@@ -144,9 +210,52 @@ def split_at(series: Sequence[Series], time_us: int) -> tuple[list[Series], list
 def _require_grid(rows: pl.DataFrame, bad: npt.NDArray[np.bool_]) -> None:
     if bad.any():
         at = int(np.flatnonzero(bad)[0])
-        name, time_us = rows["unique_id"][at], rows["us"][at]
+        name, time_us = rows["unique_id"][at], rows[_US][at]
         time = np.datetime64(time_us, "us")
         raise DataError(
             f"{name} repeats a time or leaves its grid at {time}Z ({int(bad.sum()):,} such rows): "
             "inspect_frame says which they are"
         )
+
+
+def _attributes(rows: pl.DataFrame, data: DataConfig) -> dict[str, Attributes]:
+    """Return each series' static covariates; every row that holds one has to agree."""
+    columns = (*data.static_covariates, *data.static_categories)
+    for name in columns:
+        odd = (
+            rows.group_by("unique_id")
+            .agg(pl.col(name).drop_nulls().unique().sort())
+            .filter(pl.col(name).list.len() > 1)
+        )
+        if not odd.is_empty():
+            unique_id, several = odd.sort("unique_id").row(0)
+            one, other = (repr(value) if isinstance(value, str) else f"{value:g}" for value in several[:2])
+            raise DataError(
+                f"{unique_id} has {name}={one} and {name}={other} ({odd.height:,} such series): a static covariate is"
+                " the same in all rows of a series; a number that changes can be one of data.past_covariates"
+            )
+    found = rows.group_by("unique_id").agg(pl.col(name).drop_nulls().first() for name in columns)
+    split = 1 + len(data.static_covariates)
+    return {
+        row[0]: Attributes(
+            tuple(math.nan if number is None else number for number in row[1:split]),
+            tuple(text or "" for text in row[split:]),
+        )
+        for row in found.iter_rows()
+    }
+
+
+def _ended(rows: pl.DataFrame, data: DataConfig, last: npt.NDArray[np.int64]) -> list[bool]:
+    """Return for each segment, whose last rows are given, whether its series is over with it."""
+    if data.end_column is None:
+        return [False] * len(last)
+    over, name = rows[data.end_column], rows["unique_id"]
+    early = (over & (name == name.shift(-1)).fill_null(False)).arg_true()
+    if len(early):
+        at = early[0]
+        time = np.datetime64(rows[_US][at], "us")
+        raise DataError(
+            f"{name[at]} goes on after {time}Z, where {data.end_column} says that it is over ({len(early):,} such"
+            " rows): say so in its last row only"
+        )
+    return over.gather(last).to_list()

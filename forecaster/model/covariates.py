@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from forecaster.config import DataConfig
 from forecaster.data.windows import Series
 from forecaster.model.normalizer import soft_clip
 from forecaster.model.state import State, TensorSpec
@@ -65,6 +66,16 @@ class CovariateSpec:
     def dynamic(self) -> tuple[str, ...]:
         """The names of what an observation carries beside its value: past ones, then known-future ones."""
         return tuple(one.name for one in (*self.past, *self.future))
+
+    def read_by(self, data: DataConfig) -> DataConfig:
+        """Return the same data section with these covariates' names as its columns."""
+        return dataclasses.replace(
+            data,
+            past_covariates=tuple(one.name for one in self.past),
+            future_covariates=tuple(one.name for one in self.future),
+            static_covariates=tuple(one.name for one in self.static),
+            static_categories=tuple(one.name for one in self.categories),
+        )
 
     def __bool__(self) -> bool:
         return bool(self.past or self.future or self.static or self.categories)

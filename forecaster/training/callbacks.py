@@ -34,6 +34,9 @@ class Epoch:
         learning_rate: the mean.
         seconds: since the training began.
         updates: of the weights, since the training began.
+        teacher_forced_loss: of a chunk fed with actual values; None unless the decoder is recurrent, like the next two.
+        free_running_loss: of the same chunk fed with what the decoder said before.
+        exposure_gap: the second less the first.
     """
 
     number: int
@@ -45,6 +48,14 @@ class Epoch:
     learning_rate: float
     seconds: float
     updates: int
+    teacher_forced_loss: float | None = None
+    free_running_loss: float | None = None
+    exposure_gap: float | None = None
+
+    def figures(self) -> dict[str, float]:
+        """Return the curves' values by name, without those that there are none of."""
+        values = dataclasses.asdict(self)
+        return {name: values[name] for name in _CURVES if values[name] is not None}
 
     def line(self, max_epochs: int) -> str:
         """Return the epoch as a line for people."""
@@ -53,6 +64,8 @@ class Epoch:
         return f"epoch {self.number}/{max_epochs}  {figures}  {self.seconds:.0f} s"
 
 
+_EXPOSURE = ("teacher_forced_loss", "free_running_loss", "exposure_gap")
+_CURVES = tuple(f.name for f in dataclasses.fields(Epoch) if f.name not in ("number", "seconds", "updates"))
 Reporter = Callable[[Epoch], None]
 
 
@@ -70,8 +83,8 @@ class History(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add the epoch that ends."""
-        named = ("train_loss", "learning_rate", *(f.name for f in dataclasses.fields(Epoch) if "val_" in f.name))
         found: dict[str, Tensor] = trainer.callback_metrics
+        named = [name for name in _CURVES if name in found or name not in _EXPOSURE]
         epoch = Epoch(
             number=trainer.current_epoch + 1,
             seconds=self._timer.time_elapsed(),

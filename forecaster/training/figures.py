@@ -1,4 +1,4 @@
-"""Pictures of a trained model: fan chart, calibration, error by horizon.
+"""Pictures of a trained model: fan chart, calibration, error by horizon, gradient by lag.
 
 Every function returns a `matplotlib.figure.Figure` and touches no global state of matplotlib. The colours are
 Okabe and Ito's, which colour-blind readers tell apart.
@@ -54,7 +54,9 @@ def fans(model: Model, series: Sequence[Series], origin_us: int) -> list[Fan]:
     horizon, before = model.config.horizon, split_at(series, origin_us)[0]
     known = {one.unique_id: one for one in before}  # the latest segment of each
     whole = {(one.unique_id, one.start_us): one for one in series}
-    quantiles = forecast(model, list(known.values()), horizon).numpy()
+    pairs = [(one, whole[one.unique_id, one.start_us]) for one in known.values()]
+    future = torch.from_numpy(np.stack([_future(model, *pair) for pair in pairs])) if pairs else None
+    quantiles = forecast(model, list(known.values()), horizon, future).numpy()
     shown = []
     for one, values in zip(known.values(), quantiles, strict=True):
         first = max(len(one) - 3 * horizon, 0)
@@ -66,6 +68,14 @@ def fans(model: Model, series: Sequence[Series], origin_us: int) -> list[Fan]:
             Fan(one.unique_id, time_us.astype("datetime64[us]"), actual[first:], values, model.config.quantile_levels)
         )
     return shown
+
+
+def _future(model: Model, before: Series, whole: Series) -> npt.NDArray[np.float64]:
+    """Return the known-future covariates of the steps that follow `before`, NaN behind the end, [D, F]."""
+    future = np.full((model.config.horizon, len(model.covariates.future)), np.nan)
+    came = whole.dynamic[len(before) : len(before) + len(future), len(model.covariates.past) :]
+    future[: len(came)] = came
+    return future
 
 
 def fan_chart(shown: Sequence[Fan]) -> Figure:
@@ -136,6 +146,24 @@ def horizon_chart(mase: Sequence[float], seasonal_naive_mase: Sequence[float], f
     ax.set(title="Error by horizon", xlabel=f"steps ahead (1 step = {frequency})", ylabel="MASE (no unit)")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False, loc="lower right")
+    _plain(ax)
+    return figure
+
+
+def gradient_chart(norms: Sequence[float], frequency: str) -> Figure:
+    """Return how the gradient of the loss fades with the steps it goes back, relative to that at the origin.
+
+    A lag whose gradient is zero is left out: the scale is logarithmic.
+    """
+    figure = Figure(figsize=(7.0, 4.0), dpi=_DPI, layout="constrained")
+    ax = figure.subplots()
+    shown = np.where(np.asarray(norms) > 0, norms, np.nan)
+    ax.axhline(1.0, color=_GREY, linewidth=1, linestyle="--")
+    ax.plot(np.arange(len(shown)), shown, color=_BLUE, linewidth=1.8)
+    ax.set_yscale("log")
+    ax.set(title="How far back the loss is felt", xlabel=f"steps before the origin (1 step = {frequency})")
+    ax.set_ylabel("norm of the gradient (1 = at the origin)")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     _plain(ax)
     return figure
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, TextIO
 
 import polars as pl
 
-from forecaster.config import Config
+from forecaster.config import Config, DataConfig
 from forecaster.data.report import inspect_frame
 from forecaster.data.schema import read_frame
-from forecaster.data.windows import to_segments
+from forecaster.data.windows import Series, to_segments
 from forecaster.errors import ConfigError, DataError
 from forecaster.registry import CHAMPION, RegisteredModel
 
@@ -75,11 +75,7 @@ def train(
     stream = stream or sys.stderr
     if not config.training.holdout:
         raise ConfigError("training.holdout=False leaves nothing to judge a champion by: leave it out")
-    frame = _read(config, until)
-    report = inspect_frame(frame, config.data)
-    report.raise_for_errors()
-    stream.write("".join(f"{line}\n" for line in report.lines()))
-    series = to_segments(frame, config.data.step_us, config.data.max_gap_steps)
+    frame, series = read_series(config.data, until=until, stream=stream)
     # Lightning and MLflow take seconds to import: what is wrong with the data is said before.
     from forecaster.training.callbacks import progress_on
     from forecaster.training.fit import fit
@@ -97,8 +93,20 @@ def train(
         return TrainResult(run.run_id, run.register(result, series), result, verdict(result.backtest))
 
 
-def _read(config: Config, until: dt.datetime | None) -> pl.DataFrame:
-    frame = read_frame(config.data)
+def read_series(data: DataConfig, *, until: dt.datetime | None, stream: TextIO) -> tuple[pl.DataFrame, list[Series]]:
+    """Return the rows before a time and the series in them; the report on them goes to `stream`.
+
+    Raises DataError if the data cannot be used.
+    """
+    frame = _read(data, until)
+    report = inspect_frame(frame, data)
+    report.raise_for_errors()
+    stream.write("".join(f"{line}\n" for line in report.lines()))
+    return frame, to_segments(frame, data.step_us, data.max_gap_steps, data)
+
+
+def _read(data: DataConfig, until: dt.datetime | None) -> pl.DataFrame:
+    frame = read_frame(data)
     if until is None:
         return frame
     if until.tzinfo is None:

@@ -25,10 +25,12 @@ from forecaster.registry import RegisteredModel
 from forecaster.store_uri import without_password
 from forecaster.training import figures
 from forecaster.training.callbacks import Epoch
+from forecaster.training.example import example_of
 from forecaster.training.fit import FitResult
 from forecaster.training.split import digest_of
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
 CONFIG_ARTIFACT = "config.yaml"
@@ -59,7 +61,7 @@ class Run:
         plain["tracking"]["uri"] = without_password(config.tracking.uri)
         parameters = [Param(name, str(value)) for name, value in _flat(plain)]
         self._client.log_batch(self.run_id, params=parameters)
-        self._client.log_text(self.run_id, yaml.safe_dump(plain, sort_keys=False), CONFIG_ARTIFACT)
+        self.log_text(yaml.safe_dump(plain, sort_keys=False), CONFIG_ARTIFACT)
 
     def log_data(self, frame: pl.DataFrame, series: Sequence[Series]) -> None:
         """Log which data the training reads: its place, its schema and a digest of its values."""
@@ -68,7 +70,8 @@ class Run:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         path = str(self._config.data.path or weather_path())
-        columns, source = frame.select("unique_id", "ds", "y"), LocalArtifactDatasetSource(path)
+        columns = frame.select("unique_id", "ds", "y", *self._config.data.beside)
+        source = LocalArtifactDatasetSource(path)
         data = from_polars(columns, source, targets="y", name=pathlib.Path(path).stem, digest=digest_of(series)[:32])
         entry = data.to_dict()
         logged = Dataset(
@@ -83,24 +86,20 @@ class Run:
 
     def report(self, epoch: Epoch) -> None:
         """Add an epoch to the curves."""
-        figures_of_epoch = {
-            "train_loss": epoch.train_loss,
-            "learning_rate": epoch.learning_rate,
-            "val_mase": epoch.val_mase,
-            "val_seasonal_naive_mase": epoch.val_seasonal_naive_mase,
-            "val_pinball": epoch.val_pinball,
-            "val_coverage_80": epoch.val_coverage_80,
-        }
-        self._log_metrics([(name, value, epoch.number) for name, value in figures_of_epoch.items()])
+        self._log_metrics([(name, value, epoch.number) for name, value in epoch.figures().items()])
 
     def log_result(self, result: FitResult, series: Sequence[Series]) -> None:
         """Log how good the model is: final figures, error by horizon, pictures, worst series."""
         backtest = result.backtest
         finals = {**backtest.metrics(), "training_seconds": result.seconds, "updates": float(result.updates)}
-        self._log_metrics([(name, value, 0) for name, value in finals.items()])
+        self.log_metrics(finals)
         for name in ("mase_by_horizon", "seasonal_naive_mase_by_horizon"):
             self._log_metrics([(name, value, step) for step, value in enumerate(getattr(backtest, name), start=1)])
-        self._client.log_table(self.run_id, _worst(backtest), "worst_series.json")
+        lags = enumerate(result.gradient_norms)
+        self._log_metrics([("gradient_norm_by_lag", value, lag) for lag, value in lags])
+        if covariates := result.bundle.model.covariates:
+            self._client.log_dict(self.run_id, covariates.to_dict(), "covariates.json")
+        self.log_table(_worst(backtest), "worst_series.json")
         self._client.set_tag(self.run_id, "mlflow.note.content", _summary(result))
         self._client.set_tag(self.run_id, "stopped_by", result.stopped_by)
         self._log_figures(result, series)
@@ -117,10 +116,12 @@ class Run:
                 backtest.mase_by_horizon, backtest.seasonal_naive_mase_by_horizon, result.bundle.frequency
             ),
         }
+        if result.gradient_norms:
+            pictures["gradient_norms.png"] = figures.gradient_chart(result.gradient_norms, result.bundle.frequency)
         if shown:
             pictures["fan_chart.png"] = figures.fan_chart(shown)
         for name, picture in pictures.items():
-            self._client.log_figure(self.run_id, picture, f"figures/{name}")
+            self.log_figure(picture, f"figures/{name}")
 
     def register(self, result: FitResult, series: Sequence[Series]) -> RegisteredModel:
         """Log and register the bundle; it becomes the champion if it is better than nothing, see `verdict`.
@@ -137,7 +138,7 @@ class Run:
             "fingerprint": bundle.fingerprint,
         }
         tags |= {"git_sha": sha} if (sha := git_sha()) else {}
-        example = _example(series, bundle.model.config.min_history or 1)
+        example = example_of(series, bundle.model)
         model_id = registry.log_bundle(self._client, tracking, self.run_id, bundle, example)
         self._log_metrics([(name, value, 0) for name, value in result.backtest.metrics().items()], model_id)
         found = registry.register(self._client, tracking, model_id, description=_summary(result), tags=tags)
@@ -145,6 +146,22 @@ class Run:
             registry.promote(self._client, tracking, found.version)
         self._client.set_tag(self.run_id, "registered_version", found.version)
         return registry.resolve(tracking, found.version)
+
+    def log_metrics(self, values: Mapping[str, float]) -> None:
+        """Log final figures by name."""
+        self._log_metrics([(name, value, 0) for name, value in values.items()])
+
+    def log_table(self, columns: Mapping[str, list[Any]], name: str) -> None:
+        """Log columns as a table that the dashboard shows."""
+        self._client.log_table(self.run_id, dict(columns), name)
+
+    def log_text(self, text: str, name: str) -> None:
+        """Log a text as a file."""
+        self._client.log_text(self.run_id, text, name)
+
+    def log_figure(self, picture: "Figure", name: str) -> None:
+        """Log a picture as a file."""
+        self._client.log_figure(self.run_id, picture, name)
 
     def _log_metrics(self, values: Sequence[tuple[str, float, int]], model_id: str | None = None) -> None:
         """Log (name, value, step); a figure that is not a number is left out."""
@@ -169,20 +186,24 @@ def verdict(backtest: Backtest) -> str:
 
 
 @contextlib.contextmanager
-def track(config: Config, *, trigger: str) -> Iterator[Run]:
+def track(
+    config: Config, *, trigger: str, name: str | None = None, tags: Mapping[str, str] | None = None
+) -> Iterator[Run]:
     """Start a run and end it FINISHED, FAILED with the error as a tag, or KILLED by an interrupt.
 
     Args:
         config: names the store and the experiment.
         trigger: what asked for the training, for example manual or schedule.
+        name: of the run; left out, the cell and its size.
+        tags: more of them.
     """
     client = registry.connect(config.tracking)
     from mlflow.exceptions import MlflowException
     from mlflow.tracking.context.registry import resolve_tags  # who runs what
 
     experiment = registry.experiment_id(client, config.tracking)
-    name = f"{config.model.cell} {config.model.num_layers}x{config.model.hidden_size}"
-    tags = {"trigger": trigger} | ({"git_sha": sha} if (sha := git_sha()) else {})
+    name = name or f"{config.model.cell} {config.model.num_layers}x{config.model.hidden_size}"
+    tags = {"trigger": trigger, **(tags or {})} | ({"git_sha": sha} if (sha := git_sha()) else {})
     try:
         run_id: str = client.create_run(experiment, run_name=name, tags=resolve_tags(tags)).info.run_id
         try:
@@ -245,18 +266,6 @@ def _summary(result: FitResult) -> str:
         f" {backtest.seasonal_naive_mase:.3f}, skill {backtest.skill:.1%} over {backtest.origins:,} origins from"
         f" {_time_text(result.validation_time_us)} on"
     )
-
-
-def _example(series: Sequence[Series], needed: int) -> Any:
-    """Return a short history as a pandas frame, as long as the model needs."""
-    for one in series:
-        seen = (one.values == one.values).nonzero()[0]  # not NaN
-        if len(seen) >= needed:
-            rows = slice(int(seen[-needed]), int(seen[-1]) + 1)
-            columns = {"ds": one.time_us[rows], "y": one.values[rows]}
-            frame = pl.DataFrame(columns).with_columns(pl.col("ds").cast(pl.Datetime("us")))
-            return frame.select(pl.lit(one.unique_id).alias("unique_id"), "ds", "y").to_pandas()
-    raise AssertionError("a training has a series that is long enough")
 
 
 def _time_text(time_us: int) -> str:

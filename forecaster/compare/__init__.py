@@ -1,0 +1,1 @@
+"""Architectures side by side: the same data, the same budget, one table."""
