@@ -110,6 +110,23 @@ def test_an_ending_is_scored_up_to_the_series_last_step() -> None:
         assert float(found.beside) == pytest.approx(expected, rel=1e-5)
 
 
+def test_covariates_are_hidden_from_some_series_in_training_only() -> None:
+    """A series that is served without them must not be worse off than with a model that knows none."""
+    rng = np.random.default_rng(0)
+    series = [Series(f"{k}", 0, HOUR, rng.normal(size=30), np.ones((30, 1))) for k in range(200)]
+    spec = CovariateSpec.fit(series, past=["rain"])
+    cut = Cut(lane_steps=100, chunk_steps=20, lanes_per_batch=200, min_chunks=1)
+    chunk = next(iter(LaneDataset(series, [1.0] * 200, horizon=4, spec=spec, cut=cut, seed=0)))
+    torch.manual_seed(1)
+    model = Seq2Seq(dataclasses.replace(SMALL, dropout=0.0), HOUR, spec)
+    states = []
+    for training in (False, True):
+        with torch.inference_mode():
+            states.append(chunk_loss(model.train(training), chunk, model.initial_state(200), AT).state["hidden"])
+    moved = (states[0] - states[1]).abs().amax(dim=(1, 2)) > 1e-6
+    assert 1 <= int(moved.sum()) <= 40
+
+
 def test_gradients_vanish_where_the_recurrent_weights_are_small_and_last_where_they_are_the_identity() -> None:
     chunk = make_chunk()
     norms = {}
