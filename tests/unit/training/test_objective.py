@@ -77,6 +77,15 @@ def test_free_running_learns_too() -> None:
     assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
 
 
+@pytest.mark.parametrize("cell", ["gru", "output"])
+@pytest.mark.parametrize("context", ["input", "both"])
+def test_every_parameter_of_a_recurrent_model_learns(cell: str, context: str) -> None:
+    model, chunk = make_model(decoder="recurrent", cell=cell, context=context), make_chunk()
+    chunk_loss(model, chunk, model.initial_state(2), AT).mean.backward()
+    idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert [name for name in idle if "decoder.stack.readout" not in name] == []  # the readout is for missing values
+
+
 def test_the_schedules_fall_from_teaching_to_the_share() -> None:
     def shares(**changes: object) -> list[float]:
         config = TrainingConfig(**changes)  # type: ignore[arg-type]
