@@ -152,6 +152,20 @@ def test_gradients_vanish_where_the_recurrent_weights_are_small_and_last_where_t
     assert norms["identity"] == pytest.approx([1.0] * 20, rel=1e-3)
 
 
+def test_an_lstms_cell_carries_the_gradient() -> None:
+    """With an open forget gate and no weights between hidden vectors it passes by the cell alone."""
+    model, chunk = make_model(cell="lstm"), make_chunk()
+    kernel = model.encoder.layers[0].kernel  # type: ignore[union-attr]
+    with torch.no_grad():
+        for parameter in kernel.parameters():
+            parameter.zero_()
+        kernel.weight_ih_l0.normal_(std=0.1)
+        kernel.bias_ih_l0[6:12] = 20.0  # the forget gate's
+    norms = gradient_norms(model, chunk, model.initial_state(2))
+    assert norms[1] > 0.1
+    assert norms[1:] == pytest.approx([norms[1]] * 19, rel=1e-3)
+
+
 def wave(n: int, rng: np.random.Generator) -> np.ndarray:
     return 50 + np.sin(np.arange(n)) + rng.normal(size=n)
 
