@@ -118,6 +118,17 @@ class ModelConfig:
         ok = all(0 < p < 1 for p in levels) and sorted(set(levels)) == list(levels) and 0.5 in levels
         require(ok, "model.quantile_levels", levels, "ascending probabilities between 0 and 1, with 0.5 among them")
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 or more and below 1")
+        if self.cell == "output":
+            self._require_no_hidden_recurrence()
+
+    def _require_no_hidden_recurrence(self) -> None:
+        """Refuse what a cell that carries no hidden vector has no use for, rather than leave it out in silence."""
+        for name in ("deep_input", "deep_transition", "deep_output"):
+            require(not getattr(self, name), f"model.{name}", True, "false with model.cell=output, or another cell")
+        slow = self.layer_periods is not None and max(self.layer_periods) > 1
+        require(not slow, "model.layer_periods", self.layer_periods, "none with model.cell=output, or another cell")
+        forgotten = self.decoder == "recurrent" and self.context == "initial"
+        require(not forgotten, "model.context", self.context, "input or both with model.cell=output, or another cell")
 
     def resolve(self, step_us: int) -> "ModelConfig":
         """Return the same configuration with everything filled in that follows from the time step."""

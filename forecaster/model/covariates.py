@@ -26,6 +26,7 @@ from forecaster.model.state import State, TensorSpec
 
 _MAX_EMBEDDING = 16
 _RARE = 0.001  # of the values on either side, which a broken sensor may have made, do not widen the deviation
+_RELATIVE_FLOOR = 1e-12
 _HIDDEN_SHARE = 0.05  # of the series whose categories are hidden in a training step
 
 
@@ -130,7 +131,9 @@ def _standard(name: str, parts: Iterable[np.ndarray]) -> Covariate:
     least = float(np.quantile(values, _RARE, method="lower"))
     values = values.clip(least, float(np.quantile(values, 1 - _RARE, method="higher")))
     deviation = float(values.std())
-    return Covariate(name, float(values.mean()), deviation if deviation > 0 else 1.0)
+    mean = float(values.mean())
+    varies = deviation > _RELATIVE_FLOOR * abs(mean)  # below, it is the rounding of a mean of equal numbers
+    return Covariate(name, mean, deviation if varies else 1.0)
 
 
 class CovariateInputs(nn.Module):

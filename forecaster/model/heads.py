@@ -115,6 +115,8 @@ class QuantileHead(nn.Module):
 
     def sample(self, parameters: Tensor, uniform: Tensor, frame: Frame) -> Tensor:
         """Return the quantile at `uniform`."""
+        if len(self.levels) == 1:  # all that is known of the distribution is its median
+            return frame.level + frame.unit * parameters[..., 0].double().expand(uniform.shape)
         levels = torch.tensor(self.levels, dtype=torch.float64, device=parameters.device)
         inside = uniform.clamp(self.levels[0], self.levels[-1])
         right = torch.searchsorted(levels, inside).clamp(1, len(levels) - 1)

@@ -116,6 +116,7 @@ def statistics(sums: Tensor) -> Statistics:
 
 def soft_clip(x: Tensor, limit: float = 10.0) -> Tensor:
     """Return x bent smoothly into (-limit, limit), almost unchanged near zero: x / sqrt(1 + (x/limit)²)."""
+    x = x.clamp(-1e15, 1e15)  # whose squares are numbers: beyond those of float32, a quotient by infinity would be zero
     return x / torch.sqrt(1.0 + (x / limit) ** 2)
 
 

@@ -57,6 +57,7 @@ class RecurrentDecoder(nn.Module):
         self.from_horizon = nn.Embedding(config.horizon, size)
         nn.init.normal_(self.from_horizon.weight, std=0.1)
         starts, inputs = config.context in ("initial", "both"), config.context in ("input", "both")
+        starts = starts and config.cell != "output"  # which carries no hidden vector
         self.start = nn.Linear(self.features.context_size, size) if starts else None
         self.from_context = nn.Linear(self.features.context_size, size, bias=False) if inputs else None
         self.stack = make_stack(config, input_size=2 + size, hidden_size=size, periods=(1,))

@@ -38,7 +38,28 @@ def uniforms(seeds: Tensor, paths: int, steps: int, *, stream: int) -> Tensor:
     """
     place = torch.arange(1, paths * steps + 1, device=seeds.device).reshape(steps, paths).T
     state = _mixed(_mixed(seeds * _ODD) + stream * _ODD)[:, None, None] + place * _ODD
-    return ((_mixed(state) >> 11 & (2**53 - 1)).double() + 0.5) / 2**53
+    return ((_mixed(state) >> 12 & (2**52 - 1)).double() + 0.5) / 2**52  # with a bit more the largest would be 1
+
+
+def stratified(drawn: Tensor) -> Tensor:
+    """Return the numbers [N, P, steps] moved so that at every step each P-th part of (0, 1) holds one (McKay et al.
+    1979, "Latin hypercube"): the middle of it, in the order of the numbers drawn.
+
+    A hundred independent numbers have their median between 0.4 and 0.6, and all series share them.
+    """
+    ranks = drawn.argsort(dim=1).argsort(dim=1)
+    return (ranks.double() + 0.5) / drawn.shape[1]
+
+
+def quantiles_of(values: Tensor, levels: Tensor) -> Tensor:
+    """Return the quantiles of P stratified values [N, P, D] at `levels` [Q], [N, D, Q].
+
+    The value of rank i (from 0) is the quantile at (i + ½) / P (Hazen's plotting position); numpy's and torch's default
+    (i / (P - 1)) would make intervals narrower.
+    """
+    paths = values.shape[1]
+    rank = ((levels * paths - 0.5) / (paths - 1)).clamp(0, 1)
+    return values.quantile(rank, dim=1).movedim(0, -1)
 
 
 def _mixed(z: Tensor) -> Tensor:
@@ -47,7 +68,9 @@ def _mixed(z: Tensor) -> Tensor:
     return z ^ (z >> 31 & (2**33 - 1))
 
 
-def sample_paths(decoder: RecurrentDecoder, origins: Origins, paths: int, seeds: Tensor) -> Paths:
+def sample_paths(
+    decoder: RecurrentDecoder, origins: Origins, paths: int, seeds: Tensor, *, even: bool = False
+) -> Paths:
     """Return paths drawn value by value, each fed to the next step (ancestral sampling).
 
     Args:
@@ -55,11 +78,13 @@ def sample_paths(decoder: RecurrentDecoder, origins: Origins, paths: int, seeds:
         origins: N.
         paths: P.
         seeds: of each origin, int64 [N]; the same seed gives the same paths.
+        even: draw `stratified` numbers: the paths of a series are then not independent of each other, but cover each
+            step's distribution far more evenly.
     """
     n, horizon = origins.seasonal.shape[:2]
     at_once = max(_PATHS_AT_ONCE // paths, 1)
     parts = [
-        _sample(decoder, origins.rows(slice(low, low + at_once)), paths, seeds[low : low + at_once])
+        _sample(decoder, origins.rows(slice(low, low + at_once)), paths, seeds[low : low + at_once], even)
         for low in range(0, n, at_once)
     ]
     if not parts:
@@ -67,9 +92,11 @@ def sample_paths(decoder: RecurrentDecoder, origins: Origins, paths: int, seeds:
     return Paths(torch.cat([part.values for part in parts]), torch.cat([part.lengths for part in parts]))
 
 
-def _sample(decoder: RecurrentDecoder, origins: Origins, paths: int, seeds: Tensor) -> Paths:
+def _sample(decoder: RecurrentDecoder, origins: Origins, paths: int, seeds: Tensor, even: bool) -> Paths:
     horizon = origins.seasonal.shape[1]
-    drawn = uniforms(seeds, paths, horizon, stream=0)
+    drawn, ends = (uniforms(seeds, paths, horizon, stream=stream) for stream in (0, 1))
+    if even:
+        drawn, ends = stratified(drawn), stratified(ends)
     frame, head = origins.frame, decoder.readout.head
 
     def choose(k: int, parameters: Tensor, ending: Tensor | None) -> Tensor:
@@ -78,7 +105,7 @@ def _sample(decoder: RecurrentDecoder, origins: Origins, paths: int, seeds: Tens
     decoded, values = decoder.rollout(origins, paths, choose)
     lengths = torch.full(values.shape[:2], horizon, device=values.device)
     if decoded.ending is not None:
-        over = uniforms(seeds, paths, horizon, stream=1) < decoded.ending.double().sigmoid()  # [N, P, D]
+        over = ends < decoded.ending.double().sigmoid()  # [N, P, D]
         first = torch.where(over, torch.arange(1, horizon + 1, device=values.device), horizon)
         lengths = first.amin(dim=-1)
     return Paths(values, lengths)

@@ -29,7 +29,7 @@ from forecaster.model.normalizer import Statistics, normalize, soft_clip, statis
 from forecaster.model.observations import Encoded, Observations
 from forecaster.model.output_recurrence import OutputRecurrentStack
 from forecaster.model.recurrent_decoder import RecurrentDecoder
-from forecaster.model.sampling import Paths, sample_paths
+from forecaster.model.sampling import Paths, quantiles_of, sample_paths
 from forecaster.model.state import State, StateSpec, TensorSpec
 
 
@@ -235,9 +235,9 @@ class Seq2Seq(nn.Module):
         levels, frame, head = self.config.quantile_levels, origins.frame, self.decoder.readout.head
         if isinstance(self.decoder, RecurrentDecoder):
             seeds = torch.zeros(len(origins.context), dtype=torch.int64, device=origins.context.device)
-            found = sample_paths(self.decoder, origins, self.config.sample_paths, seeds)
+            found = sample_paths(self.decoder, origins, self.config.sample_paths, seeds, even=True)
             at = torch.tensor(levels, dtype=torch.float64, device=found.values.device)
-            quantiles = found.values.quantile(at, dim=1).movedim(0, -1)
+            quantiles = quantiles_of(found.values, at)
             steps = torch.arange(found.values.shape[-1], device=found.values.device)
             ended = (found.lengths[..., None] <= steps).double().mean(dim=1)
         else:

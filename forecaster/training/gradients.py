@@ -6,6 +6,8 @@ that falls or rises.
 Shapes: B lanes, T steps, D horizon steps, L layers, H hidden.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,7 @@ from forecaster.training.datamodule import Chunk
 
 def gradient_norms(model: Seq2Seq, batch: Chunk, state: State) -> list[float]:
     """Return for each lag the norm of the gradient of the loss after a chunk's last step, with respect to the hidden
-    vectors so many steps before; relative to that of lag 0. Empty if nothing can be scored there.
+    vectors (and an LSTM's cells) so many steps before; relative to that of lag 0. Empty if nothing can be scored there.
 
     Args:
         model: its gradients are left as they are.
@@ -28,14 +30,16 @@ def gradient_norms(model: Seq2Seq, batch: Chunk, state: State) -> list[float]:
     target = batch.future[:, steps : steps + horizon]
     if not torch.isfinite(target).any():
         return []
-    hidden: list[Tensor] = []
+    carried = [tensor.name for tensor in model.encoder.state_spec()]
+    vectors: list[Tensor] = []  # of each step, one after the other
     with torch.enable_grad():
         for t in range(steps):
             state = model.scan(state, batch.observations.part(slice(t, t + 1)))[0]
-            hidden.append(state["hidden"])
+            vectors += [state[name] for name in carried]
         loss = _loss(model, model.origins_at(state, horizon), target)
-        found = torch.autograd.grad(loss, hidden, allow_unused=True)
-    norms = [0.0 if one is None else float(one.norm()) for one in reversed(found)]
+        found = torch.autograd.grad(loss, vectors, allow_unused=True)
+    each = [0.0 if one is None else float(one.norm()) for one in found]
+    norms = [math.hypot(*each[t : t + len(carried)]) for t in range(0, len(each), len(carried))][::-1]
     return [norm / norms[0] for norm in norms] if norms[0] > 0 else []
 
 

@@ -16,12 +16,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from forecaster.model.decoder import Decoded, Origins
+from forecaster.model.observations import Observations
 from forecaster.model.recurrent_decoder import RecurrentDecoder
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State
 from forecaster.training.datamodule import Chunk
 
 _HIDDEN_SHARE = 0.1  # of the origins whose known future is hidden, so that a forecast without one makes sense
+_HIDDEN_COVARIATES = 0.05  # of the series and chunks in which a covariate is hidden from the encoder, for the same reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def chunk_loss(model: Seq2Seq, batch: Chunk, state: State, at: Tensor, teacher_s
     """Walk a chunk and score the forecasts after some of its steps.
 
     Args:
-        model: in training mode it hides the known future of some origins.
+        model: in training mode some covariates, and the known future of some origins, are hidden from it.
         batch: the chunk.
         state: before it.
         at: the origins' steps, int64 [K].
@@ -58,7 +60,7 @@ def chunk_loss(model: Seq2Seq, batch: Chunk, state: State, at: Tensor, teacher_s
     """
     horizon = model.config.horizon
     seen_before = state["observed_count"][:, None]
-    state, encoded = model.scan(state, batch.observations)
+    state, encoded = model.scan(state, _observations(model, batch))
     ahead = at[:, None] + torch.arange(1, horizon + 1, device=at.device)  # [K, D]
     origins = model.origins_of(encoded, at, horizon, _future(model, batch, ahead))
     target = batch.future[:, ahead].reshape(-1, horizon)  # [N, D]
@@ -92,6 +94,16 @@ def _decoded(model: Seq2Seq, origins: Origins, target: Tensor, teacher_share: fl
 
     decoded, _ = model.decoder.rollout(origins, 1, choose)
     return Decoded(decoded.parameters[:, 0], None if decoded.ending is None else decoded.ending[:, 0])
+
+
+def _observations(model: Seq2Seq, batch: Chunk) -> Observations:
+    """Return the chunk's observations; in training some series miss a covariate, or all of them, throughout it."""
+    covariates = batch.observations.covariates
+    if not model.training or covariates is None:
+        return batch.observations
+    one, every = (torch.rand(len(covariates), 1, size, device=covariates.device) for size in (covariates.shape[-1], 1))
+    hidden = (one < _HIDDEN_COVARIATES / 2) | (every < _HIDDEN_COVARIATES / 2)
+    return batch.observations._replace(covariates=covariates.masked_fill(hidden, math.nan))
 
 
 def _future(model: Seq2Seq, batch: Chunk, ahead: Tensor) -> Tensor | None:

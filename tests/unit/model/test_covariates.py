@@ -36,6 +36,13 @@ def test_fit_standardises_by_what_is_known_and_counts_a_series_once() -> None:
     assert CovariateSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
 
 
+@pytest.mark.parametrize("value", [0.1, -20.3, 1e9 / 3])
+def test_rounding_is_no_variation(value: float) -> None:
+    """A thousand times the same number has a mean beside it, and a deviation that is not quite zero."""
+    series = [Series("a", 0, HOUR, np.ones(1000), np.full((1000, 1), value))]
+    assert CovariateSpec.fit(series, past=["flag"]).past[0].deviation == 1.0
+
+
 def test_features_are_standardised_values_and_masks() -> None:
     inputs = CovariateInputs(SPEC)
     raw = torch.tensor([[3.0, math.nan, 0.4]], dtype=torch.float64)

@@ -72,6 +72,13 @@ def test_a_sample_is_the_quantile_at_its_number(kind: type) -> None:
     assert (beyond <= quantiles[..., 0]).all()
 
 
+def test_a_single_level_is_a_point() -> None:
+    head, where = QuantileHead(6, (0.5,)), frame()
+    parameters = drawn(head)
+    sample = head.sample(parameters, torch.rand(N, D, dtype=torch.float64), where)
+    torch.testing.assert_close(sample, head.quantiles(parameters, (0.5,), where)[..., 0])
+
+
 def test_a_gaussian_of_fixed_spread_learns_what_squared_errors_teach() -> None:
     """Goodfellow et al. 2016, section 5.5.1: the gradients differ by 1 / σ² only."""
     head, where = GaussianHead(6), frame()

@@ -89,3 +89,8 @@ def test_soft_clip_is_odd_monotone_and_bounded() -> None:
     assert y.abs().max() <= 10
     assert torch.equal(y, -y.flip(0))
     torch.testing.assert_close(soft_clip(torch.tensor([0.5])), torch.tensor([0.5]), rtol=2e-3, atol=0.0)
+
+
+def test_soft_clip_keeps_the_largest_numbers_large() -> None:
+    torch.testing.assert_close(soft_clip(torch.tensor([-1e25, 3e38, torch.inf])), torch.tensor([-10.0, 10.0, 10.0]))
+    assert float(soft_clip(torch.tensor(1e200, dtype=torch.float64))) == 10.0

@@ -77,6 +77,15 @@ def test_free_running_learns_too() -> None:
     assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
 
 
+@pytest.mark.parametrize("cell", ["gru", "output"])
+@pytest.mark.parametrize("context", ["input", "both"])
+def test_every_parameter_of_a_recurrent_model_learns(cell: str, context: str) -> None:
+    model, chunk = make_model(decoder="recurrent", cell=cell, context=context), make_chunk()
+    chunk_loss(model, chunk, model.initial_state(2), AT).mean.backward()
+    idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert [name for name in idle if "decoder.stack.readout" not in name] == []  # the readout is for missing values
+
+
 def test_the_schedules_fall_from_teaching_to_the_share() -> None:
     def shares(**changes: object) -> list[float]:
         config = TrainingConfig(**changes)  # type: ignore[arg-type]
@@ -110,6 +119,23 @@ def test_an_ending_is_scored_up_to_the_series_last_step() -> None:
         assert float(found.beside) == pytest.approx(expected, rel=1e-5)
 
 
+def test_covariates_are_hidden_from_some_series_in_training_only() -> None:
+    """A series that is served without them must not be worse off than with a model that knows none."""
+    rng = np.random.default_rng(0)
+    series = [Series(f"{k}", 0, HOUR, rng.normal(size=30), np.ones((30, 1))) for k in range(200)]
+    spec = CovariateSpec.fit(series, past=["rain"])
+    cut = Cut(lane_steps=100, chunk_steps=20, lanes_per_batch=200, min_chunks=1)
+    chunk = next(iter(LaneDataset(series, [1.0] * 200, horizon=4, spec=spec, cut=cut, seed=0)))
+    torch.manual_seed(1)
+    model = Seq2Seq(dataclasses.replace(SMALL, dropout=0.0), HOUR, spec)
+    states = []
+    for training in (False, True):
+        with torch.inference_mode():
+            states.append(chunk_loss(model.train(training), chunk, model.initial_state(200), AT).state["hidden"])
+    moved = (states[0] - states[1]).abs().amax(dim=(1, 2)) > 1e-6
+    assert 1 <= int(moved.sum()) <= 40
+
+
 def test_gradients_vanish_where_the_recurrent_weights_are_small_and_last_where_they_are_the_identity() -> None:
     chunk = make_chunk()
     norms = {}
@@ -124,6 +150,20 @@ def test_gradients_vanish_where_the_recurrent_weights_are_small_and_last_where_t
     assert len(norms["small"]) == 20
     assert norms["small"] == pytest.approx([0.3**lag for lag in range(20)], rel=1e-3)
     assert norms["identity"] == pytest.approx([1.0] * 20, rel=1e-3)
+
+
+def test_an_lstms_cell_carries_the_gradient() -> None:
+    """With an open forget gate and no weights between hidden vectors it passes by the cell alone."""
+    model, chunk = make_model(cell="lstm"), make_chunk()
+    kernel = model.encoder.layers[0].kernel  # type: ignore[union-attr]
+    with torch.no_grad():
+        for parameter in kernel.parameters():
+            parameter.zero_()
+        kernel.weight_ih_l0.normal_(std=0.1)
+        kernel.bias_ih_l0[6:12] = 20.0  # the forget gate's
+    norms = gradient_norms(model, chunk, model.initial_state(2))
+    assert norms[1] > 0.1
+    assert norms[1:] == pytest.approx([norms[1]] * 19, rel=1e-3)
 
 
 def wave(n: int, rng: np.random.Generator) -> np.ndarray:
