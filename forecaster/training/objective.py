@@ -23,7 +23,7 @@ from forecaster.model.state import State
 from forecaster.training.datamodule import Chunk
 
 _HIDDEN_SHARE = 0.1  # of the origins whose known future is hidden, so that a forecast without one makes sense
-_HIDDEN_COVARIATES = 0.05  # of the series and chunks in which a covariate is hidden from the encoder, for the same reason
+_HIDDEN_COVARIATES = 0.05  # of the series and chunks in which a covariate is hidden from the encoder, likewise
 
 
 @dataclass(frozen=True, slots=True)

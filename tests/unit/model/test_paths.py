@@ -89,7 +89,8 @@ def test_a_seed_repeats_its_paths_in_any_batch_and_for_any_horizon() -> None:
 def test_the_quantiles_are_those_of_the_paths() -> None:
     model = MODELS["recurrent, initial"]
     state, seeds = state_of(model), torch.zeros(3, dtype=torch.int64)
-    paths = sample_paths(decoder_of(model), model.origins_at(state, HORIZON), model.config.sample_paths, seeds, even=True)
+    origins = model.origins_at(state, HORIZON)
+    paths = sample_paths(decoder_of(model), origins, model.config.sample_paths, seeds, even=True)
     expected = np.quantile(paths.values.numpy(), model.config.quantile_levels, axis=1, method="hazen")
     np.testing.assert_allclose(model.decode(state, HORIZON).numpy(), np.moveaxis(expected, 0, -1), rtol=1e-9)
 
