@@ -22,7 +22,7 @@ _OUTERMOST = 8.0  # scales from the level: the outer edges of the bins
 class NegativeBinomialHead(nn.Module):
     """Counts with mean μ and variance μ + α μ² (Salinas et al. 2020, "DeepAR", eq. 3)."""
 
-    in_units = False
+    error_power = 0
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class CategoricalHead(nn.Module):
         num_bins: K.
     """
 
-    in_units = False
+    error_power = 0
     edges: Tensor
 
     def __init__(self, hidden_size: int, num_bins: int) -> None:

@@ -47,10 +47,10 @@ class Head(Protocol):
     """The interface of a head; all of them are `nn.Module`s.
 
     Args:
-        in_units: whether the loss is in units, as errors are; otherwise it is a negative log-likelihood.
+        error_power: the power of an error, in units, that the loss grows with; 0 if slowly, or not by units.
     """
 
-    in_units: bool
+    error_power: int
 
     def __call__(self, hidden: Tensor, centre: Tensor) -> Tensor:
         """Return parameters [..., A] of hidden [..., H] and centre [...], which is in units around the level."""
@@ -79,7 +79,7 @@ class QuantileHead(nn.Module):
         levels: probabilities, ascending, with 0.5 among them.
     """
 
-    in_units = True
+    error_power = 1
 
     def __init__(self, hidden_size: int, levels: tuple[float, ...]) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class QuantileHead(nn.Module):
 class GaussianHead(nn.Module):
     """A normal distribution; for a fixed spread its loss is the squared error (Goodfellow et al. 2016, eq. 5.65)."""
 
-    in_units = False
+    error_power = 2
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class GaussianHead(nn.Module):
 class StudentTHead(nn.Module):
     """Student's t with learnt location, spread and degrees of freedom, above 2."""
 
-    in_units = False
+    error_power = 0
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()

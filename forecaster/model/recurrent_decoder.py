@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from forecaster.config import ModelConfig
 from forecaster.model.cells import make_stack
@@ -32,6 +33,8 @@ class Plan(NamedTuple):
         start: the initial hidden vectors, float32 [N, A].
         candidates: float32 [N, D, C].
         available: bool [N, D, C].
+        moves: how the same season's earlier values move into each step, normalised, float32 [N, D, S].
+        moves_known: bool [N, D, S].
     """
 
     origins: Origins
@@ -39,6 +42,8 @@ class Plan(NamedTuple):
     start: Tensor
     candidates: Tensor
     available: Tensor
+    moves: Tensor
+    moves_known: Tensor
 
 
 class RecurrentDecoder(nn.Module):
@@ -61,7 +66,7 @@ class RecurrentDecoder(nn.Module):
         self.start = nn.Linear(self.features.context_size, size) if starts else None
         self.from_context = nn.Linear(self.features.context_size, size, bias=False) if inputs else None
         self.stack = make_stack(config, input_size=2 + size, hidden_size=size, periods=(1,))
-        self.readout = Readout(config, num_candidates=sizes.lags + 2, memory_size=sizes.context)
+        self.readout = Readout(config, num_candidates=2 * sizes.lags + 2, memory_size=sizes.context)
 
     def plan(self, origins: Origins) -> Plan:
         """Return what is the same for all paths."""
@@ -72,7 +77,7 @@ class RecurrentDecoder(nn.Module):
         if self.from_context is not None:
             steps = steps + self.from_context(context)[:, None]
         start = torch.zeros_like(steps[:, 0]) if self.start is None else self.start(context).tanh()
-        return Plan(origins, steps, start, candidates, available)
+        return Plan(origins, steps, start, candidates, available, *_moves(origins))
 
     def forward(self, origins: Origins, target: Tensor) -> Decoded:
         """Return the distributions of all steps given the actual values before each, in one pass.
@@ -84,7 +89,7 @@ class RecurrentDecoder(nn.Module):
         plan = self.plan(origins)
         before = _latest(torch.cat([_newest(origins)[:, None], target[:, :-1]], dim=1))
         _, hidden = self.stack(self._initial(plan, 1), self._inputs(plan.steps, before, origins))
-        return Decoded(*self.readout(hidden, plan.candidates, plan.available, origins))
+        return Decoded(*self.readout(hidden, *_candidates(plan, slice(None), before), origins))
 
     def rollout(self, origins: Origins, paths: int, choose: Choose) -> tuple[Decoded, Tensor]:
         """Walk P paths of every origin step by step, feeding each what `choose` makes of the step before.
@@ -117,8 +122,8 @@ class RecurrentDecoder(nn.Module):
         step = plan.steps[:, k : k + 1].expand(n, paths, -1)
         inputs = self._inputs(step, value, plan.origins).reshape(n * paths, 1, -1)
         state, hidden = self.stack(state, inputs)
-        candidates, available = plan.candidates[:, k : k + 1], plan.available[:, k : k + 1]
-        return state, *self.readout(hidden.reshape(n, paths, -1), candidates, available, plan.origins)
+        candidates = _candidates(plan, slice(k, k + 1), value)
+        return state, *self.readout(hidden.reshape(n, paths, -1), *candidates, plan.origins)
 
     def initial(self, plan: Plan, paths: int) -> tuple[State, Tensor]:
         """Return the stack's state before the first step, and the values before it, float64 [N, P]."""
@@ -134,6 +139,38 @@ class RecurrentDecoder(nn.Module):
         frame = origins.frame
         known = soft_clip(((before - frame.level) / frame.scale).float())[..., None]
         return torch.cat([known, torch.ones_like(known), step], dim=-1)
+
+
+def _moves(origins: Origins) -> tuple[Tensor, Tensor]:
+    """Return how the seasonal candidates move from each step to the next, normalised, and whether that is known."""
+    known = origins.seasonal_observed[:, 1:] & origins.seasonal_observed[:, :-1]
+    moves = origins.seasonal.diff(dim=1) / origins.statistics.scale[:, None, None]
+    first = (0, 0, 1, 0)  # nothing is known of the move into the first step
+    return functional.pad(torch.where(known, moves, 0.0).float(), first), functional.pad(known, first)
+
+
+def _candidates(plan: Plan, steps: slice, before: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the candidates of steps given the values before them, float32 and bool [N, X, C + S].
+
+    What direct decoders take from the origin, the newest value, is here the value before the step; it also stands with
+    the same season's earlier moves added.
+
+    Args:
+        plan: N origins.
+        steps: X of them, or one.
+        before: float64 [N, X]; of one step, its P paths, [N, P].
+    """
+    frame, x = plan.origins.frame, before.shape[1]
+    newest = ((before - frame.level) / frame.scale).float()[..., None]
+    seen = torch.ones_like(newest, dtype=torch.bool)
+    here = [
+        part[:, steps].expand(-1, x, -1) for part in (plan.candidates, plan.available, plan.moves, plan.moves_known)
+    ]
+    candidates, available, moves, known = here
+    return (
+        torch.cat([candidates[..., :-2], newest, candidates[..., -1:], newest + moves], dim=-1),
+        torch.cat([available[..., :-2], seen, available[..., -1:], known], dim=-1),
+    )
 
 
 def _newest(origins: Origins) -> Tensor:

@@ -26,7 +26,8 @@ class Epoch:
 
     Args:
         number: 1 for the first.
-        train_loss: mean pinball loss in MASE units.
+        train_loss: what is minimised: the head's mean loss (of quantiles: pinball in MASE units) and what is learnt
+            beside it.
         val_mase: of the averaged weights, like every validation figure.
         val_seasonal_naive_mase: the seasonal naive on the same pairs.
         val_pinball: in MASE units.

@@ -32,7 +32,7 @@ class Loss:
 
     Args:
         state: after the chunk.
-        total: the sum over scored pairs of origin and step; pinball losses are in MASE units, likelihoods in units.
+        total: the sum over scored pairs of origin and step; pinball losses are in MASE units.
         count: of those pairs.
         beside: what is learnt beside the values: when a series ends, a readout. Zero if there is nothing.
     """
@@ -70,9 +70,7 @@ def chunk_loss(model: Seq2Seq, batch: Chunk, state: State, at: Tensor, teacher_s
     decoded = _decoded(model, origins, target, teacher_share)
     frame, head = origins.frame, model.decoder.readout.head
     losses = head.loss(decoded.parameters, torch.where(scored, target, frame.level), frame)
-    weight = scored.float()
-    if head.in_units:  # errors weigh as in MASE
-        weight = weight * (origins.unit / batch.units.repeat_interleave(len(at))).float()[:, None]
+    weight = scored * _weight(head.error_power, origins.unit / batch.units.repeat_interleave(len(at)))[:, None]
     beside = model.auxiliary_loss(encoded, batch.observations) / max(int(batch.observations.observed.sum()), 1)
     if decoded.ending is not None:
         beside = beside + _ending_loss(decoded.ending, batch, ahead, enough)
@@ -94,6 +92,19 @@ def _decoded(model: Seq2Seq, origins: Origins, target: Tensor, teacher_share: fl
 
     decoded, _ = model.decoder.rollout(origins, 1, choose)
     return Decoded(decoded.parameters[:, 0], None if decoded.ending is None else decoded.ending[:, 0])
+
+
+def _weight(error_power: int, unit: Tensor) -> Tensor:
+    """Return what a pair's loss is multiplied by, float32 [N], so that errors weigh as in MASE, or squared.
+
+    A unit that only one change was seen of may be a thousandth of the later ones: in it, the squared error of one
+    origin outweighs all others of a chunk.
+
+    Args:
+        error_power: the head's.
+        unit: of each origin, in MASE's denominators of its series, float64 [N].
+    """
+    return (unit if error_power < 2 else unit.clamp_max(1.0)).pow(error_power).float()
 
 
 def _observations(model: Seq2Seq, batch: Chunk) -> Observations:

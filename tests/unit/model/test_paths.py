@@ -74,6 +74,31 @@ def test_feeding_actual_values_step_by_step_is_teacher_forcing(name: str) -> Non
 
 
 @torch.inference_mode()
+def test_the_value_before_a_step_can_be_taken_over_and_moved_by_the_season() -> None:
+    """As it is: a random walk could not be told from a hidden vector to within its own small steps."""
+    model = make_model(decoder="recurrent", head="gaussian")
+    decoder = decoder_of(model)
+    origins = model.origins_at(state_of(model), HORIZON)
+    assert origins.seasonal_observed.all(dim=1).any(), "a lag that is known at all steps"
+    target = origins.statistics.level[:, None] + origins.unit[:, None] * torch.randn(3, HORIZON, dtype=torch.float64)
+    before = torch.cat([origins.statistics.last[:, None], target[:, :-1]], dim=1)
+    lags = len(model.lags)
+    for lag, gate in [(None, lags), *((k, lags + 2 + k) for k in range(lags))]:
+        for parameter in decoder.readout.parameters():
+            torch.nn.init.zeros_(parameter)
+        decoder.readout.gates.bias.data[gate] = 50.0
+        mean = origins.frame.level + origins.frame.unit * decoder(origins, target).parameters[..., 0].double()
+        for n in range(3):
+            for k in range(1, HORIZON):
+                expected = before[n, k]
+                if lag is not None:
+                    if not origins.seasonal_observed[n, k - 1 : k + 1, lag].all():
+                        continue
+                    expected = expected + origins.seasonal[n, k, lag] - origins.seasonal[n, k - 1, lag]
+                assert float(abs(mean[n, k] - expected) / origins.statistics.scale[n]) < 1e-4
+
+
+@torch.inference_mode()
 def test_a_seed_repeats_its_paths_in_any_batch_and_for_any_horizon() -> None:
     model = MODELS["recurrent, both"]
     state, seeds = state_of(model), torch.tensor([7, 8, 9])
@@ -102,6 +127,7 @@ def test_the_quantiles_of_paths_are_near_those_of_the_distribution() -> None:
     decoder = decoder_of(model)
     for parameter in decoder.readout.parameters():
         torch.nn.init.zeros_(parameter)
+    decoder.readout.gates.bias.data[len(model.lags) + 1] = 50.0  # the level alone
     origins = model.origins_at(state_of(model), HORIZON)
     decoded = decoder(origins, torch.zeros(3, HORIZON, dtype=torch.float64))
     exact = decoder.readout.head.quantiles(decoded.parameters, model.config.quantile_levels, origins.frame)

@@ -38,9 +38,9 @@ def make_chunk(ended: bool = False, length: int = 30) -> Chunk:
     return next(iter(LaneDataset(series, [1.0, 2.0], horizon=4, spec=CovariateSpec(), cut=cut, seed=0)))
 
 
-@pytest.mark.parametrize("head", ["gaussian", "student_t", "negative_binomial", "categorical"])
+@pytest.mark.parametrize("head", ["quantiles", "gaussian", "student_t", "negative_binomial", "categorical"])
 @pytest.mark.parametrize("decoder", ["direct", "recurrent"])
-def test_a_likelihood_is_the_mean_over_scored_pairs(head: str, decoder: str) -> None:
+def test_the_loss_is_the_weighted_sum_over_scored_pairs(head: str, decoder: str) -> None:
     model, chunk = make_model(head=head, decoder=decoder), make_chunk()
     with torch.inference_mode():
         found = chunk_loss(model, chunk, model.initial_state(2), AT)
@@ -52,10 +52,28 @@ def test_a_likelihood_is_the_mean_over_scored_pairs(head: str, decoder: str) -> 
                 target = chunk.future[row : row + 1, at + 1 : at + 5]
                 decoded = model.teacher_forced(origins, target)
                 losses = model.decoder.readout.head.loss(decoded.parameters, target, origins.frame)
+                unit = float(origins.unit) / float(chunk.units[row])
+                losses = losses * {"quantiles": unit, "gaussian": min(unit, 1) ** 2}.get(head, 1.0)
                 total, count = total + float(losses.sum()), count + losses.numel()
     assert found.count == count
     assert float(found.total) == pytest.approx(total, rel=1e-4)
     assert float(found.beside) == 0.0
+
+
+def test_no_origin_outweighs_all_others() -> None:
+    """Just after the first season a unit is a single change, here a thousandth of the later ones."""
+    rng = np.random.default_rng(0)
+    values = 50 + rng.normal(size=30)
+    values[4] = values[0] + 1e-5
+    cut = Cut(lane_steps=100, chunk_steps=20, lanes_per_batch=2, min_chunks=1)
+    series = [Series("a", 0, HOUR, values)]
+    chunk = next(iter(LaneDataset(series, [1.0], horizon=4, spec=CovariateSpec(), cut=cut, seed=0)))
+    model = Seq2Seq(dataclasses.replace(SMALL, head="gaussian"), HOUR).eval()
+    with torch.inference_mode():
+        first, later = (
+            float(chunk_loss(model, chunk, model.initial_state(1), torch.tensor([at])).mean) for at in (4, 15)
+        )
+    assert first < 3 * later
 
 
 def test_a_share_of_one_is_teacher_forcing_and_less_is_not() -> None:
