@@ -40,8 +40,8 @@ class ModelConfig:
     Args:
         cell: the recurrent cell: gated (gru, lstm), plain (rnn_tanh, rnn_relu), or one whose only memory is its
             previous output (output).
-        initialization: of the recurrent weights: orthogonal keeps norms through time; identity, with rnn_relu, keeps
-            states (Le et al. 2015); xavier is what feed-forward weights get.
+        initialization: of the recurrent weights: orthogonal keeps norms through time; identity (nearly), with rnn_relu,
+            keeps states (Le et al. 2015); xavier is what feed-forward weights get.
         hidden_size: units of each layer.
         num_layers: stacked layers, joined by residual connections.
         decoder_size: units of the decoder's hidden layer.
@@ -65,7 +65,7 @@ class ModelConfig:
         bidirectional: read what is known of the future (calendar, known-future covariates) in both directions.
         head: the distribution of a step: quantiles, gaussian, student_t, negative_binomial (counts) or categorical
             (bins); left out, negative_binomial for small counts, quantiles otherwise.
-        num_bins: of a categorical head.
+        num_bins: of a categorical head; of an odd number one lies around the level.
         sample_paths: sampled paths that the quantiles of a recurrent decoder are made of.
         end_of_sequence: learn the probability that a series ends, and let forecasts stop there; needs
             data.end_column.
@@ -93,7 +93,7 @@ class ModelConfig:
     context: Context = "both"
     bidirectional: bool = False
     head: Head | None = None
-    num_bins: int = 64
+    num_bins: int = 65
     sample_paths: int = 100
     end_of_sequence: bool = False
 

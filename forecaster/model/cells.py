@@ -28,10 +28,11 @@ _KERNELS: dict[str, Callable[[int, int], nn.RNNBase]] = {
     "rnn_tanh": lambda inputs, hidden: nn.RNN(inputs, hidden, nonlinearity="tanh", batch_first=True),
     "rnn_relu": lambda inputs, hidden: nn.RNN(inputs, hidden, nonlinearity="relu", batch_first=True),
 }
+_KEPT = 0.99  # of a hidden vector from step to step: by a whole identity an endless stream would add up for ever
 _INITIALIZERS: dict[str, Callable[[Tensor], Tensor]] = {
     "orthogonal": nn.init.orthogonal_,
     "xavier": nn.init.xavier_uniform_,
-    "identity": nn.init.eye_,
+    "identity": lambda weight: nn.init.eye_(weight).mul_(_KEPT),
 }
 Carried = tuple[Tensor, ...]  # hidden [B, H], and an LSTM's cell [B, H]
 
@@ -124,6 +125,8 @@ class RecurrentLayer(nn.Module):
                 nn.init.xavier_uniform_(parameter)
             else:
                 nn.init.zeros_(parameter)
+        if cell == "lstm":  # gates i, f, g, o: forget little at first (Jozefowicz et al. 2015)
+            self.kernel.get_parameter("bias_ih_l0").data[hidden_size : 2 * hidden_size] = 1.0
 
     def output(self, hidden: Tensor) -> Tensor:
         """Return the layer's output of its hidden vectors, [..., H]."""

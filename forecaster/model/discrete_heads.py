@@ -63,7 +63,7 @@ class NegativeBinomialHead(nn.Module):
         """Return μ > 0, float64: the mean as it is where it is well above zero."""
         natural = frame.level.abs() + frame.scale  # how large the counts are
         wanted = (frame.level + frame.unit * parameters[..., 0].double()) / natural
-        mean: Tensor = natural * functional.softplus(wanted, beta=_SHARPNESS).clamp_min(_MIN_COUNT)
+        mean: Tensor = natural * (functional.softplus(wanted, beta=_SHARPNESS) + _MIN_COUNT)
         return mean
 
 

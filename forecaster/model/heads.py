@@ -72,7 +72,7 @@ class Head(Protocol):
 class QuantileHead(nn.Module):
     """Quantiles that cannot cross: the median plus accumulated positive widths on either side.
 
-    As a distribution it is linear between the levels and flat beyond them.
+    As a distribution it is linear between the levels; beyond them samples have exponential tails.
 
     Args:
         hidden_size: H.
@@ -119,12 +119,26 @@ class QuantileHead(nn.Module):
             return frame.level + frame.unit * parameters[..., 0].double().expand(uniform.shape)
         levels = torch.tensor(self.levels, dtype=torch.float64, device=parameters.device)
         inside = uniform.clamp(self.levels[0], self.levels[-1])
+        own = parameters.double()
         right = torch.searchsorted(levels, inside).clamp(1, len(levels) - 1)
         share = (inside - levels[right - 1]) / (levels[right] - levels[right - 1])
-        own = parameters.double()
         low, high = (own.gather(-1, index[..., None])[..., 0] for index in (right - 1, right))
-        value: Tensor = frame.level + frame.unit * torch.lerp(low, high, share)
-        return value
+        below = _tail(own[..., :2], levels[:2], uniform)
+        above = _tail(-own[..., -2:].flip(-1), 1 - levels[-2:].flip(0), 1 - uniform)
+        value: Tensor = torch.lerp(low, high, share) + below - above
+        return frame.level + frame.unit * value
+
+
+def _tail(quantiles: Tensor, levels: Tensor, uniform: Tensor) -> Tensor:
+    """Return how far below the lowest quantile a sample lies, 0 or less: an exponential tail through the two lowest.
+
+    Args:
+        quantiles: the two lowest, [..., 2].
+        levels: theirs, [2].
+        uniform: [...].
+    """
+    rate = (quantiles[..., 1] - quantiles[..., 0]) / torch.log(levels[1] / levels[0])
+    return rate * torch.log(uniform / levels[0]).clamp_max(0.0)
 
 
 class GaussianHead(nn.Module):

@@ -51,15 +51,24 @@ def stratified(drawn: Tensor) -> Tensor:
     return (ranks.double() + 0.5) / drawn.shape[1]
 
 
-def quantiles_of(values: Tensor, levels: Tensor) -> Tensor:
-    """Return the quantiles of P stratified values [N, P, D] at `levels` [Q], [N, D, Q].
+def quantiles_of(paths: Paths, levels: Tensor) -> Tensor:
+    """Return the quantiles at `levels` [Q] of the paths that still go on at each step, [N, D, Q].
 
-    The value of rank i (from 0) is the quantile at (i + ½) / P (Hazen's plotting position); numpy's and torch's default
-    (i / (P - 1)) would make intervals narrower.
+    Where none does they are those of all paths.
+
+    Of n values the one of rank i (from 0) is the quantile at (i + ½) / n (Hazen's plotting position); numpy's and
+    torch's default, i / (n - 1), would make intervals narrower.
     """
-    paths = values.shape[1]
-    rank = ((levels * paths - 0.5) / (paths - 1)).clamp(0, 1)
-    return values.quantile(rank, dim=1).movedim(0, -1)
+    steps = torch.arange(paths.values.shape[-1], device=paths.values.device)
+    going = steps < paths.lengths[..., None]
+    going |= ~going.any(dim=1, keepdim=True)
+    ordered = torch.where(going, paths.values, torch.inf).sort(dim=1).values  # [N, P, D]
+    count = going.sum(dim=1)[..., None]
+    rank = (levels * count - 0.5).clamp_min(0.0).minimum(count - 1.0)  # [N, D, Q]
+    low = rank.floor().long()
+    columns = ordered.transpose(1, 2)
+    left, right = columns.gather(-1, low), columns.gather(-1, (low + 1).minimum(count - 1))
+    return torch.lerp(left, right, rank - low)
 
 
 def _mixed(z: Tensor) -> Tensor:

@@ -237,7 +237,7 @@ class Seq2Seq(nn.Module):
             seeds = torch.zeros(len(origins.context), dtype=torch.int64, device=origins.context.device)
             found = sample_paths(self.decoder, origins, self.config.sample_paths, seeds, even=True)
             at = torch.tensor(levels, dtype=torch.float64, device=found.values.device)
-            quantiles = quantiles_of(found.values, at)
+            quantiles = quantiles_of(found, at)
             steps = torch.arange(found.values.shape[-1], device=found.values.device)
             ended = (found.lengths[..., None] <= steps).double().mean(dim=1)
         else:

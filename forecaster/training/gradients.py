@@ -30,14 +30,16 @@ def gradient_norms(model: Seq2Seq, batch: Chunk, state: State) -> list[float]:
     target = batch.future[:, steps : steps + horizon]
     if not torch.isfinite(target).any():
         return []
+    training, _ = model.training, model.eval()  # no dropout: another one at every step would hide what is asked for
     carried = [tensor.name for tensor in model.encoder.state_spec()]
     vectors: list[Tensor] = []  # of each step, one after the other
-    with torch.enable_grad():
+    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):  # cuDNN has no gradients in evaluation
         for t in range(steps):
             state = model.scan(state, batch.observations.part(slice(t, t + 1)))[0]
             vectors += [state[name] for name in carried]
         loss = _loss(model, model.origins_at(state, horizon), target)
         found = torch.autograd.grad(loss, vectors, allow_unused=True)
+    model.train(training)
     each = [0.0 if one is None else float(one.norm()) for one in found]
     norms = [math.hypot(*each[t : t + len(carried)]) for t in range(0, len(each), len(carried))][::-1]
     return [norm / norms[0] for norm in norms] if norms[0] > 0 else []

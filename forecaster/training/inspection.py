@@ -32,11 +32,11 @@ def settle(config: Config, series: Sequence[Series]) -> Config:
     model = config.model
     if not series:
         return config
+    known, _ = split_at(series, tail_start(series, model.horizon, config.training))
     if model.season_lengths is None:
-        longest = max(len(one) for one in series)
+        longest = max((len(one) for one in known), default=0)
         suggested = default_season_lengths(config.data.step_us)
         model = dataclasses.replace(model, season_lengths=tuple(m for m in suggested if _CYCLES * m <= longest))
-    known, _ = split_at(series, tail_start(series, model.horizon, config.training))
     counts = _are_counts(known)
     if model.head is None:
         small = counts and float(np.nanmedian(np.concatenate([one.values for one in known]))) <= _SMALL_COUNT

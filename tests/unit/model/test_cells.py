@@ -168,7 +168,7 @@ def test_recurrent_weights_start_as_told(cell: str) -> None:
     for gate in gates(cell, "orthogonal"):
         torch.testing.assert_close(gate @ gate.T, torch.eye(6), rtol=1e-5, atol=1e-5)
     for gate in gates(cell, "identity"):
-        assert torch.equal(gate, torch.eye(6))
+        torch.testing.assert_close(gate, 0.99 * torch.eye(6))
     for gate in gates(cell, "xavier"):
         assert float(gate.abs().max()) <= (6 / 12) ** 0.5
         assert not torch.allclose(gate @ gate.T, torch.eye(6), atol=0.1)

@@ -120,6 +120,20 @@ def test_the_mean_of_counts_stays_positive() -> None:
     assert (head.quantiles(low, (0.05, 0.5, 0.95), where) >= 0).all()
 
 
+def test_samples_beyond_the_levels_have_exponential_tails() -> None:
+    """Through the two outermost quantiles; the levels need not be symmetric."""
+    head = QuantileHead(6, (0.05, 0.2, 0.5, 0.7))
+    one = torch.ones(1, dtype=torch.float64)
+    where, parameters = Frame(0 * one, one, one), torch.tensor([[-3.0, -1.0, 0.0, 2.0]])
+    for u in (1e-6, 0.01, 0.05, 0.2, 0.5, 0.7, 0.9, 1 - 1e-6):
+        expected = float(np.interp(u, head.levels, parameters[0]))
+        if u < 0.05:
+            expected = -3.0 + 2.0 / np.log(4) * np.log(u / 0.05)
+        if u > 0.7:
+            expected = 2.0 - 2.0 / np.log(0.5 / 0.3) * np.log((1 - u) / 0.3)
+        assert float(head.sample(parameters, u * one, where)) == pytest.approx(expected, rel=1e-6)
+
+
 def test_quantiles_never_cross() -> None:
     head = QuantileHead(5, LEVELS)
     torch.nn.init.normal_(head.linear.weight, std=10.0)

@@ -12,7 +12,7 @@ from forecaster.model.beam import beam_search
 from forecaster.model.decoder import Origins
 from forecaster.model.discrete_heads import CategoricalHead
 from forecaster.model.recurrent_decoder import RecurrentDecoder
-from forecaster.model.sampling import sample_paths, uniforms
+from forecaster.model.sampling import Paths, quantiles_of, sample_paths, uniforms
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State, select
 from tests.unit.model.family import HORIZON, MODELS, draw_for, draw_observations, fresh, make_model
@@ -118,6 +118,19 @@ def test_the_quantiles_are_those_of_the_paths() -> None:
     paths = sample_paths(decoder_of(model), origins, model.config.sample_paths, seeds, even=True)
     expected = np.quantile(paths.values.numpy(), model.config.quantile_levels, axis=1, method="hazen")
     np.testing.assert_allclose(model.decode(state, HORIZON).numpy(), np.moveaxis(expected, 0, -1), rtol=1e-9)
+
+
+def test_quantiles_are_of_the_paths_that_go_on() -> None:
+    rng = np.random.default_rng(0)
+    values, lengths = rng.normal(size=(3, 20, 5)), rng.integers(1, 6, (3, 20))
+    lengths[2] = 3
+    levels = torch.tensor([0.01, 0.3, 0.5, 0.95], dtype=torch.float64)
+    found = quantiles_of(Paths(torch.from_numpy(values), torch.from_numpy(lengths)), levels)
+    for n in range(3):
+        for d in range(5):
+            going = values[n, lengths[n] > d, d] if (lengths[n] > d).any() else values[n, :, d]
+            expected = np.quantile(going, levels.numpy(), method="hazen")
+            np.testing.assert_allclose(found[n, d].numpy(), expected, rtol=1e-9)
 
 
 @torch.inference_mode()
