@@ -109,7 +109,8 @@ def known(empty_store: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -
     (folder / "mlflow.db").write_bytes(empty_store.read_bytes())
     tracking = TrackingConfig(uri=f"sqlite:///{folder / 'mlflow.db'}")
     bundle = make_bundle()
-    register_bundle(tracking, bundle)
+    example = beside(wander(1, 40)).drop("note").with_columns(pl.col("holiday").cast(pl.Float64))
+    register_bundle(tracking, bundle, example)
     return tracking, bundle
 
 
