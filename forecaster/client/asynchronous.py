@@ -108,7 +108,7 @@ class AsyncForecastClient(AsyncClosing):
         await self._channel.close()
 
     async def _describe(self, needed: bool) -> ModelInfo | None:
-        """Return what the model knows, asked once; None if it is not needed."""
+        """Return what the model knows, None if it is not needed; asked once, and after a request that was refused."""
         if needed and self._model is None:
             self._model = await self.get_model()
         return self._model if needed else None
@@ -125,6 +125,8 @@ class AsyncForecastClient(AsyncClosing):
             except grpc.RpcError as failure:
                 if attempts.was_done(failure):
                     return call.parse(None)
+                if failure.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                    self._model = None  # another one may have taken its place: the next call asks again
                 await asyncio.sleep(attempts.delay(failure))
             else:
                 return call.parse(answer)

@@ -38,9 +38,7 @@ def known_rows(frame: pl.DataFrame, model: ModelInfo | None) -> pl.DataFrame:
     config = DataConfig(
         past_covariates=past, future_covariates=future, static_covariates=numbers, static_categories=categories
     )
-    rows = canonical_frame(frame, config)
-    beside = [_numbers(rows, name) for name in (*past, *future, *numbers)]
-    rows = rows.select(*_KEYS, *beside, *(pl.col(name).cast(pl.String) for name in categories))
+    rows = canonical_frame(frame, config).select(*_KEYS, *past, *future, *numbers, *categories)
     for name in (*numbers, *categories):
         changing = rows.group_by("unique_id", maintain_order=True).agg(pl.col(name).drop_nulls().n_unique())
         changing = changing.filter(pl.col(name) > 1)
@@ -141,20 +139,12 @@ def _one_future(
     message.first_time.FromMicroseconds(int(times[0]))
     for name in names:
         values = np.full(int(steps[-1]) + 1, np.nan)
-        values[steps] = _numbers(rows, name).fill_null(np.nan).to_numpy()
+        values[steps] = rows[name].fill_null(np.nan).to_numpy()
         missing = np.isnan(values)
         message.covariates.add(
             name=name, values=np.where(missing, 0.0, values).tolist(), missing_rows=np.flatnonzero(missing).tolist()
         )
     return message
-
-
-def _numbers(rows: pl.DataFrame, name: str) -> pl.Series:
-    """Return a column as Float64, null where missing; true is 1 and false 0."""
-    try:
-        return rows[name].cast(pl.Float64).fill_nan(None)
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"column {name!r} holds {rows[name].dtype}: a covariate must be numbers") from error
 
 
 def _present(frame: pl.DataFrame, names: Sequence[str]) -> tuple[str, ...]:

@@ -172,7 +172,7 @@ class Engine:
         """Return what is wrong with static covariates of a series that does not exist and is not being observed."""
         if request.attributes is None:
             return None
-        observed = set(request.columns.series_ids)
+        observed = {request.columns.series_ids[i] for i in np.unique(request.columns.series).tolist()}
         for k, name in enumerate(request.attributes.series_ids):
             if name not in observed and self._store.slot(name) < 0:
                 message = f"attributes[{k}]: no series {name!r}, and no observation of it in the request"

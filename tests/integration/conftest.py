@@ -102,11 +102,12 @@ class ServerFactory:
         return server
 
 
-def register_bundle(tracking: TrackingConfig, bundle: Bundle) -> None:
-    """Log and register a bundle and make it the champion."""
+def register_bundle(tracking: TrackingConfig, bundle: Bundle, history: pl.DataFrame | None = None) -> None:
+    """Log and register a bundle and make it the champion; `history` has the model's covariates, if it knows some."""
     client = registry.connect(tracking)
     run = client.create_run(registry.experiment_id(client, tracking))
-    example = wander(1, 40).with_columns(pl.col("ds").dt.replace_time_zone(None)).to_pandas()
+    history = wander(1, 40) if history is None else history
+    example = history.with_columns(pl.col("ds").dt.replace_time_zone(None)).to_pandas()
     model_id = registry.log_bundle(client, tracking, run.info.run_id, bundle, example)
     version = registry.register(client, tracking, model_id, description="a test's", tags={})
     registry.promote(client, tracking, version.version)

@@ -6,6 +6,7 @@ import datetime as dt
 import pathlib
 from collections.abc import Iterator
 
+import grpc
 import numpy as np
 import polars as pl
 import pytest
@@ -21,6 +22,9 @@ from forecaster.model.covariates import Category, Covariate, CovariateSpec, with
 from forecaster.model.observations import Observations
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State
+from forecaster.v1.forecast_service_pb2 import ObserveRequest, StreamForecastsRequest
+from forecaster.v1.forecast_service_pb2_grpc import ForecastServiceStub
+from forecaster.v1.observation_pb2 import SeriesAttributes
 
 from .conftest import HOUR_US, START, ServerFactory, register_bundle, wander
 from .test_cli import forecaster
@@ -105,7 +109,8 @@ def known(empty_store: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -
     (folder / "mlflow.db").write_bytes(empty_store.read_bytes())
     tracking = TrackingConfig(uri=f"sqlite:///{folder / 'mlflow.db'}")
     bundle = make_bundle()
-    register_bundle(tracking, bundle)
+    example = beside(wander(1, 40)).drop("note").with_columns(pl.col("holiday").cast(pl.Float64))
+    register_bundle(tracking, bundle, example)
     return tracking, bundle
 
 
@@ -230,6 +235,7 @@ def test_what_is_wrong_is_refused_whole(servers: ServerFactory) -> None:
     server = servers()
     with ForecastClient(server.address) as client:
         client.observe(beside(wander(1, 30)))
+        check_static_covariates_alone(server.address, client)
         later = beside(wander(1, 1, start=30))
         with pytest.raises(
             InvalidArgumentError, match=r"columns\.covariates\[0\]\.values\[0\]: inf is not a finite number"
@@ -246,6 +252,24 @@ def test_what_is_wrong_is_refused_whole(servers: ServerFactory) -> None:
         with pytest.raises(InvalidArgumentError, match="1001 is not 0 to 1000"):
             client.paths(["s0"], 1001)
         assert client.get_series("s0").length == 30
+
+
+def check_static_covariates_alone(address: str, client: ForecastClient) -> None:
+    """Static covariates need no observation, but a series; seen by a client that is not ours."""
+    before = client.forecast(["s0"])
+    with grpc.insecure_channel(address) as channel:
+        stub = ForecastServiceStub(channel)
+        moved = SeriesAttributes(series_id="s0", numbers={"area": 90.0}, categories={"region": "south"})
+        assert list(stub.Observe(ObserveRequest(attributes=[moved])).outcomes) == []
+        after = client.forecast(["s0"])
+        assert not after.equals(before)
+        again = next(stub.StreamForecasts(iter([StreamForecastsRequest(sequence=4, attributes=[moved])])))
+        assert (again.sequence, len(again.outcomes)) == (4, 0)
+        assert client.forecast(["s0"]).equals(after)
+        moved.series_id = "nobody"
+        with pytest.raises(grpc.RpcError, match="no series 'nobody', and no observation of it") as refused:
+            stub.Observe(ObserveRequest(attributes=[moved]))
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_covariates_from_the_shell(servers: ServerFactory, tmp_path: pathlib.Path) -> None:

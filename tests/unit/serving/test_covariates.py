@@ -1,5 +1,6 @@
 """The engine with covariates against the offline model: batching, retries, gaps, restarts and other models."""
 
+import dataclasses
 import math
 import pathlib
 from collections.abc import Sequence
@@ -243,6 +244,13 @@ def test_static_covariates_of_nobody_are_refused_and_the_other_requests_are_not(
     assert two.refused.violations[0].field == "attributes[1].series_id"
     assert [info.series_id for info in engine.page("", 10)[0]] == ["a", "c"]
     np.testing.assert_allclose(forecast(engine, "c"), plainly(history("c"), STATIC).quantiles(BUNDLE), rtol=1e-4)
+
+
+def test_a_series_that_is_named_and_has_no_row_is_nobody() -> None:
+    engine = Engine(BUNDLE, VolatileJournal(), max_series=10)
+    request = work(history("a"), {"b": STATIC})
+    named = dataclasses.replace(request.columns, series_ids=("a", "b"))
+    assert isinstance(engine.observe([ObserveWork(named, request.attributes)])[0].refused, InvalidArgumentError)
 
 
 def test_static_covariates_of_a_row_that_is_refused_make_no_series(tmp_path: pathlib.Path) -> None:
