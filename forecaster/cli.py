@@ -184,16 +184,25 @@ def _add_benchmark_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--processes", type=int, default=2, help="networks trained at once, one thread each")
     shown = "change the ready configuration, for example --set model.hidden_size=32 training.max_seconds=60"
     parser.add_argument("--set", type=str, nargs="+", default=[], metavar="KEY=VALUE", help=shown)
+    shown = "score on so many windows before the test part instead, to choose a configuration by; one network"
+    parser.add_argument("--windows", type=int, default=0, help=shown)
 
 
 def _benchmark(arguments: Namespace) -> int:
+    from forecaster.benchmarks import validation
     from forecaster.benchmarks.job import run
 
+    data, overrides = pathlib.Path(arguments.data), [f"--{item}" for item in arguments.set]
+    require(arguments.windows >= 0, "windows", arguments.windows, "1 or more")
+    if arguments.windows:
+        windows = validation.validate(arguments.name, data, overrides=overrides, windows=arguments.windows)
+        print(f"{arguments.name}, validation windows, the latest first\n{validation.table(windows)}")
+        return 0
     result = run(
         arguments.name,
-        pathlib.Path(arguments.data),
+        data,
         pathlib.Path(arguments.output),
-        overrides=[f"--{item}" for item in arguments.set],
+        overrides=overrides,
         members=arguments.members,
         processes=arguments.processes,
     )

@@ -3,15 +3,17 @@
 import csv
 import gzip
 import json
+import math
 import pathlib
 
 import numpy as np
 import pytest
 
 from forecaster.baselines import naive2
-from forecaster.benchmarks import NAMES, etth1, exchange_rate, m4_hourly, weather
+from forecaster.benchmarks import NAMES, etth1, exchange_rate, m4_hourly, validation, weather
 from forecaster.benchmarks.job import BENCHMARKS, read_benchmark_config, run
-from forecaster.benchmarks.problem import before, origins_of
+from forecaster.benchmarks.problem import Problem, before, origins_of
+from forecaster.data.windows import Series
 from forecaster.errors import DataError
 from forecaster.model.bundle import Bundle
 from forecaster.model.ensemble import Ensemble
@@ -109,6 +111,31 @@ def test_the_weather_is_the_bundled_one() -> None:
     problem = weather.load(pathlib.Path("nowhere"))
     assert len(problem.series) == 18
     assert len(origins_of(problem, problem.series[0])) == 336
+
+
+def test_windows_are_scored_before_the_test_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 20 days an hourly series is 100 · day: a window's forecasts are of its own days, never of later ones."""
+    values = 100.0 * (np.arange(480) // 24) + np.arange(480) % 24
+    one = Series("a", 0, 3_600_000_000, values)
+    end_us = 400 * one.step_us
+    problem = Problem(series=(one,), first_time_us=end_us, last_time_us=end_us, season=24, extra=lambda _: {})
+    monkeypatch.setitem(BENCHMARKS, "weather", lambda path: problem)
+    seen: list[int] = []
+
+    def fit(series: list[Series], config: object, **_: object) -> object:
+        seen.append(len(series[0]))
+        return real(series, config)  # type: ignore[arg-type]
+
+    real = validation.fit
+    monkeypatch.setattr(validation, "fit", fit)
+    small = ["data.past_covariates=[]", "data.static_categories=[]", "model.hidden_size=4", "model.decoder_size=4"]
+    small += ["training.validation_steps=48", "training.max_epochs=1", "training.min_updates=2"]
+    windows = validation.validate("weather", pathlib.Path(), overrides=[f"--{item}" for item in small], windows=2)
+    assert seen == [400, 400 - 96]
+    assert len(windows) == 2
+    assert all(math.isfinite(window["mase"]) for window in windows)
+    mean = (windows[0]["mase"] + windows[1]["mase"]) / 2
+    assert f"{windows[1]['mase']:10.4f}   mean {mean:10.4f}" in validation.table(windows)
 
 
 def test_the_names_that_the_command_offers_are_those_that_run() -> None:
