@@ -9,7 +9,7 @@ import pathlib
 import numpy as np
 
 from forecaster.benchmarks.problem import Problem, origins_of
-from forecaster.data.windows import Attributes, Series
+from forecaster.data.windows import Series
 from forecaster.errors import DataError
 from forecaster.evaluation import mase_unit
 from forecaster.scores import Backtest
@@ -27,10 +27,7 @@ def load(path: pathlib.Path) -> Problem:
         values = np.array([[float(cell) for cell in line.split(",")] for line in text.splitlines() if line]).T
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is not the exchange rates' file: {error}") from error
-    series = tuple(
-        Series(f"rate-{k}", 0, _STEP_US, row, attributes=Attributes(categories=(f"rate-{k}",)))
-        for k, row in enumerate(values)
-    )
+    series = tuple(Series(f"rate-{k}", 0, _STEP_US, row) for k, row in enumerate(values))
     steps = values.shape[1]
     first_us, last_us = (steps - steps // _TEST_SHARE) * _STEP_US, (steps - HORIZON) * _STEP_US
 
