@@ -17,10 +17,17 @@ from forecaster.serving.records import Attributes, Columns, IntArray
 
 @dataclass(frozen=True, slots=True)
 class ObserveWork:
-    """One request's observations, and the static covariates that hold from before them on."""
+    """One request's observations, and the static covariates that hold from before them on.
+
+    Args:
+        columns: the observations.
+        attributes: the static covariates.
+        then: what to forecast after them, in the same turn.
+    """
 
     columns: Columns
     attributes: Attributes | None = None
+    then: "ForecastWork | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +38,13 @@ class Observed:
         outcomes: uint8 [R].
         errors: by row.
         refused: why nothing of the whole request was applied; None if that is not so.
+        forecasts: what the request's `then` asked for.
     """
 
     outcomes: npt.NDArray[np.uint8]
     errors: dict[int, ForecasterError]
     refused: ForecasterError | None = None
+    forecasts: "Forecasts | None" = None
 
     @classmethod
     def nothing(cls, why: ForecasterError) -> "Observed":

@@ -1,0 +1,172 @@
+"""What the engine needs of storage: a journal, which is the truth, and snapshots, which are a cache of its fold.
+
+Interfaces only. Storage knows series ids, times and values; it does not know models (a snapshot is bytes with a
+fingerprint), tensors or gRPC. All errors are `StorageError`.
+
+One thread at a time calls a `Storage`; another thread works with its own `Storage.beside()`.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from forecaster.serving.records import Attributes, Columns, Record, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """The model version whose states are served.
+
+    Args:
+        version: of the registered model.
+        fingerprint: of its weights and configuration.
+    """
+
+    version: str
+    fingerprint: str
+
+
+class Journal(Protocol):
+    """Every acknowledged record, in order."""
+
+    def append(self, *records: Record) -> int:
+        """Write records, all or none, and return the last one's sequence; they are then as durable as promised.
+
+        A `Deletion` also removes the series' snapshots and its remembered attributes, in the same transaction where
+        the backend has one for both, and notes the series for `erase`. Raises StorageError if they could not be
+        written; then nothing of them is kept. The next append tries anew.
+        """
+        ...
+
+    def last_sequence(self) -> int:
+        """Return the last record's sequence, 0 if there never was one; kept records or not, it never goes down."""
+        ...
+
+    def first_sequence(self) -> int:
+        """Return the sequence of the oldest record that `read` can still yield, `last_sequence() + 1` without any."""
+        ...
+
+    def read(self, after: int, *, since_us: int | None = None) -> Iterator[tuple[int, Record]]:
+        """Yield the records behind sequence `after`, in order, from the history and then from the journal.
+
+        With `since_us`, records that hold only observations before that time may be left out. Raises StorageError at a
+        corrupted one, naming the file and what to do.
+        """
+        ...
+
+    def find(self, wanted: Columns) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+        """Look rows up by series and time, the newest records first, history included: whether found, and the value."""
+        ...
+
+    def attributes(self, series_ids: Sequence[str]) -> Attributes:
+        """Return the latest static covariates of those of the series that were ever given some."""
+        ...
+
+    def prune(self, through: int, *, committed_before_us: int, keep_history: bool) -> int:
+        """Take records up to sequence `through` that were committed before a time out of the journal.
+
+        With `keep_history` their observations go to the Parquet history first, durably. A part of the work at a time:
+        call again until it returns 0, the number of records taken. Never takes a record whose series waits for
+        `erase`; that one first.
+        """
+        ...
+
+    def erase(self) -> int:
+        """Remove what deleted series left in journal and history, so that no file holds a byte of their ids or values.
+
+        What a series got after its deletion stays. A part of the work at a time: call again until it returns 0, the
+        number of records or files rewritten. What is not done goes on at the next start.
+        """
+        ...
+
+    def sync(self) -> None:
+        """Make everything appended so far survive a power cut."""
+        ...
+
+
+class Snapshots(Protocol):
+    """Each series' latest state for each model, by the model's fingerprint."""
+
+    def save(self, fingerprint: str, snapshots: Sequence[Snapshot]) -> None:
+        """Keep these snapshots instead of the older ones of the same series and fingerprint, all or none.
+
+        They may be lost by a power cut until `sync`, the latest first, never torn.
+        """
+        ...
+
+    def fetch(self, fingerprint: str, series_ids: Sequence[str]) -> list[Snapshot]:
+        """Return the snapshots of those of the series that have one, in any order, in few queries."""
+        ...
+
+    def read(self, fingerprint: str, after: str = "") -> Iterator[Snapshot]:
+        """Yield a fingerprint's snapshots by ascending series id (by code points), behind `after`."""
+        ...
+
+    def count(self, fingerprint: str) -> int:
+        """Return how many series have a snapshot."""
+        ...
+
+    def drop(self, fingerprint: str) -> None:
+        """Remove a fingerprint's snapshots and what `complete` noted for it."""
+        ...
+
+    def fingerprints(self) -> list[str]:
+        """Return the fingerprints that have snapshots or a note of `complete`."""
+        ...
+
+    def complete(self, fingerprint: str, sequence: int) -> None:
+        """Note that snapshots hold all that records up to `sequence` changed; replay starts behind it."""
+        ...
+
+    def complete_through(self, fingerprint: str) -> int | None:
+        """Return what `complete` noted last, None if it never did."""
+        ...
+
+    def activate(self, activation: Activation) -> None:
+        """Note which model version is served, durably."""
+        ...
+
+    def active(self) -> Activation | None:
+        """Return what `activate` noted last."""
+        ...
+
+    def sync(self) -> None:
+        """Make everything saved so far survive a power cut."""
+        ...
+
+
+class Storage(Protocol):
+    """One registered model's journal and snapshots, owned by one server at a time."""
+
+    @property
+    def journal(self) -> Journal:
+        """The journal."""
+        ...
+
+    @property
+    def snapshots(self) -> Snapshots:
+        """The snapshots."""
+        ...
+
+    def beside(self) -> "Storage":
+        """Return the same storage for another thread, with connections of its own; closing it releases only those."""
+        ...
+
+    def close(self) -> None:
+        """Release everything; another process may open it."""
+        ...
+
+
+def in_batches(snapshots: Iterable[Snapshot], size: int) -> Iterator[list[Snapshot]]:
+    """Yield lists of up to `size` snapshots."""
+    batch: list[Snapshot] = []
+    for snapshot in snapshots:
+        batch.append(snapshot)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
