@@ -17,8 +17,8 @@ from torch import Tensor
 
 _LEVEL = 5  # weight, level sum, deviation weight, deviation sum, last observed value
 _BLOCK = 64
-_RELATIVE_FLOOR = 1e-9
-_CHANGE_FLOOR = 1e-3  # of the scale
+RELATIVE_FLOOR = 1e-9
+CHANGE_FLOOR = 1e-3  # of the scale
 
 
 def width(num_changes: int) -> int:
@@ -108,10 +108,10 @@ def statistics(sums: Tensor) -> Statistics:
     scale = _ratio(sums[..., 3], sums[..., 2])
     fallback = torch.where(magnitude > 0, magnitude, 1.0)  # nothing has varied yet
     # Below the floor it is rounding, which depends on how the steps were batched.
-    scale = torch.where(scale > magnitude * _RELATIVE_FLOOR, scale, fallback)
+    scale = torch.where(scale > magnitude * RELATIVE_FLOOR, scale, fallback)
     weight, moved = sums[..., _LEVEL:].chunk(2, dim=-1)
     changes = torch.where(weight > 0, _ratio(moved, weight), scale[..., None])
-    return Statistics(level, scale, sums[..., 4], sums[..., 0] > 0, changes.maximum(scale[..., None] * _CHANGE_FLOOR))
+    return Statistics(level, scale, sums[..., 4], sums[..., 0] > 0, changes.maximum(scale[..., None] * CHANGE_FLOOR))
 
 
 def soft_clip(x: Tensor, limit: float = 10.0) -> Tensor:
