@@ -18,6 +18,7 @@ import torch
 
 from forecaster.errors import StorageError
 from forecaster.model.bundle import Bundle
+from forecaster.model.memory import unroll
 from forecaster.model.state import State
 from forecaster.serving.lane import Lane
 from forecaster.serving.lanes import bucket
@@ -27,6 +28,8 @@ from forecaster.serving.replay import Part, in_parts
 from forecaster.serving.storage import Journal, Snapshots
 from forecaster.serving.store import SeriesStore
 from forecaster.serving.volatile_storage import VolatileSnapshots
+
+_RINGS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +104,18 @@ class Staging:
         self.lane = Lane(bundle, "", SeriesStore(bundle, snapshots or VolatileSnapshots()))
         self._index: dict[str, int] = {name: k for k, name in enumerate(census.names.tolist())}
         self._behind_us, self._offset = _windows(census, bundle, replay_steps)
-        self._sequence = 0
+        self._sequence, self._begun = 0, False
         if snapshots is not None:
             self._behind_us[:], self._offset[:] = -(2**63), 0
             self._sequence = snapshots.complete_through(bundle.fingerprint) or 0
 
     def fold(self) -> int:
         """Take in what the journal holds behind what was taken in before; return how many rows that was."""
-        if self._sequence == 0:
+        since_us = None
+        if not self._begun:
+            self._begun = True
             self._begin()
-        since_us = int(self._behind_us.min()) if self._sequence == 0 and len(self._census) else None
+            since_us = int(self._behind_us.min()) if len(self._census) else None
         rows = 0
         for part in in_parts(self._mine(self._journal.read(self._sequence, since_us=since_us))):
             if isinstance(part, Part):
@@ -133,8 +138,24 @@ class Staging:
         return Rebuilt(names, state, store.static_digest[slots], store.touched_us[slots], offset.astype(np.int64))
 
     def missing(self) -> list[str]:
-        """Return the series of which nothing was found."""
-        return [name for name in self._index if name not in self.lane.store.resident]
+        """Return the series of which nothing was found but where their windows begin; they are left out from now on."""
+        store = self.lane.store
+        found = {name: store.clock_us[slot] for name, slot in store.resident.items()}
+        missing = [name for name, k in self._index.items() if found.get(name, self._behind_us[k]) == self._behind_us[k]]
+        store.forget(name for name in missing if name in found)
+        return missing
+
+    def take_rings(self, source: Lane, names: Sequence[str]) -> None:
+        """Take the last values that a lane's states remember of some series, of which journal and history have nothing.
+
+        Their covariates are not remembered, and what lies further back is forgotten.
+        """
+        self._offset[[self._index[name] for name in names if name in self._index]] = 0
+        for start in range(0, len(names), _RINGS_AT_ONCE):
+            part = Part()
+            part.add(max(self._sequence, 1), _ring_rows(source, tuple(names[start : start + _RINGS_AT_ONCE])))
+            remembered(self.lane, self._journal, part)
+            self.lane.replay(part)
 
     def _begin(self) -> None:
         """Let the windows of series with a longer past begin with a missing value."""
@@ -194,6 +215,20 @@ class Staging:
     @staticmethod
     def _attributes(record: Attributes, codes: IntArray) -> Attributes:
         return record.of(np.flatnonzero(codes != -1).tolist())
+
+
+def _ring_rows(source: Lane, names: tuple[str, ...]) -> Columns:
+    """Return what the states of series remember as rows."""
+    source.store.begin_turn()
+    state = source.store.gather(source.store.bring(names))
+    past = unroll(state["ring"].cpu(), state["ring_observed"].cpu(), state["position"].cpu())
+    memory = past.values.shape[1]
+    back = np.arange(memory)[::-1]
+    times = state["time_us"].cpu().numpy()[:, None] - back * source.bundle.step_us
+    there = back < state["position"].cpu().numpy()[:, None]
+    values = torch.where(past.observed, past.values, torch.nan).numpy()
+    series = np.broadcast_to(np.arange(len(names), dtype=np.int32)[:, None], there.shape)
+    return Columns(names, series[there], times[there], values[there])
 
 
 def _windows(census: Census, bundle: Bundle, replay_steps: int) -> tuple[IntArray, IntArray]:

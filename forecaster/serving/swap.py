@@ -1,8 +1,8 @@
 """Replaces the model version of an engine while it serves: rebuild beside, move bucket by bucket, or take all back.
 
 The engine's thread only takes the census, moves rebuilt states in, and writes snapshots in small parts; rebuilding is
-another thread's. A failure takes the buckets that have moved back to the version before, whose snapshots and journal are
-still there. Knows nothing of registries or gRPC.
+another thread's. A failure takes the buckets that have moved back to the version before, whose snapshots and journal
+are still there. Knows nothing of registries or gRPC.
 """
 
 import asyncio
@@ -23,7 +23,8 @@ from forecaster.serving.records import IntArray
 from forecaster.serving.storage import Activation, Storage, in_batches
 from forecaster.serving.telemetry import LOGGER
 
-_SERIES_AT_ONCE = 4096  # of a part, at least
+_SERIES_AT_ONCE = 2048  # of a part, at least
+_RINGS_AT_ONCE = 256  # where there is no journal: the engine's thread does the rebuilding
 _MOST_PARTS = 64
 _FEW_ROWS = 4096  # may be left to be folded in while the engine waits
 _MOST_ROUNDS = 20
@@ -62,16 +63,18 @@ class Swap:
         Raises ForecasterError, with the old version serving as before, if that cannot be done.
         """
         lanes = self._engine.lanes
+        keep = {bundle.fingerprint, lanes.active.bundle.fingerprint}
         goes_on = await self._in_thread(self._goes_on, bundle.fingerprint)
         lane = self._engine.make_lane(bundle, version, empty=True)
         await self._batcher.call(lambda: lanes.begin(lane))
         try:
             await self._move_all(lanes.active, lane, lane.bundle, goes_on)
-            await self._save_all(lane)
-            await self._batcher.call(lambda: self._finish(bundle, version))
+            sequence = await self._save_all(lane)
+            await self._batcher.call(lambda: self._finish(bundle, version, sequence))
         except BaseException:
             await asyncio.shield(self._take_back(lane))
             raise
+        await self._in_thread(self._clean_up, keep)
 
     async def _move_all(self, source: Lane, target: Lane, bundle: Bundle, goes_on: bool) -> None:
         """Move every bucket that has not moved (or moved back)."""
@@ -79,7 +82,11 @@ class Swap:
         waiting = ~self._engine.lanes.moved if into_next else self._engine.lanes.moved.copy()
         residents = await self._batcher.call(lambda: (source.store.inventory(), source.store.sequence))
         census = await self._in_thread(self._census, source, *residents)
-        parts = int(np.clip(len(census) // _SERIES_AT_ONCE, 1, _MOST_PARTS))
+        journal = self._storage.journal
+        if journal.first_sequence() > journal.last_sequence():
+            parts = int(np.clip(len(census) // _RINGS_AT_ONCE, 1, BUCKETS))
+        else:
+            parts = int(np.clip(len(census) // _SERIES_AT_ONCE, 1, _MOST_PARTS))
         for number, buckets in enumerate(np.array_split(np.flatnonzero(waiting), parts)):
             moving = np.zeros(BUCKETS, dtype=bool)
             moving[buckets] = True
@@ -100,29 +107,26 @@ class Swap:
             await self._batcher.call(lambda s=staging, m=moving: move(self._engine, s, m, source, target, into_next))
             self._progress((number + 1) / parts)
 
-    async def _save_all(self, lane: Lane) -> None:
-        """Write the new lane's snapshots, a few at a time, and then those that changed meanwhile."""
-        for _ in range(_MOST_ROUNDS):
-            dirty = await self._batcher.call(lane.store.dirty)
-            for start in range(0, len(dirty), _SAVED_AT_ONCE):
-                part = dirty[start : start + _SAVED_AT_ONCE]
-                await self._batcher.call(lambda part=part: lane.store.save(part))
-            if len(dirty) <= _SAVED_AT_ONCE:
-                return
+    async def _save_all(self, lane: Lane) -> int:
+        """Write the new lane's snapshots, a few at a time; return the record up to which they hold everything."""
+        dirty, sequence = await self._batcher.call(lambda: (lane.store.dirty(), lane.store.sequence))
+        for start in range(0, len(dirty), _SAVED_AT_ONCE):
+            part = dirty[start : start + _SAVED_AT_ONCE]
+            await self._batcher.call(lambda part=part: lane.store.save(part))
+        return int(sequence)
 
-    def _finish(self, bundle: Bundle, version: str) -> None:
-        """Write the last snapshots and make the new version the active one, durably; on the engine's thread."""
-        lanes, snapshots = self._engine.lanes, self._engine.storage.snapshots
-        assert lanes.next is not None
-        store = lanes.next.store
-        store.save(store.dirty())
-        snapshots.complete(bundle.fingerprint, store.sequence)
+    def _finish(self, bundle: Bundle, version: str, sequence: int) -> None:
+        """Make the new version the active one, durably; on the engine's thread."""
+        snapshots = self._engine.storage.snapshots
+        snapshots.complete(bundle.fingerprint, sequence)
         snapshots.activate(Activation(version, bundle.fingerprint))
-        former = lanes.finish()
-        keep = {bundle.fingerprint, former.bundle.fingerprint}
-        for fingerprint in snapshots.fingerprints():
+        self._engine.lanes.finish()
+
+    def _clean_up(self, keep: set[str]) -> None:
+        """Remove the snapshots of all versions but some."""
+        for fingerprint in self._storage.snapshots.fingerprints():
             if fingerprint not in keep:
-                snapshots.drop(fingerprint)
+                self._storage.snapshots.drop(fingerprint)
 
     async def _take_back(self, lane: Lane) -> None:
         """Give all buckets back to the active version."""
@@ -172,8 +176,9 @@ def move(engine: Engine, staging: Staging, moving: np.ndarray, source: Lane, tar
     for lane in engine.lanes:
         lane.store.begin_turn()
     staging.fold()
+    staging.take_rings(source, [name for name in staging.missing() if source.describe(name) is not None])
     rebuilt = staging.rebuilt()
-    _check(source, rebuilt, [name for name in staging.missing() if source.describe(name) is not None])
+    _check(source, rebuilt)
     slots = target.store.take(rebuilt.names, rebuilt.state, rebuilt.static_digest, rebuilt.touched_us)
     _count_on(source, target, rebuilt, slots)
     source.store.forget(rebuilt.names)
@@ -181,12 +186,8 @@ def move(engine: Engine, staging: Staging, moving: np.ndarray, source: Lane, tar
     engine.lanes.moved[moving] = into_next
 
 
-def _check(source: Lane, rebuilt: Rebuilt, missing: list[str]) -> None:
+def _check(source: Lane, rebuilt: Rebuilt) -> None:
     """Raise StorageError unless the rebuilt states stand where the serving ones do."""
-    if missing:
-        raise StorageError(
-            f"{len(missing)} series, {missing[0]!r} among them, have nothing in journal and history to be rebuilt from"
-        )
     clocks = rebuilt.state["time_us"].tolist()
     for name, clock_us in zip(rebuilt.names, clocks, strict=True):
         slot = source.store.resident.get(name, -1)
