@@ -25,6 +25,7 @@ class ServingConfig:
         max_batch_observations: most observations in one micro-batch.
         max_queued_observations: refuse more than this many waiting observations.
         max_request_observations: refuse larger requests.
+        max_stream_in_flight: most unanswered messages of one stream; past them it is not read on.
         max_series: refuse new series past this many.
         max_resident_series: keep no more states in memory; the least recently used are read back when needed.
         device: where the states lie and are computed, such as `cpu` or `cuda`.
@@ -48,6 +49,7 @@ class ServingConfig:
     max_batch_observations: int = 65_536
     max_queued_observations: int = 262_144
     max_request_observations: int = 65_536
+    max_stream_in_flight: int = 64
     max_series: int = 10_000_000
     max_resident_series: int = 250_000
     device: str = "cpu"
@@ -63,7 +65,7 @@ class ServingConfig:
         choices = get_args(DurabilityName)
         require(self.durability in choices, "serving.durability", self.durability, ", ".join(choices))
         limits = ("max_batch_observations", "max_queued_observations", "max_request_observations", "max_series")
-        for name in (*limits, "max_resident_series", "replay_steps"):
+        for name in (*limits, "max_stream_in_flight", "max_resident_series", "replay_steps"):
             require(getattr(self, name) >= 1, f"serving.{name}", getattr(self, name), "1 or more")
         for name in ("poll_seconds", "snapshot_seconds"):
             require(getattr(self, name) > 0, f"serving.{name}", getattr(self, name), "more than 0 seconds")

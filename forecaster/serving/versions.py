@@ -216,4 +216,3 @@ class Versions:
     @staticmethod
     def _set(version: Version, state: ModelState) -> None:
         version.state, version.changed = state, time.monotonic()
-
