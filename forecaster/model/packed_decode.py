@@ -64,7 +64,11 @@ class PackedDecode:
         self.memory, self.lags, self.size = first.memory, len(first.lags), config.decoder_size
         self.back = torch.tensor(first.lags, dtype=torch.int64, device=self.device)
         self.columns = sum_columns(1 + self.lags, self.device)
-        turned = _turns(first.step_us, config.horizon, self.device) if config.calendar else torch.zeros((config.horizon, 0, 0))
+        turned = (
+            _turns(first.step_us, config.horizon, self.device)
+            if config.calendar
+            else torch.zeros((config.horizon, 0, 0))
+        )
         self.members = [_Member(member, turned) for member in members]
         self.ahead: dict[int, Tensor] = {}
         self.levels: dict[tuple[float, ...], Tensor] = {}

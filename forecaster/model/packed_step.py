@@ -68,7 +68,9 @@ class PackedStep:
             self.first.append((features.contiguous(), cells[0].into[own:]))
         self.buffers: dict[int, _Buffers] = {}
 
-    def step(self, tensors: State, slots: Tensor, time_us: Tensor, values: Tensor, others: Sequence[tuple[int, Tensor]]) -> None:
+    def step(
+        self, tensors: State, slots: Tensor, time_us: Tensor, values: Tensor, others: Sequence[tuple[int, Tensor]]
+    ) -> None:
         """Advance the series in `slots` by one step in place.
 
         Args:

@@ -146,7 +146,9 @@ class Stepper:
     def _static(self, tensors: State, slots: Tensor) -> Tensor:
         """Return the static features of series, [N, E]."""
         names = ("static_numbers", "static_observed", "static_codes")
-        return self._first.inputs.static({name: tensors[name].index_select(0, slots) for name in names if name in tensors})
+        return self._first.inputs.static(
+            {name: tensors[name].index_select(0, slots) for name in names if name in tensors}
+        )
 
 
 def _has_packed_decoder(model: Seq2Seq) -> bool:

@@ -21,7 +21,8 @@ from forecaster.config import Config, ServingConfig
 from forecaster.errors import ConfigError, ForecasterError, StorageError, UnavailableError
 from forecaster.serving.backend import Backend, Phase
 from forecaster.serving.host import Host, Source, open_sources
-from forecaster.serving.service import ForecastServicer, ModelServicer
+from forecaster.serving.model_service import ModelServicer
+from forecaster.serving.service import ForecastServicer
 from forecaster.serving.telemetry import LOGGER
 from forecaster.v1 import forecast_service_pb2, forecast_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
 
