@@ -10,6 +10,7 @@ K members, L layers.
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,10 +19,12 @@ from torch.nn import functional
 from forecaster.data.features import DAY_US, calendar_periods
 from forecaster.model.direct_decoder import DirectDecoder
 from forecaster.model.inputs import steps_back
-from forecaster.model.packed_state import present, soft_clip_, sum_columns, take
+from forecaster.model.packed_state import present, soft_clip_, sum_columns
 from forecaster.model.quantiles import interpolate_quantiles
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State
+
+_MAX_TABLE = 1_048_576  # slots of the ring by position, looked up rather than computed
 
 
 class _Member:
@@ -33,10 +36,12 @@ class _Member:
         hidden, lags = model.config.hidden_size, len(model.lags)
         readout, step = decoder.readout, decoder.from_step.weight.detach().t()
         context = decoder.from_context.weight.detach().t()
-        self.bias = decoder.from_context.bias.detach()
-        self.summary, self.ratios = context[:hidden].contiguous(), context[hidden : hidden + 1 + lags].contiguous()
+        self.bias = decoder.from_context.bias.detach() + step[2 * lags + 1]
+        self.summary = context[:hidden].contiguous()
+        # Whether there is a last value at all is told by a mask here and by its opposite among the origins.
+        clipped, available = step[lags], step[2 * lags + 1]
+        self.small = torch.cat([context[hidden : hidden + 1 + lags], clipped[None], -available[None]]).contiguous()
         self.static = context[hidden + 1 + lags :].contiguous()
-        self.newest = step[[lags, 2 * lags + 1]].contiguous()  # clipped and available, of the last value
         seasonal = [*range(lags), *range(lags + 1, 2 * lags + 1)]
         self.seasonal = step[seasonal].contiguous()
         calendar = turned.shape[-1]  # features
@@ -48,6 +53,34 @@ class _Member:
         head = readout.head.linear
         self.out = torch.cat([readout.gates.weight, head.weight]).detach()
         self.out_bias = torch.cat([readout.gates.bias, head.bias]).detach()[:, None]
+
+
+class _Origins(NamedTuple):
+    """What is known of N series.
+
+    Args:
+        level: float64 [N].
+        unit: float64 [N], what quantiles are measured in.
+        relative: the scale in units, float32 [N, 1].
+        summaries: the encoders' outputs, float32 [N, K, H].
+        small: the changes' logarithms, the last value (clipped), whether there is none; float32 [S + 3, N].
+        candidates: the values lags before each step ahead, float32 [S, N, D].
+        features: these clipped, and whether there are such, float32 [2 S, N · D].
+        missing: the opposite, bool [S, N, D].
+        newest: the last value, float32 [N, 1].
+        unseen: whether there is none, bool [N, 1].
+    """
+
+    level: Tensor
+    unit: Tensor
+    relative: Tensor
+    summaries: Tensor
+    small: Tensor
+    candidates: Tensor
+    features: Tensor
+    missing: Tensor
+    newest: Tensor
+    unseen: Tensor
 
 
 class PackedDecode:
@@ -69,12 +102,16 @@ class PackedDecode:
         self.ahead: dict[int, Tensor] = {}
         self.levels: dict[tuple[float, ...], Tensor] = {}
 
+    def at(self, calendar: Tensor) -> list[Tensor]:
+        """Return what each step ahead of times adds to the hidden layers, from their features, float32 [N, D · A]."""
+        return [torch.addmm(member.horizon, calendar, member.calendar) for member in self.members]
+
     def predict(
         self,
         tensors: State,
         slots: Tensor,
         out: Tensor,
-        calendar: Tensor,
+        ahead: Sequence[Tensor],
         future: Tensor | None,
         static: Tensor | None,
         levels: tuple[float, ...],
@@ -85,66 +122,82 @@ class PackedDecode:
             tensors: [C, ...] each; they stay as they are.
             slots: int64 [N].
             out: [N, D, W].
-            calendar: features of the present time, float32 [N, C] or [1, C] for all.
+            ahead: see `at`, of each series or of one time for all.
             future: features of the known-future covariates, float32 [N, D, F].
             static: features of the series, float32 [N, E].
             levels: within the trained ones.
         """
+        origins = self._origins(tensors, slots, out.shape[1])
         n, horizon = out.shape[:2]
-        carry = take(tensors["normalizer"], torch.add(self.columns, slots, alpha=len(self.columns)))
-        size = self.lags + 3
-        weights, last = carry[:size], carry[2 * size]
-        level, _, scale, changes = present(weights, carry[size : 2 * size])
-        unit = changes[1:].amin(dim=0) if self.lags else changes[0]
-        candidates, features = self._seasonal(tensors, slots, level, scale, horizon)
-        newest = torch.stack([((last - level) / scale).float(), (weights[0] > 0).float()])
-        clipped = torch.stack([soft_clip_(newest[0].clone()), newest[1]])
-        ratios = torch.log(changes / scale).float()
-        summaries = tensors["hidden"].index_select(0, slots).unflatten(1, (len(self.members), -1)).sum(dim=2)
-        missing = (features[self.lags :] == 0, newest[1] == 0)
-        relative = (scale / unit).float()
         widths = self._widths(levels)
         total: Tensor | None = None
         for k, member in enumerate(self.members):
-            context = torch.addmm(member.bias, summaries[:, k], member.summary).addmm_(ratios.T, member.ratios)
-            context.addmm_(clipped.T, member.newest)
+            context = torch.addmm(member.bias, origins.summaries[:, k], member.summary)
+            context.addmm_(origins.small.T, member.small)
             if static is not None:
                 context.addmm_(static, member.static)
-            steps = horizon * self.size
-            hidden = torch.addmm(member.horizon[:steps], calendar, member.calendar[:, :steps])
-            hidden = (hidden.view(len(calendar), horizon, self.size) + context[:, None]).view(n * horizon, self.size)
+            table = ahead[k].view(-1, self.config.horizon, self.size)[:, :horizon]
+            hidden = (table + context[:, None]).view(-1, self.size)  # [N · D, A]
             if self.lags:
-                hidden.addmm_(features.view(2 * self.lags, -1).T, member.seasonal)
+                hidden.addmm_(origins.features.T, member.seasonal)
             if future is not None:
-                hidden.addmm_(future.reshape(n * horizon, -1), member.future)
-            raw = self._readout(member, hidden)
-            centre = self._centre(raw[: self.lags + 2].view(-1, n, horizon), candidates, newest[0], missing, relative)
-            own = self._own(raw[self.lags + 2 :], centre.view(-1), widths)
+                hidden.addmm_(future.reshape(len(hidden), -1), member.future)
+            gates, raw = self._readout(member, hidden).split([self.lags + 2, len(widths[0])])
+            centre = self._centre(gates.view(-1, n, horizon), origins)
+            own = self._own(raw, centre.view(-1), widths)
             total = own if total is None else total.add_(own)
         assert total is not None
         if len(self.members) > 1:
             total.mul_(1.0 / len(self.members))
         target = out.permute(2, 0, 1)  # [W, N, D]
-        torch.mul(total.view(-1, n, horizon), unit[:, None], out=target)
-        target.add_(level[:, None])
+        torch.mul(total.view(target.shape), origins.unit[:, None], out=target)
+        target.add_(origins.level[:, None])
 
-    def _seasonal(
-        self, tensors: State, slots: Tensor, level: Tensor, scale: Tensor, horizon: int
-    ) -> tuple[Tensor, Tensor]:
-        """Return the normalised values lags before each step ahead, float32 [S, N, D], and the features [2 S, N, D]."""
-        ahead = self.ahead.get(horizon)
-        if ahead is None:
-            ahead = self.ahead[horizon] = steps_back(self.back, horizon).T[:, None].contiguous() + 1  # [S, 1, D]
-        position = tensors["position"].index_select(0, slots)[:, None]
-        index = torch.sub(position, ahead).remainder_(self.memory).add_(slots[:, None], alpha=self.memory)
-        values = take(tensors["ring"], index).sub_(level[:, None]).div_(scale[:, None])
-        seen = take(tensors["ring_observed"], index)
-        candidates = values.mul_(seen).float()
-        features = torch.empty((2 * self.lags, *index.shape[1:]), device=self.device)
-        features[: self.lags] = candidates
-        soft_clip_(features[: self.lags])
-        features[self.lags :] = seen
-        return candidates, features
+    def _origins(self, tensors: State, slots: Tensor, horizon: int) -> "_Origins":
+        """Return what the decoders take in of the present states."""
+        lags = self.lags
+        carry = torch.take(tensors["normalizer"], torch.add(self.columns, slots, alpha=len(self.columns)))
+        weights, sums, last = carry.split([lags + 3, lags + 3, 1])
+        level, _, scale, changes = present(weights, sums)
+        unit = changes[1:].amin(dim=0) if lags else changes[0]
+        newest = last.sub_(level).div_(scale)  # zero before the first value
+        unseen = weights[:1].eq(0.0)
+        small = torch.cat([torch.div(changes, scale).log_(), newest, unseen]).float()
+        newest = small[lags + 1].clone()
+        soft_clip_(small[lags + 1])
+        position = tensors["position"].index_select(0, slots)
+        index = self._index(position, horizon).add_(slots[:, None], alpha=self.memory)  # [S, N, D]
+        seen = torch.take(tensors["ring_observed"], index)
+        values = torch.take(tensors["ring"], index).sub_(level[:, None]).div_(scale[:, None])
+        features = torch.empty((2 * lags, *index.shape[1:]), device=self.device)
+        clipped, masks = features.split([lags, lags])
+        masks.copy_(seen)
+        candidates = torch.mul(values, masks, out=values).float()
+        soft_clip_(clipped.copy_(candidates))
+        return _Origins(
+            level,
+            unit,
+            (scale / unit).float()[:, None],
+            tensors["hidden"].index_select(0, slots).unflatten(1, (len(self.members), -1)).sum(dim=2),
+            small,
+            candidates,
+            features.view(2 * lags, -1),
+            seen.logical_not_(),
+            newest[:, None],
+            unseen[0][:, None],
+        )
+
+    def _index(self, position: Tensor, horizon: int) -> Tensor:
+        """Return the slots of the ring with the values lags before each step ahead, int64 [S, N, D]."""
+        found = self.ahead.get(horizon)
+        if found is None:
+            back = steps_back(self.back, horizon).T[:, None] + 1  # [S, 1, D]
+            if self.memory * back.numel() <= _MAX_TABLE:
+                back = (torch.arange(self.memory, device=self.device)[:, None] - back).remainder(self.memory)
+            found = self.ahead[horizon] = back
+        if found.shape[1] == self.memory:
+            return found.index_select(1, position.remainder_(self.memory))
+        return torch.sub(position[:, None], found).remainder_(self.memory)
 
     def _readout(self, member: _Member, hidden: Tensor) -> Tensor:
         """Return the gates' logits and the head's numbers, [S + 2 + Q, N · D]."""
@@ -153,18 +206,16 @@ class PackedDecode:
         hidden.add_(functional.silu(middle, inplace=True))
         return torch.addmm(member.out_bias, member.out, hidden.T)
 
-    def _centre(
-        self, gates: Tensor, candidates: Tensor, newest: Tensor, missing: tuple[Tensor, Tensor], relative: Tensor
-    ) -> Tensor:
-        """Return the mixtures of the candidates, in units: [N, D]."""
-        lags = self.lags
-        gates[:lags].masked_fill_(missing[0], -math.inf)
-        gates[lags].masked_fill_(missing[1][:, None], -math.inf)
-        gates = gates.softmax(dim=0)
-        centre = gates[lags] * newest[:, None]
-        if lags:
-            centre.add_(candidates.mul(gates[:lags]).sum(dim=0))
-        return centre.mul_(relative[:, None])
+    def _centre(self, gates: Tensor, origins: "_Origins") -> Tensor:
+        """Return the mixtures of the candidates, in units, of logits [S + 2, N, D]: [N, D]."""
+        seasonal, newest, _ = gates.split([self.lags, 1, 1])
+        seasonal.masked_fill_(origins.missing, -math.inf)
+        newest[0].masked_fill_(origins.unseen, -math.inf)
+        seasonal, newest, _ = gates.softmax(dim=0).split([self.lags, 1, 1])
+        centre = newest[0].mul_(origins.newest)
+        if self.lags:
+            centre.add_(seasonal.mul_(origins.candidates).sum(dim=0))
+        return centre.mul_(origins.relative)
 
     def _own(self, raw: Tensor, centre: Tensor, widths: Tensor) -> Tensor:
         """Return the quantiles in units, float32 [W, N · D]."""

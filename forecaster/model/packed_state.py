@@ -6,7 +6,6 @@ NaN stands for missing throughout, which saves the masks: what is computed of a 
 Shapes: C slots of a slab, N series, M memory, S seasonal lags, W sums of the normaliser, P = S + 3 of each kind.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +14,10 @@ from torch import Tensor
 from forecaster.model.normalizer import CHANGE_FLOOR, RELATIVE_FLOOR
 
 _SOFT_LIMIT = 10.0
+_MANY = 32
+# Numbers beside a tensor are made into tensors at each call, which these need not be.
+_ZERO, _ONE = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+_ONES = torch.ones(())
 MASK = (1.0 + _SOFT_LIMIT**-2) ** -0.5  # what `soft_clip` makes of a one
 
 
@@ -37,9 +40,11 @@ def sum_columns(num_changes: int, device: torch.device) -> Tensor:
     return torch.tensor(order, device=device)[:, None]
 
 
-def take(tensor: Tensor, index: Tensor) -> Tensor:
-    """Return the elements of a whole tensor at flat indices, in the shape of `index`."""
-    return tensor.view(-1).index_select(0, index.view(-1)).view(index.shape)
+def put_rows(tensor: Tensor, slots: Tensor, rows: Tensor) -> None:
+    """Put `rows` [N, L, H] into `slots` of a float32 tensor [C, L, H]; torch copies by element, so by large ones."""
+    if len(slots) >= _MANY and rows.shape[-1] % 4 == 0:
+        tensor, rows = tensor.view(torch.complex128), rows.view(torch.complex128)
+    tensor.index_copy_(0, slots, rows)
 
 
 def present(weights: Tensor, sums: Tensor) -> Present:
@@ -47,14 +52,13 @@ def present(weights: Tensor, sums: Tensor) -> Present:
     ratios = sums / weights  # NaN where nothing was summed
     level, scale = ratios[0].nan_to_num_(), ratios[1]
     magnitude = level.abs()
-    fallback = torch.where(magnitude > 0, magnitude, 1.0)
-    scale = torch.where(scale > magnitude * RELATIVE_FLOOR, scale, fallback)
-    changes = torch.where(weights[2:] > 0, ratios[2:], scale)
+    fallback = torch.where(magnitude.gt(_ZERO), magnitude, _ONE)
+    scale = torch.where(scale.gt(magnitude * RELATIVE_FLOOR), scale, fallback)
+    changes = torch.where(weights[2:].gt(_ZERO), ratios[2:], scale)
     return Present(level, magnitude, scale, torch.maximum(changes, scale * CHANGE_FLOOR))
 
 
 def soft_clip_(x: Tensor) -> Tensor:
     """Bend float32 numbers in place as `normalizer.soft_clip` does."""
     x.clamp_(-1e15, 1e15)
-    root = torch.addcmul(x.new_ones(()), x, x, value=_SOFT_LIMIT**-2).rsqrt_()
-    return x.mul_(root)
+    return x.mul_(torch.addcmul(_ONES.to(x.device), x, x, value=_SOFT_LIMIT**-2).rsqrt_())

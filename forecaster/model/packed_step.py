@@ -14,7 +14,7 @@ from torch import Tensor
 
 from forecaster.model.inputs import value_size
 from forecaster.model.packed_cells import PackedCell
-from forecaster.model.packed_state import MASK, present, soft_clip_, sum_columns, take
+from forecaster.model.packed_state import MASK, Present, present, put_rows, soft_clip_, sum_columns
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State
 
@@ -38,6 +38,7 @@ class _Buffers:
         self.clipped, self.masks, self.features = self.inputs[: seen + logs], self.inputs[seen + logs :], self.inputs.T
         self.new, self.known = empty(size, torch.float64), empty(size, torch.float64)
         self.new_value, self.new_changes = self.new[0], self.new[1:]
+        self.sizes = [size, size, 1]
         self.gates = cells[0].buffers(n)
 
 
@@ -55,7 +56,9 @@ class PackedStep:
         self.memory, self.lags = first.memory, len(lags)
         self.decay = 1.0 - 1.0 / float(config.timescale or 1)
         self.columns = sum_columns(1 + len(lags), self.device)
-        self.back = torch.tensor([1, *lags, *(lag - 1 for lag in lags)], device=self.device)[:, None]
+        back = torch.tensor([1, *lags, *(lag - 1 for lag in lags)], device=self.device)[:, None]
+        # For each slot of the ring that comes next, those of the values looked back at, int64 [1 + 2 S, M].
+        self.behind = (torch.arange(self.memory, device=self.device) - back).remainder(self.memory)
         self.cells = [[PackedCell(layer, config.cell) for layer in member.encoder.layers] for member in members]
         self.names = ("hidden", "cell") if config.cell == "lstm" else ("hidden",)
         own = value_size(lags)
@@ -68,7 +71,24 @@ class PackedStep:
             self.first.append((features.contiguous(), cells[0].into[own:]))
         self.buffers: dict[int, _Buffers] = {}
 
-    def step(self, tensors: State, slots: Tensor, time_us: Tensor, values: Tensor, others: Sequence[tuple[int, Tensor]]) -> None:
+    def at(self, calendar: Tensor) -> list[Tensor]:
+        """Return the first layers' biases at a time, from its features, float32 [1, E]; kept by who calls."""
+        biases = []
+        for cells, (_, rest) in zip(self.cells, self.first, strict=True):
+            bias, inputs = cells[0].bias.clone(), cells[0].into.shape[1]
+            bias[:inputs] += (calendar @ rest[: calendar.shape[1]])[0]
+            biases.append(bias)
+        return biases
+
+    def step(
+        self,
+        tensors: State,
+        slots: Tensor,
+        time_us: Tensor,
+        values: Tensor,
+        biases: Sequence[Tensor] | None,
+        others: Sequence[tuple[int, Tensor]],
+    ) -> None:
         """Advance the series in `slots` by one step in place.
 
         Args:
@@ -76,29 +96,27 @@ class PackedStep:
             slots: int64 [N], all different.
             time_us: of the step, int64 [N].
             values: float64 [N], NaN where missing.
-            others: further inputs of the first layer, float32 [N, E] or [1, E], each with its place among them.
+            biases: see `at`, if all times are one.
+            others: further inputs of the first layer, float32 [N, E], each with its place among them.
         """
         b = self._buffers(len(slots))
-        at = self._see(b, tensors, slots, values)
-        self._remember(b, tensors, slots, at)
+        self._see(b, tensors, slots, values)
         carried = [tensors[name].index_select(0, slots) for name in self.names]  # [N, K · L, H]
-        self._advance(b, others, carried)
+        self._advance(b, biases, others, carried)
         for name, new in zip(self.names, carried, strict=True):
-            tensors[name].index_copy_(0, slots, new)
-        tensors["time_us"].index_copy_(0, slots, time_us)
+            put_rows(tensors[name], slots, new)
+        tensors["time_us"].put_(slots, time_us)
 
-    def _see(self, b: _Buffers, tensors: State, slots: Tensor, values: Tensor) -> Tensor:
-        """Advance the statistics and fill in the features; return where in the ring the value goes, int64 [N]."""
+    def _see(self, b: _Buffers, tensors: State, slots: Tensor, values: Tensor) -> None:
+        """Advance the statistics and the ring, and fill in the features."""
         position = tensors["position"].index_select(0, slots)
-        at = position.remainder(self.memory).add_(slots, alpha=self.memory)
-        index = torch.sub(position, self.back).remainder_(self.memory).add_(slots, alpha=self.memory)
-        tensors["position"].index_copy_(0, slots, position.add_(1))
-        torch.index_select(tensors["ring"].view(-1), 0, index.view(-1), out=b.past.view(-1))
-        b.past.masked_fill_(take(tensors["ring_observed"], index).logical_not_(), torch.nan)
+        turn = position.remainder(self.memory)
+        index = self.behind.index_select(1, turn).add_(slots, alpha=self.memory)
+        torch.take(tensors["ring"], index, out=b.past)
+        b.past.masked_fill_(torch.take(tensors["ring_observed"], index).logical_not_(), torch.nan)
         columns = torch.add(self.columns, slots, alpha=len(self.columns))
-        carry = take(tensors["normalizer"], columns)
-        size = self.lags + 3
-        weights, sums, last = carry[:size], carry[size : 2 * size], carry[2 * size]
+        carry = torch.take(tensors["normalizer"], columns)
+        weights, sums, last = carry.split(b.sizes)
         torch.div(sums[0], weights[0], out=b.value)  # the level before this step, for the deviation from it
         torch.sub(values, b.behind, out=b.new_changes).abs_()
         b.new_value.copy_(values)
@@ -107,9 +125,19 @@ class PackedStep:
         b.new.nan_to_num_()
         torch.add(b.known, weights, alpha=self.decay, out=weights)
         torch.add(b.new, sums, alpha=self.decay, out=sums)
-        torch.where(b.known[0] > 0, b.new_value, last, out=last)
-        tensors["normalizer"].view(-1).index_copy_(0, columns.view(-1), carry.view(-1))
-        level, magnitude, scale, changes = present(weights, sums)
+        observed = values.eq(values)
+        torch.where(observed, b.new_value, last[0], out=last[0])
+        tensors["normalizer"].put_(columns, carry)
+        at = turn.add_(slots, alpha=self.memory)
+        tensors["ring"].put_(at, b.new_value)
+        tensors["ring_observed"].put_(at, observed)
+        tensors["observed_count"].index_add_(0, slots, observed.long())
+        tensors["position"].put_(slots, position.add_(1))
+        self._express(b, present(weights, sums))
+
+    def _express(self, b: _Buffers, stats: Present) -> None:
+        """Turn the values that are not normalised yet into the network's inputs."""
+        level, magnitude, scale, changes = stats
         torch.eq(b.values, b.values, out=b.masks)
         b.values.sub_(level).div_(scale).nan_to_num_()
         torch.div(scale, magnitude.add_(scale), out=b.relative)
@@ -117,16 +145,14 @@ class PackedStep:
         b.logs.log_()
         b.clipped.copy_(b.numbers)
         soft_clip_(b.clipped)
-        return at
 
-    def _remember(self, b: _Buffers, tensors: State, slots: Tensor, at: Tensor) -> None:
-        """Write the value and that it was seen."""
-        observed = b.known[0]
-        tensors["ring"].view(-1).index_copy_(0, at, b.new_value)
-        tensors["ring_observed"].view(-1).index_copy_(0, at, observed.bool())
-        tensors["observed_count"].index_add_(0, slots, observed.long())
-
-    def _advance(self, b: _Buffers, others: Sequence[tuple[int, Tensor]], carried: Sequence[Tensor]) -> None:
+    def _advance(
+        self,
+        b: _Buffers,
+        biases: Sequence[Tensor] | None,
+        others: Sequence[tuple[int, Tensor]],
+        carried: Sequence[Tensor],
+    ) -> None:
         """Advance the hidden vectors of all members in place."""
         layers = len(self.cells[0])
         parts = [part.unbind(1) for part in carried]
@@ -135,12 +161,11 @@ class PackedStep:
             output: Tensor | None = None
             for index, cell in enumerate(cells):
                 own = [part[k * layers + index] for part in parts]
-                b.gates[0].copy_(cell.bias)
+                b.gates[0].copy_(biases[k] if biases is not None and index == 0 else cell.bias)
                 if output is None:
                     left.addmm_(b.features, weights)
                     for place, other in others:
-                        block = rest[place : place + other.shape[1]]
-                        left.addmm_(other, block) if len(other) == len(own[0]) else left.add_(other @ block)
+                        left.addmm_(other, rest[place : place + other.shape[1]])
                 else:
                     left.addmm_(output, cell.into)
                 cell.finish(b.gates, own[0], own[1] if len(own) > 1 else None)
