@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -19,10 +20,9 @@ from torch.nn import functional
 from forecaster.data.features import DAY_US, calendar_periods
 from forecaster.model.direct_decoder import DirectDecoder
 from forecaster.model.inputs import steps_back
-from forecaster.model.packed_state import present, soft_clip_, sum_columns
+from forecaster.model.packed_state import Array, Arrays, Sums, present, soft_clip_
 from forecaster.model.quantiles import interpolate_quantiles
 from forecaster.model.seq2seq import Seq2Seq
-from forecaster.model.state import State
 
 _MAX_TABLE = 1_048_576  # slots of the ring by position, looked up rather than computed
 
@@ -59,28 +59,28 @@ class _Origins(NamedTuple):
     """What is known of N series.
 
     Args:
-        level: float64 [N].
-        unit: float64 [N], what quantiles are measured in.
+        level: float64 [N, 1].
+        unit: float64 [N, 1], what quantiles are measured in.
         relative: the scale in units, float32 [N, 1].
-        summaries: the encoders' outputs, float32 [N, K, H].
-        small: the changes' logarithms, the last value (clipped), whether there is none; float32 [S + 3, N].
+        summaries: of each member, the encoder's output, float32 [N, H].
+        small: the changes' logarithms, the last value (clipped), whether there is none; float32 [N, S + 3].
         candidates: the values lags before each step ahead, float32 [S, N, D].
-        features: these clipped, and whether there are such, float32 [2 S, N · D].
+        features: these clipped, and whether there are such, float32 [N · D, 2 S].
         missing: the opposite, bool [S, N, D].
         newest: the last value, float32 [N, 1].
         unseen: whether there is none, bool [N, 1].
     """
 
-    level: Tensor
-    unit: Tensor
-    relative: Tensor
-    summaries: Tensor
+    level: Array
+    unit: Array
+    relative: Array
+    summaries: list[Tensor]
     small: Tensor
-    candidates: Tensor
+    candidates: Array
     features: Tensor
-    missing: Tensor
-    newest: Tensor
-    unseen: Tensor
+    missing: Array
+    newest: Array
+    unseen: Array
 
 
 class PackedDecode:
@@ -92,14 +92,13 @@ class PackedDecode:
 
     def __init__(self, members: Sequence[Seq2Seq]) -> None:
         first = members[0]
-        self.device = next(first.parameters()).device
         config = self.config = first.config
         self.memory, self.lags, self.size = first.memory, len(first.lags), config.decoder_size
-        self.back = torch.tensor(first.lags, dtype=torch.int64, device=self.device)
-        self.columns = sum_columns(1 + self.lags, self.device)
-        turned = _turns(first.step_us, config.horizon, self.device) if config.calendar else torch.zeros((config.horizon, 0, 0))
+        self.back = torch.tensor(first.lags, dtype=torch.int64)
+        self.sums = Sums(self.lags)
+        turned = _turns(first.step_us, config.horizon) if config.calendar else torch.zeros((config.horizon, 0, 0))
         self.members = [_Member(member, turned) for member in members]
-        self.ahead: dict[int, Tensor] = {}
+        self.ahead: dict[int, Array] = {}
         self.levels: dict[tuple[float, ...], Tensor] = {}
 
     def at(self, calendar: Tensor) -> list[Tensor]:
@@ -108,9 +107,9 @@ class PackedDecode:
 
     def predict(
         self,
-        tensors: State,
-        slots: Tensor,
-        out: Tensor,
+        slab: Arrays,
+        slots: Array,
+        out: Array,
         ahead: Sequence[Tensor],
         future: Tensor | None,
         static: Tensor | None,
@@ -119,7 +118,7 @@ class PackedDecode:
         """Write the quantiles of the series in `slots` at `levels` into `out`, float64 [N, D, W].
 
         Args:
-            tensors: [C, ...] each; they stay as they are.
+            slab: [C, ...] each; they stay as they are.
             slots: int64 [N].
             out: [N, D, W].
             ahead: see `at`, of each series or of one time for all.
@@ -127,77 +126,86 @@ class PackedDecode:
             static: features of the series, float32 [N, E].
             levels: within the trained ones.
         """
-        origins = self._origins(tensors, slots, out.shape[1])
         n, horizon = out.shape[:2]
+        origins = self._origins(slab, slots, horizon)
         widths = self._widths(levels)
         total: Tensor | None = None
         for k, member in enumerate(self.members):
-            context = torch.addmm(member.bias, origins.summaries[:, k], member.summary)
-            context.addmm_(origins.small.T, member.small)
+            context = torch.addmm(member.bias, origins.summaries[k], member.summary)
+            context.addmm_(origins.small, member.small)
             if static is not None:
                 context.addmm_(static, member.static)
             table = ahead[k].view(-1, self.config.horizon, self.size)[:, :horizon]
             hidden = (table + context[:, None]).view(-1, self.size)  # [N · D, A]
             if self.lags:
-                hidden.addmm_(origins.features.T, member.seasonal)
+                hidden.addmm_(origins.features, member.seasonal)
             if future is not None:
                 hidden.addmm_(future.reshape(len(hidden), -1), member.future)
-            gates, raw = self._readout(member, hidden).split([self.lags + 2, len(widths[0])])
-            centre = self._centre(gates.view(-1, n, horizon), origins)
-            own = self._own(raw, centre.view(-1), widths)
+            raw = self._readout(member, hidden)
+            centre = _centre(raw[: self.lags + 2].view(-1, n, horizon).numpy(), origins)
+            own = self._own(raw[self.lags + 2 :], torch.from_numpy(centre).view(-1), widths)
             total = own if total is None else total.add_(own)
         assert total is not None
         if len(self.members) > 1:
             total.mul_(1.0 / len(self.members))
-        target = out.permute(2, 0, 1)  # [W, N, D]
-        torch.mul(total.view(target.shape), origins.unit[:, None], out=target)
-        target.add_(origins.level[:, None])
+        target = out.transpose(2, 0, 1)  # [W, N, D]
+        np.multiply(total.view(target.shape).numpy(), origins.unit, out=target)
+        target += origins.level
 
-    def _origins(self, tensors: State, slots: Tensor, horizon: int) -> "_Origins":
+    def _origins(self, slab: Arrays, slots: Array, horizon: int) -> "_Origins":
         """Return what the decoders take in of the present states."""
         lags = self.lags
-        carry = torch.take(tensors["normalizer"], torch.add(self.columns, slots, alpha=len(self.columns)))
-        weights, sums, last = carry.split([lags + 3, lags + 3, 1])
+        weights, sums, last = self.sums.split(slab["normalizer"].reshape(-1).take(self.sums.index(slots)))
         level, _, scale, changes = present(weights, sums)
-        unit = changes[1:].amin(dim=0) if lags else changes[0]
-        newest = last.sub_(level).div_(scale)  # zero before the first value
-        unseen = weights[:1].eq(0.0)
-        small = torch.cat([torch.div(changes, scale).log_(), newest, unseen]).float()
-        newest = small[lags + 1].clone()
-        soft_clip_(small[lags + 1])
-        position = tensors["position"].index_select(0, slots)
-        index = self._index(position, horizon).add_(slots[:, None], alpha=self.memory)  # [S, N, D]
-        seen = torch.take(tensors["ring_observed"], index)
-        values = torch.take(tensors["ring"], index).sub_(level[:, None]).div_(scale[:, None])
-        features = torch.empty((2 * lags, *index.shape[1:]), device=self.device)
-        clipped, masks = features.split([lags, lags])
-        masks.copy_(seen)
-        candidates = torch.mul(values, masks, out=values).float()
-        soft_clip_(clipped.copy_(candidates))
+        unit = changes[1:].min(axis=0) if lags else changes[0]
+        small = np.empty((lags + 3, len(slots)), np.float32)
+        unseen = small[lags + 2]
+        small[: lags + 1] = np.log(changes / scale)
+        unseen[:] = weights[0] == 0
+        last -= level
+        last /= scale  # zero before the first value
+        newest = small[lags + 1]
+        newest[:] = last
+        soft_clip_(newest)
+        relative = (scale / unit).astype(np.float32)[:, None]
+        unit, level, scale = unit[:, None], level[:, None], scale[:, None]
+        index = self._index(slab["position"][slots], horizon)
+        index += (slots * self.memory)[:, None]
+        seen = slab["ring_observed"].reshape(-1).take(index)
+        values = slab["ring"].reshape(-1).take(index)
+        values -= level
+        values /= scale
+        values *= seen
+        candidates = values.astype(np.float32)
+        features = np.empty((2 * lags, *index.shape[1:]), np.float32)
+        features[:lags] = candidates
+        soft_clip_(features[:lags])
+        features[lags:] = seen
+        hidden = slab["hidden"][slots].reshape(len(slots), len(self.members), -1, slab["hidden"].shape[2])
         return _Origins(
             level,
             unit,
-            (scale / unit).float()[:, None],
-            tensors["hidden"].index_select(0, slots).unflatten(1, (len(self.members), -1)).sum(dim=2),
-            small,
+            relative,
+            [torch.from_numpy(hidden[:, k].sum(axis=1)) for k in range(len(self.members))],
+            torch.from_numpy(small).T,
             candidates,
-            features.view(2 * lags, -1),
-            seen.logical_not_(),
-            newest[:, None],
-            unseen[0][:, None],
+            torch.from_numpy(features).view(2 * lags, -1).T,
+            ~seen,
+            last.astype(np.float32)[:, None],
+            unseen[:, None] > 0,
         )
 
-    def _index(self, position: Tensor, horizon: int) -> Tensor:
+    def _index(self, position: Array, horizon: int) -> Array:
         """Return the slots of the ring with the values lags before each step ahead, int64 [S, N, D]."""
         found = self.ahead.get(horizon)
         if found is None:
-            back = steps_back(self.back, horizon).T[:, None] + 1  # [S, 1, D]
-            if self.memory * back.numel() <= _MAX_TABLE:
-                back = (torch.arange(self.memory, device=self.device)[:, None] - back).remainder(self.memory)
-            found = self.ahead[horizon] = back
+            back = steps_back(self.back, horizon).T[:, None].numpy() + 1  # [S, 1, D]
+            if self.memory * back.size <= _MAX_TABLE:
+                back = (np.arange(self.memory)[:, None] - back) % self.memory
+            found = self.ahead[horizon] = np.ascontiguousarray(back)
         if found.shape[1] == self.memory:
-            return found.index_select(1, position.remainder_(self.memory))
-        return torch.sub(position[:, None], found).remainder_(self.memory)
+            return found.take(position % self.memory, axis=1)
+        return (position[:, None] - found) % self.memory
 
     def _readout(self, member: _Member, hidden: Tensor) -> Tensor:
         """Return the gates' logits and the head's numbers, [S + 2 + Q, N · D]."""
@@ -205,17 +213,6 @@ class PackedDecode:
         middle = torch.addmm(member.middle_bias, hidden, member.middle)
         hidden.add_(functional.silu(middle, inplace=True))
         return torch.addmm(member.out_bias, member.out, hidden.T)
-
-    def _centre(self, gates: Tensor, origins: "_Origins") -> Tensor:
-        """Return the mixtures of the candidates, in units, of logits [S + 2, N, D]: [N, D]."""
-        seasonal, newest, _ = gates.split([self.lags, 1, 1])
-        seasonal.masked_fill_(origins.missing, -math.inf)
-        newest[0].masked_fill_(origins.unseen, -math.inf)
-        seasonal, newest, _ = gates.softmax(dim=0).split([self.lags, 1, 1])
-        centre = newest[0].mul_(origins.newest)
-        if self.lags:
-            centre.add_(seasonal.mul_(origins.candidates).sum(dim=0))
-        return centre.mul_(origins.relative)
 
     def _own(self, raw: Tensor, centre: Tensor, widths: Tensor) -> Tensor:
         """Return the quantiles in units, float32 [W, N · D]."""
@@ -234,14 +231,28 @@ class PackedDecode:
             whole = ((k < column) & (column <= row)).double() - ((row <= column) & (column < k)).double()
             whole[:, k] = 1.0
             own = whole if levels == trained else interpolate_quantiles(whole.T, trained, levels).T
-            found = self.levels[levels] = own.float().to(self.device).contiguous()
+            found = self.levels[levels] = own.float().contiguous()
         return found
 
 
-def _turns(step_us: int, horizon: int, device: torch.device) -> Tensor:
+def _centre(gates: Array, origins: _Origins) -> Array:
+    """Return the mixtures of the candidates, in units, of logits [S + 2, N, D], which are used up: [N, D]."""
+    np.copyto(gates[:-2], -np.inf, where=origins.missing)
+    np.copyto(gates[-2], -np.inf, where=origins.unseen)
+    gates -= gates.max(axis=0)
+    np.exp(gates, out=gates)
+    relative = origins.relative / gates.sum(axis=0)
+    gates[:-2] *= origins.candidates
+    gates[-2] *= origins.newest
+    centre = gates[:-1].sum(axis=0)
+    centre *= relative
+    return centre
+
+
+def _turns(step_us: int, horizon: int) -> Tensor:
     """Return the matrices that turn a time's calendar features into those 1 … D steps later, float32 [D, C, C]."""
     lengths = torch.tensor([length for _, length in calendar_periods(step_us)], dtype=torch.float64)
     angles = torch.arange(1, horizon + 1)[:, None] * (math.tau * step_us / DAY_US) / lengths
     sine, cosine = torch.diag_embed(angles.sin()), torch.diag_embed(angles.cos())
     turns = torch.cat([torch.cat([cosine, -sine], dim=2), torch.cat([sine, cosine], dim=2)], dim=1)
-    return turns.float().to(device)
+    return turns.float()

@@ -9,6 +9,7 @@ Knows nothing of series ids, stores or journals.
 Shapes: C slots, N series, D horizon steps, W levels, F known-future covariates.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from forecaster.model.heads import QuantileHead
 from forecaster.model.observations import Observations
 from forecaster.model.packed_cells import is_plain
 from forecaster.model.packed_decode import PackedDecode
+from forecaster.model.packed_state import Array, Arrays
 from forecaster.model.packed_step import PackedStep
 from forecaster.model.quantiles import interpolate_quantiles
 from forecaster.model.seq2seq import Prediction, Seq2Seq
@@ -40,7 +42,8 @@ class Stepper:
         self._model = model
         members = [one for one in model.members if isinstance(one, Seq2Seq)] if isinstance(model, Ensemble) else [model]
         first = self._first = members[0]
-        plain = is_plain(first.encoder) and not first.attended
+        self._device = next(first.parameters()).device
+        plain = is_plain(first.encoder) and not first.attended and self._device.type == "cpu"
         self._step = PackedStep(members) if plain else None
         self._decode = PackedDecode(members) if plain and _has_packed_decoder(first) else None
         self._calendar_size = calendar_size(first.step_us) if first.config.calendar else 0
@@ -104,17 +107,18 @@ class Stepper:
             for name, new in self._model.step(select(tensors, slots), one).items():
                 tensors[name].index_copy_(0, slots, new)
             return
-        inputs, others = self._first.inputs, list[tuple[int, Tensor]]()
-        time = self._one_time(time_us)
-        calendar = self._calendar_size
+        inputs, others = self._first.inputs, []
+        slab, times = _arrays(tensors), time_us.numpy()
+        time = self._one_time(times)
         if time is None:
             others.append((0, calendar_features(time_us, self._first.step_us)))
         if covariates is not None and inputs.dynamic_size:
-            others.append((calendar, inputs.dynamic(covariates)))
+            others.append((self._calendar_size, inputs.dynamic(covariates)))
         if inputs.static_size:
-            others.append((calendar + inputs.dynamic_size, self._static(tensors, slots)))
+            others.append((self._calendar_size + inputs.dynamic_size, self._static(tensors, slots)))
         biases = None if time is None else self._at(self._step_at, self._step, time)
-        self._step.step(tensors, slots, time_us, values, biases, others)
+        with np.errstate(all="ignore"):
+            self._step.step(slab, slots.numpy(), times, values.numpy(), biases, others)
 
     def _predict_some(
         self, tensors: State, slots: Tensor, future: Tensor | None, levels: tuple[float, ...], out: Prediction
@@ -130,23 +134,22 @@ class Stepper:
         if future is not None and inputs.future_size:
             known = inputs.future(inputs.padded(future, len(slots), horizon).to(slots.device))
         static = self._static(tensors, slots) if inputs.static_size else None
-        times = tensors["time_us"].index_select(0, slots)
+        slab, rows = _arrays(tensors), slots.numpy()
+        times = slab["time_us"][rows]
         time = self._one_time(times)
         if time is None:
-            ahead = self._decode.at(calendar_features(times, self._first.step_us))
+            ahead = self._decode.at(calendar_features(torch.from_numpy(times), self._first.step_us))
         else:
             ahead = self._at(self._decode_at, self._decode, time)
-        self._decode.predict(tensors, slots, out.quantiles, ahead, known, static, levels)
+        with np.errstate(all="ignore"):
+            self._decode.predict(slab, rows, out.quantiles.numpy(), ahead, known, static, levels)
 
-    def _one_time(self, time_us: Tensor) -> int | None:
+    def _one_time(self, time_us: Array) -> int | None:
         """Return the time of all series, as it is in most fleets, or None; without a calendar one is like another."""
         if not self._calendar_size:
             return 0
-        if len(time_us) == 1:
-            return int(time_us)
-        low, high = torch.aminmax(time_us)
-        first = int(low)
-        return first if first == int(high) else None
+        first = int(time_us[0])
+        return first if len(time_us) == 1 or bool((time_us == first).all()) else None
 
     def _at(self, known: dict[int, list[Tensor]], kernel: PackedStep | PackedDecode, time: int) -> list[Tensor]:
         """Return what a kernel makes of a time."""
@@ -154,15 +157,19 @@ class Stepper:
         if found is None:
             if len(known) >= _KEPT_TIMES:
                 known.pop(next(iter(known)))
-            times = torch.tensor([time], device=kernel.device)
-            calendar = calendar_features(times, self._first.step_us) if self._calendar_size else times.new_zeros(1, 0)
-            found = known[time] = kernel.at(calendar.float())
+            times = torch.tensor([time])
+            features = calendar_features(times, self._first.step_us) if self._calendar_size else torch.zeros((1, 0))
+            found = known[time] = kernel.at(features)
         return found
 
     def _static(self, tensors: State, slots: Tensor) -> Tensor:
         """Return the static features of series, [N, E]."""
         names = ("static_numbers", "static_observed", "static_codes")
         return self._first.inputs.static({name: tensors[name].index_select(0, slots) for name in names if name in tensors})
+
+
+def _arrays(tensors: State) -> Arrays:
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
 def _has_packed_decoder(model: Seq2Seq) -> bool:
