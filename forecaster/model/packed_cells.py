@@ -41,6 +41,7 @@ class PackedCell:
 
     def __init__(self, layer: RecurrentLayer, cell: str) -> None:
         self.cell = cell
+        self.carried = ("hidden", "cell") if cell == "lstm" else ("hidden",)
         size = self.size = layer.hidden_size
         into, back, bias_into, bias_back = (
             layer.kernel.get_parameter(name).detach()
@@ -69,7 +70,7 @@ class PackedCell:
             return (gates, gates, gates, gates[:, : 3 * size], *gates.split(size, dim=1))
         return gates, gates, gates
 
-    def finish(self, buffers: Sequence[Tensor], hidden: Tensor, cell: Tensor | None) -> None:
+    def finish(self, buffers: Sequence[Tensor], hidden: Tensor, cell: Tensor | None = None) -> None:
         """Put the next hidden vectors (and cells) in place of `hidden` (and `cell`), [N, H] each.
 
         Args:

@@ -10,7 +10,9 @@ K members, L layers.
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -18,10 +20,11 @@ from torch.nn import functional
 from forecaster.data.features import DAY_US, calendar_periods
 from forecaster.model.direct_decoder import DirectDecoder
 from forecaster.model.inputs import steps_back
-from forecaster.model.packed_state import present, soft_clip_, sum_columns, take
+from forecaster.model.packed_state import Array, Arrays, Sums, present, soft_clip_
 from forecaster.model.quantiles import interpolate_quantiles
 from forecaster.model.seq2seq import Seq2Seq
-from forecaster.model.state import State
+
+_MAX_TABLE = 1_048_576  # slots of the ring by position, looked up rather than computed
 
 
 class _Member:
@@ -33,10 +36,12 @@ class _Member:
         hidden, lags = model.config.hidden_size, len(model.lags)
         readout, step = decoder.readout, decoder.from_step.weight.detach().t()
         context = decoder.from_context.weight.detach().t()
-        self.bias = decoder.from_context.bias.detach()
-        self.summary, self.ratios = context[:hidden].contiguous(), context[hidden : hidden + 1 + lags].contiguous()
+        self.bias = decoder.from_context.bias.detach() + step[2 * lags + 1]
+        self.summary = context[:hidden].contiguous()
+        # Whether there is a last value at all is told by a mask here and by its opposite among the origins.
+        clipped, available = step[lags], step[2 * lags + 1]
+        self.small = torch.cat([context[hidden : hidden + 1 + lags], clipped[None], -available[None]]).contiguous()
         self.static = context[hidden + 1 + lags :].contiguous()
-        self.newest = step[[lags, 2 * lags + 1]].contiguous()  # clipped and available, of the last value
         seasonal = [*range(lags), *range(lags + 1, 2 * lags + 1)]
         self.seasonal = step[seasonal].contiguous()
         calendar = turned.shape[-1]  # features
@@ -50,6 +55,34 @@ class _Member:
         self.out_bias = torch.cat([readout.gates.bias, head.bias]).detach()[:, None]
 
 
+class _Origins(NamedTuple):
+    """What is known of N series.
+
+    Args:
+        level: float64 [N, 1].
+        unit: float64 [N, 1], what quantiles are measured in.
+        relative: the scale in units, float32 [N, 1].
+        summaries: of each member, the encoder's output, float32 [N, H].
+        small: the changes' logarithms, the last value (clipped), whether there is none; float32 [N, S + 3].
+        candidates: the values lags before each step ahead, float32 [S, N, D].
+        features: these clipped, and whether there are such, float32 [N · D, 2 S].
+        missing: the opposite, bool [S, N, D].
+        newest: the last value, float32 [N, 1].
+        unseen: whether there is none, bool [N, 1].
+    """
+
+    level: Array
+    unit: Array
+    relative: Array
+    summaries: list[Tensor]
+    small: Tensor
+    candidates: Array
+    features: Tensor
+    missing: Array
+    newest: Array
+    unseen: Array
+
+
 class PackedDecode:
     """The forecasts of one model or of an ensemble's members.
 
@@ -59,26 +92,25 @@ class PackedDecode:
 
     def __init__(self, members: Sequence[Seq2Seq]) -> None:
         first = members[0]
-        self.device = next(first.parameters()).device
         config = self.config = first.config
         self.memory, self.lags, self.size = first.memory, len(first.lags), config.decoder_size
-        self.back = torch.tensor(first.lags, dtype=torch.int64, device=self.device)
-        self.columns = sum_columns(1 + self.lags, self.device)
-        turned = (
-            _turns(first.step_us, config.horizon, self.device)
-            if config.calendar
-            else torch.zeros((config.horizon, 0, 0))
-        )
+        self.back = torch.tensor(first.lags, dtype=torch.int64)
+        self.sums = Sums(self.lags)
+        turned = _turns(first.step_us, config.horizon) if config.calendar else torch.zeros((config.horizon, 0, 0))
         self.members = [_Member(member, turned) for member in members]
-        self.ahead: dict[int, Tensor] = {}
+        self.ahead: dict[int, Array] = {}
         self.levels: dict[tuple[float, ...], Tensor] = {}
+
+    def at(self, calendar: Tensor) -> list[Tensor]:
+        """Return what each step ahead of times adds to the hidden layers, from their features, float32 [N, D · A]."""
+        return [torch.addmm(member.horizon, calendar, member.calendar) for member in self.members]
 
     def predict(
         self,
-        tensors: State,
-        slots: Tensor,
-        out: Tensor,
-        calendar: Tensor,
+        slab: Arrays,
+        slots: Array,
+        out: Array,
+        ahead: Sequence[Tensor],
         future: Tensor | None,
         static: Tensor | None,
         levels: tuple[float, ...],
@@ -86,69 +118,94 @@ class PackedDecode:
         """Write the quantiles of the series in `slots` at `levels` into `out`, float64 [N, D, W].
 
         Args:
-            tensors: [C, ...] each; they stay as they are.
+            slab: [C, ...] each; they stay as they are.
             slots: int64 [N].
             out: [N, D, W].
-            calendar: features of the present time, float32 [N, C] or [1, C] for all.
+            ahead: see `at`, of each series or of one time for all.
             future: features of the known-future covariates, float32 [N, D, F].
             static: features of the series, float32 [N, E].
             levels: within the trained ones.
         """
         n, horizon = out.shape[:2]
-        carry = take(tensors["normalizer"], torch.add(self.columns, slots, alpha=len(self.columns)))
-        size = self.lags + 3
-        weights, last = carry[:size], carry[2 * size]
-        level, _, scale, changes = present(weights, carry[size : 2 * size])
-        unit = changes[1:].amin(dim=0) if self.lags else changes[0]
-        candidates, features = self._seasonal(tensors, slots, level, scale, horizon)
-        newest = torch.stack([((last - level) / scale).float(), (weights[0] > 0).float()])
-        clipped = torch.stack([soft_clip_(newest[0].clone()), newest[1]])
-        ratios = torch.log(changes / scale).float()
-        summaries = tensors["hidden"].index_select(0, slots).unflatten(1, (len(self.members), -1)).sum(dim=2)
-        missing = (features[self.lags :] == 0, newest[1] == 0)
-        relative = (scale / unit).float()
+        origins = self._origins(slab, slots, horizon)
         widths = self._widths(levels)
         total: Tensor | None = None
         for k, member in enumerate(self.members):
-            context = torch.addmm(member.bias, summaries[:, k], member.summary).addmm_(ratios.T, member.ratios)
-            context.addmm_(clipped.T, member.newest)
+            context = torch.addmm(member.bias, origins.summaries[k], member.summary)
+            context.addmm_(origins.small, member.small)
             if static is not None:
                 context.addmm_(static, member.static)
-            steps = horizon * self.size
-            hidden = torch.addmm(member.horizon[:steps], calendar, member.calendar[:, :steps])
-            hidden = (hidden.view(len(calendar), horizon, self.size) + context[:, None]).view(n * horizon, self.size)
+            table = ahead[k].view(-1, self.config.horizon, self.size)[:, :horizon]
+            hidden = (table + context[:, None]).view(-1, self.size)  # [N · D, A]
             if self.lags:
-                hidden.addmm_(features.view(2 * self.lags, -1).T, member.seasonal)
+                hidden.addmm_(origins.features, member.seasonal)
             if future is not None:
-                hidden.addmm_(future.reshape(n * horizon, -1), member.future)
+                hidden.addmm_(future.reshape(len(hidden), -1), member.future)
             raw = self._readout(member, hidden)
-            centre = self._centre(raw[: self.lags + 2].view(-1, n, horizon), candidates, newest[0], missing, relative)
-            own = self._own(raw[self.lags + 2 :], centre.view(-1), widths)
+            centre = _centre(raw[: self.lags + 2].view(-1, n, horizon).numpy(), origins)
+            own = self._own(raw[self.lags + 2 :], torch.from_numpy(centre).view(-1), widths)
             total = own if total is None else total.add_(own)
         assert total is not None
         if len(self.members) > 1:
             total.mul_(1.0 / len(self.members))
-        target = out.permute(2, 0, 1)  # [W, N, D]
-        torch.mul(total.view(-1, n, horizon), unit[:, None], out=target)
-        target.add_(level[:, None])
+        target = out.transpose(2, 0, 1)  # [W, N, D]
+        np.multiply(total.view(target.shape).numpy(), origins.unit, out=target)
+        target += origins.level
 
-    def _seasonal(
-        self, tensors: State, slots: Tensor, level: Tensor, scale: Tensor, horizon: int
-    ) -> tuple[Tensor, Tensor]:
-        """Return the normalised values lags before each step ahead, float32 [S, N, D], and the features [2 S, N, D]."""
-        ahead = self.ahead.get(horizon)
-        if ahead is None:
-            ahead = self.ahead[horizon] = steps_back(self.back, horizon).T[:, None].contiguous() + 1  # [S, 1, D]
-        position = tensors["position"].index_select(0, slots)[:, None]
-        index = torch.sub(position, ahead).remainder_(self.memory).add_(slots[:, None], alpha=self.memory)
-        values = take(tensors["ring"], index).sub_(level[:, None]).div_(scale[:, None])
-        seen = take(tensors["ring_observed"], index)
-        candidates = values.mul_(seen).float()
-        features = torch.empty((2 * self.lags, *index.shape[1:]), device=self.device)
-        features[: self.lags] = candidates
-        soft_clip_(features[: self.lags])
-        features[self.lags :] = seen
-        return candidates, features
+    def _origins(self, slab: Arrays, slots: Array, horizon: int) -> "_Origins":
+        """Return what the decoders take in of the present states."""
+        lags = self.lags
+        weights, sums, last = self.sums.split(slab["normalizer"].reshape(-1).take(self.sums.index(slots)))
+        level, _, scale, changes = present(weights, sums)
+        unit = changes[1:].min(axis=0) if lags else changes[0]
+        small = np.empty((lags + 3, len(slots)), np.float32)
+        unseen = small[lags + 2]
+        small[: lags + 1] = np.log(changes / scale)
+        unseen[:] = weights[0] == 0
+        last -= level
+        last /= scale  # zero before the first value
+        newest = small[lags + 1]
+        newest[:] = last
+        soft_clip_(newest)
+        relative = (scale / unit).astype(np.float32)[:, None]
+        unit, level, scale = unit[:, None], level[:, None], scale[:, None]
+        index = self._index(slab["position"][slots], horizon)
+        index += (slots * self.memory)[:, None]
+        seen = slab["ring_observed"].reshape(-1).take(index)
+        values = slab["ring"].reshape(-1).take(index)
+        values -= level
+        values /= scale
+        values *= seen
+        candidates = values.astype(np.float32)
+        features = np.empty((2 * lags, *index.shape[1:]), np.float32)
+        features[:lags] = candidates
+        soft_clip_(features[:lags])
+        features[lags:] = seen
+        hidden = slab["hidden"][slots].reshape(len(slots), len(self.members), -1, slab["hidden"].shape[2])
+        return _Origins(
+            level,
+            unit,
+            relative,
+            [torch.from_numpy(hidden[:, k].sum(axis=1)) for k in range(len(self.members))],
+            torch.from_numpy(small).T,
+            candidates,
+            torch.from_numpy(features).view(2 * lags, -1).T,
+            ~seen,
+            last.astype(np.float32)[:, None],
+            unseen[:, None] > 0,
+        )
+
+    def _index(self, position: Array, horizon: int) -> Array:
+        """Return the slots of the ring with the values lags before each step ahead, int64 [S, N, D]."""
+        found = self.ahead.get(horizon)
+        if found is None:
+            back = steps_back(self.back, horizon).T[:, None].numpy() + 1  # [S, 1, D]
+            if self.memory * back.size <= _MAX_TABLE:
+                back = (np.arange(self.memory)[:, None] - back) % self.memory
+            found = self.ahead[horizon] = np.ascontiguousarray(back)
+        if found.shape[1] == self.memory:
+            return found.take(position % self.memory, axis=1)
+        return (position[:, None] - found) % self.memory
 
     def _readout(self, member: _Member, hidden: Tensor) -> Tensor:
         """Return the gates' logits and the head's numbers, [S + 2 + Q, N · D]."""
@@ -156,19 +213,6 @@ class PackedDecode:
         middle = torch.addmm(member.middle_bias, hidden, member.middle)
         hidden.add_(functional.silu(middle, inplace=True))
         return torch.addmm(member.out_bias, member.out, hidden.T)
-
-    def _centre(
-        self, gates: Tensor, candidates: Tensor, newest: Tensor, missing: tuple[Tensor, Tensor], relative: Tensor
-    ) -> Tensor:
-        """Return the mixtures of the candidates, in units: [N, D]."""
-        lags = self.lags
-        gates[:lags].masked_fill_(missing[0], -math.inf)
-        gates[lags].masked_fill_(missing[1][:, None], -math.inf)
-        gates = gates.softmax(dim=0)
-        centre = gates[lags] * newest[:, None]
-        if lags:
-            centre.add_(candidates.mul(gates[:lags]).sum(dim=0))
-        return centre.mul_(relative[:, None])
 
     def _own(self, raw: Tensor, centre: Tensor, widths: Tensor) -> Tensor:
         """Return the quantiles in units, float32 [W, N · D]."""
@@ -187,14 +231,28 @@ class PackedDecode:
             whole = ((k < column) & (column <= row)).double() - ((row <= column) & (column < k)).double()
             whole[:, k] = 1.0
             own = whole if levels == trained else interpolate_quantiles(whole.T, trained, levels).T
-            found = self.levels[levels] = own.float().to(self.device).contiguous()
+            found = self.levels[levels] = own.float().contiguous()
         return found
 
 
-def _turns(step_us: int, horizon: int, device: torch.device) -> Tensor:
+def _centre(gates: Array, origins: _Origins) -> Array:
+    """Return the mixtures of the candidates, in units, of logits [S + 2, N, D], which are used up: [N, D]."""
+    np.copyto(gates[:-2], -np.inf, where=origins.missing)
+    np.copyto(gates[-2], -np.inf, where=origins.unseen)
+    gates -= gates.max(axis=0)
+    np.exp(gates, out=gates)
+    relative = origins.relative / gates.sum(axis=0)
+    gates[:-2] *= origins.candidates
+    gates[-2] *= origins.newest
+    centre = gates[:-1].sum(axis=0)
+    centre *= relative
+    return centre
+
+
+def _turns(step_us: int, horizon: int) -> Tensor:
     """Return the matrices that turn a time's calendar features into those 1 … D steps later, float32 [D, C, C]."""
     lengths = torch.tensor([length for _, length in calendar_periods(step_us)], dtype=torch.float64)
     angles = torch.arange(1, horizon + 1)[:, None] * (math.tau * step_us / DAY_US) / lengths
     sine, cosine = torch.diag_embed(angles.sin()), torch.diag_embed(angles.cos())
     turns = torch.cat([torch.cat([cosine, -sine], dim=2), torch.cat([sine, cosine], dim=2)], dim=1)
-    return turns.float().to(device)
+    return turns.float()

@@ -1,7 +1,7 @@
 """One step of N series, straight on a slab's tensors: what `Seq2Seq.scan` does for T = 1, with the fewest operations.
 
 Of the ring it reads the values that the seasonal lags ask for and writes one slot. For networks whose layers are plain
-(`packed_cells.is_plain`) and without attention; members of an ensemble share everything but their cells.
+(`packed_cells.is_plain`) and without attention, on the CPU; members of an ensemble share everything but their cells.
 
 Shapes: C slots, N series, M memory, S seasonal lags, P = S + 3 statistics, I inputs, E other inputs, K members,
 L layers, H hidden.
@@ -9,14 +9,15 @@ L layers, H hidden.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from forecaster.model.cells import RecurrentLayer
 from forecaster.model.inputs import value_size
 from forecaster.model.packed_cells import PackedCell
-from forecaster.model.packed_state import MASK, present, soft_clip_, sum_columns, take
+from forecaster.model.packed_state import MASK, Array, Arrays, Present, Sums, clear_missing, present, soft_clip_
 from forecaster.model.seq2seq import Seq2Seq
-from forecaster.model.state import State
 
 _KEPT_SIZES = 8
 
@@ -24,21 +25,21 @@ _KEPT_SIZES = 8
 class _Buffers:
     """What a step of N series writes on its way; made once for each N."""
 
-    def __init__(self, n: int, lags: int, cells: Sequence[PackedCell], device: torch.device) -> None:
+    def __init__(self, n: int, lags: int, cells: Sequence[Sequence[PackedCell]]) -> None:
         seen, logs, size = 2 + 2 * lags, 2 + lags, 3 + lags
-
-        def empty(rows: int, dtype: torch.dtype) -> Tensor:
-            return torch.empty((rows, n), dtype=dtype, device=device)
-
-        self.numbers = empty(seen + logs, torch.float64)  # value, then those before it, then the logarithms
-        self.values, self.logs = self.numbers[:seen], self.numbers[seen:]
-        self.value, self.past, self.behind = self.values[0], self.values[1:], self.values[: size - 1]
-        self.relative, self.changes = self.logs[0], self.logs[1:]
-        self.inputs = empty(2 * seen + logs, torch.float32)
-        self.clipped, self.masks, self.features = self.inputs[: seen + logs], self.inputs[seen + logs :], self.inputs.T
-        self.new, self.known = empty(size, torch.float64), empty(size, torch.float64)
-        self.new_value, self.new_changes = self.new[0], self.new[1:]
-        self.gates = cells[0].buffers(n)
+        numbers = np.empty((seen + logs, n))
+        self.numbers = numbers  # the value, those before it, the logarithms
+        self.values, self.past, self.behind = numbers[:seen], numbers[1:seen], numbers[: size - 1]
+        self.logs, self.relative, self.changes = numbers[seen:], numbers[seen], numbers[seen + 1 :]
+        self.new = np.empty((size, n))
+        inputs = torch.empty((2 * seen + logs, n))
+        self.inputs = inputs.T
+        self.clipped, self.masks = inputs[: seen + logs].numpy(), inputs[seen + logs :].numpy()
+        self.gates = cells[0][0].buffers(n)
+        shape = (n, len(cells) * len(cells[0]), cells[0][0].size)
+        carried = [torch.empty(shape) for _ in cells[0][0].carried]
+        self.rows = [part.view(n, -1).numpy() for part in carried]
+        self.carried = list(zip(*(part.unbind(1) for part in carried), strict=True))  # [K · L] of [N, H] each
 
 
 class PackedStep:
@@ -51,101 +52,110 @@ class PackedStep:
     def __init__(self, members: Sequence[Seq2Seq]) -> None:
         first = members[0]
         config, lags = first.config, first.lags
-        self.device = next(first.parameters()).device
-        self.memory, self.lags = first.memory, len(lags)
+        self.memory, self.lags, self.sums = first.memory, len(lags), Sums(len(lags))
         self.decay = 1.0 - 1.0 / float(config.timescale or 1)
-        self.columns = sum_columns(1 + len(lags), self.device)
-        self.back = torch.tensor([1, *lags, *(lag - 1 for lag in lags)], device=self.device)[:, None]
-        self.cells = [[PackedCell(layer, config.cell) for layer in member.encoder.layers] for member in members]
-        self.names = ("hidden", "cell") if config.cell == "lstm" else ("hidden",)
+        back = np.array([1, *lags, *(lag - 1 for lag in lags)])[:, None]
+        # For each slot of the ring that comes next, those of the values looked back at, int64 [1 + 2 S, M].
+        self.behind = (np.arange(self.memory) - back) % self.memory
+        self.cells = [
+            [PackedCell(layer, config.cell) for layer in member.encoder.layers if isinstance(layer, RecurrentLayer)]
+            for member in members
+        ]
         own = value_size(lags)
         order, masks = _columns(len(lags))
         self.first: list[tuple[Tensor, Tensor]] = []  # of each member: weights of the features, and of other inputs
         for cells in self.cells:
             weights = torch.cat([cells[0].into, torch.zeros_like(cells[0].into[:1])])  # the last for what is unused
-            features = weights[torch.tensor(order, device=self.device)]
+            features = weights[order]
             features[len(order) - masks :] *= MASK
             self.first.append((features.contiguous(), cells[0].into[own:]))
         self.buffers: dict[int, _Buffers] = {}
 
+    def at(self, calendar: Tensor) -> list[Tensor]:
+        """Return the first layers' biases at a time, from its features, float32 [1, E]; kept by who calls."""
+        biases = []
+        for cells, (_, rest) in zip(self.cells, self.first, strict=True):
+            bias, inputs = cells[0].bias.clone(), cells[0].into.shape[1]
+            bias[:inputs] += (calendar @ rest[: calendar.shape[1]])[0]
+            biases.append(bias)
+        return biases
+
     def step(
-        self, tensors: State, slots: Tensor, time_us: Tensor, values: Tensor, others: Sequence[tuple[int, Tensor]]
+        self,
+        slab: Arrays,
+        slots: Array,
+        time_us: Array,
+        values: Array,
+        biases: Sequence[Tensor] | None,
+        others: Sequence[tuple[int, Tensor]],
     ) -> None:
         """Advance the series in `slots` by one step in place.
 
         Args:
-            tensors: [C, ...] each.
+            slab: [C, ...] each.
             slots: int64 [N], all different.
             time_us: of the step, int64 [N].
             values: float64 [N], NaN where missing.
-            others: further inputs of the first layer, float32 [N, E] or [1, E], each with its place among them.
+            biases: see `at`, if all times are one.
+            others: further inputs of the first layer, float32 [N, E], each with its place among them.
         """
         b = self._buffers(len(slots))
-        at = self._see(b, tensors, slots, values)
-        self._remember(b, tensors, slots, at)
-        carried = [tensors[name].index_select(0, slots) for name in self.names]  # [N, K · L, H]
-        self._advance(b, others, carried)
-        for name, new in zip(self.names, carried, strict=True):
-            tensors[name].index_copy_(0, slots, new)
-        tensors["time_us"].index_copy_(0, slots, time_us)
+        self._see(b, slab, slots, values)
+        slab["time_us"][slots] = time_us
+        names = self.cells[0][0].carried
+        resident = [slab[name].reshape(len(slab[name]), -1) for name in names]
+        for part, rows in zip(resident, b.rows, strict=True):
+            part.take(slots, axis=0, out=rows, mode="clip")  # the mode in which nothing is copied twice
+        self._advance(b, biases, others)
+        for part, rows in zip(resident, b.rows, strict=True):
+            part[slots] = rows
 
-    def _see(self, b: _Buffers, tensors: State, slots: Tensor, values: Tensor) -> Tensor:
-        """Advance the statistics and fill in the features; return where in the ring the value goes, int64 [N]."""
-        position = tensors["position"].index_select(0, slots)
-        at = position.remainder(self.memory).add_(slots, alpha=self.memory)
-        index = torch.sub(position, self.back).remainder_(self.memory).add_(slots, alpha=self.memory)
-        tensors["position"].index_copy_(0, slots, position.add_(1))
-        torch.index_select(tensors["ring"].view(-1), 0, index.view(-1), out=b.past.view(-1))
-        b.past.masked_fill_(take(tensors["ring_observed"], index).logical_not_(), torch.nan)
-        columns = torch.add(self.columns, slots, alpha=len(self.columns))
-        carry = take(tensors["normalizer"], columns)
-        size = self.lags + 3
-        weights, sums, last = carry[:size], carry[size : 2 * size], carry[2 * size]
-        torch.div(sums[0], weights[0], out=b.value)  # the level before this step, for the deviation from it
-        torch.sub(values, b.behind, out=b.new_changes).abs_()
-        b.new_value.copy_(values)
-        b.value.copy_(values)
-        torch.eq(b.new, b.new, out=b.known)
-        b.new.nan_to_num_()
-        torch.add(b.known, weights, alpha=self.decay, out=weights)
-        torch.add(b.new, sums, alpha=self.decay, out=sums)
-        torch.where(b.known[0] > 0, b.new_value, last, out=last)
-        tensors["normalizer"].view(-1).index_copy_(0, columns.view(-1), carry.view(-1))
-        level, magnitude, scale, changes = present(weights, sums)
-        torch.eq(b.values, b.values, out=b.masks)
-        b.values.sub_(level).div_(scale).nan_to_num_()
-        torch.div(scale, magnitude.add_(scale), out=b.relative)
-        torch.div(changes, scale, out=b.changes)
-        b.logs.log_()
-        b.clipped.copy_(b.numbers)
-        soft_clip_(b.clipped)
-        return at
+    def _see(self, b: _Buffers, slab: Arrays, slots: Array, values: Array) -> None:
+        """Advance the statistics and the ring, and fill in the features."""
+        ring, ring_observed, normalizer = (slab[name].reshape(-1) for name in ("ring", "ring_observed", "normalizer"))
+        position = slab["position"][slots]
+        turn, base = position % self.memory, slots * self.memory
+        index = self.behind.take(turn, axis=1)
+        index += base
+        ring.take(index, out=b.past, mode="clip")
+        np.copyto(b.past, np.nan, where=~ring_observed.take(index))
+        columns = self.sums.index(slots)
+        carry = normalizer.take(columns)
+        weights, sums, last = self.sums.split(carry)
+        np.divide(sums[0], weights[0], out=b.values[0])  # the level before this step, for the deviation from it
+        changes = np.subtract(values, b.behind, out=b.new[1:])
+        np.abs(changes, out=changes)
+        b.new[0] = b.values[0] = values
+        known = b.new == b.new  # noqa: PLR0124
+        np.copyto(b.new, 0.0, where=~known)
+        carry[: 2 * self.sums.size] *= self.decay
+        weights += known
+        sums += b.new
+        np.copyto(last, values, where=known[0])
+        normalizer[columns] = carry
+        turn += base
+        ring[turn], ring_observed[turn] = b.new[0], known[0]
+        slab["observed_count"][slots] += known[0]
+        position += 1
+        slab["position"][slots] = position
+        _express(b, present(weights, sums))
 
-    def _remember(self, b: _Buffers, tensors: State, slots: Tensor, at: Tensor) -> None:
-        """Write the value and that it was seen."""
-        observed = b.known[0]
-        tensors["ring"].view(-1).index_copy_(0, at, b.new_value)
-        tensors["ring_observed"].view(-1).index_copy_(0, at, observed.bool())
-        tensors["observed_count"].index_add_(0, slots, observed.long())
-
-    def _advance(self, b: _Buffers, others: Sequence[tuple[int, Tensor]], carried: Sequence[Tensor]) -> None:
+    def _advance(self, b: _Buffers, biases: Sequence[Tensor] | None, others: Sequence[tuple[int, Tensor]]) -> None:
         """Advance the hidden vectors of all members in place."""
-        layers = len(self.cells[0])
-        parts = [part.unbind(1) for part in carried]
+        carried = iter(b.carried)
         left = b.gates[1]
         for k, (cells, (weights, rest)) in enumerate(zip(self.cells, self.first, strict=True)):
             output: Tensor | None = None
-            for index, cell in enumerate(cells):
-                own = [part[k * layers + index] for part in parts]
-                b.gates[0].copy_(cell.bias)
+            for cell in cells:
+                own = next(carried)
+                b.gates[0].copy_(cell.bias if biases is None or output is not None else biases[k])
                 if output is None:
-                    left.addmm_(b.features, weights)
+                    left.addmm_(b.inputs, weights)
                     for place, other in others:
-                        block = rest[place : place + other.shape[1]]
-                        left.addmm_(other, block) if len(other) == len(own[0]) else left.add_(other @ block)
+                        left.addmm_(other, rest[place : place + other.shape[1]])
                 else:
                     left.addmm_(output, cell.into)
-                cell.finish(b.gates, own[0], own[1] if len(own) > 1 else None)
+                cell.finish(b.gates, *own)
                 output = own[0] if output is None else output + own[0]
 
     def _buffers(self, n: int) -> _Buffers:
@@ -153,8 +163,23 @@ class PackedStep:
         if found is None:
             if len(self.buffers) >= _KEPT_SIZES:
                 self.buffers.pop(next(iter(self.buffers)))
-            found = self.buffers[n] = _Buffers(n, self.lags, self.cells[0], self.device)
+            found = self.buffers[n] = _Buffers(n, self.lags, self.cells)
         return found
+
+
+def _express(b: _Buffers, stats: Present) -> None:
+    """Turn the values that are not normalised yet into the network's inputs; see `inputs.value_inputs`."""
+    level, magnitude, scale, changes = stats
+    b.masks[:] = b.values == b.values  # noqa: PLR0124
+    b.values -= level
+    b.values /= scale
+    clear_missing(b.values, 0.0)
+    magnitude += scale
+    np.divide(scale, magnitude, out=b.relative)
+    np.divide(changes, scale, out=b.changes)
+    np.log(b.logs, out=b.logs)
+    b.clipped[:] = b.numbers
+    soft_clip_(b.clipped)
 
 
 def _columns(lags: int) -> tuple[list[int], int]:

@@ -9,16 +9,18 @@ Knows nothing of series ids, stores or journals.
 Shapes: C slots, N series, D horizon steps, W levels, F known-future covariates.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from forecaster.data.features import calendar_features
+from forecaster.data.features import calendar_features, calendar_size
 from forecaster.model.direct_decoder import DirectDecoder
 from forecaster.model.ensemble import Ensemble, Model
 from forecaster.model.heads import QuantileHead
 from forecaster.model.observations import Observations
 from forecaster.model.packed_cells import is_plain
 from forecaster.model.packed_decode import PackedDecode
+from forecaster.model.packed_state import Array, Arrays
 from forecaster.model.packed_step import PackedStep
 from forecaster.model.quantiles import interpolate_quantiles
 from forecaster.model.seq2seq import Prediction, Seq2Seq
@@ -26,7 +28,7 @@ from forecaster.model.state import State, select
 
 _STEP_ROWS = 512  # series of one step: what they need on the way fits a core's cache
 _DECODE_ROWS = 2048  # series × horizon steps of one decode
-_KEPT_TIMES = 1024
+_KEPT_TIMES = 64
 
 
 class Stepper:
@@ -40,10 +42,13 @@ class Stepper:
         self._model = model
         members = [one for one in model.members if isinstance(one, Seq2Seq)] if isinstance(model, Ensemble) else [model]
         first = self._first = members[0]
-        plain = is_plain(first.encoder) and not first.attended
+        self._device = next(first.parameters()).device
+        plain = is_plain(first.encoder) and not first.attended and self._device.type == "cpu"
         self._step = PackedStep(members) if plain else None
         self._decode = PackedDecode(members) if plain and _has_packed_decoder(first) else None
-        self._calendar_of: dict[int, Tensor] = {}
+        self._calendar_size = calendar_size(first.step_us) if first.config.calendar else 0
+        self._step_at: dict[int, list[Tensor]] = {}
+        self._decode_at: dict[int, list[Tensor]] = {}
 
     @torch.inference_mode()
     def step(
@@ -103,14 +108,17 @@ class Stepper:
                 tensors[name].index_copy_(0, slots, new)
             return
         inputs, others = self._first.inputs, []
-        calendar = self._calendar(time_us)
-        if calendar.shape[1]:
-            others.append((0, calendar))
+        slab, times = _arrays(tensors), time_us.numpy()
+        time = self._one_time(times)
+        if time is None:
+            others.append((0, calendar_features(time_us, self._first.step_us)))
         if covariates is not None and inputs.dynamic_size:
-            others.append((calendar.shape[1], inputs.dynamic(covariates)))
+            others.append((self._calendar_size, inputs.dynamic(covariates)))
         if inputs.static_size:
-            others.append((calendar.shape[1] + inputs.dynamic_size, self._static(tensors, slots)))
-        self._step.step(tensors, slots, time_us, values, others)
+            others.append((self._calendar_size + inputs.dynamic_size, self._static(tensors, slots)))
+        biases = None if time is None else self._at(self._step_at, self._step, time)
+        with np.errstate(all="ignore"):
+            self._step.step(slab, slots.numpy(), times, values.numpy(), biases, others)
 
     def _predict_some(
         self, tensors: State, slots: Tensor, future: Tensor | None, levels: tuple[float, ...], out: Prediction
@@ -126,21 +134,32 @@ class Stepper:
         if future is not None and inputs.future_size:
             known = inputs.future(inputs.padded(future, len(slots), horizon).to(slots.device))
         static = self._static(tensors, slots) if inputs.static_size else None
-        calendar = self._calendar(tensors["time_us"].index_select(0, slots))
-        self._decode.predict(tensors, slots, out.quantiles, calendar, known, static, levels)
+        slab, rows = _arrays(tensors), slots.numpy()
+        times = slab["time_us"][rows]
+        time = self._one_time(times)
+        if time is None:
+            ahead = self._decode.at(calendar_features(torch.from_numpy(times), self._first.step_us))
+        else:
+            ahead = self._at(self._decode_at, self._decode, time)
+        with np.errstate(all="ignore"):
+            self._decode.predict(slab, rows, out.quantiles.numpy(), ahead, known, static, levels)
 
-    def _calendar(self, time_us: Tensor) -> Tensor:
-        """Return the calendar features of times, [N, C], or [1, C] if all are one time, as in most fleets."""
-        if not self._first.config.calendar:
-            return torch.zeros((1, 0), device=time_us.device)
-        time = int(time_us[0])
-        if len(time_us) > 1 and not bool((time_us == time).all()):
-            return calendar_features(time_us, self._first.step_us)
-        found = self._calendar_of.get(time)
+    def _one_time(self, time_us: Array) -> int | None:
+        """Return the time of all series, as it is in most fleets, or None; without a calendar one is like another."""
+        if not self._calendar_size:
+            return 0
+        first = int(time_us[0])
+        return first if len(time_us) == 1 or bool((time_us == first).all()) else None
+
+    def _at(self, known: dict[int, list[Tensor]], kernel: PackedStep | PackedDecode, time: int) -> list[Tensor]:
+        """Return what a kernel makes of a time."""
+        found = known.get(time)
         if found is None:
-            if len(self._calendar_of) >= _KEPT_TIMES:
-                self._calendar_of.clear()
-            found = self._calendar_of[time] = calendar_features(time_us[:1], self._first.step_us)
+            if len(known) >= _KEPT_TIMES:
+                known.pop(next(iter(known)))
+            times = torch.tensor([time])
+            features = calendar_features(times, self._first.step_us) if self._calendar_size else torch.zeros((1, 0))
+            found = known[time] = kernel.at(features)
         return found
 
     def _static(self, tensors: State, slots: Tensor) -> Tensor:
@@ -149,6 +168,10 @@ class Stepper:
         return self._first.inputs.static(
             {name: tensors[name].index_select(0, slots) for name in names if name in tensors}
         )
+
+
+def _arrays(tensors: State) -> Arrays:
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
 def _has_packed_decoder(model: Seq2Seq) -> bool:
