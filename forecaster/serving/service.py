@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+from google.protobuf.duration_pb2 import Duration
+
 from forecaster.config import DurabilityName
 from forecaster.serving.answers import add_forecasts, add_outcomes, joined_failures
 from forecaster.serving.backend import Backend
@@ -30,6 +32,7 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
         self._backend = backend
         self._durability = _DURABILITY[backend.config.durability]
         self._largest = backend.config.max_request_observations
+        self._steps: dict[int, Duration] = {}  # messages, which every answer needs
 
     @unary
     async def Observe(self, request: api.ObserveRequest, context: Context) -> api.ObserveResponse:
@@ -104,8 +107,10 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
         *,
         packed: bool,
     ) -> None:
-        step = to_duration(self._backend.bundle.step_us)
-        await add_forecasts(response, answer, levels, step, self._model(), packed=packed)
+        step_us = self._backend.bundle.step_us
+        if step_us not in self._steps:
+            self._steps[step_us] = to_duration(step_us)
+        await add_forecasts(response, answer, levels, self._steps[step_us], self._model(), packed=packed)
 
     @unary
     async def GetSeries(self, request: api.GetSeriesRequest, context: Context) -> api.GetSeriesResponse:
