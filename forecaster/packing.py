@@ -20,11 +20,9 @@ def fill(message: Message, **fields: npt.NDArray[Any]) -> None:
     Fields of `double` take float64, of `sfixed64` int64; of `uint32`, `int64` and of enumerations, what `varints` made.
     """
     known = message.DESCRIPTOR.fields_by_name
-    parts = []
     for name, array in fields.items():
-        data = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
-        parts += [_varint(known[name].number << 3 | _LENGTH_DELIMITED), _varint(len(data)), data]
-    message.MergeFromString(b"".join(parts))
+        head = _varint(known[name].number << 3 | _LENGTH_DELIMITED) + _varint(array.nbytes)
+        message.MergeFromString(head + array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
 
 
 def varints(numbers: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

@@ -26,6 +26,7 @@ from forecaster.serving.work import Drawn, Forecasts, Observed
 from forecaster.v1 import forecast_pb2, forecast_service_pb2, observation_pb2
 
 T = TypeVar("T", bound=Message)
+_FEW = 64  # rows
 _AT_ONCE = 128  # messages made before other calls have their turn, a few milliseconds
 
 
@@ -33,7 +34,10 @@ async def add_outcomes(
     response: forecast_service_pb2.ObserveResponse | forecast_service_pb2.StreamForecastsResponse, observed: Observed
 ) -> None:
     """Add what became of each row."""
-    fill(response, outcomes=observed.outcomes)  # enumerations below 128 are one byte each
+    if len(observed.outcomes) < _FEW:
+        response.outcomes.extend(observed.outcomes.tolist())
+    else:
+        fill(response, outcomes=observed.outcomes)  # enumerations below 128 are one byte each
     if observed.errors:
         await _add(response.rejections, to_rejections(observed.errors))
 
@@ -49,7 +53,7 @@ async def add_forecasts(
 ) -> None:
     """Add the forecasts, as columns if they are to be packed, and why other series have none."""
     if packed:
-        response.columns.MergeFrom(to_columns(answer, levels, step, model))
+        fill_columns(response.columns, answer, levels, step, model)
     else:
         await _add(response.forecasts, to_forecasts(answer, levels, step, model))
     if answer.failures:
@@ -76,10 +80,17 @@ def to_rejections(errors: dict[int, ForecasterError]) -> Iterator[observation_pb
         yield message
 
 
-def to_columns(answer: Forecasts, levels: Sequence[float], step: Duration, model: str) -> forecast_pb2.ForecastColumns:
-    """Return the engine's forecasts as columns; `model` is its name."""
-    message = forecast_pb2.ForecastColumns(step=step, horizon=answer.median.shape[1], model_name=model)
-    if len(set(answer.versions)) == 1:
+def fill_columns(
+    message: forecast_pb2.ForecastColumns,
+    answer: Forecasts,
+    levels: Sequence[float],
+    step: Duration,
+    model: str,
+) -> None:
+    """Put the engine's forecasts into columns; `model` is its name."""
+    message.step.CopyFrom(step)
+    message.horizon, message.model_name = answer.median.shape[1], model
+    if len(answer.versions) == 1 or len(set(answer.versions)) == 1:
         message.model_version = answer.versions[0]
     else:
         message.model_versions.extend(answer.versions)
@@ -90,7 +101,6 @@ def to_columns(answer: Forecasts, levels: Sequence[float], step: Duration, model
         fill(message.quantiles.add(level=level), values=_doubles(answer.quantiles[:, :, k]))
     if answer.ended is not None:
         fill(message, end_probabilities=_doubles(answer.ended))
-    return message
 
 
 def to_forecasts(

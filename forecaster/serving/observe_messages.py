@@ -6,6 +6,7 @@ it is applied.
 Shapes: N rows, C covariates.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -81,12 +82,12 @@ def observe_work(
     packed = request.HasField("columns")
     if packed and request.observations:
         raise InvalidArgumentError("give observations or columns, not both")
-    sizes = {"observations": len(request.observations)}
+    sizes = {"observations": len(request.observations), "attributes": len(request.attributes)}
     if packed:
         given = request.columns
         rows = max(len(given.series_indices), len(given.observation_times_us), len(given.values))
-        sizes = {"columns": rows, "columns.series_ids": len(given.series_ids)}
-    check_sizes({**sizes, "attributes": len(request.attributes)}, largest)
+        sizes = {"columns": rows, "columns.series_ids": len(given.series_ids), "attributes": sizes["attributes"]}
+    check_sizes(sizes, largest)
     spec = bundle.model.covariates
     columns = from_columns(request.columns, spec.dynamic) if packed else from_rows(request.observations, spec.dynamic)
     then = None
@@ -97,6 +98,8 @@ def observe_work(
 
 def check_sizes(sizes: Mapping[str, int], largest: int) -> None:
     """Raise InvalidArgumentError if a request is empty, or one of its fields is larger than any may be."""
+    if 0 < max(sizes.values()) <= largest:
+        return
     violations = Violations()
     for name, count in sizes.items():
         if count > largest:
@@ -123,10 +126,12 @@ def from_rows(rows: Sequence[observation_pb2.Observation], known: Sequence[str] 
             index[series_id] = len(index)
         series.append(index[series_id])
         times.append(_row_time(row, i, violations))
-        value = row.value if row.HasField("value") else math.nan
-        values.append(value)
-        if not abs(value) <= MAX_MAGNITUDE and row.HasField("value"):
+        value = row.value
+        if value == 0 and not row.HasField("value"):
+            value = math.nan
+        elif not abs(value) <= MAX_MAGNITUDE:
             violations.add(f"observations[{i}].value", f"{value} is not {ALLOWED}; leave a missing value out")
+        values.append(value)
     beside = _row_covariates(rows, known, violations)
     violations.raise_if_any()
     names = () if beside is None else tuple(known)
@@ -150,10 +155,9 @@ def _row_covariates(
     rows: Sequence[observation_pb2.Observation], known: Sequence[str], violations: Violations
 ) -> npt.NDArray[np.float64] | None:
     """Return the rows' covariates in the order of `known`, [N, C]; None if there are none."""
-    if not known:
-        rows = rows[:1]  # to look into every row costs as much as reading its value, and could only find what is unused
     beside: npt.NDArray[np.float64] | None = None
-    for i, row in enumerate(rows):
+    # To look into every row costs as much as reading its value, and where nothing is known could only find the unused.
+    for i, row in enumerate(rows if known else itertools.islice(rows, 1)):
         for name, value in row.covariates.items():
             field = f"observations[{i}].covariates[{name!r}]"
             if check_name(name, known, "past or known-future covariate", field, violations):

@@ -1,7 +1,10 @@
 """The gRPC servicers: validate, hand to the batcher, answer. Nothing is computed here."""
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator
+
+from google.protobuf.duration_pb2 import Duration
 
 from forecaster.config import DurabilityName
 from forecaster.serving.answers import add_forecasts, add_outcomes, joined_failures
@@ -141,7 +144,12 @@ async def _add_forecasts(
     *,
     packed: bool,
 ) -> None:
-    await add_forecasts(response, answer, levels, to_duration(served.bundle.step_us), served.name, packed=packed)
+    await add_forecasts(response, answer, levels, _step(served.bundle.step_us), served.name, packed=packed)
+
+
+@functools.cache
+def _step(step_us: int) -> Duration:
+    return to_duration(step_us)
 
 
 def _series(served: Served, info: SeriesInfo) -> api.Series:
