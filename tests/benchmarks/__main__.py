@@ -11,10 +11,12 @@ import pathlib
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 
 from tests.benchmarks.figures import Figure, print_table, write_json
 
 GROUPS = ("model_time", "bulk", "stream", "million", "recovery", "swap", "stateless", "triton")
+PEERS = ("stateless", "triton")
 
 
 def main() -> int:
@@ -27,7 +29,8 @@ def main() -> int:
     parser.add_argument("--output", type=pathlib.Path, help="build/bench.json, or build/bench-GROUP.json for groups")
     arguments = parser.parse_args()
     names = "-".join(["bench", *arguments.groups])
-    figures, broken = measure(arguments.groups or GROUPS, arguments.scale, arguments.runs, not arguments.no_peers)
+    groups = arguments.groups or [name for name in GROUPS if not (arguments.no_peers and name in PEERS)]
+    figures, broken = measure(groups, arguments.scale, arguments.runs)
     print(f"\n{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, medians of {arguments.runs} runs")
     if arguments.scale != 1.0:
         print(f"--scale {arguments.scale:g}: these are not the full sizes, and no figures to quote")
@@ -36,13 +39,13 @@ def main() -> int:
     return 1 if broken else 0
 
 
-def measure(groups: tuple[str, ...], scale: float, runs: int, peers: bool) -> tuple[list[Figure], bool]:
+def measure(groups: Sequence[str], scale: float, runs: int) -> tuple[list[Figure], bool]:
     """Return the figures of the groups, and whether one of them broke; the others are measured all the same."""
     from tests.benchmarks.rig import open_rig  # not before the options are read: torch takes seconds
 
     figures: list[Figure] = []
     broken = False
-    with open_rig(scale=scale, runs=runs, peers=peers) as rig:
+    with open_rig(scale=scale, runs=runs) as rig:
         for name in groups:
             group = importlib.import_module(f"tests.benchmarks.{name}")
             began = time.monotonic()

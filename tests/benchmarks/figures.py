@@ -1,4 +1,4 @@
-"""What a benchmark finds: figures with their bars, the table and the JSON file. Knows nothing of how they are measured."""
+"""What a benchmark finds: figures with their bars, the table and the JSON file. It measures nothing."""
 
 import dataclasses
 import json

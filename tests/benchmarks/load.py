@@ -10,6 +10,7 @@ import contextlib
 import gc
 import itertools
 import multiprocessing
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,6 @@ import grpc
 
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 _TIMEOUT_SECONDS = 120.0
-_SAMPLES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +30,14 @@ class Plan:
     Args:
         in_flight: send the next one when fewer than this many are unanswered; None leaves it to the rate.
         rate: send this many a second whether answered or not. A latency then counts from when its request was due.
+        stop_file: send no more requests once there is such a file.
+        samples: how many answers are kept.
     """
 
     in_flight: int | None = None
     rate: float | None = None
+    stop_file: str | None = None
+    samples: int = 16
 
 
 @dataclass(slots=True)
@@ -79,7 +83,7 @@ class Clock:
         self._plan, self._sent = plan, [0.0] * count
         self._window = threading.Semaphore(plan.in_flight or count)
         self.run = Run([float("inf")] * count, [float("inf")] * count)
-        self._every = max(count // _SAMPLES, 1)
+        self._every = max(count // plan.samples, 1)
         self._cpu = time.process_time()
         self._began = time.perf_counter()
 
@@ -108,8 +112,10 @@ class Clock:
         self.run.errors.append(error)
         self._window.release()
 
-    def finish(self) -> Run:
-        """Return what was found."""
+    def finish(self, sent: int | None = None) -> Run:
+        """Return what was found; `sent` is for runs that were stopped."""
+        self.run.latencies = self.run.latencies[:sent]
+        self.run.answered_at = self.run.answered_at[:sent]
         self.run.seconds = time.perf_counter() - self._began
         self.run.cpu_seconds = time.process_time() - self._cpu
         return self.run
@@ -163,13 +169,17 @@ def unary(address: str, methods: Sequence[str], requests: Sequence[bytes], plan:
                 clock.failed(_words(call))
             left.release()
 
+        sent = 0
         for k, request in enumerate(requests):
+            if plan.stop_file is not None and os.path.exists(plan.stop_file):
+                break
             clock.wait(k)
+            sent += 1
             call = calls[k % len(calls)].future(request, timeout=_TIMEOUT_SECONDS)
             call.add_done_callback(lambda call, k=k: note(k, call))
-        for _ in requests:
+        for _ in range(sent):
             left.acquire()
-        return clock.finish()
+        return clock.finish(sent)
 
 
 def http(address: str, path: str, bodies: Sequence[bytes], in_flight: int) -> Run:

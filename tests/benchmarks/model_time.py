@@ -36,7 +36,9 @@ def _measure(rig: Rig, bar: Bar, batch: int) -> Figure:
         one = Observations(window.time_us[:, -1] + HOUR_US, window.values[:, 0], seen[:, 0])
         for _ in range(rig.runs):
             stateful.append(seconds_of(lambda: model.decode(model.step(state, one), HORIZON), 50))
-            anew.append(seconds_of(lambda: model.decode(model.scan(model.initial_state(batch), window)[0], HORIZON), 10))
+            anew.append(
+                seconds_of(lambda: model.decode(model.scan(model.initial_state(batch), window)[0], HORIZON), 10)
+            )
             ratios.append(stateful[-1] / anew[-1])
         parts = (seconds_of(lambda: model.step(state, one), 50), seconds_of(lambda: model.decode(state, HORIZON), 50))
     note = (

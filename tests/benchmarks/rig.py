@@ -45,14 +45,12 @@ class Rig:
         folder: everything is written there.
         scale: the share of the full number of series.
         runs: how often everything is repeated.
-        peers: measure other servers too.
         generator: sends the load.
     """
 
     folder: pathlib.Path
     scale: float
     runs: int
-    peers: bool
     generator: Generator
     bundle: Bundle = dataclasses.field(default_factory=make_bundle)
     _factory: ServerFactory | None = None
@@ -90,17 +88,13 @@ class Rig:
             if one.process.poll() is None:
                 one.kill()
 
-    def repeat(self, once: Callable[[], float]) -> list[float]:
-        """Return the values of all runs."""
-        return [once() for _ in range(self.runs)]
-
 
 @contextlib.contextmanager
-def open_rig(*, scale: float, runs: int, peers: bool) -> Iterator[Rig]:
+def open_rig(*, scale: float, runs: int) -> Iterator[Rig]:
     """Make a rig in a temporary folder; the end of the block ends what it started."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="forecaster-bench-") as name, Generator() as generator:
-        rig = Rig(pathlib.Path(name), scale, runs, peers, generator)
+        rig = Rig(pathlib.Path(name), scale, runs, generator)
         try:
             yield rig
         finally:

@@ -3,10 +3,10 @@
 import statistics
 import time
 
+from forecaster.v1 import forecast_service_pb2 as api
 from tests.benchmarks.load import Plan, unary
 from tests.benchmarks.messages import FORECAST, Fleet, check, converse, has_packed_stream, observe
 from tests.benchmarks.rig import Rig
-from forecaster.v1 import forecast_service_pb2 as api
 
 SERIES, HISTORY = 10_000, 168
 ROWS = 2_500  # of a message

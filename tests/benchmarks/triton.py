@@ -1,8 +1,8 @@
 """A stateful peer: Triton's sequence batcher with a GRU of the same size in its Python backend, on the same cores.
 
 Its `tritonserver` comes from the wheel `nvidia-pytriton`. Each series is a sequence, each step a request of it, sent
-alone over a stream as ours is; with many in flight as unary calls and over a stream, as it answered faster: version 2.51
-sometimes crashes when many share one. Of the settings in `SETTINGS` it gets the best figure of each kind. It keeps
+alone over a stream as ours is; with many in flight as unary calls and over a stream, as it answers faster (2.51
+sometimes crashes when many share one). Of the settings in `SETTINGS` it gets the best figure of each kind. It keeps
 nothing on disk, and its model computes less than ours (see `triton_model`).
 
 Where it is not installed, the other side are figures of Triton 2.51 that were measured before on two such cores with
@@ -64,7 +64,9 @@ def measure(rig: Rig) -> list[Figure]:
     ours = paces(rig, "triton-ours")
     bulk, how = tick_rate(rig, "triton-bulk")
     return [
-        BARS[0].met_by(ours.alone_ms / theirs.alone_ms, f"{ours.alone_ms:.2f} ÷ {theirs.alone_ms:.2f} ms; {theirs.how}"),
+        BARS[0].met_by(
+            ours.alone_ms / theirs.alone_ms, f"{ours.alone_ms:.2f} ÷ {theirs.alone_ms:.2f} ms; {theirs.how}"
+        ),
         BARS[1].met_by(
             ours.rate / theirs.rate,
             f"{ours.rate:,.0f} ÷ {theirs.rate:,.0f} /s, p99 {ours.rate_p99_ms:.1f} and {theirs.p99_ms:.1f} ms; "
@@ -85,9 +87,7 @@ def best(rig: Rig) -> Theirs:
     return Theirs(alone_ms, rate.rate, rate.p99_ms, bulk, f"Triton 2.51, {how}")
 
 
-def _one(
-    rig: Rig, python: pathlib.Path, sent: tuple[list[bytes], list[bytes]], instances: int, batch: int
-) -> Theirs:
+def _one(rig: Rig, python: pathlib.Path, sent: tuple[list[bytes], list[bytes]], instances: int, batch: int) -> Theirs:
     """Measure one setting; what may end the server comes last."""
     begin, go_on = sent
     folder = rig.folder / f"triton-{instances}-{batch}"
