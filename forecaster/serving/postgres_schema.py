@@ -78,7 +78,7 @@ FENCED = "FC001"  # the SQLSTATE of `check_lease`
 
 
 def prepare(connection: psycopg.Connection, label: str) -> None:
-    """Make the tables where there are none.
+    """Make the tables where there are none, by a connection that is closed afterwards.
 
     Raises StorageError if they are of another version, or the database cannot hold ids of all scripts, and
     psycopg.Error.
@@ -88,11 +88,11 @@ def prepare(connection: psycopg.Connection, label: str) -> None:
         raise StorageError(f"{label}: its encoding is {encoding}: make a database with ENCODING 'UTF8'")
     version = _version(connection)
     if version is None:
-        with connection.transaction():
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-            version = _version(connection)
-            if version is None:  # still: another server may just have made them
-                version = _VERSION
+        connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))  # until the connection is closed
+        version = _version(connection)
+        if version is None:  # still: another server may just have made them
+            version = _VERSION
+            with connection.transaction():
                 connection.execute(_TABLES)
                 connection.execute("INSERT INTO forecaster.schema_version VALUES (%s)", (version,))
     if version != _VERSION:
