@@ -23,10 +23,6 @@ _WAITING = """
 SELECT series_id, sequence, scanned FROM forecaster.erasures WHERE shard = %s AND sequence <= %s
 ORDER BY scanned, sequence LIMIT %s
 """
-_IS_DUE = """
-SELECT vacuum_due OR EXISTS (SELECT FROM forecaster.erasures WHERE shard = one.shard AND sequence <= %s)
-FROM forecaster.leases AS one WHERE shard = %s
-"""
 _FORGET = (
     "DELETE FROM forecaster.snapshots AS old USING unnest(%b::text[], %b::bigint[]) AS gone (series_id, sequence) "
     "WHERE old.shard = %s AND old.series_id = gone.series_id AND old.sequence < gone.sequence",
@@ -75,18 +71,16 @@ class Erasure:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def is_due(self, last: int) -> bool:
-        """Whether there is anything to do for deletions up to sequence `last`."""
-        return bool(self._session.rows(_IS_DUE, (last, self._session.shard))[0][0])
+    def waiting(self, last: int) -> set[str]:
+        """Return the series whose deletions up to sequence `last` have left something."""
+        query = "SELECT series_id FROM forecaster.erasures WHERE shard = %s AND sequence <= %s"
+        return {str(row[0]) for row in self._session.rows(query, (self._session.shard, last))}
 
     def run(self, last: int) -> int:
         """Do a part of the work that deletions up to sequence `last` left; return 0 if there was none."""
-        if not self.is_due(last):
-            return 0
         group = self._next_group(last)
         if group is None:
-            self._vacuum()
-            return 1
+            return self._vacuum()
         return self._session.write(lambda connection: self._rewrite(connection, group))
 
     def _next_group(self, last: int) -> _Group | None:
@@ -139,11 +133,15 @@ class Erasure:
         connection.execute("UPDATE forecaster.leases SET vacuum_due = true WHERE shard = %s", (shard,))
         return len(group.sequences)
 
-    def _vacuum(self) -> None:
+    def _vacuum(self) -> int:
+        is_due = "SELECT vacuum_due FROM forecaster.leases WHERE shard = %s"
+        if not self._session.rows(is_due, (self._session.shard,))[0][0]:
+            return 0
         tables = [f"forecaster.{name}" for name in _TABLES]
         self._session.vacuum(tables, full_below_bytes=_FULL_BELOW_BYTES)
         done = "UPDATE forecaster.leases SET vacuum_due = false WHERE shard = %s"
         self._session.send((done, (self._session.shard,)))
+        return 1
 
 
 def times_us(record: Record) -> tuple[int, int]:
@@ -165,4 +163,5 @@ def without(record: Record, names: set[str]) -> Record | None:
     rest = record.rows(kept[record.series])
     series = (np.cumsum(kept) - 1)[rest.series].astype(np.int32)
     left = tuple(name for name, keep in zip(record.series_ids, kept.tolist(), strict=True) if keep)
-    return Columns(left, series, rest.time_us, rest.values, rest.covariate_names, rest.covariates)
+    columns = Columns(left, series, rest.time_us, rest.values, rest.covariate_names, rest.covariates)
+    return columns if len(columns) else None

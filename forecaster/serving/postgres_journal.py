@@ -61,11 +61,11 @@ _PART = """
 SELECT sequence, payload FROM (
     SELECT sequence, payload,
            sum(octet_length(payload)) OVER (ORDER BY sequence {order}) - octet_length(payload) AS before
-    FROM (SELECT sequence, payload FROM forecaster.records WHERE shard = %s AND sequence > %s AND sequence <= %s
+    FROM (SELECT sequence, payload FROM forecaster.{table} WHERE shard = %s AND sequence > %s AND sequence <= %s
           AND {which} ORDER BY sequence {order} LIMIT 1024) AS one) AS part
 WHERE before < 8388608 ORDER BY sequence {order}
 """
-# The window function sees the records of one part; what is deleted is returned to be inserted.
+# What is deleted is returned, to be inserted; only observations have a range of times here, a deletion is not taken.
 _PRUNE = """
 WITH one AS (
     SELECT sequence, sum(octet_length(payload)) OVER (ORDER BY sequence) - octet_length(payload) AS before
@@ -74,7 +74,7 @@ WITH one AS (
 taken AS (
     DELETE FROM forecaster.journal AS old USING one
     WHERE old.shard = %(shard)s AND old.sequence = one.sequence AND one.before < 16777216 RETURNING old.*),
-kept AS (INSERT INTO forecaster.history SELECT * FROM taken WHERE %(keep)s)
+kept AS (INSERT INTO forecaster.history SELECT * FROM taken WHERE %(keep)s AND first_us <= last_us)
 SELECT count(*), coalesce(max(sequence), 0) FROM taken
 """
 
@@ -168,10 +168,8 @@ class PostgresJournal:
         )
 
     def prune(self, through: int, *, committed_before_us: int, keep_history: bool) -> int:
-        """See `Journal.prune`; the history gets whole records, of all kinds."""
-        while self._erasure.is_due(self._head.last):
-            self._erasure.run(self._head.last)
-        bound = min(through, self._head.last)
+        """See `Journal.prune`; the history is a table too."""
+        bound = self._unerased(min(through, self._head.last))
         values = {"through": bound, "before_us": committed_before_us, "keep": keep_history}
 
         def work(connection: psycopg.Connection) -> int:
@@ -201,22 +199,39 @@ class PostgresJournal:
     def _read(
         self, after: int, which: str, values: tuple[int, ...], *, newest_first: bool = False
     ) -> Iterator[tuple[int, Record]]:
-        query = _PART.format(which=which, order="DESC" if newest_first else "ASC")
+        query = _PART.format(table="records", which=which, order="DESC" if newest_first else "ASC")
         through = self._head.last
         while True:
             part = self._session.rows(query, (self._session.shard, after, through, *values))
             for sequence, payload in part:
-                try:
-                    record = decode(payload)
-                except ValueError as error:
-                    raise StorageError(
-                        f"{self._session.database.label}: record {sequence} of {self._session.shard!r} is corrupted "
-                        f"({error}): restore the database from a copy"
-                    ) from error
-                yield sequence, record
+                yield sequence, self._decoded(sequence, payload)
             if not part:
                 return
             after, through = (after, part[-1][0] - 1) if newest_first else (part[-1][0], through)
+
+    def _decoded(self, sequence: int, payload: bytes) -> Record:
+        try:
+            return decode(payload)
+        except ValueError as error:
+            raise StorageError(
+                f"{self._session.database.label}: record {sequence} of {self._session.shard!r} is corrupted "
+                f"({error}): restore the database from a copy"
+            ) from error
+
+    def _unerased(self, through: int) -> int:
+        """Return how far a part of the journal's oldest records goes before one whose series waits for `erase`."""
+        waiting = self._erasure.waiting(self._head.last)
+        if not waiting:
+            return through
+        query = _PART.format(table="journal", which="true", order="ASC")
+        end = 0
+        for sequence, payload in self._session.rows(query, (self._session.shard, 0, through)):
+            record = self._decoded(sequence, payload)
+            names = (record.series_id,) if isinstance(record, Deletion) else record.series_ids
+            if not waiting.isdisjoint(names):
+                break
+            end = int(sequence)
+        return end
 
     def _reaches(self, sequence: int) -> bool:
         """Whether the append that ends there was kept; what was under way is over when this is known."""
