@@ -119,7 +119,7 @@ class PostgresJournal:
             if not records:
                 return self._head.last
             last = self._head.last + len(records)
-            statements = _statements(self._session.shard, self._head.last + 1, records)
+            statements = list(_statements(self._session.shard, self._head.last + 1, records))
             self._head.is_in_doubt = True  # whatever ends this append, until its outcome is known
             try:
                 self._session.send(*statements)

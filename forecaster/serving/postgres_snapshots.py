@@ -21,6 +21,7 @@ SELECT %s, %s, series_id, sequence, state, checksum
 FROM unnest(%b::text[], %b::bigint[], %b::bytea[], %b::bigint[]) AS one (series_id, sequence, state, checksum)
 ON CONFLICT (shard, fingerprint, series_id)
 DO UPDATE SET sequence = excluded.sequence, state = excluded.state, checksum = excluded.checksum
+WHERE snapshots.sequence <= excluded.sequence
 """
 _COMPLETE = """
 INSERT INTO forecaster.complete_snapshots (shard, fingerprint, sequence) VALUES (%s, %s, %s)
