@@ -28,8 +28,12 @@ def open_storage(state: str, durability: DurabilityName, name: str = "") -> Stor
     """
     if durability == "none":
         return VolatileStorage()
+    if state.startswith(_POSTGRES):
+        from forecaster.serving.postgres_storage import open_postgres  # psycopg is optional
+
+        return open_postgres(state, durability, name)
     if "://" in state and not state.startswith(_SQLITE):
-        raise StorageError(f"state {state!r} is not supported: give a folder or a sqlite:/// URL")
+        raise StorageError(f"state {state!r} is not supported: give a folder, a sqlite:/// URL or a postgresql:// URL")
     path = pathlib.Path(state.removeprefix(_SQLITE))
     older = path / "journal.db"
     if state.startswith(_SQLITE) and (path.suffix == ".db" or path.is_file()):
