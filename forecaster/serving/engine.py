@@ -4,6 +4,7 @@ One thread at a time calls it. It knows nothing of gRPC, asyncio or SQL.
 """
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from forecaster.serving.attributes import in_parts, merged
 from forecaster.serving.forecasting import no_series
 from forecaster.serving.lane import Lane
 from forecaster.serving.lanes import Lanes
+from forecaster.serving.rebuild import refolded
 from forecaster.serving.records import Attributes, Columns, Deletion, Record
 from forecaster.serving.recovery import recover
 from forecaster.serving.storage import Storage
@@ -111,7 +113,9 @@ class Engine:
         Raises StorageError if the journal is corrupted or was not written on this model's time grid, and
         UnavailableError soon after `should_stop` says so.
         """
-        replayed = recover(self.lanes.active, self.storage, should_stop, self._max_resident)
+        lane = self.lanes.active
+        replayed = recover(lane, self.storage, should_stop, self._max_resident)
+        lane.store.on_lost = functools.partial(self._refold, lane)
         return len(self.lanes), replayed
 
     def snapshot(self) -> int:
@@ -129,6 +133,11 @@ class Engine:
     def sync(self) -> None:
         """Make everything acknowledged so far survive a power cut."""
         self._journal.sync()
+
+    def _refold(self, lane: Lane, series_ids: list[str]) -> None:
+        """Make series resident whose snapshots turned out to be corrupted."""
+        found = refolded(lane.bundle, series_ids, self._journal)
+        lane.store.take(found.names, found.state, found.static_digest, found.touched_us)
 
     def _begin(self) -> None:
         self._check()

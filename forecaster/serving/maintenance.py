@@ -5,6 +5,7 @@ thread's, with its own connections. Knows nothing of models or gRPC.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -44,10 +45,8 @@ class Maintenance:
     async def run(self) -> None:
         """Do one round after the other until cancelled; what fails is logged and tried again in the next."""
         while True:
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._due.wait(), self._config.snapshot_seconds)
-            except TimeoutError:
-                pass
             self._due.clear()
             try:
                 await self.round()

@@ -1,8 +1,8 @@
 """The states of some series under another model version, folded from journal and history beside the serving ones.
 
 A series that has seen more than `replay_steps` steps is rebuilt from its last ones: hidden vectors and statistics
-forget. Its window begins a whole number of memories (and periods of slow layers) after its start, so that the ring and the
-clocks of layers stand as if all of it had been seen. A version that still has snapshots goes on from them.
+forget. Its window begins a whole number of memories (and periods of slow layers) after its start, so that the ring and
+the clocks of layers stand as if all of it had been seen. A version that still has snapshots goes on from them.
 
 Knows lanes and storage; knows nothing of the engine, of threads or of gRPC.
 
@@ -21,7 +21,7 @@ from forecaster.model.bundle import Bundle
 from forecaster.model.memory import unroll
 from forecaster.model.state import State
 from forecaster.serving.lane import Lane
-from forecaster.serving.lanes import bucket
+from forecaster.serving.lanes import BUCKETS, bucket
 from forecaster.serving.records import Attributes, Columns, Deletion, IntArray, Record
 from forecaster.serving.recovery import remembered
 from forecaster.serving.replay import Part, in_parts
@@ -215,6 +215,18 @@ class Staging:
     @staticmethod
     def _attributes(record: Attributes, codes: IntArray) -> Attributes:
         return record.of(np.flatnonzero(codes != -1).tolist())
+
+
+def refolded(bundle: Bundle, names: Sequence[str], journal: Journal) -> Rebuilt:
+    """Return the states of some series as the fold of all that journal and history have of them."""
+    every = np.array(names, dtype=object)
+    buckets, zeros = np.fromiter(map(bucket, names), np.int64, len(names)), np.zeros(len(names), dtype=np.int64)
+    moving = np.zeros(BUCKETS, dtype=bool)
+    moving[buckets] = True
+    census = Census(journal.last_sequence(), every, buckets, zeros, zeros)
+    staging = Staging(bundle, census, moving, journal, VolatileSnapshots(), replay_steps=1)
+    staging.fold()
+    return staging.rebuilt()
 
 
 def _ring_rows(source: Lane, names: tuple[str, ...]) -> Columns:

@@ -140,6 +140,7 @@ class SeriesStore:
         self.static_digest[slots], self.touched_us[slots] = static_digest, touched_us
         self._saved[slots], self._dirty[slots] = 0, True
         self._sorted_unsaved = None
+        self._lost.difference_update(series_ids)
         return slots
 
     def count_on(self, slot: int, position: int, observed_count: int) -> None:
