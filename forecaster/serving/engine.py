@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 
 import numpy as np
+import numpy.typing as npt
 
-from forecaster.errors import FieldViolation, InternalError, InvalidArgumentError, StorageError
+from forecaster.errors import FieldViolation, ForecasterError, InternalError, InvalidArgumentError, StorageError
 from forecaster.model.bundle import Bundle
 from forecaster.serving.admission import Verdict, join
 from forecaster.serving.attributes import in_parts, merged
@@ -61,8 +62,10 @@ class Engine:
 
     def make_lane(self, bundle: Bundle, version: str, *, empty: bool = False) -> Lane:
         """Return a lane of this engine's storage and limits; an `empty` one has no series whatever snapshots say."""
-        limits = {"max_resident": self._max_resident, "device": self._device, "empty": empty}
-        return Lane(bundle, version, SeriesStore(bundle, self.storage.snapshots, **limits))
+        store = SeriesStore(
+            bundle, self.storage.snapshots, max_resident=self._max_resident, device=self._device, empty=empty
+        )
+        return Lane(bundle, version, store)
 
     def observe(self, requests: Sequence[ObserveWork]) -> list[Observed]:
         """Judge, journal and apply a micro-batch of requests; rows of one series stay in order.
@@ -167,11 +170,14 @@ class Engine:
             answers[which].errors[row - starts[which]] = error
         return answers
 
-    def _take(self, columns: Columns, attributes: Attributes | None) -> tuple[np.ndarray, dict[int, Exception]]:
+    def _take(
+        self, columns: Columns, attributes: Attributes | None
+    ) -> tuple[npt.NDArray[np.uint8], dict[int, ForecasterError]]:
         """Judge, journal and apply rows; return the outcome of each, and why rows were refused."""
         latest_us = int(min((time.time() + self._max_ahead_seconds) * 1e6, _FOR_EVER_US))
         room = max(self._max_series - len(self.lanes), 0)
-        outcomes, errors = np.zeros(len(columns), dtype=np.uint8), {}
+        outcomes = np.zeros(len(columns), dtype=np.uint8)
+        errors: dict[int, ForecasterError] = {}
         work: list[tuple[Lane, Columns, Verdict, Attributes | None]] = []
         records: list[Record] = []
         for lane, rows, part, given in self.lanes.split(columns, attributes):

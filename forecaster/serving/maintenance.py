@@ -6,6 +6,7 @@ thread's, with its own connections. Knows nothing of models or gRPC.
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -77,7 +78,7 @@ class Maintenance:
             await self._batcher.call(self._engine.sync)
         for start in range(0, len(dirty), _SAVED_AT_ONCE):
             part = dirty[start : start + _SAVED_AT_ONCE]
-            await self._batcher.call(lambda part=part: lane.store.save(part))
+            await self._batcher.call(functools.partial(lane.store.save, part))
         if lanes.active is lane:
             await self._batcher.call(lambda: lanes.complete(self._engine.storage.snapshots, sequence))
 

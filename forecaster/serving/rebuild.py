@@ -189,8 +189,7 @@ class Staging:
                 continue
             codes = self._codes(record.series_ids, sequence)
             if (codes < -1).any() or (codes >= 0).any():
-                known = isinstance(record, Attributes)
-                mine = self._attributes(record, codes) if known else self._rows(record, codes)
+                mine = self._part(record, codes)
                 if len(mine):
                     yield sequence, mine
 
@@ -203,7 +202,9 @@ class Staging:
                     codes[k] = -2
         return codes
 
-    def _rows(self, record: Columns, codes: IntArray) -> Columns:
+    def _part(self, record: Columns | Attributes, codes: IntArray) -> Columns | Attributes:
+        if isinstance(record, Attributes):
+            return record.of(np.flatnonzero(codes != -1).tolist())
         behind = np.where(codes >= 0, self._behind_us[codes] if len(self._behind_us) else 0, 2**63 - 1)
         behind[codes == -2] = -(2**63)
         part = record.rows(np.flatnonzero(record.time_us > behind[record.series]))
@@ -211,10 +212,6 @@ class Staging:
         names = tuple(part.series_ids[i] for i in used.tolist())
         rest = (part.time_us, part.values, part.covariate_names, part.covariates)
         return Columns(names, series.astype(np.int32), *rest)
-
-    @staticmethod
-    def _attributes(record: Attributes, codes: IntArray) -> Attributes:
-        return record.of(np.flatnonzero(codes != -1).tolist())
 
 
 def refolded(bundle: Bundle, names: Sequence[str], journal: Journal) -> Rebuilt:

@@ -76,8 +76,10 @@ class Slab:
     def _grow(self, needed: int) -> None:
         block = max(_BLOCK, self._capacity // 4, needed)
         block = max(min(-(-block // _BLOCK) * _BLOCK, self._max_slots - self._capacity), needed)
-        for spec in self._spec:
-            # resize_ keeps the rows that are there; one tensor at a time, so that the peak stays low
-            self.tensors[spec.name].resize_((self._capacity + block, *spec.shape))
+        for spec in self._spec:  # one tensor at a time, so that the peak stays low
+            old = self.tensors[spec.name]
+            grown = torch.empty((self._capacity + block, *spec.shape), dtype=spec.dtype, device=self.device)
+            grown[: self._capacity] = old
+            self.tensors[spec.name] = grown
         self._free.extend(range(self._capacity + block - 1, self._capacity - 1, -1))
         self._capacity += block

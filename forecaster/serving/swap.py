@@ -6,6 +6,7 @@ are still there. Knows nothing of registries or gRPC.
 """
 
 import asyncio
+import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -91,20 +92,14 @@ class Swap:
             moving = np.zeros(BUCKETS, dtype=bool)
             moving[buckets] = True
             snapshots = self._storage.snapshots if goes_on else None
-            staging = await self._in_thread(
-                lambda moving=moving, snapshots=snapshots: Staging(
-                    bundle,
-                    census.of(moving),
-                    moving,
-                    self._storage.journal,
-                    snapshots,
-                    replay_steps=self._replay_steps,
-                )
-            )
+            mine = census.of(moving)
+            steps = self._replay_steps
+            make = functools.partial(Staging, bundle, mine, moving, journal, snapshots, replay_steps=steps)
+            staging = await self._in_thread(make)
             for _ in range(_MOST_ROUNDS):
                 if await self._in_thread(staging.fold) <= _FEW_ROWS:
                     break
-            await self._batcher.call(lambda s=staging, m=moving: move(self._engine, s, m, source, target, into_next))
+            await self._batcher.call(functools.partial(move, self._engine, staging, moving, source, target, into_next))
             self._progress((number + 1) / parts)
 
     async def _save_all(self, lane: Lane) -> int:
@@ -112,7 +107,7 @@ class Swap:
         dirty, sequence = await self._batcher.call(lambda: (lane.store.dirty(), lane.store.sequence))
         for start in range(0, len(dirty), _SAVED_AT_ONCE):
             part = dirty[start : start + _SAVED_AT_ONCE]
-            await self._batcher.call(lambda part=part: lane.store.save(part))
+            await self._batcher.call(functools.partial(lane.store.save, part))
         return int(sequence)
 
     def _finish(self, bundle: Bundle, version: str, sequence: int) -> None:

@@ -37,8 +37,9 @@ def _check_fits(bundle: Bundle, served: Bundle) -> None:
 
 
 def _names(spec: CovariateSpec) -> dict[str, list[str]]:
-    parts = {"past": spec.past, "future": spec.future, "static": spec.static, "categories": spec.categories}
-    return {kind: [one.name for one in part] for kind, part in parts.items()}
+    numbers = {"past": spec.past, "future": spec.future, "static": spec.static}
+    names = {kind: [one.name for one in part] for kind, part in numbers.items()}
+    return {**names, "categories": [one.name for one in spec.categories]}
 
 
 def _shown(names: dict[str, list[str]]) -> str:
