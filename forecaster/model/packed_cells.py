@@ -91,5 +91,4 @@ class PackedCell:
             cell.mul_(keep).addcmul_(enter, new.tanh_())
             torch.tanh(cell, out=hidden).mul_(leave)
         else:
-            gates = buffers[0]
-            torch.relu(gates, out=hidden) if self.cell == "rnn_relu" else torch.tanh(gates, out=hidden)
+            hidden.copy_(buffers[0].relu_() if self.cell == "rnn_relu" else buffers[0].tanh_())

@@ -157,7 +157,7 @@ class PackedDecode:
         lags = self.lags
         weights, sums, last = self.sums.split(slab["normalizer"].reshape(-1).take(self.sums.index(slots)))
         level, _, scale, changes = present(weights, sums)
-        unit = changes[1:].min(axis=0) if lags else changes[0]
+        unit = np.minimum.reduce(changes[1:]) if lags else changes[0]
         small = np.empty((lags + 3, len(slots)), np.float32)
         unseen = small[lags + 2]
         small[: lags + 1] = np.log(changes / scale)
@@ -239,14 +239,14 @@ def _centre(gates: Array, origins: _Origins) -> Array:
     """Return the mixtures of the candidates, in units, of logits [S + 2, N, D], which are used up: [N, D]."""
     np.copyto(gates[:-2], -np.inf, where=origins.missing)
     np.copyto(gates[-2], -np.inf, where=origins.unseen)
-    gates -= gates.max(axis=0)
+    gates -= np.maximum.reduce(gates)
     np.exp(gates, out=gates)
-    relative = origins.relative / gates.sum(axis=0)
+    relative = origins.relative / np.add.reduce(gates)
     gates[:-2] *= origins.candidates
     gates[-2] *= origins.newest
-    centre = gates[:-1].sum(axis=0)
+    centre = np.add.reduce(gates[:-1])
     centre *= relative
-    return centre
+    return centre  # type: ignore[no-any-return]
 
 
 def _turns(step_us: int, horizon: int) -> Tensor:

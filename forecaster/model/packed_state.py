@@ -19,6 +19,7 @@ from forecaster.model.normalizer import CHANGE_FLOOR, RELATIVE_FLOOR
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]  # a slab's tensors as NumPy sees them
 _SOFT_LIMIT = 10.0
+_LEAST = np.float32(-1e15)
 MASK = (1.0 + _SOFT_LIMIT**-2) ** -0.5  # what `soft_clip` makes of a one
 
 
@@ -63,7 +64,7 @@ def present(weights: Array, sums: Array) -> Present:
     clear_missing(level, 0.0)
     magnitude = np.abs(level)
     flat = ~(scale > magnitude * RELATIVE_FLOOR)
-    if flat.any():
+    if np.logical_or.reduce(flat):
         np.copyto(scale, np.where(magnitude > 0, magnitude, 1.0), where=flat)
     clear_missing(changes, scale)
     np.maximum(changes, scale * CHANGE_FLOOR, out=changes)
@@ -77,9 +78,10 @@ def clear_missing(x: Array, value: float | Array) -> None:
 
 def soft_clip_(x: Array) -> None:
     """Bend float32 numbers in place as `normalizer.soft_clip` does."""
-    np.clip(x, -1e15, 1e15, out=x)
+    np.maximum(x, _LEAST, out=x)
+    np.minimum(x, -_LEAST, out=x)
     root = x * x
-    root *= np.float32(_SOFT_LIMIT**-2)
-    root += np.float32(1.0)
+    root *= _SOFT_LIMIT**-2
+    root += 1.0
     np.sqrt(root, out=root)
     x /= root

@@ -50,6 +50,16 @@ class Stepper:
         self._step_at: dict[int, list[Tensor]] = {}
         self._decode_at: dict[int, list[Tensor]] = {}
 
+    @property
+    def steps_packed(self) -> bool:
+        """Whether steps are computed by the packed kernels."""
+        return self._step is not None
+
+    @property
+    def forecasts_packed(self) -> bool:
+        """Whether forecasts are."""
+        return self._decode is not None
+
     @torch.inference_mode()
     def step(
         self, tensors: State, slots: Tensor, time_us: Tensor, values: Tensor, covariates: Tensor | None = None
