@@ -16,24 +16,25 @@ _SQLITE = "sqlite:///"
 _POSTGRES = ("postgresql://", "postgres://")
 
 
-def open_storage(state: str, durability: DurabilityName, name: str = "") -> Storage:
+def open_storage(state: str, durability: DurabilityName, name: str = "", *, lease_seconds: float = 15.0) -> Storage:
     """Open the storage of one registered model, made if need be.
 
     Args:
         state: a folder, a sqlite:/// URL of a folder or of an older version's file, or a postgresql:// URL.
         durability: `commit` syncs at every append, `interval` when `sync` is called, `none` keeps nothing.
         name: the registered model's; its files are in a subfolder of that name.
+        lease_seconds: how long another server waits for a shared database after this one has gone silent.
 
     Raises StorageError if it is in use by another process, cannot be written, or is not a journal.
     """
     if durability == "none":
         return VolatileStorage()
     if state.startswith(_POSTGRES):
-        from forecaster.serving.postgres_storage import open_postgres  # psycopg is optional
+        from forecaster.serving.postgres_storage import open_postgres
 
-        return open_postgres(state, durability, name)
+        return open_postgres(state, durability, name, lease_seconds=lease_seconds)
     if "://" in state and not state.startswith(_SQLITE):
-        raise StorageError(f"state {state!r} is not supported: give a folder, a sqlite:/// URL or a postgresql:// URL")
+        raise StorageError(f"state {state!r} is not supported: give a folder, a sqlite:/// or a postgresql:// URL")
     path = pathlib.Path(state.removeprefix(_SQLITE))
     older = path / "journal.db"
     if state.startswith(_SQLITE) and (path.suffix == ".db" or path.is_file()):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from forecaster.config import DurabilityName
 from forecaster.serving.opening import open_storage
 from forecaster.serving.records import Columns, Record
 from forecaster.serving.storage import Storage
@@ -62,6 +63,6 @@ def erase_all(storage: Storage) -> int:
     return done
 
 
-def sqlite_opener(folder: pathlib.Path) -> Opener:
+def sqlite_opener(folder: pathlib.Path, durability: DurabilityName = "commit") -> Opener:
     """Return how a folder is opened, again and again."""
-    return lambda: open_storage(str(folder), "commit", "a model")
+    return lambda: open_storage(str(folder), durability, "a model")
