@@ -21,6 +21,7 @@ import psycopg
 import pytest
 
 START_SECONDS = 60.0
+ADMINISTRATOR, SERVER = "administrator", "forecaster"  # users: the cluster's own, and one that may do nothing special
 
 
 def programs() -> pathlib.Path | None:
@@ -50,22 +51,23 @@ class Cluster:
             self.port: int = probe.getsockname()[1]
         self._numbers = itertools.count()
         self._process: subprocess.Popen[bytes] | None = None
-        how = ["--auth=trust", "--encoding=UTF8", "--locale=C", "--username=forecaster", "--no-sync"]
+        how = ["--auth=trust", "--encoding=UTF8", "--locale=C", f"--username={ADMINISTRATOR}", "--no-sync"]
         self._popen("initdb", "--pgdata", str(self.data), *how).wait()
 
     def url(self, database: str, port: int | None = None) -> str:
-        """Return a database's URL, by way of another port if one is given."""
-        return f"postgresql://forecaster@127.0.0.1:{port or self.port}/{database}"
+        """Return a database's URL for the server's user, by way of another port if one is given."""
+        return f"postgresql://{SERVER}@127.0.0.1:{port or self.port}/{database}"
 
     def connect(self, database: str = "postgres") -> psycopg.Connection:
-        """Return a connection of the tests' own, in autocommit."""
-        return psycopg.connect(self.url(database), autocommit=True)
+        """Return a connection of the administrator, in autocommit."""
+        where = {"host": "127.0.0.1", "port": self.port, "dbname": database}
+        return psycopg.connect(user=ADMINISTRATOR, autocommit=True, **where)
 
     def create_database(self) -> str:
-        """Return the name of a new, empty database."""
+        """Return the name of a new, empty database, which the server's user owns."""
         name = f"test{next(self._numbers)}"
         with self.connect() as connection:
-            connection.execute(f"CREATE DATABASE {name}")
+            connection.execute(f"CREATE DATABASE {name} OWNER {SERVER}")
         return name
 
     def start(self) -> None:
@@ -115,6 +117,8 @@ def running_cluster() -> Iterator[Cluster]:
         cluster = Cluster(bin_folder, folder, user)
         try:
             cluster.start()
+            with cluster.connect() as connection:
+                connection.execute(f"CREATE USER {SERVER}")
             yield cluster
         finally:
             cluster.stop()

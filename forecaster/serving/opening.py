@@ -30,7 +30,7 @@ def open_storage(state: str, durability: DurabilityName, name: str = "", *, leas
     if durability == "none":
         return VolatileStorage()
     if state.startswith(_POSTGRES):
-        from forecaster.serving.postgres_storage import open_postgres  # psycopg is optional
+        from forecaster.serving.postgres_storage import open_postgres
 
         return open_postgres(state, durability, name, lease_seconds=lease_seconds)
     if "://" in state and not state.startswith(_SQLITE):

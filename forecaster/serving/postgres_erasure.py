@@ -23,12 +23,13 @@ _WAITING = """
 SELECT series_id, sequence, scanned FROM forecaster.erasures WHERE shard = %s AND sequence <= %s
 ORDER BY scanned, sequence LIMIT %s
 """
-_FORGET = (
-    "DELETE FROM forecaster.snapshots AS old USING unnest(%b::text[], %b::bigint[]) AS gone (series_id, sequence) "
-    "WHERE old.shard = %s AND old.series_id = gone.series_id AND old.sequence < gone.sequence",
-    "DELETE FROM forecaster.attributes AS old USING unnest(%b::text[], %b::bigint[]) AS gone (series_id, sequence) "
-    "WHERE old.shard = %s AND old.series_id = gone.series_id AND old.sequence < gone.sequence",
-)
+_FORGET = """
+DELETE FROM {table} WHERE ctid = ANY (ARRAY(
+    SELECT old.ctid FROM unnest(%b::text[], %b::bigint[]) AS gone (series_id, sequence)
+    CROSS JOIN LATERAL (
+        SELECT ctid FROM {table} AS one WHERE shard = %s AND one.series_id = gone.series_id COLLATE "C"
+        AND one.sequence < gone.sequence OFFSET 0) AS old))
+"""
 _PART_END = """
 SELECT max(sequence) FROM (
     SELECT sequence, sum(octet_length(payload)) OVER (ORDER BY sequence) - octet_length(payload) AS before
@@ -93,8 +94,8 @@ class Erasure:
     def _rewrite(self, connection: psycopg.Connection, group: _Group) -> int:
         shard, ends = self._session.shard, list(group.gone.values())
         if group.scanned == 0:
-            for query in _FORGET:
-                connection.execute(query, (list(group.gone), ends, shard))
+            for table in ("forecaster.snapshots", "forecaster.attributes"):
+                connection.execute(_FORGET.format(table=table), (list(group.gone), ends, shard))
         found = connection.execute(_PART_END, (shard, group.scanned, max(ends))).fetchone()
         if found is None or found[0] is None:
             return self._finish(connection, group)

@@ -19,6 +19,7 @@ from forecaster.serving.postgres_erasure import NOTE_REMOVED, Erasure, times_us
 from forecaster.serving.postgres_session import OutcomeUnknownError, Session, Values
 from forecaster.serving.records import Attributes, Columns, Deletion, Record, decode, encode, find
 
+_PART_BYTES = 8 * 2**20
 _MOST_ROWS_LOOKED_AT = 4_000_000  # for rows older than the states remember: about a second
 
 _INSERT = """
@@ -28,10 +29,12 @@ FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[], %b::bytea[]) AS one (seque
 """
 # All but the latest acknowledged ones, which are needed if what follows has to be undone.
 _FORGET_ATTRIBUTES = """
-DELETE FROM forecaster.attributes AS old WHERE shard = %s AND series_id = ANY(%s) AND EXISTS (
-    SELECT FROM forecaster.attributes AS newer
-    WHERE newer.shard = old.shard AND newer.series_id = old.series_id
-    AND newer.sequence > old.sequence AND newer.sequence <= %s)
+DELETE FROM forecaster.attributes WHERE ctid = ANY (ARRAY(
+    SELECT old.ctid FROM unnest(%b::text[]) AS given (series_id)
+    CROSS JOIN LATERAL (
+        SELECT ctid FROM forecaster.attributes AS one
+        WHERE shard = %s AND one.series_id = given.series_id COLLATE "C" AND sequence <= %s
+        ORDER BY sequence DESC OFFSET 1) AS old))
 """
 _INSERT_ATTRIBUTES = """
 INSERT INTO forecaster.attributes (shard, series_id, sequence, payload)
@@ -50,20 +53,36 @@ SELECT greatest(
 FROM forecaster.leases AS one WHERE shard = %s
 """
 _ATTRIBUTES = """
-SELECT DISTINCT ON (series_id) series_id, payload FROM forecaster.attributes AS one
-WHERE shard = %s AND series_id = ANY(%s) AND sequence <= %s AND NOT EXISTS (
-    SELECT FROM forecaster.erasures AS gone WHERE gone.shard = one.shard AND gone.series_id = one.series_id
-    AND gone.sequence > one.sequence AND gone.sequence <= %s)
-ORDER BY series_id, sequence DESC
+SELECT found.payload FROM (SELECT DISTINCT unnest(%b::text[]) COLLATE "C" AS series_id) AS wanted
+CROSS JOIN LATERAL (
+    SELECT payload FROM forecaster.attributes AS one
+    WHERE shard = %s AND one.series_id = wanted.series_id AND sequence <= %s AND NOT EXISTS (
+        SELECT FROM forecaster.erasures AS gone WHERE gone.shard = one.shard AND gone.series_id = one.series_id
+        AND gone.sequence > one.sequence AND gone.sequence <= %s)
+    ORDER BY sequence DESC LIMIT 1) AS found
+"""
+# MATERIALIZED: few records of many span a time, which the order and the limit would make the planner forget.
+_SPANNING = """
+WITH spanning AS MATERIALIZED (
+    SELECT sequence, octet_length(payload) AS bytes FROM forecaster.records
+    WHERE shard = %s AND first_us <= %s AND last_us >= %s)
+SELECT sequence, bytes FROM spanning WHERE sequence <= %s ORDER BY sequence DESC LIMIT 65536
+"""
+_AT = """
+SELECT sequence, found.payload FROM unnest(%b::bigint[]) AS wanted (sequence)
+CROSS JOIN LATERAL (
+    SELECT payload FROM forecaster.records AS one
+    WHERE shard = %s AND one.sequence = wanted.sequence OFFSET 0) AS found
+ORDER BY sequence DESC
 """
 # Some megabytes at a time: a query that is left open would hold a transaction, and break with its connection.
 _PART = """
 SELECT sequence, payload FROM (
     SELECT sequence, payload,
-           sum(octet_length(payload)) OVER (ORDER BY sequence {order}) - octet_length(payload) AS before
+           sum(octet_length(payload)) OVER (ORDER BY sequence) - octet_length(payload) AS before
     FROM (SELECT sequence, payload FROM forecaster.{table} WHERE shard = %s AND sequence > %s AND sequence <= %s
-          AND {which} ORDER BY sequence {order} LIMIT 1024) AS one) AS part
-WHERE before < 8388608 ORDER BY sequence {order}
+          AND {which} ORDER BY sequence LIMIT 1024) AS one) AS part
+WHERE before < 8388608 ORDER BY sequence
 """
 # What is deleted is returned, to be inserted; only observations have a range of times here, a deletion is not taken.
 _PRUNE = """
@@ -151,15 +170,13 @@ class PostgresJournal:
 
     def find(self, wanted: Columns) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
         """See `Journal.find`."""
-        times = (int(wanted.time_us.max()), int(wanted.time_us.min()))
-        overlapping = self._read(0, "first_us <= %s AND last_us >= %s", times, newest_first=True)
-        return find(wanted, (record for _, record in overlapping), most_rows=_MOST_ROWS_LOOKED_AT)
+        return find(wanted, self._newest_first(wanted), most_rows=_MOST_ROWS_LOOKED_AT)
 
     def attributes(self, series_ids: Sequence[str]) -> Attributes:
         """See `Journal.attributes`."""
         last = self._head.last
-        rows = self._session.rows(_ATTRIBUTES, (self._session.shard, list(series_ids), last, last))
-        parts = [decode(payload) for _, payload in rows]
+        rows = self._session.rows(_ATTRIBUTES, (list(series_ids), self._session.shard, last, last))
+        parts = [decode(payload) for (payload,) in rows]
         held = [part for part in parts if isinstance(part, Attributes)]
         return Attributes(
             tuple(part.series_ids[0] for part in held),
@@ -196,18 +213,23 @@ class PostgresJournal:
                 with contextlib.suppress(StorageError):
                     self._undo()
 
-    def _read(
-        self, after: int, which: str, values: tuple[int, ...], *, newest_first: bool = False
-    ) -> Iterator[tuple[int, Record]]:
-        query = _PART.format(table="records", which=which, order="DESC" if newest_first else "ASC")
+    def _read(self, after: int, which: str, values: tuple[int, ...]) -> Iterator[tuple[int, Record]]:
+        query = _PART.format(table="records", which=which)
         through = self._head.last
-        while True:
-            part = self._session.rows(query, (self._session.shard, after, through, *values))
+        while part := self._session.rows(query, (self._session.shard, after, through, *values)):
             for sequence, payload in part:
                 yield sequence, self._decoded(sequence, payload)
-            if not part:
-                return
-            after, through = (after, part[-1][0] - 1) if newest_first else (part[-1][0], through)
+            after = part[-1][0]
+
+    def _newest_first(self, wanted: Columns) -> Iterator[Record]:
+        """Yield the records that span the times of some rows, and deletions."""
+        span, through = (int(wanted.time_us.max()), int(wanted.time_us.min())), self._head.last
+        while page := self._session.rows(_SPANNING, (self._session.shard, *span, through)):
+            ends = np.cumsum([size for _, size in page])
+            for part in np.split(np.array(page)[:, 0], np.flatnonzero(np.diff(ends // _PART_BYTES)) + 1):
+                for sequence, payload in self._session.rows(_AT, (part.tolist(), self._session.shard)):
+                    yield self._decoded(sequence, payload)
+            through = page[-1][0] - 1
 
     def _decoded(self, sequence: int, payload: bytes) -> Record:
         try:
@@ -223,7 +245,7 @@ class PostgresJournal:
         waiting = self._erasure.waiting(self._head.last)
         if not waiting:
             return through
-        query = _PART.format(table="journal", which="true", order="ASC")
+        query = _PART.format(table="journal", which="true")
         end = 0
         for sequence, payload in self._session.rows(query, (self._session.shard, 0, through)):
             record = self._decoded(sequence, payload)
@@ -258,5 +280,5 @@ def _statements(shard: str, sequence: int, records: Sequence[Record]) -> Iterato
             yield _INSERT_ERASURE, (shard, record.series_id, at)
         elif isinstance(record, Attributes):
             names = list(record.series_ids)
-            yield _FORGET_ATTRIBUTES, (shard, names, sequence - 1)
+            yield _FORGET_ATTRIBUTES, (names, shard, sequence - 1)
             yield _INSERT_ATTRIBUTES, (shard, at, names, [encode(record.of([k])) for k in range(len(record))])

@@ -19,7 +19,7 @@ _SAVE = """
 INSERT INTO forecaster.snapshots (shard, fingerprint, series_id, sequence, state, checksum)
 SELECT %s, %s, series_id, sequence, state, checksum
 FROM unnest(%b::text[], %b::bigint[], %b::bytea[], %b::bigint[]) AS one (series_id, sequence, state, checksum)
-ON CONFLICT (shard, fingerprint, series_id)
+ON CONFLICT (shard, series_id, fingerprint)
 DO UPDATE SET sequence = excluded.sequence, state = excluded.state, checksum = excluded.checksum
 WHERE snapshots.sequence <= excluded.sequence
 """
@@ -37,6 +37,10 @@ FROM forecaster.snapshots AS one WHERE shard = %s AND NOT EXISTS (
     AND gone.sequence > one.sequence AND gone.sequence <= %s)
 """
 _STATES = f"SELECT series_id, sequence, state, checksum {_VISIBLE} AND fingerprint = %s"
+_FETCH = f"""
+SELECT found.* FROM (SELECT DISTINCT unnest(%b::text[]) COLLATE "C" AS series_id) AS wanted
+CROSS JOIN LATERAL ({_STATES} AND one.series_id = wanted.series_id OFFSET 0) AS found
+"""
 
 
 class PostgresSnapshots:
@@ -64,8 +68,8 @@ class PostgresSnapshots:
 
     def fetch(self, fingerprint: str, series_ids: Sequence[str]) -> list[Snapshot]:
         """See `Snapshots.fetch`."""
-        query = f"{_STATES} AND series_id = ANY(%s)"
-        return [Snapshot(*row) for row in self._session.rows(query, (*self._visible(), fingerprint, list(series_ids)))]
+        values = (list(series_ids), *self._visible(), fingerprint)
+        return [Snapshot(*row) for row in self._session.rows(_FETCH, values)]
 
     def read(self, fingerprint: str, after: str = "") -> Iterator[Snapshot]:
         """See `Snapshots.read`."""

@@ -1,5 +1,6 @@
 """What is special to PostgreSQL, beside the contract of every storage."""
 
+import hashlib
 import pathlib
 import struct
 import subprocess
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 
 from forecaster.errors import ConfigError, StorageError
+from forecaster.serving import postgres_journal, postgres_snapshots
 from forecaster.serving.postgres_storage import PostgresStorage, open_postgres
 from forecaster.serving.records import Attributes, Columns, Deletion, Record, Snapshot
-from tests.postgres import Cluster
+from tests.postgres import SERVER, Cluster
 
 EVER = 2**62
 
@@ -135,6 +137,37 @@ def test_ids_are_ordered_by_code_points(storage: PostgresStorage) -> None:
     assert [one.series_id for one in storage.snapshots.read("f", "Z")] == [n for n in sorted(names) if n > "Z"]
 
 
+def test_ids_and_times_are_looked_up_by_their_indexes(
+    storage: PostgresStorage, postgres: Cluster, database: str
+) -> None:
+    """There are no statistics on ids, and a list of them must not make the planner read a whole table."""
+    several = [f"series {k}" for k in range(300)]
+    queries: list[tuple[str, tuple[object, ...]]] = [
+        (postgres_snapshots._FETCH, (several, "model", 1, "f")),
+        (postgres_journal._ATTRIBUTES, (several, "model", 20_000, 20_000)),
+        (postgres_journal._FORGET_ATTRIBUTES, (several, "model", 20_000)),
+        (postgres_journal._SPANNING, ("model", 5001, 5000, 20_000)),
+        (postgres_journal._AT, (list(range(300)), "model")),
+    ]
+    with postgres.connect(database) as connection:
+        for table, made in {
+            "snapshots": "SELECT 'model', 'series ' || k, 'f', 1, 0, sha512(k::text::bytea)",
+            "attributes": "SELECT 'model', 'series ' || k, k, sha512(k::text::bytea)",
+            "journal": "SELECT 'model', k, k, k, k, sha512(k::text::bytea)",
+        }.items():
+            connection.execute(f"INSERT INTO forecaster.{table} {made} FROM generate_series(1, 20000) AS k")
+        for state in ("fresh", "VACUUM ANALYZE"):
+            if state != "fresh":
+                connection.execute("VACUUM ANALYZE")
+            for query, values in queries if state != "fresh" else queries[:3]:
+                plan = "\n".join(row[0] for row in connection.execute(f"EXPLAIN {query}", values).fetchall())
+                assert "Seq Scan on journal" not in plan, plan
+                assert "Seq Scan on attributes" not in plan, plan
+                assert "Seq Scan on snapshots" not in plan, plan
+    fetched = {one.series_id: one.state for one in storage.snapshots.fetch("f", several)}
+    assert fetched == {f"series {k}": hashlib.sha512(str(k).encode()).digest() for k in range(1, 300)}
+
+
 def test_many_snapshots_are_read_in_parts(storage: PostgresStorage) -> None:
     names = [f"{k:05d}" for k in range(3000)]
     storage.snapshots.save("f", [Snapshot.of(name, 1, name.encode()) for name in names])
@@ -253,7 +286,7 @@ def test_a_database_that_cannot_hold_all_ids_is_refused(postgres: Cluster, datab
 
 
 def test_a_database_that_is_not_there_is_told_without_the_password(postgres: Cluster) -> None:
-    url = f"postgresql://forecaster:s3cret@127.0.0.1:{postgres.port}/nowhere"
+    url = f"postgresql://{SERVER}:s3cret@127.0.0.1:{postgres.port}/nowhere"
     with pytest.raises(StorageError, match="/nowhere: cannot be opened") as caught:
         open_postgres(url, "commit", "model")
     assert "s3cret" not in str(caught.value)
