@@ -35,7 +35,7 @@ def main() -> int:
     if arguments.scale != 1.0:
         print(f"--scale {arguments.scale:g}: these are not the full sizes, and no figures to quote")
     print_table(figures)
-    write_json(figures, arguments.output or pathlib.Path("build") / f"{names}.json")
+    write_json(figures, arguments.output or pathlib.Path("build") / f"{names}.json", arguments.scale)
     return 1 if broken else 0
 
 

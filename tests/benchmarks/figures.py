@@ -83,7 +83,8 @@ def print_table(figures: Sequence[Figure]) -> None:
         print(f"  {one.name:<{width}}  {value:>14}  {one.bar:>9}  {'holds' if one.holds else 'MISSED':<6}  {one.note}")
 
 
-def write_json(figures: Sequence[Figure], path: pathlib.Path) -> None:
-    """Write the figures as a list of objects."""
+def write_json(figures: Sequence[Figure], path: pathlib.Path, scale: float) -> None:
+    """Write the figures as a list of objects, each with the share of the full sizes that it was measured with."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps([dataclasses.asdict(one) for one in figures], indent=1, ensure_ascii=False) + "\n")
+    objects = [{**dataclasses.asdict(one), "scale": scale} for one in figures]
+    path.write_text(json.dumps(objects, indent=1, ensure_ascii=False) + "\n")

@@ -1,15 +1,20 @@
 """The model alone, without a server: a stateful step and a decode beside a window encoded anew and the same decode.
 
+Steps and decodes are the serving process's own (`Stepper`); the window is scanned by torch's fused kernel.
+
 Shapes: B series, T steps.
 """
 
+import itertools
 import statistics
 
 import torch
 
 from forecaster.model.observations import Observations
+from forecaster.model.state import State
+from forecaster.model.stepping import Stepper
 from tests.benchmarks.figures import Bar, Figure, spread
-from tests.benchmarks.rig import HORIZON, Rig, seconds_of
+from tests.benchmarks.rig import HORIZON, LEVELS, Rig, seconds_of
 from tests.integration.conftest import HOUR_US
 
 WINDOW = 168
@@ -26,21 +31,27 @@ def measure(rig: Rig) -> list[Figure]:
 
 
 def _measure(rig: Rig, bar: Bar, batch: int) -> Figure:
-    model = rig.bundle.model
-    seen = torch.ones(batch, WINDOW, dtype=torch.bool)
+    model, stepper, slots = rig.bundle.model, Stepper(rig.bundle.model), torch.arange(batch)
     hours = torch.arange(WINDOW).expand(batch, -1) * HOUR_US
-    window = Observations(hours, torch.randn(batch, WINDOW, dtype=torch.float64), seen)
+    window = Observations.of(hours, torch.randn(batch, WINDOW, dtype=torch.float64))
+    clock = itertools.count(WINDOW)
     ratios, stateful, anew = [], [], []
     with torch.inference_mode():
-        state, _ = model.scan(model.initial_state(batch), window)
-        one = Observations(window.time_us[:, -1] + HOUR_US, window.values[:, 0], seen[:, 0])
+        fresh = model.initial_state(batch)
+        kept, _ = model.scan(fresh, window)
+
+        def step() -> None:
+            time_us = torch.full((batch,), next(clock) * HOUR_US)  # a new hour each time: nothing of it is known
+            stepper.step(kept, slots, time_us, window.values[:, 0])
+
+        def decode(state: State) -> None:
+            stepper.predict(state, slots, HORIZON, levels=LEVELS)
+
         for _ in range(rig.runs):
-            stateful.append(seconds_of(lambda: model.decode(model.step(state, one), HORIZON), 50))
-            anew.append(
-                seconds_of(lambda: model.decode(model.scan(model.initial_state(batch), window)[0], HORIZON), 10)
-            )
+            stateful.append(seconds_of(lambda: (step(), decode(kept)), 50))
+            anew.append(seconds_of(lambda: decode(model.scan(fresh, window)[0]), 10))
             ratios.append(stateful[-1] / anew[-1])
-        parts = (seconds_of(lambda: model.step(state, one), 50), seconds_of(lambda: model.decode(state, HORIZON), 50))
+        parts = (seconds_of(step, 50), seconds_of(lambda: decode(kept), 50))
     note = (
         f"{1e6 * statistics.median(stateful):,.0f} µs (step {1e6 * parts[0]:,.0f}, decode {1e6 * parts[1]:,.0f}) ÷ "
         f"{1e6 * statistics.median(anew):,.0f} µs; {spread(ratios)}"
