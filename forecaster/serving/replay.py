@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from forecaster.errors import UnavailableError
+from forecaster.serving.issued import Issued
 from forecaster.serving.journal import Journal
 from forecaster.serving.records import Attributes, Columns, Deletion
 
@@ -52,6 +53,8 @@ def read_parts(
             if stands.get(record.series_id, 0) < sequence:
                 yield record
             continue
+        if isinstance(record, Issued):
+            continue  # no engine scores forecasts yet
         missing = np.array([stands.get(name, 0) < sequence for name in record.series_ids], dtype=bool)
         if isinstance(record, Attributes):
             if not part.series_ids.isdisjoint(record.series_ids):

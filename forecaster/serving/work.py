@@ -152,6 +152,29 @@ class Forecasts:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveScores:
+    """How good the forecasts that were given of one series at one horizon have been; newer ones weigh more.
+
+    Args:
+        horizon: steps ahead.
+        scored: how many forecasts; without any, the rest is NaN.
+        nominal: the coverage that an interval promised; NaN if the model has none.
+        mase: mean absolute error over the series' mean absolute change over a season (over a step without any).
+        bias: mean of forecast minus actual value, in the same unit.
+        coverage: of the model's own interval.
+        calibrated_coverage: of the corrected interval.
+    """
+
+    horizon: int
+    scored: int
+    nominal: float
+    mase: float
+    bias: float
+    coverage: float
+    calibrated_coverage: float
+
+
+@dataclass(frozen=True, slots=True)
 class SeriesInfo:
     """One series for `GetSeries`."""
 

@@ -1,0 +1,92 @@
+"""How good the forecasts that were given have been: exponentially weighted means, O(1) a series and horizon.
+
+Knows errors in units and whether intervals held; knows nothing of states, series ids or what a horizon's step is.
+
+Shapes: N series, K horizons, P pairs of them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from forecaster.serving.work import LiveScores
+
+_MEMORY = 100.0  # scored forecasts in which the weight of one falls to 1/e
+_MOST_UNITS = 1e6  # a larger error counts as this one: one mad value must not blind a mean for ever
+
+IntArray = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Live scores of N series at K horizons; NaN where nothing has been scored. See `work.LiveScores`.
+
+    Args:
+        horizons: steps ahead, K of them.
+        nominal: the coverage that `coverage` and `calibrated_coverage` are of; NaN if no interval is tracked.
+        scored: int64 [N, K].
+        mase: float64 [N, K].
+        bias: float64 [N, K].
+        coverage: float64 [N, K].
+        calibrated_coverage: float64 [N, K].
+    """
+
+    horizons: tuple[int, ...]
+    nominal: float
+    scored: IntArray
+    mase: Float64
+    bias: Float64
+    coverage: Float64
+    calibrated_coverage: Float64
+
+    @classmethod
+    def of_sums(
+        cls, horizons: tuple[int, ...], nominal: float, count: npt.NDArray[np.int32], sums: npt.NDArray[np.float32]
+    ) -> "Report":
+        """Return what the sums of `with_score` [N, K, 4] over `count` scores [N, K] mean.
+
+        They begin at zero: divided by the sum of their weights, 1 - (1 - 1/m)^count, few scores are a mean too.
+        """
+        scored = count.astype(np.int64)
+        weight = -np.expm1(np.where(scored > 0, scored, np.nan) * np.log1p(-1.0 / _MEMORY))
+        mase, bias, coverage, calibrated = np.moveaxis(sums.astype(np.float64) / weight[..., None], -1, 0)
+        if np.isnan(nominal):
+            coverage = calibrated = np.full_like(mase, np.nan)
+        return cls(horizons, nominal, scored, mase, bias, coverage, calibrated)
+
+    def of(self, row: int) -> tuple[LiveScores, ...]:
+        """Return the scores of one series."""
+        parts = (self.mase, self.bias, self.coverage, self.calibrated_coverage)
+        return tuple(
+            LiveScores(horizon, int(self.scored[row, k]), self.nominal, *(float(part[row, k]) for part in parts))
+            for k, horizon in enumerate(self.horizons)
+        )
+
+    def mean(self) -> tuple[LiveScores, ...]:
+        """Return the mean over the series that have been scored, each weighing the same, and how much was scored."""
+        parts = (self.mase, self.bias, self.coverage, self.calibrated_coverage)
+        known = self.scored > 0
+        many = np.maximum(known.sum(axis=0), 1)
+        means = [np.where(known.any(axis=0), np.where(known, part, 0.0).sum(axis=0) / many, np.nan) for part in parts]
+        return tuple(
+            LiveScores(horizon, int(self.scored[:, k].sum()), self.nominal, *(float(mean[k]) for mean in means))
+            for k, horizon in enumerate(self.horizons)
+        )
+
+
+def with_score(
+    sums: npt.NDArray[np.float32], error: npt.NDArray[np.float32], inside: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float32]:
+    """Return the weighted sums after one more score.
+
+    Args:
+        sums: of |error|, forecast minus value, and whether the raw and the corrected interval held, [P, 4].
+        error: value minus forecast, in units, [P].
+        inside: whether the raw interval held the value, and the corrected one, [P, 2].
+    """
+    error = error.clip(-_MOST_UNITS, _MOST_UNITS)
+    score = np.concatenate([np.abs(error)[:, None], -error[:, None], inside.astype(np.float32)], axis=1)
+    found: npt.NDArray[np.float32] = sums + (score - sums) / np.float32(_MEMORY)
+    return found
