@@ -8,8 +8,8 @@ err_t is 1 if the value lay outside the interval that was issued.
 *Too few intervals hold*: where α_t falls below `_FLOOR`, the level goes on as _FLOOR · exp((α_t - _FLOOR) / _FLOOR)
 instead of reaching zero, so that the interval grows by the same length of tail for every step of α. The paper's
 interval is infinite at α_t ≤ 0, of no use to anybody who reads it; this one is finite for every α_t and grows without
-bound. The paper's promise, that the mean of err_t tends to α whatever the data (Proposition 4.1), then holds as long as
-the actual values lie within some number of tail lengths of the forecast; not for values that run away faster.
+bound up to 250 lengths of the tail. The paper's promise, that the mean of err_t tends to α whatever the data
+(Proposition 4.1), then holds as long as the actual values lie within that; not for values that run away from it.
 
 *Too many hold*: α_t stops half-way to 1. An 80 % interval becomes no narrower than the model's own 40 % one, which a
 constant series would otherwise make a single point, and would need long to come back from. Where even that holds too
@@ -22,18 +22,21 @@ moves is bounded wherever both are.
 
 Knows nothing of states, series or time.
 
-Shapes: ... any, Q trained levels, K horizons, C tracked coverages, W wanted levels.
+Shapes: ... any, P rows, Q trained levels, K horizons, C tracked coverages, W wanted levels.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-_FLOOR = 0.02
+# Arrays, since NumPy takes longer with numbers.
+_FLOOR = np.array(0.02)
+_ONE = np.array(1.0)
+_LEAST = np.array(-5.0)  # of moves: an interval of 250 lengths of the tail
 _NARROWEST = 0.5  # of the way from α to 1
 _COVERAGES = (0.5, 0.8, 0.9, 0.95)
-_DEEPEST = -600.0  # of an exponent: the smallest level that is more than zero in float64, with room
 
 FloatArray = npt.NDArray[np.floating]
 Float64 = npt.NDArray[np.float64]
@@ -44,6 +47,15 @@ def tracked_coverages(levels: Sequence[float]) -> tuple[float, ...]:
     return tuple(c for c in _COVERAGES if levels[0] <= (1 - c) / 2 + 1e-9 and (1 + c) / 2 - 1e-9 <= levels[-1])
 
 
+class Sides(NamedTuple):
+    """On which side of the median each of W quantiles lies, and what follows from it; see `QuantileFunction.sides`."""
+
+    sign: Float64  # [W]
+    base: Float64  # [W]
+    edge: Float64  # [W]
+    rates: Float64  # [Q, W]
+
+
 class QuantileFunction:
     """The distribution that trained quantiles mean.
 
@@ -52,56 +64,53 @@ class QuantileFunction:
     """
 
     def __init__(self, levels: Sequence[float]) -> None:
-        self.levels = tuple(levels)
-        self.median_index = self.levels.index(0.5)
-        both = np.array(levels)
-        self._below = both[: self.median_index + 1]
-        self._above = 1.0 - both[self.median_index :][::-1]
+        self.median_index = tuple(levels).index(0.5)
+        self._levels = np.array(levels)
+        self._inner = self._levels[1:-1].copy()
+        self._inverse = 1.0 / np.diff(self._levels)
 
-    def lower(self, quantiles: FloatArray, shares: FloatArray) -> Float64:
-        """Return the quantiles at the levels `shares`, in (0, 0.5], of trained ones [..., Q]; both are [..., W]."""
-        return _towards_tail(quantiles[..., : self.median_index + 1], self._below, shares)
+    def sides(self, above: Sequence[bool] | npt.NDArray[np.bool_]) -> Sides:
+        """Return what `at` needs to know of quantiles of which some are `above` the median."""
+        levels, above = self._levels, np.array(above, dtype=bool)
+        rates = np.zeros((len(levels), len(above)))
+        if len(levels) > 1:  # the lengths of the two tails, through the two outermost quantiles of each
+            low, high = 1.0 / np.log(levels[1] / levels[0]), 1.0 / np.log((1.0 - levels[-2]) / (1.0 - levels[-1]))
+            rates[0], rates[1] = -low * ~above, low * ~above
+            rates[-2] += high * above
+            rates[-1] -= high * above
+        edge = np.where(above, 1.0 - levels[-1], levels[0])
+        return Sides(np.where(above, -1.0, 1.0), np.where(above, 1.0, 0.0), edge, rates)
 
-    def upper(self, quantiles: FloatArray, shares: FloatArray) -> Float64:
-        """Return the quantiles at 1 - `shares`."""
-        return -_towards_tail(-quantiles[..., self.median_index :][..., ::-1], self._above, shares)
-
-    def at(self, quantiles: FloatArray, shares: FloatArray, levels: Sequence[float]) -> Float64:
-        """Return quantiles that never cross, and the median as it is.
+    def at(self, quantiles: Float64, shares: Float64, sides: Sides) -> Float64:
+        """Return the quantiles at the levels `shares`, or at 1 - `shares` if they lie above the median, [P, W].
 
         Args:
-            quantiles: trained ones, [..., Q].
-            shares: the level of each wanted one, or 1 minus it if it is above the median, not falling towards the
-                median on either side, [..., W].
-            levels: what they stand for, ascending, W of them: which side of the median each is on.
+            quantiles: trained ones, [P, Q].
+            shares: in (0, 0.5], [P, W].
+            sides: of the W.
         """
+        if not len(self._inverse):  # nothing is known but the median
+            return np.repeat(quantiles, shares.shape[-1], axis=-1)
+        inner = np.maximum(shares, sides.edge)
+        levels = sides.base + sides.sign * inner
+        left = self._inner.searchsorted(levels)
+        share = (levels - self._levels.take(left)) * self._inverse.take(left)
+        if len(quantiles) > 1:
+            left += np.arange(0, quantiles.size, quantiles.shape[1])[:, None]
+        low, high = quantiles.take(left), quantiles.take(left + 1)
+        depth = np.log(shares / inner)
+        found: Float64 = low + (high - low) * share + (quantiles @ sides.rates) * depth
+        return found
+
+    def uncrossed(self, quantiles: Float64, shares: Float64, levels: Sequence[float]) -> Float64:
+        """Return quantiles that stand for ascending `levels` and never cross, the median as it is, [P, W]; see `at`."""
         low, high = np.searchsorted(levels, 0.5), np.searchsorted(levels, 0.5, side="right")
-        median = np.repeat(quantiles[..., self.median_index, None], high - low, axis=-1)
-        below = self.lower(quantiles, shares[..., :low])[..., ::-1]
-        above = self.upper(quantiles, shares[..., high:])
-        # Rounding must not cross them either.
-        below, above = np.minimum.accumulate(below, axis=-1)[..., ::-1], np.maximum.accumulate(above, axis=-1)
-        return np.concatenate([below, median, above], axis=-1)
-
-
-def _towards_tail(quantiles: FloatArray, levels: Float64, shares: FloatArray) -> Float64:
-    """Return the quantiles at `shares` [..., W] of one half of a distribution.
-
-    Args:
-        quantiles: up to the median, [..., J].
-        levels: theirs, the last one 0.5, [J].
-        shares: in (0, 0.5].
-    """
-    shares = np.minimum(shares, 0.5)
-    median = quantiles[..., -1:].astype(np.float64)
-    if len(levels) == 1:  # nothing is known but the median
-        return median + np.zeros_like(shares)
-    widths = np.diff(quantiles.astype(np.float64), axis=-1)
-    parts = (levels[1:, None] - shares[..., None, :]) / np.diff(levels)[:, None]  # of each width that is passed
-    inside: Float64 = (widths[..., None, :] @ parts.clip(0.0, 1.0))[..., 0, :]
-    rate = widths[..., :1] / np.log(levels[1] / levels[0])
-    tail: Float64 = median - inside - rate * np.log(levels[0] / np.minimum(shares, levels[0]))
-    return tail
+        found = self.at(quantiles, shares, self.sides(np.array(levels) > 0.5))
+        found[:, low:high] = quantiles[:, self.median_index, None]
+        below = found[:, :high][:, ::-1]  # rounding must not cross them either
+        np.minimum.accumulate(below, axis=-1, out=below)
+        np.maximum.accumulate(found, axis=-1, out=found)
+        return found
 
 
 class AdaptiveLevels:
@@ -116,25 +125,25 @@ class AdaptiveLevels:
         self.alpha: Float64 = 1.0 - np.array(coverages, dtype=np.float64)
         self.gamma: Float64 = np.array(rates)[:, None] * self.alpha  # [K, C]
         self._most: Float64 = _NARROWEST * (1.0 - self.alpha)
+        self._most_alpha: Float64 = self.alpha + self._most
 
-    def shares(self, offsets: FloatArray) -> Float64:
-        """Return the two-sided level of each tracked interval, in (0, 1), not ascending along C, [..., K, C].
+    def shares(self, moves: FloatArray) -> Float64:
+        """Return the two-sided level of each tracked interval, in (0, 1), not ascending along C, [..., C].
 
         Args:
-            offsets: what each horizon has moved by, [..., K, C]. An interval never lies within one of a smaller nominal
-                coverage: where the offsets would have it so, it is that one.
+            moves: of a horizon and of the shortest together, [..., C]. An interval never lies within one of a smaller
+                nominal coverage: where the moves would have it so, it is that one.
         """
-        own = offsets.astype(np.float64)
-        own[..., 1:, :] += own[..., :1, :]
-        alpha = self.alpha + np.minimum(own, self._most)
-        deep = _FLOOR * np.exp(((alpha - _FLOOR) / _FLOOR).clip(_DEEPEST, 0.0))
-        found: Float64 = np.minimum.accumulate(np.where(alpha < _FLOOR, deep, alpha), axis=-1)
+        alpha = np.minimum(self.alpha + moves, self._most_alpha)
+        deep = np.minimum(alpha, _FLOOR)
+        # max(alpha, floor) · exp((min(alpha, floor) - floor) / floor)
+        found: Float64 = np.minimum.accumulate((alpha - deep + _FLOOR) * np.exp(deep / _FLOOR - _ONE), axis=-1)
         return found
 
-    def moved(self, offsets: FloatArray, horizons: npt.NDArray[np.int64], missed: npt.NDArray[np.bool_]) -> Float64:
-        """Return offsets [P, C] of `horizons` (positions among the K, [P]) after intervals that missed, or did not."""
-        moved: Float64 = np.minimum(offsets + self.gamma[horizons] * (self.alpha - missed), self._most)
-        return moved
+    def moved(self, moves: FloatArray, horizons: npt.NDArray[np.int64], missed: npt.NDArray[np.bool_]) -> Float64:
+        """Return moves [P, C] of `horizons` (positions among the K, [P]) after intervals that missed, or did not."""
+        moved: Float64 = np.minimum(moves + self.gamma.take(horizons, axis=0) * (self.alpha - missed), self._most)
+        return np.maximum(moved, _LEAST, out=moved)
 
     def mixture(self, levels: Sequence[float]) -> tuple[Float64, Float64]:
         """Return how the two-sided level of wanted quantiles follows from the tracked ones: shares @ M + m.

@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from forecaster.serving.work import LiveScores
 
-_MEMORY = 100.0  # scored forecasts in which the weight of one falls to 1/e
-_MOST_UNITS = 1e6  # a larger error counts as this one: one mad value must not blind a mean for ever
+_MEMORY = np.float32(100.0)  # scored forecasts in which the weight of one falls to 1/e
+_MOST_UNITS = np.float32(1e6)  # a larger error counts as this one: one mad value must not blind a mean for ever
+_FADE = np.array([0, 1, 1, 1, 1], dtype=np.float32)  # the number of scores does not
 
 IntArray = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -42,19 +43,17 @@ class Report:
     calibrated_coverage: Float64
 
     @classmethod
-    def of_sums(
-        cls, horizons: tuple[int, ...], nominal: float, count: npt.NDArray[np.int32], sums: npt.NDArray[np.float32]
-    ) -> "Report":
-        """Return what the sums of `with_score` [N, K, 4] over `count` scores [N, K] mean.
+    def of_sums(cls, horizons: tuple[int, ...], nominal: float, sums: npt.NDArray[np.float32]) -> "Report":
+        """Return what the sums of `add_score` mean, [N, K, 5].
 
         They begin at zero: divided by the sum of their weights, 1 - (1 - 1/m)^count, few scores are a mean too.
         """
-        scored = count.astype(np.int64)
-        weight = -np.expm1(np.where(scored > 0, scored, np.nan) * np.log1p(-1.0 / _MEMORY))
-        mase, bias, coverage, calibrated = np.moveaxis(sums.astype(np.float64) / weight[..., None], -1, 0)
+        count = sums[..., 0].astype(np.float64)
+        weight = -np.expm1(np.where(count > 0, count, np.nan) * np.log1p(-1.0 / _MEMORY))
+        mase, bias, coverage, calibrated = np.moveaxis(sums[..., 1:] / weight[..., None], -1, 0)
         if np.isnan(nominal):
             coverage = calibrated = np.full_like(mase, np.nan)
-        return cls(horizons, nominal, scored, mase, bias, coverage, calibrated)
+        return cls(horizons, nominal, count.astype(np.int64), mase, bias, coverage, calibrated)
 
     def of(self, row: int) -> tuple[LiveScores, ...]:
         """Return the scores of one series."""
@@ -76,17 +75,24 @@ class Report:
         )
 
 
-def with_score(
-    sums: npt.NDArray[np.float32], error: npt.NDArray[np.float32], inside: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.float32]:
-    """Return the weighted sums after one more score.
+def add_score(
+    sums: npt.NDArray[np.float32],
+    error: npt.NDArray[np.float32],
+    raw_missed: npt.NDArray[np.bool_],
+    missed: npt.NDArray[np.bool_],
+) -> None:
+    """Take one more score of each pair into its sums.
 
     Args:
-        sums: of |error|, forecast minus value, and whether the raw and the corrected interval held, [P, 4].
+        sums: how many scores; weighted sums of |error|, of forecast minus value, and of whether the raw interval held,
+            and the corrected one; changed in place, [P, 5].
         error: value minus forecast, in units, [P].
-        inside: whether the raw interval held the value, and the corrected one, [P, 2].
+        raw_missed: whether the raw interval missed the value, [P].
+        missed: whether the corrected one did, [P].
     """
-    error = error.clip(-_MOST_UNITS, _MOST_UNITS)
-    score = np.concatenate([np.abs(error)[:, None], -error[:, None], inside.astype(np.float32)], axis=1)
-    found: npt.NDArray[np.float32] = sums + (score - sums) / np.float32(_MEMORY)
-    return found
+    score = np.empty((len(sums), 5), dtype=np.float32)
+    size = np.minimum(np.abs(error), _MOST_UNITS)
+    score[:, 0], score[:, 1] = _MEMORY, size
+    np.copysign(size, -error, out=score[:, 2])
+    score[:, 3], score[:, 4] = ~raw_missed, ~missed
+    sums += (score - sums * _FADE) / _MEMORY
