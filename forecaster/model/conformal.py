@@ -142,8 +142,9 @@ class AdaptiveLevels:
 
     def moved(self, moves: FloatArray, horizons: npt.NDArray[np.int64], missed: npt.NDArray[np.bool_]) -> Float64:
         """Return moves [P, C] of `horizons` (positions among the K, [P]) after intervals that missed, or did not."""
-        moved: Float64 = np.minimum(moves + self.gamma.take(horizons, axis=0) * (self.alpha - missed), self._most)
-        return np.maximum(moved, _LEAST, out=moved)
+        moved = np.minimum(moves + self.gamma.take(horizons, axis=0) * (self.alpha - missed), self._most)
+        found: Float64 = np.maximum(moved, _LEAST, out=moved)
+        return found
 
     def mixture(self, levels: Sequence[float]) -> tuple[Float64, Float64]:
         """Return how the two-sided level of wanted quantiles follows from the tracked ones: shares @ M + m.
