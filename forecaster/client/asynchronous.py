@@ -1,21 +1,20 @@
 """The asyncio client: the same calls, awaited."""
 
 import asyncio
-import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Sequence
+from typing import TypeVar
 
 import grpc
 import polars as pl
 
 from forecaster.client import calls
+from forecaster.client.async_stream import AsyncForecastStream
 from forecaster.client.calls import Call, Wanted
 from forecaster.client.channel import OPTIONS
 from forecaster.client.closing import AsyncClosing
 from forecaster.client.covariates import has_more_columns
-from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo, StreamReply, empty_result
-from forecaster.client.retry import Attempts, RetryPolicy, StreamEnded
-from forecaster.errors import DeadlineError
+from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo, empty_result
+from forecaster.client.retry import Attempts, RetryPolicy
 
 T = TypeVar("T")
 _MEDIAN = (0.5,)  # the only quantile that comes along with paths
@@ -75,7 +74,7 @@ class AsyncForecastClient(AsyncClosing):
         wanted = Wanted(horizon, _MEDIAN, future, beams=count, width=width, length_power=length_power)
         return await self._forecast(series_ids, wanted)
 
-    def stream(self, *, horizon: int | None = None, quantile_levels: Sequence[float] = ()) -> "AsyncForecastStream":
+    def stream(self, *, horizon: int | None = None, quantile_levels: Sequence[float] = ()) -> AsyncForecastStream:
         """Open a stream: each frame sent is answered by its outcome and fresh forecasts of its series."""
         return AsyncForecastStream(
             self._stubs, self._retry, self._address, self._describe, Wanted(horizon, quantile_levels), self._name
@@ -130,66 +129,3 @@ class AsyncForecastClient(AsyncClosing):
                 await asyncio.sleep(attempts.delay(failure))
             else:
                 return call.parse(answer)
-
-
-class AsyncForecastStream(AsyncClosing):
-    """One bidirectional stream; reconnects and repeats an unanswered frame by itself."""
-
-    def __init__(
-        self,
-        stubs: calls.Stubs,
-        retry: RetryPolicy,
-        address: str,
-        describe: Callable[[bool], Awaitable[ModelInfo | None]],
-        wanted: Wanted,
-        name: str,
-    ) -> None:
-        self._stubs, self._retry, self._address = stubs, retry, address
-        self._describe, self._wanted, self._name = describe, wanted, name
-        self._sequence = 0
-        self._call: Any = None
-
-    async def send(self, frame: pl.DataFrame, *, future: pl.DataFrame | None = None) -> StreamReply:
-        """Send one frame and return its answer; rows that the server refuses are in it.
-
-        Args:
-            frame: see `ForecastClient.observe`.
-            future: of the forecasts behind it; see `ForecastClient.forecast`.
-        """
-        self._sequence += 1
-        model = await self._describe(future is not None or has_more_columns(frame))
-        wanted = dataclasses.replace(self._wanted, future=future)
-        request, parse = calls.stream_request(frame, self._sequence, wanted, self._name, model)
-        attempts = Attempts(self._retry, self._address)
-        while True:
-            try:
-                async with asyncio.timeout(attempts.remaining_seconds):
-                    answer = await self._exchange(request)
-                return parse(answer)
-            except TimeoutError as failure:
-                await self.close()
-                raise DeadlineError(f"no answer from {self._address} in time") from failure
-            except grpc.RpcError as failure:
-                await self.close()
-                await asyncio.sleep(attempts.delay(failure))
-            except BaseException:  # cancelled: what comes on this stream now answers a frame that nobody waits for
-                await self.close()
-                raise
-
-    async def close(self) -> None:
-        """End the stream."""
-        if self._call is not None:
-            self._call.cancel()
-        self._call = None
-
-    async def _exchange(self, request: Any) -> Any:
-        if self._call is None or self._call.done():
-            self._call = self._stubs.forecast.StreamForecasts()
-        try:
-            await self._call.write(request)
-        except (asyncio.InvalidStateError, grpc.aio.AioRpcError) as error:  # it ended between two frames
-            raise StreamEnded from error
-        answer = await self._call.read()
-        if answer is grpc.aio.EOF:
-            raise StreamEnded
-        return answer

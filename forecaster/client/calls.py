@@ -13,10 +13,10 @@ from typing import Any, Generic, TypeVar
 import polars as pl
 
 from forecaster.client.covariates import (
+    SMALL,
     covariate_columns,
     future_covariates,
     known_rows,
-    row_covariates,
     series_attributes,
     static_values,
 )
@@ -33,6 +33,7 @@ from forecaster.client.results import (
     stream_reply,
 )
 from forecaster.errors import InvalidArgumentError
+from forecaster.packing import fill, varints
 from forecaster.v1 import forecast_pb2, forecast_service_pb2, model_service_pb2, observation_pb2
 from forecaster.v1.forecast_service_pb2_grpc import ForecastServiceStub
 from forecaster.v1.model_service_pb2_grpc import ModelServiceStub
@@ -105,7 +106,13 @@ class Wanted:
             beam_width=self.width or 0,
             length_power=self.length_power,
             future_covariates=future_covariates(self.future, model),
+            packed=not self.has_paths,
         )
+
+    @property
+    def has_paths(self) -> bool:
+        """Whether the answer is paths, which do not come in columns."""
+        return self.paths is not None or self.beams is not None
 
 
 def observe_calls(frame: pl.DataFrame, name: str, model: ModelInfo | None) -> Iterator[Call[ObserveResult]]:
@@ -128,9 +135,13 @@ def observe_calls(frame: pl.DataFrame, name: str, model: ModelInfo | None) -> It
 def forecast_call(series_ids: Sequence[str], wanted: Wanted, name: str, model: ModelInfo | None) -> Call[pl.DataFrame]:
     """Return the call that forecasts series; its result are the paths, if some are wanted, or else the quantiles."""
     request = forecast_service_pb2.ForecastRequest(model=name, series_ids=series_ids, options=wanted.options(model))
-    has_paths = wanted.paths is not None or wanted.beams is not None
-    parse = path_frame if has_paths else forecast_frame
-    return Call(lambda stubs: stubs.forecast.Forecast, request, lambda answer: parse(answer.forecasts))
+    if wanted.has_paths:
+        return Call(_forecast_method, request, lambda answer: path_frame(answer.forecasts))
+    return Call(_forecast_method, request, lambda answer: forecast_frame(answer.columns, series_ids))
+
+
+def _forecast_method(stubs: Stubs) -> Method:
+    return stubs.forecast.Forecast  # type: ignore[no-any-return]
 
 
 def stream_request(
@@ -144,11 +155,15 @@ def stream_request(
         options=wanted.options(model),
         attributes=series_attributes(static_values(rows, model), rows, model),
     )
-    fields = (rows["unique_id"].to_list(), rows["ds"].dt.epoch("us").to_list(), rows["y"].to_list())
-    for series_id, time_us, value, beside in zip(*fields, row_covariates(rows, model), strict=True):
-        message = request.observations.add(series_id=series_id, value=value, covariates=beside)
-        message.observation_time.FromMicroseconds(time_us)
-    return request, functools.partial(stream_reply, rows)
+    if len(rows) > SMALL or model is not None:
+        request.columns.CopyFrom(_columns(rows, model))
+        asked: Sequence[str] = list(request.columns.series_ids)
+    else:
+        for series_id, time, value in rows.rows():
+            message = request.observations.add(series_id=series_id, value=value)
+            message.observation_time.FromDatetime(time)
+        asked = list(dict.fromkeys(message.series_id for message in request.observations))
+    return request, functools.partial(stream_reply, rows, asked)
 
 
 def get_series_call(series_id: str, model: str) -> Call[SeriesInfo]:
@@ -180,14 +195,17 @@ def get_model_call(name: str) -> Call[ModelInfo]:
 
 
 def _columns(rows: pl.DataFrame, model: ModelInfo | None) -> observation_pb2.ObservationColumns:
-    ids = rows["unique_id"].unique(maintain_order=True)
-    position = {series_id: i for i, series_id in enumerate(ids.to_list())}
-    values = rows["y"]
-    return observation_pb2.ObservationColumns(
-        series_ids=list(position),
-        series_indices=rows["unique_id"].replace_strict(position, return_dtype=pl.UInt32).to_list(),
-        observation_times_us=rows["ds"].dt.epoch("us").to_list(),
-        values=values.fill_null(0.0).to_list(),
-        missing_rows=values.is_null().arg_true().to_list(),
+    """Return canonical rows, which are sorted by series, as packed columns."""
+    ids, values = rows["unique_id"], rows["y"]
+    message = observation_pb2.ObservationColumns(
+        series_ids=ids.unique(maintain_order=True).to_list(),
+        missing_rows=values.is_null().arg_true().to_list() if values.null_count() else (),
         covariates=covariate_columns(rows, () if model is None else model.dynamic),
     )
+    fill(
+        message,
+        series_indices=varints(ids.rle_id().to_numpy()),
+        observation_times_us=varints(rows["ds"].to_physical().to_numpy()),
+        values=values.fill_null(0.0).to_numpy(),
+    )
+    return message

@@ -30,6 +30,7 @@ _REJECTION_SCHEMA: dict[str, Any] = {
     "expected_ds": pl.Datetime("us", "UTC"),
     "stored_y": pl.Float64,
 }
+_NO_REJECTIONS = pl.DataFrame(schema=_REJECTION_SCHEMA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +118,12 @@ class ModelInfo:
 
 def empty_result() -> ObserveResult:
     """Return the result of sending nothing."""
-    return ObserveResult(0, 0, pl.DataFrame(schema=_REJECTION_SCHEMA), "none")
+    return ObserveResult(0, 0, _NO_REJECTIONS.clear(), "none")
 
 
 def observe_result(rows: pl.DataFrame, answer: Any) -> ObserveResult:
     """Return what became of the rows that an `ObserveResponse` or `StreamForecastsResponse` answers."""
-    outcomes = np.array(answer.outcomes)
+    outcomes = np.array(answer.outcomes, dtype=np.int32)
     rejections = [
         {
             "unique_id": rows["unique_id"][rejection.row],
@@ -138,36 +139,45 @@ def observe_result(rows: pl.DataFrame, answer: Any) -> ObserveResult:
     return ObserveResult(
         int((outcomes == observation_pb2.OUTCOME_APPLIED).sum()),
         int((outcomes == observation_pb2.OUTCOME_DUPLICATE).sum()),
-        pl.DataFrame(rejections, schema=_REJECTION_SCHEMA),
+        pl.DataFrame(rejections, schema=_REJECTION_SCHEMA) if rejections else _NO_REJECTIONS.clear(),
         _DURABILITIES.get(answer.durability, "none"),
     )
 
 
-def stream_reply(rows: pl.DataFrame, answer: forecast_service_pb2.StreamForecastsResponse) -> StreamReply:
-    """Return the answer to one frame of a stream."""
+def stream_reply(
+    rows: pl.DataFrame, asked: Sequence[str], answer: forecast_service_pb2.StreamForecastsResponse
+) -> StreamReply:
+    """Return the answer to one frame of a stream; `asked` is its series, in their order."""
     failures = {failure.series_id: failure.message for failure in answer.failures}
-    return StreamReply(observe_result(rows, answer), forecast_frame(answer.forecasts), failures)
+    return StreamReply(observe_result(rows, answer), forecast_frame(answer.columns, asked), failures)
 
 
-def forecast_frame(messages: Sequence[forecast_pb2.SeriesForecast]) -> pl.DataFrame:
+def forecast_frame(message: forecast_pb2.ForecastColumns, asked: Sequence[str]) -> pl.DataFrame:
     """Return forecasts in long format: unique_id, ds, y_hat (the median), and q0.1 … for each level.
 
     Of series that end, only the steps before that are there; `p_ended` is the probability that it was before a step.
+
+    Args:
+        message: of N series and D steps.
+        asked: the series that forecasts were asked of, in their order.
     """
-    if not messages:
+    origins, horizon = np.array(message.origin_times_us, dtype=np.int64), message.horizon
+    if not len(origins):
         return pl.DataFrame(schema={"unique_id": pl.String, "ds": pl.Datetime("us", "UTC"), "y_hat": pl.Float64})
-    lengths = np.array([len(message.values) for message in messages])
-    columns: dict[str, Any] = {
-        "unique_id": np.repeat(np.array([message.series_id for message in messages], dtype=object), lengths),
-        "ds": _times(messages, lengths),
-        "y_hat": np.concatenate([np.array(message.values) for message in messages]),
-    }
-    for k, path in enumerate(messages[0].quantiles):
-        columns[f"q{path.level:g}"] = np.concatenate([np.array(message.quantiles[k].values) for message in messages])
-    if messages[0].end_probabilities:
-        ended = [np.array(message.end_probabilities)[:n] for message, n in zip(messages, lengths, strict=True)]
-        columns["p_ended"] = np.concatenate(ended)
-    return pl.DataFrame(columns, schema_overrides={"unique_id": pl.String})
+    ahead = message.step.ToMicroseconds() * np.arange(1, horizon + 1)
+    ids = pl.Series("unique_id", message.series_ids[:] or asked, dtype=pl.String)
+    columns = [
+        ids.gather(np.repeat(np.arange(len(origins)), horizon)),
+        pl.Series("ds", (origins[:, None] + ahead).ravel()).cast(pl.Datetime("us", "UTC")),
+        pl.Series("y_hat", np.array(message.values)),
+        *(pl.Series(f"q{column.level:g}", np.array(column.values)) for column in message.quantiles),
+    ]
+    if not len(message.end_probabilities):
+        return pl.DataFrame(columns)
+    ended = np.array(message.end_probabilities)
+    over = np.logical_or.accumulate(ended.reshape(-1, horizon) > 0.5, axis=1)
+    over[:, 0] = False  # one step at least
+    return pl.DataFrame([*columns, pl.Series("p_ended", ended)]).filter(pl.Series(~over.ravel()))
 
 
 def path_frame(messages: Sequence[forecast_pb2.SeriesForecast]) -> pl.DataFrame:

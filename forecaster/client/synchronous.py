@@ -1,11 +1,8 @@
 """The blocking client."""
 
-import dataclasses
-import queue
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import grpc
 import polars as pl
@@ -15,9 +12,9 @@ from forecaster.client.calls import Call, Wanted
 from forecaster.client.channel import OPTIONS
 from forecaster.client.closing import Closing
 from forecaster.client.covariates import has_more_columns
-from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo, StreamReply, empty_result
-from forecaster.client.retry import Attempts, RetryPolicy, StreamEnded
-from forecaster.errors import DeadlineError
+from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo, empty_result
+from forecaster.client.retry import Attempts, RetryPolicy
+from forecaster.client.stream import ForecastStream
 
 T = TypeVar("T")
 _MEDIAN = (0.5,)  # the only quantile that comes along with paths
@@ -117,7 +114,7 @@ class ForecastClient(Closing):
         wanted = Wanted(horizon, _MEDIAN, future, beams=count, width=width, length_power=length_power)
         return self._forecast(series_ids, wanted)
 
-    def stream(self, *, horizon: int | None = None, quantile_levels: Sequence[float] = ()) -> "ForecastStream":
+    def stream(self, *, horizon: int | None = None, quantile_levels: Sequence[float] = ()) -> ForecastStream:
         """Open a stream: each frame sent is answered by its outcome and fresh forecasts of its series."""
         return ForecastStream(
             self._stubs, self._retry, self._address, self._describe, Wanted(horizon, quantile_levels), self._name
@@ -171,74 +168,3 @@ class ForecastClient(Closing):
                 time.sleep(attempts.delay(failure))
             else:
                 return call.parse(answer)
-
-
-class ForecastStream(Closing):
-    """One bidirectional stream; reconnects and repeats an unanswered frame by itself."""
-
-    def __init__(
-        self,
-        stubs: calls.Stubs,
-        retry: RetryPolicy,
-        address: str,
-        describe: Callable[[bool], ModelInfo | None],
-        wanted: Wanted,
-        name: str,
-    ) -> None:
-        self._stubs, self._retry, self._address = stubs, retry, address
-        self._describe, self._wanted, self._name = describe, wanted, name
-        self._sequence = 0
-        self._outgoing: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._incoming: Any = None
-
-    def send(self, frame: pl.DataFrame, *, future: pl.DataFrame | None = None) -> StreamReply:
-        """Send one frame and return its answer; rows that the server refuses are in it.
-
-        Args:
-            frame: see `ForecastClient.observe`.
-            future: of the forecasts behind it; see `ForecastClient.forecast`.
-        """
-        self._sequence += 1
-        model = self._describe(future is not None or has_more_columns(frame))
-        wanted = dataclasses.replace(self._wanted, future=future)
-        request, parse = calls.stream_request(frame, self._sequence, wanted, self._name, model)
-        attempts = Attempts(self._retry, self._address)
-        while True:
-            expired = threading.Event()
-            watchdog = threading.Timer(attempts.remaining_seconds, self._expire, [expired])
-            watchdog.start()
-            try:
-                return parse(self._exchange(request))
-            except grpc.RpcError as failure:
-                self.close()
-                if expired.is_set():
-                    raise DeadlineError(f"no answer from {self._address} in time") from failure
-                time.sleep(attempts.delay(failure))
-            except BaseException:  # whatever comes on this stream now answers a frame that nobody waits for
-                self.close()
-                raise
-            finally:
-                watchdog.cancel()
-
-    def close(self) -> None:
-        """End the stream."""
-        self._outgoing.put(None)
-        if self._incoming is not None:
-            self._incoming.cancel()
-        self._incoming = None
-
-    def _expire(self, expired: threading.Event) -> None:
-        """Give up waiting: a stream has no deadline for one answer, so the whole of it is cancelled."""
-        expired.set()
-        if self._incoming is not None:
-            self._incoming.cancel()
-
-    def _exchange(self, request: Any) -> Any:
-        if self._incoming is None:
-            self._outgoing = queue.SimpleQueue()
-            self._incoming = self._stubs.forecast.StreamForecasts(iter(self._outgoing.get, None))
-        self._outgoing.put(request)
-        answer = next(self._incoming, None)
-        if answer is None:
-            raise StreamEnded
-        return answer

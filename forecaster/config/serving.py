@@ -22,6 +22,7 @@ class ServingConfig:
         max_batch_observations: most observations in one micro-batch.
         max_queued_observations: refuse more than this many waiting observations.
         max_request_observations: refuse larger requests.
+        max_stream_in_flight: most unanswered messages of one stream; past them it is not read on.
         max_series: refuse new series past this many.
         max_ahead_seconds: refuse observations of a time further in the future, which is a mistake.
         drain_seconds: time for requests under way at shutdown.
@@ -37,6 +38,7 @@ class ServingConfig:
     max_batch_observations: int = 65_536
     max_queued_observations: int = 262_144
     max_request_observations: int = 65_536
+    max_stream_in_flight: int = 64
     max_series: int = 1_000_000
     max_ahead_seconds: float = 86_400.0
     drain_seconds: float = 10.0
@@ -47,7 +49,7 @@ class ServingConfig:
         choices = get_args(DurabilityName)
         require(self.durability in choices, "serving.durability", self.durability, ", ".join(choices))
         limits = ("max_batch_observations", "max_queued_observations", "max_request_observations", "max_series")
-        for name in limits:
+        for name in (*limits, "max_stream_in_flight"):
             require(getattr(self, name) >= 1, f"serving.{name}", getattr(self, name), "1 or more")
         for name in ("drain_seconds", "balancer_wait_seconds", "max_ahead_seconds"):
             require(getattr(self, name) >= 0, f"serving.{name}", getattr(self, name), "0 or more seconds")

@@ -7,6 +7,7 @@ before forecasts. Knows nothing of tensors or gRPC.
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -54,7 +55,8 @@ class Batcher:
     async def observe(self, work: ObserveWork) -> Observed:
         """Apply one request's observations; raises what the engine raises, or LimitReachedError."""
         static = 0 if work.attributes is None else len(work.attributes)
-        answer: Observed = await self._submit(work, max(len(work.columns), static))
+        after = 0 if work.then is None else work.then.weight
+        answer: Observed = await self._submit(work, min(max(len(work.columns), static) + after, self._max_queued))
         if answer.refused is not None:
             raise answer.refused
         return answer
@@ -127,20 +129,36 @@ class Batcher:
     def _turn(self, works: Sequence[Work]) -> list[Any]:
         """Do one turn on the engine's thread; an answer is a result or the exception to raise."""
         answers: list[Any] = [None] * len(works)
-        kinds: tuple[tuple[type, Callable[[Any], Any]], ...] = (
-            (ObserveWork, self._engine.observe),
-            (ForecastWork, self._engine.forecast),
-        )
-        for kind, function in kinds:
-            mine = [i for i, work in enumerate(works) if isinstance(work, kind)]
-            if mine:
-                results = self._attempt(functools.partial(function, [works[i] for i in mine]))
-                for position, index in enumerate(mine):
-                    answers[index] = results if isinstance(results, Exception) else results[position]
-        for index, work in enumerate(works):
-            if callable(work):
-                answers[index] = self._attempt(work)
+        observing = [(i, work) for i, work in enumerate(works) if isinstance(work, ObserveWork)]
+        failed = [(i, work.lane.failed) for i, work in observing if work.lane is not None and work.lane.failed]
+        for i, error in failed:
+            answers[i] = error
+        self._together(self._engine.observe, [(i, work) for i, work in observing if answers[i] is None], answers)
+        for i, work in observing:
+            error = answers[i] if isinstance(answers[i], Exception) else answers[i].refused
+            if error is not None and work.lane is not None:
+                work.lane.failed = work.lane.failed or error
+        forecasting = [(i, work) for i, work in enumerate(works) if isinstance(work, ForecastWork)]
+        then = {
+            i: (answers[i], work.then)
+            for i, work in observing
+            if work.then is not None and isinstance(answers[i], Observed) and answers[i].refused is None
+        }
+        self._together(self._engine.forecast, [*forecasting, *((i, after) for i, (_, after) in then.items())], answers)
+        for i, (observed, _) in then.items():
+            if isinstance(answers[i], Forecasts):
+                answers[i] = dataclasses.replace(observed, forecasts=answers[i])
+        for i, other in enumerate(works):
+            if callable(other):
+                answers[i] = self._attempt(other)
         return answers
+
+    def _together(self, function: Callable[[Any], Any], works: Sequence[tuple[int, Work]], answers: list[Any]) -> None:
+        """Do one kind of work in one call, and put its results, or the exception, among the answers."""
+        if works:
+            results = self._attempt(functools.partial(function, [work for _, work in works]))
+            for position, (i, _) in enumerate(works):
+                answers[i] = results if isinstance(results, Exception) else results[position]
 
     def _attempt(self, function: Callable[[], Any]) -> Any:
         try:

@@ -1,11 +1,12 @@
-"""Between the API's messages and the engine's forecasts: what is asked for, checked whole, and what is answered.
+"""What forecasts are asked for: from the API's messages to the engine's work, checked whole.
 
 Shapes: N series, D horizon steps, L steps of a future, F known-future covariates.
 """
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,50 +15,96 @@ from forecaster.model.bundle import Bundle
 from forecaster.model.ensemble import Ensemble
 from forecaster.serving.messages import (
     Violations,
-    check_series_id,
+    check_series_ids,
     covariate_columns,
     time_us,
-    to_duration,
-    to_timestamp,
 )
-from forecaster.serving.status import status_code
-from forecaster.serving.work import Drawn, Forecasts, ForecastWork, Futures, Sampling, Search
+from forecaster.serving.work import ForecastWork, Futures, Sampling, Search
 from forecaster.v1 import forecast_pb2
 
-# Of one request: series × steps × (quantiles + 1 + paths, or beams at a step, + known-future covariates).
+# Of one request: series × steps × (quantiles + 1 + paths, or beams at a step, + known-future covariates + the paths
+# that the quantiles of a recurrent decoder are made of).
 MAX_FORECAST_VALUES = 4_194_304
 MAX_PATHS = 1000
 MAX_LENGTH_POWER = 10.0
 
 
-def forecast_work(series_ids: Iterable[str], options: forecast_pb2.ForecastOptions, bundle: Bundle) -> ForecastWork:
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Options that were checked, without the futures, which belong to series.
+
+    Args:
+        horizon: steps ahead.
+        levels: of the quantiles.
+        drawing: which paths are wanted, if any.
+        packed: whether the answer is to be columns.
+        each: numbers that one series costs.
+    """
+
+    horizon: int
+    levels: tuple[float, ...]
+    drawing: Sampling | Search | None
+    packed: bool
+    each: int
+
+    def work(self, series_ids: tuple[str, ...]) -> ForecastWork:
+        """Return what to forecast of series whose ids are known to be right and to differ.
+
+        Raises InvalidArgumentError if they are none or too many.
+        """
+        violations = Violations()
+        self.check_size(len(series_ids), violations)
+        violations.raise_if_any()
+        return ForecastWork(series_ids, self.horizon, self.levels, (), self.drawing)
+
+    def check_size(self, series: int, violations: Violations) -> None:
+        """Note what is wrong with how many series there are."""
+        if series == 0:
+            violations.add("series_ids", "name at least one series")
+        if series * self.each > MAX_FORECAST_VALUES:
+            shown = f"{series * self.each} values in one answer, {MAX_FORECAST_VALUES} are allowed"
+            violations.add("series_ids", f"{shown}: split it")
+
+
+def forecast_plan(options: forecast_pb2.ForecastOptions, bundle: Bundle) -> Plan:
+    """Return the plan for options; raises what `forecast_work` does."""
+    violations = Violations()
+    plan = _plan(options, bundle, violations)
+    violations.raise_if_any()
+    _check_supported(plan.drawing, bundle)
+    return plan
+
+
+def forecast_work(series_ids: Sequence[str], options: forecast_pb2.ForecastOptions, bundle: Bundle) -> ForecastWork:
     """Return what to forecast.
 
     Raises InvalidArgumentError naming the wrong fields, and UnsupportedError for what needs another model.
     """
     violations = Violations()
+    ids = tuple(series_ids[:])
+    check_series_ids(ids, "series_ids", violations)
+    plan = _plan(options, bundle, violations)
+    plan.check_size(len(ids), violations)
+    violations.raise_if_any()
+    futures = tuple(_futures(options, ids, plan.horizon, bundle))
+    _check_supported(plan.drawing, bundle)
+    return ForecastWork(ids, plan.horizon, plan.levels, futures, plan.drawing)
+
+
+def _plan(options: forecast_pb2.ForecastOptions, bundle: Bundle, violations: Violations) -> Plan:
     config = bundle.model.config
-    ids = tuple(series_ids)
-    if not ids:
-        violations.add("series_ids", "name at least one series")
-    for i, series_id in enumerate(ids):
-        check_series_id(series_id, f"series_ids[{i}]", violations)
-    if len(set(ids)) != len(ids):
-        violations.add("series_ids", "an id stands twice")
     horizon = options.horizon or config.horizon
     if horizon > config.horizon:
         violations.add("options.horizon", f"{horizon} is beyond the model's horizon, 1 to {config.horizon} steps")
     levels = _levels(options, config.quantile_levels, violations)
     drawing = _drawing(options, violations)
-    each = 0 if drawing is None else drawing.width if isinstance(drawing, Search) else drawing.paths
+    if drawing is not None and options.packed:
+        violations.add("options.packed", "paths and beams do not come in columns: ask for them without it")
+    drawn = 0 if drawing is None else drawing.width if isinstance(drawing, Search) else drawing.paths
+    own = config.sample_paths if config.decoder == "recurrent" else 0  # its quantiles are those of so many paths
     known = len(bundle.model.covariates.future) if options.future_covariates else 0
-    wanted = len(ids) * horizon * (1 + len(levels) + each + known)
-    if wanted > MAX_FORECAST_VALUES:
-        violations.add("series_ids", f"{wanted} values in one answer, {MAX_FORECAST_VALUES} are allowed: split it")
-    violations.raise_if_any()
-    futures = tuple(_futures(options, ids, horizon, bundle))
-    _check_supported(drawing, bundle)
-    return ForecastWork(ids, horizon, levels, futures, drawing)
+    each = horizon * (1 + len(levels) + drawn + own + known)
+    return Plan(horizon, levels, drawing, options.packed, each)
 
 
 def _levels(
@@ -140,62 +187,3 @@ def _futures(
             stacked[k, : len(values)] = values
         series, timed_rows, first = (np.array([row[field] for row in own]) for field in range(3))
         yield Futures(series, timed_rows, first, stacked)
-
-
-def to_forecasts(
-    answer: Forecasts, levels: Sequence[float], step_us: int, model: tuple[str, str]
-) -> list[forecast_pb2.SeriesForecast]:
-    """Return the engine's forecasts as messages; `model` is its name and version."""
-    step = to_duration(step_us)
-    name, version = model
-    lengths = _lengths(answer)
-    messages = []
-    for i, series_id in enumerate(answer.series_ids):
-        by_level = answer.quantiles[i, : lengths[i]].T
-        paths = [forecast_pb2.QuantilePath(level=level, values=by_level[k].tolist()) for k, level in enumerate(levels)]
-        messages.append(
-            forecast_pb2.SeriesForecast(
-                series_id=series_id,
-                origin_time=to_timestamp(int(answer.origin_us[i])),
-                step=step,
-                values=answer.median[i, : lengths[i]].tolist(),
-                quantiles=paths,
-                model_name=name,
-                model_version=version,
-                end_probabilities=None if answer.ended is None else answer.ended[i].tolist(),
-                paths=None if answer.drawn is None else _paths(answer.drawn, i),
-            )
-        )
-    return messages
-
-
-def _lengths(answer: Forecasts) -> list[int]:
-    """Return how many steps of each series are shown: those before it has more likely ended than not, one at least."""
-    n, horizon = answer.median.shape
-    if answer.ended is None:
-        return [horizon] * n
-    over = answer.ended > 0.5
-    first = np.where(over.any(axis=1), over.argmax(axis=1), horizon)
-    return np.maximum(first, 1).tolist()  # type: ignore[no-any-return]
-
-
-def _paths(drawn: Drawn, i: int) -> list[forecast_pb2.Path]:
-    """Return the paths of one series."""
-    values, lengths = drawn.values[i], drawn.lengths[i].tolist()
-    if drawn.log_probabilities is None:
-        return [forecast_pb2.Path(values=path[:n].tolist()) for path, n in zip(values, lengths, strict=True)]
-    return [
-        forecast_pb2.Path(values=path[:n].tolist(), log_probability=log)
-        for path, n, log in zip(values, lengths, drawn.log_probabilities[i].tolist(), strict=True)
-        if log > -math.inf
-    ]
-
-
-def to_failures(answer: Forecasts) -> list[forecast_pb2.ForecastFailure]:
-    """Return why series have no forecast."""
-    return [
-        forecast_pb2.ForecastFailure(
-            series_id=series_id, code=status_code(error).value[0], reason=error.reason, message=str(error)
-        )
-        for series_id, error in answer.failures.items()
-    ]

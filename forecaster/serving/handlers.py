@@ -1,17 +1,16 @@
-"""How a call ends: exceptions become statuses, defects get an id, and a stream ends with the server.
+"""How a call ends: exceptions become statuses, defects get an id.
 
 Knows gRPC's contexts and the project's errors; knows nothing of series or messages.
 """
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc
 
-from forecaster.errors import ForecasterError, InternalError, StorageError, UnavailableError
-from forecaster.serving.backend import Phase
+from forecaster.errors import DeadlineError, ForecasterError, InternalError, StorageError
 from forecaster.serving.status import DETAILS_KEY, status_code, to_status
 from forecaster.serving.telemetry import LOGGER, log_internal_error
 
@@ -32,6 +31,13 @@ async def abort(context: Context, error: BaseException) -> None:
     await context.abort(status_code(error), str(error), metadata)
 
 
+def check_deadline(context: Context) -> None:
+    """Raise DeadlineError if nobody waits any more: under load a call may begin after its deadline."""
+    remaining = context.time_remaining()
+    if remaining is not None and remaining <= 0:
+        raise DeadlineError("the deadline passed before the call began; nothing was applied")
+
+
 def unary(
     method: Callable[[Any, Request, Context], Awaitable[Response]],
 ) -> Callable[[Any, Request, Context], Awaitable[Response]]:
@@ -40,6 +46,7 @@ def unary(
     @functools.wraps(method)
     async def handler(self: Any, request: Request, context: Context) -> Response:
         try:
+            check_deadline(context)
             return await method(self, request, context)
         except asyncio.CancelledError:
             raise
@@ -48,23 +55,3 @@ def unary(
             raise AssertionError("abort raises") from error
 
     return handler
-
-
-async def until(end: asyncio.Event, requests: AsyncIterator[Request]) -> AsyncIterator[Request]:
-    """Yield what comes; raises UnavailableError at the end, so that an idle stream does not hold a shutdown up."""
-    ending = asyncio.ensure_future(end.wait())
-    coming: asyncio.Future[Request] | None = None
-    try:
-        while True:
-            coming = asyncio.ensure_future(anext(requests))
-            await asyncio.wait({coming, ending}, return_when=asyncio.FIRST_COMPLETED)
-            if not coming.done():
-                raise UnavailableError(f"the server is {Phase.DRAINING.value}: try again shortly")
-            try:
-                yield coming.result()
-            except StopAsyncIteration:
-                return
-    finally:
-        ending.cancel()
-        if coming is not None:
-            coming.cancel()

@@ -1,24 +1,19 @@
 """The gRPC servicers: validate, hand to the batcher, answer. Nothing is computed here."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
+
+from google.protobuf.duration_pb2 import Duration
 
 from forecaster.config import DurabilityName
-from forecaster.errors import ForecasterError, InvalidArgumentError
+from forecaster.serving.answers import add_forecasts, add_outcomes, joined_failures
 from forecaster.serving.backend import Backend
-from forecaster.serving.forecast_messages import forecast_work, to_failures, to_forecasts
-from forecaster.serving.handlers import Context, abort, unary, until
-from forecaster.serving.messages import (
-    Violations,
-    check_series_id,
-    from_attributes,
-    from_columns,
-    from_rows,
-    to_duration,
-    to_rejections,
-    to_timestamp,
-)
-from forecaster.serving.work import Forecasts, ObserveWork, SeriesInfo
+from forecaster.serving.forecast_messages import MAX_FORECAST_VALUES, forecast_work
+from forecaster.serving.handlers import Context, abort, unary
+from forecaster.serving.messages import Violations, check_series_id, to_duration, to_timestamp
+from forecaster.serving.observe_messages import Plans, check_sizes, observe_work
+from forecaster.serving.streams import Begin, Stream, Window
+from forecaster.serving.work import Forecasts, Lane, ObserveWork, SeriesInfo
 from forecaster.v1 import forecast_service_pb2 as api
 from forecaster.v1 import forecast_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc, observation_pb2
 
@@ -36,77 +31,86 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._durability = _DURABILITY[backend.config.durability]
+        self._largest = backend.config.max_request_observations
+        self._steps: dict[int, Duration] = {}  # messages, which every answer needs
 
     @unary
     async def Observe(self, request: api.ObserveRequest, context: Context) -> api.ObserveResponse:
         """Advance series by observations."""
         self._backend.check_model(request.model)
-        if request.observations and request.HasField("columns"):
-            raise InvalidArgumentError("give observations or columns, not both")
-        packed = request.HasField("columns")
-        rows = len(request.columns.values) if packed else len(request.observations)
-        self._check_size(rows, "columns" if packed else "observations", request.attributes)
-        spec = self._backend.bundle.model.covariates
-        columns = (
-            from_columns(request.columns, spec.dynamic) if packed else from_rows(request.observations, spec.dynamic)
-        )
         # Not begun, it is dropped whole if the caller goes away; begun, it is done whole, and a retry finds duplicates.
-        work = ObserveWork(columns, from_attributes(request.attributes, spec))
+        work = observe_work(request, self._backend.bundle, self._largest)
         observed = await self._backend.batcher.observe(work)
-        return api.ObserveResponse(
-            outcomes=observed.outcomes.tolist(),
-            rejections=to_rejections(observed.errors),
-            durability=self._durability,
-        )
+        response = api.ObserveResponse(durability=self._durability)
+        await add_outcomes(response, observed)
+        return response
 
     @unary
     async def Forecast(self, request: api.ForecastRequest, context: Context) -> api.ForecastResponse:
         """Forecast series from their present state."""
         self._backend.check_model(request.model)
-        self._check_size(len(request.series_ids), "series_ids")
+        check_sizes({"series_ids": len(request.series_ids)}, self._largest)
         work = forecast_work(request.series_ids, request.options, self._backend.bundle)
         answer = await self._backend.batcher.forecast(work)
         if answer.failures and not request.allow_partial:
-            raise _joined(answer)
-        return api.ForecastResponse(
-            forecasts=to_forecasts(answer, work.levels, self._backend.bundle.step_us, self._model()),
-            failures=to_failures(answer),
-        )
+            raise joined_failures(answer)
+        response = api.ForecastResponse()
+        await self._add_forecasts(response, answer, work.levels, packed=request.options.packed)
+        return response
 
     async def StreamForecasts(
         self, request_iterator: AsyncIterator[api.StreamForecastsRequest], context: Context
-    ) -> AsyncIterator[api.StreamForecastsResponse]:
-        """Answer each message of the stream in order; the first wrong one ends it with its status."""
+    ) -> None:
+        """Answer the messages of the stream in order; the first wrong one ends it with its status."""
         try:
-            async for request in until(self._backend.draining, request_iterator):
-                yield await self._stream_step(request)
+            await self._stream(request_iterator, context)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 -- the edge of the process
             await abort(context, error)
 
-    async def _stream_step(self, request: api.StreamForecastsRequest) -> api.StreamForecastsResponse:
-        self._backend.check_model(request.model)
-        self._check_size(len(request.observations), "observations", request.attributes)
-        spec = self._backend.bundle.model.covariates
-        columns = from_rows(request.observations, spec.dynamic)
-        attributes = from_attributes(request.attributes, spec)
-        work = None
-        if request.HasField("options"):
-            work = forecast_work(columns.series_ids, request.options, self._backend.bundle)
-        observed = await self._backend.batcher.observe(ObserveWork(columns, attributes))
-        response = api.StreamForecastsResponse(
-            sequence=request.sequence,
-            outcomes=observed.outcomes.tolist(),
-            rejections=to_rejections(observed.errors),
-            durability=self._durability,
-        )
-        if work is not None:
-            answer = await self._backend.batcher.forecast(work)
-            forecasts = to_forecasts(answer, work.levels, self._backend.bundle.step_us, self._model())
-            response.forecasts.extend(forecasts)
-            response.failures.extend(to_failures(answer))
+    async def _stream(self, requests: AsyncIterator[api.StreamForecastsRequest], context: Context) -> None:
+        lane, plans = Lane(), Plans()
+
+        def prepare(request: api.StreamForecastsRequest) -> tuple[float, Begin[api.StreamForecastsResponse]]:
+            self._backend.check_model(request.model)
+            work = observe_work(request, self._backend.bundle, self._largest, lane, plans)
+            values = 0 if work.then is None else len(work.then.series_ids) * plans.each
+            share = max(len(work.columns) / self._largest, values / MAX_FORECAST_VALUES)
+            packed = request.options.packed
+            return share, lambda: self._stream_answer(request.sequence, work, packed=packed)
+
+        window = Window(self._backend.config.max_stream_in_flight)
+        await Stream(requests, prepare, context.write, window).run(self._backend.draining)
+
+    async def _stream_answer(self, sequence: int, work: ObserveWork, *, packed: bool) -> api.StreamForecastsResponse:
+        assert work.lane is not None
+        if work.lane.failed is not None:
+            raise work.lane.failed
+        try:
+            observed = await self._backend.batcher.observe(work)
+        except Exception as error:
+            work.lane.failed = work.lane.failed or error
+            raise
+        response = api.StreamForecastsResponse(sequence=sequence, durability=self._durability)
+        await add_outcomes(response, observed)
+        if work.then is not None:
+            assert observed.forecasts is not None
+            await self._add_forecasts(response, observed.forecasts, work.then.levels, packed=packed)
         return response
+
+    async def _add_forecasts(
+        self,
+        response: api.ForecastResponse | api.StreamForecastsResponse,
+        answer: Forecasts,
+        levels: tuple[float, ...],
+        *,
+        packed: bool,
+    ) -> None:
+        step_us = self._backend.bundle.step_us
+        if step_us not in self._steps:
+            self._steps[step_us] = to_duration(step_us)
+        await add_forecasts(response, answer, levels, self._steps[step_us], self._model(), packed=packed)
 
     @unary
     async def GetSeries(self, request: api.GetSeriesRequest, context: Context) -> api.GetSeriesResponse:
@@ -141,16 +145,6 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
         self._backend.check_model(model)
         violations = Violations()
         check_series_id(series_id, "series_id", violations)
-        violations.raise_if_any()
-
-    def _check_size(self, rows: int, field: str, attributes: Sequence[object] = ()) -> None:
-        limit = self._backend.config.max_request_observations
-        violations = Violations()
-        for name, count in ((field, rows), ("attributes", len(attributes))):
-            if count > limit:
-                violations.add(name, f"{count} in one request, {limit} are allowed: split it")
-        if rows == 0 and not attributes:
-            violations.add(field, "it is empty")
         violations.raise_if_any()
 
     def _model(self) -> tuple[str, str]:
@@ -218,18 +212,3 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
             head=config.head,
             end_of_sequence=config.end_of_sequence,
         )
-
-
-def _joined(answer: Forecasts) -> ForecasterError:
-    """Return one error for a request of which some series cannot be forecast: the first kind, all its names."""
-    errors = list(answer.failures.values())
-    first = errors[0]
-    names = [name for name, error in answer.failures.items() if type(error) is type(first)]
-    if len(names) == 1:
-        return first
-    shown = ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
-    message = f"{len(names)} series cannot be forecast ({first.reason}): {shown}"
-    joined = type(first)(message)
-    if hasattr(joined, "resource_names"):
-        joined.resource_names = tuple(names)
-    return joined

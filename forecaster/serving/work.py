@@ -15,6 +15,17 @@ from forecaster.errors import ForecasterError
 from forecaster.serving.records import Attributes, Columns, IntArray
 
 
+@dataclass(slots=True)
+class Lane:
+    """Requests that follow each other: behind one that failed, none may be applied, or its retry would find a gap.
+
+    Args:
+        failed: why the first of them failed; set by whoever finds out first.
+    """
+
+    failed: Exception | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class ObserveWork:
     """One request's observations, and the static covariates that hold from before them on.
@@ -23,11 +34,13 @@ class ObserveWork:
         columns: the observations.
         attributes: the static covariates.
         then: what to forecast after them, in the same turn.
+        lane: the requests that this one follows, if it does.
     """
 
     columns: Columns
     attributes: Attributes | None = None
     then: "ForecastWork | None" = None
+    lane: Lane | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ForecastOptions(_message.Message):
-    __slots__ = ("horizon", "quantile_levels", "paths", "seed", "beams", "beam_width", "length_power", "future_covariates")
+    __slots__ = ("horizon", "quantile_levels", "paths", "seed", "beams", "beam_width", "length_power", "future_covariates", "packed")
     HORIZON_FIELD_NUMBER: _ClassVar[int]
     QUANTILE_LEVELS_FIELD_NUMBER: _ClassVar[int]
     PATHS_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,7 @@ class ForecastOptions(_message.Message):
     BEAM_WIDTH_FIELD_NUMBER: _ClassVar[int]
     LENGTH_POWER_FIELD_NUMBER: _ClassVar[int]
     FUTURE_COVARIATES_FIELD_NUMBER: _ClassVar[int]
+    PACKED_FIELD_NUMBER: _ClassVar[int]
     horizon: int
     quantile_levels: _containers.RepeatedScalarFieldContainer[float]
     paths: int
@@ -29,7 +30,8 @@ class ForecastOptions(_message.Message):
     beam_width: int
     length_power: float
     future_covariates: _containers.RepeatedCompositeFieldContainer[FutureCovariates]
-    def __init__(self, horizon: _Optional[int] = ..., quantile_levels: _Optional[_Iterable[float]] = ..., paths: _Optional[int] = ..., seed: _Optional[int] = ..., beams: _Optional[int] = ..., beam_width: _Optional[int] = ..., length_power: _Optional[float] = ..., future_covariates: _Optional[_Iterable[_Union[FutureCovariates, _Mapping]]] = ...) -> None: ...
+    packed: bool
+    def __init__(self, horizon: _Optional[int] = ..., quantile_levels: _Optional[_Iterable[float]] = ..., paths: _Optional[int] = ..., seed: _Optional[int] = ..., beams: _Optional[int] = ..., beam_width: _Optional[int] = ..., length_power: _Optional[float] = ..., future_covariates: _Optional[_Iterable[_Union[FutureCovariates, _Mapping]]] = ..., packed: _Optional[bool] = ...) -> None: ...
 
 class FutureCovariates(_message.Message):
     __slots__ = ("series_id", "covariates", "first_time")
@@ -78,6 +80,36 @@ class SeriesForecast(_message.Message):
     end_probabilities: _containers.RepeatedScalarFieldContainer[float]
     paths: _containers.RepeatedCompositeFieldContainer[Path]
     def __init__(self, series_id: _Optional[str] = ..., origin_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., step: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., values: _Optional[_Iterable[float]] = ..., quantiles: _Optional[_Iterable[_Union[QuantilePath, _Mapping]]] = ..., model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., end_probabilities: _Optional[_Iterable[float]] = ..., paths: _Optional[_Iterable[_Union[Path, _Mapping]]] = ...) -> None: ...
+
+class QuantileColumn(_message.Message):
+    __slots__ = ("level", "values")
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    level: float
+    values: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, level: _Optional[float] = ..., values: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class ForecastColumns(_message.Message):
+    __slots__ = ("series_ids", "origin_times_us", "step", "horizon", "values", "quantiles", "model_name", "model_version", "end_probabilities")
+    SERIES_IDS_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_TIMES_US_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    HORIZON_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    QUANTILES_FIELD_NUMBER: _ClassVar[int]
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    END_PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    series_ids: _containers.RepeatedScalarFieldContainer[str]
+    origin_times_us: _containers.RepeatedScalarFieldContainer[int]
+    step: _duration_pb2.Duration
+    horizon: int
+    values: _containers.RepeatedScalarFieldContainer[float]
+    quantiles: _containers.RepeatedCompositeFieldContainer[QuantileColumn]
+    model_name: str
+    model_version: str
+    end_probabilities: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, series_ids: _Optional[_Iterable[str]] = ..., origin_times_us: _Optional[_Iterable[int]] = ..., step: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., horizon: _Optional[int] = ..., values: _Optional[_Iterable[float]] = ..., quantiles: _Optional[_Iterable[_Union[QuantileColumn, _Mapping]]] = ..., model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., end_probabilities: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ForecastFailure(_message.Message):
     __slots__ = ("series_id", "code", "reason", "message")

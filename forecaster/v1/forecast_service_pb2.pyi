@@ -47,42 +47,48 @@ class ForecastRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., series_ids: _Optional[_Iterable[str]] = ..., options: _Optional[_Union[_forecast_pb2.ForecastOptions, _Mapping]] = ..., allow_partial: _Optional[bool] = ...) -> None: ...
 
 class ForecastResponse(_message.Message):
-    __slots__ = ("forecasts", "failures")
+    __slots__ = ("forecasts", "failures", "columns")
     FORECASTS_FIELD_NUMBER: _ClassVar[int]
     FAILURES_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
     forecasts: _containers.RepeatedCompositeFieldContainer[_forecast_pb2.SeriesForecast]
     failures: _containers.RepeatedCompositeFieldContainer[_forecast_pb2.ForecastFailure]
-    def __init__(self, forecasts: _Optional[_Iterable[_Union[_forecast_pb2.SeriesForecast, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[_forecast_pb2.ForecastFailure, _Mapping]]] = ...) -> None: ...
+    columns: _forecast_pb2.ForecastColumns
+    def __init__(self, forecasts: _Optional[_Iterable[_Union[_forecast_pb2.SeriesForecast, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[_forecast_pb2.ForecastFailure, _Mapping]]] = ..., columns: _Optional[_Union[_forecast_pb2.ForecastColumns, _Mapping]] = ...) -> None: ...
 
 class StreamForecastsRequest(_message.Message):
-    __slots__ = ("sequence", "model", "observations", "options", "attributes")
+    __slots__ = ("sequence", "model", "observations", "options", "attributes", "columns")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     OBSERVATIONS_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     model: str
     observations: _containers.RepeatedCompositeFieldContainer[_observation_pb2.Observation]
     options: _forecast_pb2.ForecastOptions
     attributes: _containers.RepeatedCompositeFieldContainer[_observation_pb2.SeriesAttributes]
-    def __init__(self, sequence: _Optional[int] = ..., model: _Optional[str] = ..., observations: _Optional[_Iterable[_Union[_observation_pb2.Observation, _Mapping]]] = ..., options: _Optional[_Union[_forecast_pb2.ForecastOptions, _Mapping]] = ..., attributes: _Optional[_Iterable[_Union[_observation_pb2.SeriesAttributes, _Mapping]]] = ...) -> None: ...
+    columns: _observation_pb2.ObservationColumns
+    def __init__(self, sequence: _Optional[int] = ..., model: _Optional[str] = ..., observations: _Optional[_Iterable[_Union[_observation_pb2.Observation, _Mapping]]] = ..., options: _Optional[_Union[_forecast_pb2.ForecastOptions, _Mapping]] = ..., attributes: _Optional[_Iterable[_Union[_observation_pb2.SeriesAttributes, _Mapping]]] = ..., columns: _Optional[_Union[_observation_pb2.ObservationColumns, _Mapping]] = ...) -> None: ...
 
 class StreamForecastsResponse(_message.Message):
-    __slots__ = ("sequence", "outcomes", "rejections", "durability", "forecasts", "failures")
+    __slots__ = ("sequence", "outcomes", "rejections", "durability", "forecasts", "failures", "columns")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     OUTCOMES_FIELD_NUMBER: _ClassVar[int]
     REJECTIONS_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
     FORECASTS_FIELD_NUMBER: _ClassVar[int]
     FAILURES_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     outcomes: _containers.RepeatedScalarFieldContainer[_observation_pb2.Outcome]
     rejections: _containers.RepeatedCompositeFieldContainer[_observation_pb2.Rejection]
     durability: _observation_pb2.Durability
     forecasts: _containers.RepeatedCompositeFieldContainer[_forecast_pb2.SeriesForecast]
     failures: _containers.RepeatedCompositeFieldContainer[_forecast_pb2.ForecastFailure]
-    def __init__(self, sequence: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[_observation_pb2.Outcome, str]]] = ..., rejections: _Optional[_Iterable[_Union[_observation_pb2.Rejection, _Mapping]]] = ..., durability: _Optional[_Union[_observation_pb2.Durability, str]] = ..., forecasts: _Optional[_Iterable[_Union[_forecast_pb2.SeriesForecast, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[_forecast_pb2.ForecastFailure, _Mapping]]] = ...) -> None: ...
+    columns: _forecast_pb2.ForecastColumns
+    def __init__(self, sequence: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[_observation_pb2.Outcome, str]]] = ..., rejections: _Optional[_Iterable[_Union[_observation_pb2.Rejection, _Mapping]]] = ..., durability: _Optional[_Union[_observation_pb2.Durability, str]] = ..., forecasts: _Optional[_Iterable[_Union[_forecast_pb2.SeriesForecast, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[_forecast_pb2.ForecastFailure, _Mapping]]] = ..., columns: _Optional[_Union[_forecast_pb2.ForecastColumns, _Mapping]] = ...) -> None: ...
 
 class Series(_message.Message):
     __slots__ = ("series_id", "last_observation_time", "expected_time", "length", "observed_length", "model_name", "model_version", "state_age")

@@ -86,7 +86,9 @@ class ForecastServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StreamForecasts(self, request_iterator, context):
-        """Observations in; an acknowledgement and fresh forecasts out for each message, in order.
+        """Observations in; an acknowledgement and fresh forecasts out for each message, in order. Messages may be sent without
+        waiting for the answers to those before; past some (the server's `max_stream_in_flight`) it stops reading until the
+        client takes answers. The first message that fails ends the stream with its status, and none behind it is begun.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

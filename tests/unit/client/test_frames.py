@@ -6,15 +6,23 @@ import math
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 
 from forecaster.client.calls import Wanted, forecast_call, observe_calls, stream_request
 from forecaster.client.covariates import future_covariates, has_more_columns, known_rows
 from forecaster.client.results import ModelInfo, forecast_frame, model_info, path_frame
+from forecaster.config import DataConfig
+from forecaster.data.schema import canonical_frame
 from forecaster.errors import DataError, InvalidArgumentError
-from forecaster.v1.forecast_pb2 import FutureCovariates, Path, QuantilePath, SeriesForecast
+from forecaster.v1.forecast_pb2 import ForecastColumns, FutureCovariates, Path, QuantileColumn, SeriesForecast
+from forecaster.v1.forecast_service_pb2 import StreamForecastsRequest
 from forecaster.v1.model_service_pb2 import Model
 
 HOUR = dt.timedelta(hours=1)
+MICROSECOND = dt.timedelta(microseconds=1)
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 START = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
 
 
@@ -50,11 +58,7 @@ def test_what_the_model_knows_goes_along_and_nothing_else() -> None:
     attributes = {a.series_id: (dict(a.numbers), dict(a.categories)) for a in call.request.attributes}
     assert attributes == {"a": ({}, {"region": "s"}), "b": ({}, {"region": "n"})}
     request, _ = stream_request(given, 7, Wanted(), "m", MODEL)
-    assert [dict(row.covariates) for row in request.observations] == [
-        {"rain": 2.0, "price": 6.0},
-        {"price": 5.0},
-        {"rain": 1.0},
-    ]
+    assert request.columns == columns
     assert list(request.attributes) == list(call.request.attributes)
 
 
@@ -64,6 +68,41 @@ def test_a_frame_without_covariates_needs_no_model() -> None:
     assert (len(call.request.attributes), len(call.request.columns.covariates)) == (0, 0)
     request, _ = stream_request(frame(), 1, Wanted(), "", None)
     assert [dict(row.covariates) for row in request.observations] == [{}, {}, {}]
+
+
+def spoken_rows(request: StreamForecastsRequest) -> list[tuple[str, int, float | None]]:
+    """Return what a message of a stream says, in rows or in columns."""
+    if not request.HasField("columns"):
+        return [
+            (row.series_id, row.observation_time.ToMicroseconds(), row.value if row.HasField("value") else None)
+            for row in request.observations
+        ]
+    given, missing = request.columns, set(request.columns.missing_rows)
+    values = [None if k in missing else value for k, value in enumerate(given.values)]
+    ids = [given.series_ids[i] for i in given.series_indices]
+    return list(zip(ids, given.observation_times_us, values, strict=True))
+
+
+names = st.text("ab é~ ", min_size=1, max_size=3).filter(str.strip)
+times = st.datetimes(dt.datetime(1900, 1, 1), dt.datetime(2200, 1, 1), timezones=st.just(dt.UTC))
+rows_of_frames = st.lists(
+    st.tuples(names, times, st.none() | st.floats(-1e9, 1e9) | st.just(math.nan)), min_size=1, max_size=40
+)
+
+
+@given(rows=rows_of_frames)
+def test_a_small_frame_is_sent_as_a_large_one_would_be(rows: list[tuple[str, dt.datetime, float | None]]) -> None:
+    given = pl.DataFrame(
+        rows, schema={"unique_id": pl.String, "ds": pl.Datetime("us", "UTC"), "y": pl.Float64}, orient="row"
+    )
+    plain = canonical_frame(given, DataConfig()).select("unique_id", "ds", "y")
+    expected = [(name, round((time - EPOCH) / MICROSECOND), value) for name, time, value in plain.rows()]
+    for frame in (given, plain):  # in order already, a small frame is not looked at twice
+        assert_frame_equal(known_rows(frame, None), plain)
+        request, _ = stream_request(frame, 1, Wanted(), "", None)
+        assert spoken_rows(request) == expected
+    (call,) = observe_calls(given, "", None)
+    assert spoken_rows(StreamForecastsRequest(columns=call.request.columns)) == expected
 
 
 def test_static_covariates_go_with_every_part_that_has_rows_of_the_series(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,36 +154,53 @@ def test_a_future_with_wrong_times_is_refused(change: pl.Expr | pl.Series, text:
         future_covariates(given, MODEL)
 
 
-def forecast(series_id: str, hour: int, values: list[float], **more: object) -> SeriesForecast:
-    message = SeriesForecast(
-        series_id=series_id, values=values, quantiles=[QuantilePath(level=0.5, values=values)], **more
-    )
+def forecast(series_id: str, hour: int, paths: list[Path]) -> SeriesForecast:
+    message = SeriesForecast(series_id=series_id, values=[1.0], paths=paths)
     message.origin_time.FromDatetime(START + hour * HOUR)
     message.step.FromTimedelta(HOUR)
     return message
 
 
-def test_forecasts_of_different_lengths_make_one_frame() -> None:
-    found = forecast_frame(
-        [
-            forecast("a", 0, [1.0, 2.0], end_probabilities=[0.0, 0.3, 0.8]),
-            forecast("b", 5, [7.0], end_probabilities=[0.1, 0.6, 0.9]),
-        ]
+def columns(**more: object) -> ForecastColumns:
+    message = ForecastColumns(
+        origin_times_us=[round((START + hour * HOUR - EPOCH) / MICROSECOND) for hour in (0, 5)],
+        horizon=2,
+        values=[1.0, 2.0, 7.0, 8.0],
+        quantiles=[QuantileColumn(level=0.5, values=[1.0, 2.0, 7.0, 8.0])],
+        **more,
     )
+    message.step.FromTimedelta(HOUR)
+    return message
+
+
+def test_columns_make_one_long_frame() -> None:
+    found = forecast_frame(columns(), ["a", "b"])
+    assert found.rows() == [
+        ("a", START + HOUR, 1.0, 1.0),
+        ("a", START + 2 * HOUR, 2.0, 2.0),
+        ("b", START + 6 * HOUR, 7.0, 7.0),
+        ("b", START + 7 * HOUR, 8.0, 8.0),
+    ]
+    assert found.columns == ["unique_id", "ds", "y_hat", "q0.5"]
+    assert forecast_frame(columns(series_ids=["x", "z"]), ["x", "y", "z"])["unique_id"].to_list() == list("xxzz")
+    assert forecast_frame(ForecastColumns(), ["a"]).is_empty()
+
+
+def test_forecasts_stop_where_their_series_ends() -> None:
+    found = forecast_frame(columns(end_probabilities=[0.0, 0.3, 0.6, 0.9]), ["a", "b"])
     assert found.rows() == [
         ("a", START + HOUR, 1.0, 1.0, 0.0),
         ("a", START + 2 * HOUR, 2.0, 2.0, 0.3),
-        ("b", START + 6 * HOUR, 7.0, 7.0, 0.1),
+        ("b", START + 6 * HOUR, 7.0, 7.0, 0.6),
     ]
     assert found.columns == ["unique_id", "ds", "y_hat", "q0.5", "p_ended"]
-    assert forecast_frame([forecast("a", 0, [1.0])]).columns == ["unique_id", "ds", "y_hat", "q0.5"]
 
 
 def test_paths_make_one_long_frame() -> None:
     drawn = path_frame(
         [
-            forecast("a", 0, [1.0], paths=[Path(values=[1.0, 2.0]), Path(values=[3.0])]),
-            forecast("b", 1, [1.0], paths=[Path(values=[4.0])]),
+            forecast("a", 0, [Path(values=[1.0, 2.0]), Path(values=[3.0])]),
+            forecast("b", 1, [Path(values=[4.0])]),
         ]
     )
     assert drawn.rows() == [
@@ -153,7 +209,7 @@ def test_paths_make_one_long_frame() -> None:
         ("a", 1, START + HOUR, 3.0),
         ("b", 0, START + 2 * HOUR, 4.0),
     ]
-    found = path_frame([forecast("a", 0, [1.0], paths=[Path(values=[1.0, 2.0], log_probability=-0.5)])])
+    found = path_frame([forecast("a", 0, [Path(values=[1.0, 2.0], log_probability=-0.5)])])
     assert found["log_probability"].to_list() == [-0.5, -0.5]
     assert path_frame([]).schema == drawn.schema
 

@@ -9,8 +9,10 @@ import pytest
 from forecaster.errors import InvalidArgumentError, UnsupportedError
 from forecaster.model.bundle import Bundle
 from forecaster.model.ensemble import Ensemble
-from forecaster.serving.forecast_messages import MAX_FORECAST_VALUES, forecast_work, to_forecasts
-from forecaster.serving.messages import from_attributes, from_columns, from_rows
+from forecaster.serving.answers import to_forecasts
+from forecaster.serving.forecast_messages import MAX_FORECAST_VALUES, forecast_work
+from forecaster.serving.messages import to_duration
+from forecaster.serving.observe_messages import from_attributes, from_columns, from_rows
 from forecaster.serving.records import Attributes
 from forecaster.serving.work import Drawn, Forecasts, Sampling, Search
 from forecaster.v1.forecast_pb2 import ForecastOptions, FutureCovariates
@@ -193,7 +195,8 @@ def test_what_cannot_be_forecast_is_said(options: ForecastOptions, text: str) ->
 
 def test_paths_count_among_the_values_of_an_answer() -> None:
     levels = len(DIRECT.model.config.quantile_levels)
-    ids = [f"s{k}" for k in range(MAX_FORECAST_VALUES // (HORIZON * (1 + levels + 1000)))]
+    own = BINS.model.config.sample_paths
+    ids = [f"s{k}" for k in range(MAX_FORECAST_VALUES // (HORIZON * (1 + levels + own + 1000)))]
     assert forecast_work(ids, ForecastOptions(paths=1000, seed=-5), BINS).drawing == Sampling(1000, -5)
     assert forecast_work(ids, ForecastOptions(beams=1, beam_width=1000), BINS).drawing == Search(1, 1000, 0.0)
     for options in (ForecastOptions(paths=1000), ForecastOptions(beams=250)):
@@ -241,7 +244,7 @@ def test_forecasts_and_paths_stop_where_their_series_ends() -> None:
             np.array([[-1.0, -2.0], [-1.0, -math.inf], [-3.0, -4.0]]),
         ),
     )
-    a, b, c = to_forecasts(answer, (0.1, 0.9), 3_600_000_000, ("m", "1"))
+    a, b, c = to_forecasts(answer, (0.1, 0.9), to_duration(3_600_000_000), ("m", "1"))
     assert (list(a.values), list(b.values), list(c.values)) == ([0, 1], [4], [8, 9, 10, 11])
     assert [list(path.values) for path in a.quantiles] == [[-1, 0], [1, 2]]
     assert list(a.end_probabilities) == [0.0, 0.2, 0.6, 0.7]

@@ -1,0 +1,70 @@
+"""What a stream has sent and has no answer to yet: to be sent again when the connection breaks.
+
+Does no I/O: the blocking and the asyncio stream share it.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from forecaster.client.results import StreamReply
+from forecaster.errors import (
+    ForecasterError,
+    InternalError,
+    InvalidArgumentError,
+    LimitReachedError,
+    UnavailableError,
+)
+
+MOST = 1024  # frames without an answer: what is kept for another try
+
+
+class Outbox:
+    """Messages by their order of sending, each with how its answer is read."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Any, Callable[[Any], StreamReply]]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def check_room(self) -> None:
+        """Raise LimitReachedError if too many messages have no answer."""
+        if len(self._waiting) >= MOST:
+            raise LimitReachedError(f"{MOST} frames have no answer yet: receive some before sending more")
+
+    def check_empty(self) -> None:
+        """Raise InvalidArgumentError if a message has no answer yet."""
+        if self._waiting:
+            raise InvalidArgumentError(f"{len(self._waiting)} frames were sent before: receive their answers first")
+
+    def check_any(self) -> None:
+        """Raise InvalidArgumentError if no answer is to come."""
+        if not self._waiting:
+            raise InvalidArgumentError("every frame has its answer: send one before receiving")
+
+    def add(self, request: Any, parse: Callable[[Any], StreamReply]) -> None:
+        """Note a message that is being sent."""
+        self._waiting.append((request, parse))
+
+    def requests(self) -> Iterator[Any]:
+        """Yield the messages without an answer, the oldest first."""
+        return (request for request, _ in self._waiting)
+
+    def answered(self, answer: Any) -> StreamReply:
+        """Return what the answer to the oldest message says, and forget the message."""
+        request, parse = self._waiting[0]
+        if answer.sequence != request.sequence:
+            raise InternalError(f"message {request.sequence} was answered by {answer.sequence}")
+        self._waiting.popleft()
+        return parse(answer)
+
+    def failed(self, error: ForecasterError) -> None:
+        """Forget the oldest message if it is what the error is about; else it stays, for another try."""
+        again = isinstance(error, UnavailableError)
+        if not again and not (isinstance(error, LimitReachedError) and error.retry_after_seconds is not None):
+            self._waiting.popleft()
+
+    def clear(self) -> None:
+        """Forget all messages."""
+        self._waiting.clear()

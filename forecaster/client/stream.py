@@ -1,0 +1,163 @@
+"""The blocking client's stream."""
+
+import dataclasses
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import polars as pl
+
+from forecaster.client import calls
+from forecaster.client.calls import Wanted
+from forecaster.client.closing import Closing
+from forecaster.client.covariates import has_more_columns
+from forecaster.client.outbox import Outbox
+from forecaster.client.results import ModelInfo, StreamReply
+from forecaster.client.retry import Attempts, RetryPolicy, StreamEnded
+from forecaster.errors import DeadlineError, ForecasterError
+
+
+class ForecastStream(Closing):
+    """One bidirectional stream; reconnects and repeats unanswered frames by itself. It belongs to one thread.
+
+    One frame at a time: `send`. Many, without waiting for each answer:
+
+        for frame in frames:
+            stream.send_nowait(frame)
+            if stream.unanswered == 32:
+                print(stream.receive())
+        for reply in stream:  # those that are left
+            print(reply)
+    """
+
+    def __init__(
+        self,
+        stubs: calls.Stubs,
+        retry: RetryPolicy,
+        address: str,
+        describe: Callable[[bool], ModelInfo | None],
+        wanted: Wanted,
+        name: str,
+    ) -> None:
+        self._stubs, self._retry, self._address = stubs, retry, address
+        self._describe, self._wanted, self._name = describe, wanted, name
+        self._sequence = 0
+        self._outbox = Outbox()
+        self._connection: _Connection | None = None
+
+    @property
+    def unanswered(self) -> int:
+        """Frames that were sent and whose answers were not received yet."""
+        return len(self._outbox)
+
+    def send(self, frame: pl.DataFrame, *, future: pl.DataFrame | None = None) -> StreamReply:
+        """Send one frame and return its answer; rows that the server refuses are in it.
+
+        Args:
+            frame: see `ForecastClient.observe`.
+            future: of the forecasts behind it; see `ForecastClient.forecast`.
+        """
+        self._outbox.check_empty()
+        self.send_nowait(frame, future=future)
+        try:
+            return self.receive()
+        except BaseException:  # whatever comes on this stream now answers a frame that nobody waits for
+            self._outbox.clear()
+            self.close()
+            raise
+
+    def send_nowait(self, frame: pl.DataFrame, *, future: pl.DataFrame | None = None) -> None:
+        """Send one frame, whose answer `receive` returns after those of the frames before; see `send`.
+
+        Raises LimitReachedError if more than a thousand frames have no answer yet.
+        """
+        self._outbox.check_room()
+        model = self._describe(future is not None or has_more_columns(frame))
+        wanted = self._wanted if future is None else dataclasses.replace(self._wanted, future=future)
+        request, parse = calls.stream_request(frame, self._sequence + 1, wanted, self._name, model)
+        self._sequence += 1
+        self._outbox.add(request, parse)
+        if self._connection is None:
+            self._connect()
+        else:
+            self._connection.send(request)
+
+    def receive(self) -> StreamReply:
+        """Return the answer to the oldest frame without one.
+
+        After a DeadlineError or UnavailableError it may be called again: all unanswered frames are then sent again,
+        and what was applied already is answered as duplicate. Any other error is about the oldest frame, and is its
+        answer.
+        """
+        self._outbox.check_any()
+        attempts = Attempts(self._retry, self._address)
+        while True:
+            connection = self._connection or self._connect()
+            try:
+                return self._outbox.answered(connection.receive(attempts.remaining_seconds))
+            except queue.Empty:
+                self.close()
+                raise DeadlineError(f"no answer from {self._address} in time") from None
+            except grpc.RpcError as failure:
+                self.close()
+                try:
+                    delay = attempts.delay(failure)
+                except ForecasterError as error:
+                    self._outbox.failed(error)
+                    raise
+                time.sleep(delay)
+
+    def __iter__(self) -> Iterator[StreamReply]:
+        """Yield the answers to all frames without one."""
+        while self._outbox:
+            yield self.receive()
+
+    def close(self) -> None:
+        """End the stream."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+    def _connect(self) -> "_Connection":
+        self._connection = _Connection(self._stubs)
+        for request in self._outbox.requests():
+            self._connection.send(request)
+        return self._connection
+
+
+class _Connection:
+    """One call. A thread of its own takes the answers, since gRPC's iterator cannot wait for a limited time."""
+
+    def __init__(self, stubs: calls.Stubs) -> None:
+        self._outgoing: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._incoming: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._call = stubs.forecast.StreamForecasts(iter(self._outgoing.get, None))
+        threading.Thread(target=self._read, name="forecast-stream", daemon=True).start()
+
+    def send(self, request: Any) -> None:
+        """Send a message; if the call has ended, `receive` says so."""
+        self._outgoing.put(request)
+
+    def receive(self, timeout_seconds: float) -> Any:
+        """Return the next answer; raises queue.Empty without one in time, grpc.RpcError if the call has ended."""
+        found = self._incoming.get(timeout=timeout_seconds)
+        if isinstance(found, grpc.RpcError):
+            raise found
+        return found
+
+    def close(self) -> None:
+        """End the call."""
+        self._outgoing.put(None)
+        self._call.cancel()
+
+    def _read(self) -> None:
+        try:
+            for answer in self._call:
+                self._incoming.put(answer)
+        except grpc.RpcError as failure:
+            self._incoming.put(failure)
+        else:
+            self._incoming.put(StreamEnded())

@@ -1,0 +1,176 @@
+"""The engine's answers as the API's messages: outcomes, rejections, and forecasts for each series or as columns.
+
+Shapes: N series, D horizon steps, W wanted quantile levels.
+"""
+
+import asyncio
+import datetime as dt
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from forecaster.errors import ConflictError, ForecasterError, OutOfOrderError
+from forecaster.packing import fill
+from forecaster.serving.admission import to_datetime
+from forecaster.serving.messages import to_timestamp
+from forecaster.serving.status import status_code
+from forecaster.serving.work import Drawn, Forecasts, Observed
+from forecaster.v1 import forecast_pb2, forecast_service_pb2, observation_pb2
+
+T = TypeVar("T", bound=Message)
+_FEW = 64  # rows
+_AT_ONCE = 128  # messages made before other calls have their turn, a few milliseconds
+
+
+async def add_outcomes(
+    response: forecast_service_pb2.ObserveResponse | forecast_service_pb2.StreamForecastsResponse, observed: Observed
+) -> None:
+    """Add what became of each row."""
+    if len(observed.outcomes) < _FEW:
+        response.outcomes.extend(observed.outcomes.tolist())
+    else:
+        fill(response, outcomes=observed.outcomes)  # enumerations below 128 are one byte each
+    if observed.errors:
+        await _add(response.rejections, to_rejections(observed.errors))
+
+
+async def add_forecasts(
+    response: forecast_service_pb2.ForecastResponse | forecast_service_pb2.StreamForecastsResponse,
+    answer: Forecasts,
+    levels: Sequence[float],
+    step: Duration,
+    model: tuple[str, str],
+    *,
+    packed: bool,
+) -> None:
+    """Add the forecasts, as columns if they are to be packed, and why other series have none."""
+    if packed:
+        fill_columns(response.columns, answer, levels, step, model)
+    else:
+        await _add(response.forecasts, to_forecasts(answer, levels, step, model))
+    if answer.failures:
+        await _add(response.failures, to_failures(answer))
+
+
+async def _add(field: RepeatedCompositeFieldContainer[T], messages: Iterator[T]) -> None:
+    while part := list(itertools.islice(messages, _AT_ONCE)):
+        field.extend(part)
+        if len(part) == _AT_ONCE:
+            await asyncio.sleep(0)
+
+
+def to_rejections(errors: dict[int, ForecasterError]) -> Iterator[observation_pb2.Rejection]:
+    """Yield why rows were refused, ascending by row."""
+    for row, error in sorted(errors.items(), key=lambda one: one[0]):
+        message = observation_pb2.Rejection(
+            row=row, code=status_code(error).value[0], reason=error.reason, message=str(error)
+        )
+        if isinstance(error, OutOfOrderError) and error.expected_time is not None:
+            message.expected_time.CopyFrom(_stamp(error.expected_time))
+        if isinstance(error, ConflictError) and error.stored_value is not None:
+            message.stored_value = error.stored_value
+        yield message
+
+
+def fill_columns(
+    message: forecast_pb2.ForecastColumns,
+    answer: Forecasts,
+    levels: Sequence[float],
+    step: Duration,
+    model: tuple[str, str],
+) -> None:
+    """Put the engine's forecasts into columns; `model` is its name and version."""
+    message.step.CopyFrom(step)
+    message.horizon = answer.median.shape[1]
+    message.model_name, message.model_version = model
+    if answer.failures:
+        message.series_ids.extend(answer.series_ids)
+    fill(message, origin_times_us=answer.origin_us.astype(np.int64, copy=False), values=_doubles(answer.median))
+    for k, level in enumerate(levels):
+        fill(message.quantiles.add(level=level), values=_doubles(answer.quantiles[:, :, k]))
+    if answer.ended is not None:
+        fill(message, end_probabilities=_doubles(answer.ended))
+
+
+def to_forecasts(
+    answer: Forecasts, levels: Sequence[float], step: Duration, model: tuple[str, str]
+) -> Iterator[forecast_pb2.SeriesForecast]:
+    """Yield the engine's forecasts as messages; `model` is its name and version."""
+    name, version = model
+    for i, (series_id, length) in enumerate(zip(answer.series_ids, _lengths(answer), strict=True)):
+        by_level = answer.quantiles[i, :length].T.tolist()
+        yield forecast_pb2.SeriesForecast(
+            series_id=series_id,
+            origin_time=to_timestamp(int(answer.origin_us[i])),
+            step=step,
+            values=answer.median[i, :length].tolist(),
+            quantiles=[
+                forecast_pb2.QuantilePath(level=level, values=values)
+                for level, values in zip(levels, by_level, strict=True)
+            ],
+            model_name=name,
+            model_version=version,
+            end_probabilities=None if answer.ended is None else answer.ended[i].tolist(),
+            paths=None if answer.drawn is None else _paths(answer.drawn, i),
+        )
+
+
+def to_failures(answer: Forecasts) -> Iterator[forecast_pb2.ForecastFailure]:
+    """Yield why series have no forecast."""
+    for series_id, error in answer.failures.items():
+        yield forecast_pb2.ForecastFailure(
+            series_id=series_id, code=status_code(error).value[0], reason=error.reason, message=str(error)
+        )
+
+
+def joined_failures(answer: Forecasts) -> ForecasterError:
+    """Return one error for a request of which some series cannot be forecast: the first kind, all its names."""
+    errors = list(answer.failures.values())
+    first = errors[0]
+    names = [name for name, error in answer.failures.items() if type(error) is type(first)]
+    if len(names) == 1:
+        return first
+    shown = ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
+    message = f"{len(names)} series cannot be forecast ({first.reason}): {shown}"
+    joined = type(first)(message)
+    if hasattr(joined, "resource_names"):
+        joined.resource_names = tuple(names)
+    return joined
+
+
+def _lengths(answer: Forecasts) -> list[int]:
+    """Return how many steps of each series are shown: those before it has more likely ended than not, one at least."""
+    n, horizon = answer.median.shape
+    if answer.ended is None:
+        return [horizon] * n
+    over = answer.ended > 0.5
+    first = np.where(over.any(axis=1), over.argmax(axis=1), horizon)
+    return np.maximum(first, 1).tolist()  # type: ignore[no-any-return]
+
+
+def _paths(drawn: Drawn, i: int) -> list[forecast_pb2.Path]:
+    """Return the paths of one series."""
+    values, lengths = drawn.values[i], drawn.lengths[i].tolist()
+    if drawn.log_probabilities is None:
+        return [forecast_pb2.Path(values=path[:n].tolist()) for path, n in zip(values, lengths, strict=True)]
+    return [
+        forecast_pb2.Path(values=path[:n].tolist(), log_probability=log)
+        for path, n, log in zip(values, lengths, drawn.log_probabilities[i].tolist(), strict=True)
+        if log > -math.inf
+    ]
+
+
+def _doubles(array: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    return array.astype(np.float64, copy=False)
+
+
+def _stamp(moment: dt.datetime) -> Timestamp:
+    return to_timestamp((moment - to_datetime(0)) // dt.timedelta(microseconds=1))

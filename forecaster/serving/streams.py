@@ -1,0 +1,105 @@
+"""One bidirectional stream: messages are read ahead and begun in their order, and answered in it.
+
+What is unanswered is bounded by messages and by size. Past that nothing more is read, and HTTP/2's flow control holds
+the client back; a client that does not take its answers comes to the same.
+
+Knows nothing of what a message says.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, Generic, TypeVar
+
+from forecaster.errors import UnavailableError
+from forecaster.serving.backend import Phase
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Begin = Callable[[], Coroutine[Any, Any, Response]]
+
+
+class Window:
+    """How much of one stream may be unanswered.
+
+    Args:
+        messages: most of them.
+    """
+
+    def __init__(self, messages: int) -> None:
+        self._messages = messages
+        self._taken, self._share = 0, 0.0
+        self._room = asyncio.Event()
+
+    async def take(self, share: float) -> None:
+        """Wait until one more message has room; `share` is its part of all that may be unanswered.
+
+        The only one always has room, however large.
+        """
+        while self._taken >= self._messages or (self._taken and self._share + share > 1):
+            self._room.clear()
+            await self._room.wait()
+        self._taken += 1
+        self._share += share
+
+    def give_back(self, share: float) -> None:
+        """Make room again."""
+        self._taken -= 1
+        self._share = self._share - share if self._taken else 0.0
+        self._room.set()
+
+
+class Stream(Generic[Request, Response]):
+    """Answers one stream.
+
+    Args:
+        requests: what comes.
+        prepare: checks a message; returns its share of the window, and what begins it. Called in order.
+        write: sends one answer, and waits while the client does not take it.
+        window: how much may be unanswered.
+    """
+
+    def __init__(
+        self,
+        requests: AsyncIterator[Request],
+        prepare: Callable[[Request], tuple[float, Begin[Response]]],
+        write: Callable[[Response], Awaitable[None]],
+        window: Window,
+    ) -> None:
+        self._requests, self._prepare, self._write, self._window = requests, prepare, write, window
+        self._begun: asyncio.Queue[tuple[float, asyncio.Task[Response]] | None] = asyncio.Queue()
+
+    async def run(self, end: asyncio.Event) -> None:
+        """Answer all messages; raises what the first failing one raises, after the answers to those before.
+
+        At the `end` it reads no more and raises UnavailableError behind the answers, so that an idle stream does not
+        hold a shutdown up. Whichever way it stops, what has not begun is dropped.
+        """
+        reader = asyncio.create_task(self._read())
+        ending = asyncio.create_task(end.wait())
+        ending.add_done_callback(lambda _: reader.cancel())
+        reader.add_done_callback(lambda _: self._begun.put_nowait(None))
+        try:
+            while (one := await self._begun.get()) is not None:
+                share, answer = one
+                await self._write(await answer)
+                self._window.give_back(share)
+            if reader.cancelled():
+                raise UnavailableError(f"the server is {Phase.DRAINING.value}: try again shortly")
+            reader.result()  # raises what was wrong with a message
+        finally:
+            ending.cancel()
+            reader.cancel()
+            self._drop()
+
+    async def _read(self) -> None:
+        async for request in self._requests:
+            share, begin = self._prepare(request)
+            await self._window.take(share)
+            self._begun.put_nowait((share, asyncio.create_task(begin())))
+
+    def _drop(self) -> None:
+        while not self._begun.empty():
+            one = self._begun.get_nowait()
+            if one is not None:
+                one[1].add_done_callback(lambda task: task.cancelled() or task.exception())
+                one[1].cancel()

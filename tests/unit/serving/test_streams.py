@@ -1,0 +1,130 @@
+"""One stream: order, the window, errors in their place, what is dropped; and one turn of the batcher for it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+
+import pytest
+
+from forecaster.errors import InvalidArgumentError, UnavailableError
+from forecaster.serving.streams import Stream, Window
+
+
+async def sent(*messages: int, endless: bool = False) -> AsyncIterator[int]:
+    for message in messages:
+        yield message
+    if endless:
+        await asyncio.Event().wait()
+
+
+class Talk:
+    """A stream whose answers are the messages times ten; a message of 13 is wrong, one of 99 fails when it is begun."""
+
+    def __init__(self, messages: AsyncIterator[int], window: int = 4, share: float = 0.0) -> None:
+        self.prepared, self.begun, self.written = [], [], []
+        self.go, self.taken = asyncio.Event(), asyncio.Event()
+        self.taken.set()
+        self.share = share
+        self.stream = Stream(messages, self.prepare, self.write, Window(window))
+
+    def prepare(self, message: int) -> tuple[float, object]:
+        if message == 13:
+            raise InvalidArgumentError("13 is wrong")
+        self.prepared.append(message)
+        return self.share, lambda: self.answer(message)
+
+    async def answer(self, message: int) -> int:
+        self.begun.append(message)
+        await self.go.wait()
+        if message == 99:
+            raise UnavailableError("99 failed")
+        await asyncio.sleep(0.001 * (5 - message % 5))  # later ones are ready sooner
+        return 10 * message
+
+    async def write(self, answer: int) -> None:
+        await self.taken.wait()
+        self.written.append(answer)
+
+
+async def settle() -> None:
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+def run(work: Coroutine[object, object, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 10))
+
+
+def test_answers_come_in_order() -> None:
+    async def talk() -> None:
+        one = Talk(sent(*range(10)))
+        one.go.set()
+        await one.stream.run(asyncio.Event())
+        assert one.written == [10 * k for k in range(10)]
+
+    run(talk())
+
+
+@pytest.mark.parametrize(("share", "most"), [(0.0, 4), (0.4, 2), (2.0, 1)])
+def test_what_is_unanswered_is_bounded(share: float, most: int) -> None:
+    """A full window stops the reading, while answers are made and while the client does not take them."""
+
+    async def talk() -> None:
+        one = Talk(sent(*range(9)), share=share)
+        one.taken.clear()
+        running = asyncio.create_task(one.stream.run(asyncio.Event()))
+        await settle()
+        assert (one.begun, len(one.prepared)) == (list(range(most)), most + 1)
+        one.go.set()
+        await asyncio.sleep(0.05)
+        assert (one.begun, one.written) == (list(range(most)), [])
+        one.taken.set()
+        await running
+        assert one.written == [10 * k for k in range(9)]
+
+    run(talk())
+
+
+@pytest.mark.parametrize(("wrong", "kind"), [(13, InvalidArgumentError), (99, UnavailableError)])
+def test_an_error_comes_behind_the_answers_before_it(wrong: int, kind: type[Exception]) -> None:
+    async def talk() -> None:
+        one = Talk(sent(1, 2, wrong, 3))
+        one.go.set()
+        with pytest.raises(kind):
+            await one.stream.run(asyncio.Event())
+        assert one.written == [10, 20]
+        await settle()
+        assert len(asyncio.all_tasks()) == 2  # this one and the one that limits its time
+
+    run(talk())
+
+
+def test_the_end_comes_behind_the_answers_before_it() -> None:
+    async def talk() -> None:
+        one, end = Talk(sent(1, 2, endless=True)), asyncio.Event()
+        running = asyncio.create_task(one.stream.run(end))
+        await settle()
+        end.set()
+        await settle()
+        assert not running.done()
+        one.go.set()
+        with pytest.raises(UnavailableError, match="shutting down"):
+            await running
+        assert one.written == [10, 20]
+
+    run(talk())
+
+
+def test_a_client_that_goes_away_leaves_nothing_behind() -> None:
+    async def talk() -> None:
+        one = Talk(sent(1, 2, 3, endless=True))
+        running = asyncio.create_task(one.stream.run(asyncio.Event()))
+        await settle()
+        assert one.begun == [1, 2, 3]
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        await settle()
+        assert len(asyncio.all_tasks()) == 2  # this one and the one that limits its time
+        assert one.written == []
+
+    run(talk())
