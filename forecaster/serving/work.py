@@ -109,6 +109,7 @@ class ForecastWork:
         levels: of the quantiles.
         futures: what is known of the steps ahead; later ones go before earlier ones.
         drawing: which paths are wanted, if any.
+        calibrated: whether the quantiles are to be corrected by how often past ones held.
     """
 
     series_ids: tuple[str, ...]
@@ -116,6 +117,7 @@ class ForecastWork:
     levels: tuple[float, ...]
     futures: tuple[Futures, ...] = ()
     drawing: Sampling | Search | None = None
+    calibrated: bool = False
 
     @property
     def weight(self) -> int:
@@ -196,3 +198,4 @@ class SeriesInfo:
     length: int
     observed_length: int
     age_seconds: float
+    live: tuple[LiveScores, ...] = ()
