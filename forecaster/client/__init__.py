@@ -11,13 +11,14 @@ safe, because the server applies nothing twice.
 """
 
 from forecaster.client.asynchronous import AsyncForecastClient
-from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo, StreamReply
+from forecaster.client.results import LiveScores, ModelInfo, ObserveResult, SeriesInfo, StreamReply
 from forecaster.client.retry import RetryPolicy
 from forecaster.client.synchronous import ForecastClient
 
 __all__ = [
     "AsyncForecastClient",
     "ForecastClient",
+    "LiveScores",
     "ModelInfo",
     "ObserveResult",
     "RetryPolicy",

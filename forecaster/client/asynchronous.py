@@ -44,9 +44,10 @@ class AsyncForecastClient(AsyncClosing):
         horizon: int | None = None,
         quantile_levels: Sequence[float] = (),
         future: pl.DataFrame | None = None,
+        calibrated: bool = False,
     ) -> pl.DataFrame:
         """Return forecasts in long format; see `ForecastClient.forecast`."""
-        return await self._forecast(series_ids, Wanted(horizon, quantile_levels, future))
+        return await self._forecast(series_ids, Wanted(horizon, quantile_levels, future, calibrated=calibrated))
 
     async def paths(
         self,
@@ -74,11 +75,12 @@ class AsyncForecastClient(AsyncClosing):
         wanted = Wanted(horizon, _MEDIAN, future, beams=count, width=width, length_power=length_power)
         return await self._forecast(series_ids, wanted)
 
-    def stream(self, *, horizon: int | None = None, quantile_levels: Sequence[float] = ()) -> AsyncForecastStream:
+    def stream(
+        self, *, horizon: int | None = None, quantile_levels: Sequence[float] = (), calibrated: bool = False
+    ) -> AsyncForecastStream:
         """Open a stream: each frame sent is answered by its outcome and fresh forecasts of its series."""
-        return AsyncForecastStream(
-            self._stubs, self._retry, self._address, self._describe, Wanted(horizon, quantile_levels), self._name
-        )
+        wanted = Wanted(horizon, quantile_levels, calibrated=calibrated)
+        return AsyncForecastStream(self._stubs, self._retry, self._address, self._describe, wanted, self._name)
 
     async def get_series(self, series_id: str) -> SeriesInfo:
         """Describe one series; raises SeriesNotFoundError."""

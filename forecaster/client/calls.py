@@ -88,6 +88,7 @@ class Wanted:
     beams: int | None = None
     width: int | None = None
     length_power: float = 0.0
+    calibrated: bool = False
 
     def options(self, model: ModelInfo | None) -> forecast_pb2.ForecastOptions:
         """Return the message; `model` says which known-future covariates there are."""
@@ -107,6 +108,7 @@ class Wanted:
             length_power=self.length_power,
             future_covariates=future_covariates(self.future, model),
             packed=not self.has_paths,
+            calibrated=self.calibrated,
         )
 
     @property

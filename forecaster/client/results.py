@@ -21,6 +21,7 @@ _DURABILITIES = {
     observation_pb2.DURABILITY_INTERVAL: "interval",
     observation_pb2.DURABILITY_NONE: "none",
 }
+_SCORES = ("mase", "bias", "nominal_coverage", "coverage", "calibrated_coverage")
 _REJECTION_SCHEMA: dict[str, Any] = {
     "unique_id": pl.String,
     "ds": pl.Datetime("us", "UTC"),
@@ -74,6 +75,29 @@ class StreamReply:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveScores:
+    """How good the forecasts of one series at one horizon have been; newer ones weigh more. None is not known yet.
+
+    Args:
+        horizon: steps ahead.
+        scored_count: how many forecasts were scored.
+        mase: mean absolute error over the series' mean absolute change from season to season.
+        bias: mean of forecast minus actual value, in the same unit.
+        nominal_coverage: what the intervals promised.
+        coverage: of the model's own interval.
+        calibrated_coverage: of the interval that `calibrated` gives.
+    """
+
+    horizon: int
+    scored_count: int
+    mase: float | None
+    bias: float | None
+    nominal_coverage: float | None
+    coverage: float | None
+    calibrated_coverage: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class SeriesInfo:
     """One series on the server; `length` counts missing steps too, `observed_length` does not."""
 
@@ -85,6 +109,7 @@ class SeriesInfo:
     model_name: str
     model_version: str
     state_age: dt.timedelta
+    live: tuple[LiveScores, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +250,13 @@ def series_info(message: forecast_service_pb2.Series) -> SeriesInfo:
         message.model_name,
         message.model_version,
         message.state_age.ToTimedelta(),
+        tuple(_live_scores(one) for one in message.live),
     )
+
+
+def _live_scores(message: forecast_service_pb2.LiveScores) -> LiveScores:
+    known = {name: getattr(message, name) if message.HasField(name) else None for name in _SCORES}
+    return LiveScores(message.horizon, message.scored_count, **known)
 
 
 def model_info(message: model_service_pb2.Model) -> ModelInfo:

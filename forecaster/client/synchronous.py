@@ -56,6 +56,7 @@ class ForecastClient(Closing):
         horizon: int | None = None,
         quantile_levels: Sequence[float] = (),
         future: pl.DataFrame | None = None,
+        calibrated: bool = False,
     ) -> pl.DataFrame:
         """Return forecasts in long format: unique_id, ds, y_hat (the median), q0.1 … for each level.
 
@@ -67,10 +68,11 @@ class ForecastClient(Closing):
             quantile_levels: within the trained range; left out, all trained ones.
             future: known-future covariates of the steps ahead, columns unique_id (left out: the same for every series),
                 ds and their names; what it does not say is missing.
+            calibrated: correct the quantiles by how often those of past forecasts held.
 
         Raises SeriesNotFoundError, TooLittleHistoryError, InvalidArgumentError.
         """
-        return self._forecast(series_ids, Wanted(horizon, quantile_levels, future))
+        return self._forecast(series_ids, Wanted(horizon, quantile_levels, future, calibrated=calibrated))
 
     def paths(
         self,
@@ -114,11 +116,12 @@ class ForecastClient(Closing):
         wanted = Wanted(horizon, _MEDIAN, future, beams=count, width=width, length_power=length_power)
         return self._forecast(series_ids, wanted)
 
-    def stream(self, *, horizon: int | None = None, quantile_levels: Sequence[float] = ()) -> ForecastStream:
+    def stream(
+        self, *, horizon: int | None = None, quantile_levels: Sequence[float] = (), calibrated: bool = False
+    ) -> ForecastStream:
         """Open a stream: each frame sent is answered by its outcome and fresh forecasts of its series."""
-        return ForecastStream(
-            self._stubs, self._retry, self._address, self._describe, Wanted(horizon, quantile_levels), self._name
-        )
+        wanted = Wanted(horizon, quantile_levels, calibrated=calibrated)
+        return ForecastStream(self._stubs, self._retry, self._address, self._describe, wanted, self._name)
 
     def get_series(self, series_id: str) -> SeriesInfo:
         """Describe one series; raises SeriesNotFoundError."""

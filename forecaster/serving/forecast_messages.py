@@ -39,6 +39,7 @@ class Plan:
         drawing: which paths are wanted, if any.
         packed: whether the answer is to be columns.
         each: numbers that one series costs.
+        calibrated: whether quantiles are to be corrected.
     """
 
     horizon: int
@@ -46,6 +47,7 @@ class Plan:
     drawing: Sampling | Search | None
     packed: bool
     each: int
+    calibrated: bool = False
 
     def work(self, series_ids: tuple[str, ...]) -> ForecastWork:
         """Return what to forecast of series whose ids are known to be right and to differ.
@@ -55,7 +57,7 @@ class Plan:
         violations = Violations()
         self.check_size(len(series_ids), violations)
         violations.raise_if_any()
-        return ForecastWork(series_ids, self.horizon, self.levels, (), self.drawing)
+        return ForecastWork(series_ids, self.horizon, self.levels, (), self.drawing, self.calibrated)
 
     def check_size(self, series: int, violations: Violations) -> None:
         """Note what is wrong with how many series there are."""
@@ -88,7 +90,7 @@ def forecast_work(series_ids: Sequence[str], options: forecast_pb2.ForecastOptio
     violations.raise_if_any()
     futures = tuple(_futures(options, ids, plan.horizon, bundle))
     _check_supported(plan.drawing, bundle)
-    return ForecastWork(ids, plan.horizon, plan.levels, futures, plan.drawing)
+    return ForecastWork(ids, plan.horizon, plan.levels, futures, plan.drawing, plan.calibrated)
 
 
 def _plan(options: forecast_pb2.ForecastOptions, bundle: Bundle, violations: Violations) -> Plan:
@@ -104,7 +106,7 @@ def _plan(options: forecast_pb2.ForecastOptions, bundle: Bundle, violations: Vio
     own = config.sample_paths if config.decoder == "recurrent" else 0  # its quantiles are those of so many paths
     known = len(bundle.model.covariates.future) if options.future_covariates else 0
     each = horizon * (1 + len(levels) + drawn + own + known)
-    return Plan(horizon, levels, drawing, options.packed, each)
+    return Plan(horizon, levels, drawing, options.packed, each, options.calibrated)
 
 
 def _levels(

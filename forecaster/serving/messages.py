@@ -13,7 +13,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from forecaster.errors import FieldViolation, InvalidArgumentError
-from forecaster.v1 import observation_pb2
+from forecaster.serving.work import LiveScores
+from forecaster.v1 import forecast_service_pb2, observation_pb2
 
 MAX_ID_CHARACTERS = 256
 MAX_MAGNITUDE = 1e150  # of a value: sums and squares of such values are finite
@@ -156,3 +157,23 @@ def to_duration(duration_us: int) -> Duration:
     """Return non-negative microseconds as a message."""
     seconds, rest = divmod(duration_us, 1_000_000)
     return Duration(seconds=seconds, nanos=rest * 1000)
+
+
+def to_live_scores(scores: Iterable[LiveScores]) -> list[forecast_service_pb2.LiveScores]:
+    """Return live scores as messages; what is not known is absent."""
+    return [
+        forecast_service_pb2.LiveScores(
+            horizon=one.horizon,
+            scored_count=one.scored,
+            mase=_known(one.mase),
+            bias=_known(one.bias),
+            nominal_coverage=_known(one.nominal),
+            coverage=_known(one.coverage),
+            calibrated_coverage=_known(one.calibrated_coverage),
+        )
+        for one in scores
+    ]
+
+
+def _known(number: float) -> float | None:
+    return None if math.isnan(number) else number

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from forecaster.serving.issued import Issued
+
 IntArray = npt.NDArray[np.int64]
 _CHECKSUM = struct.Struct("<I")  # CRC-32 of everything behind it
 _HEADER = struct.Struct("<BIII")  # kind, series, rows, bytes of the ids
-_OBSERVED, _DELETED, _COVARIATES, _ATTRIBUTES = 1, 2, 3, 4
+_OBSERVED, _DELETED, _COVARIATES, _ATTRIBUTES, _ISSUED = 1, 2, 3, 4, 5
 _COUNTS = struct.Struct("<II")  # of a record with covariates, behind its columns: covariates, bytes of their names
 
 
@@ -93,7 +95,7 @@ class Deletion:
     series_id: str
 
 
-Record = Columns | Attributes | Deletion
+Record = Columns | Attributes | Deletion | Issued
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,9 @@ def encode(record: Record) -> bytes:
     if isinstance(record, Attributes):
         named = json.dumps([record.series_ids, record.numbers, record.categories]).encode()
         return _with_header(_ATTRIBUTES, len(record), 0, named, b"")
+    if isinstance(record, Issued):
+        ids = "\0".join((record.fingerprint, *record.series_ids)).encode()
+        return _with_header(_ISSUED, len(record.series_ids), len(record), ids, record.to_bytes())
     columns = b"".join(
         (
             record.series.astype("<i4", copy=False).tobytes(),
@@ -160,6 +165,11 @@ def decode(payload: bytes) -> Record:
     if kind == _ATTRIBUTES:
         named, numbers, categories = json.loads(ids)
         return Attributes(tuple(named), tuple(numbers), tuple(categories))
+    if kind == _ISSUED:
+        fingerprint, *issued = ids.split("\0")
+        if len(issued) != series:
+            raise ValueError("its parts do not fit together")
+        return Issued.from_bytes(fingerprint, issued, rows, body[id_bytes:])
     names = tuple(ids.split("\0")) if series else ()
     end = id_bytes + 20 * rows
     fits = len(body) == end if kind == _OBSERVED else kind == _COVARIATES and len(body) >= end + _COUNTS.size

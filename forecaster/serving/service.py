@@ -11,7 +11,7 @@ from forecaster.serving.answers import add_forecasts, add_outcomes, joined_failu
 from forecaster.serving.backend import Backend, Served
 from forecaster.serving.forecast_messages import MAX_FORECAST_VALUES, forecast_work
 from forecaster.serving.handlers import Context, abort, unary
-from forecaster.serving.messages import Violations, check_series_id, to_duration, to_timestamp
+from forecaster.serving.messages import Violations, check_series_id, to_duration, to_live_scores, to_timestamp
 from forecaster.serving.observe_messages import Plans, check_sizes, observe_work
 from forecaster.serving.streams import Begin, Stream, Window
 from forecaster.serving.work import Forecasts, Lane, ObserveWork, SeriesInfo
@@ -162,4 +162,5 @@ def _series(served: Served, info: SeriesInfo) -> api.Series:
         model_name=served.name,
         model_version=info.version,
         state_age=to_duration(max(int(info.age_seconds * 1e6), 0)),
+        live=to_live_scores(info.live),
     )

@@ -6,6 +6,7 @@ Shapes: R rows, N series, D horizon steps, W wanted quantile levels, P paths, M 
 F known-future covariates.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,6 +116,7 @@ class ForecastWork:
         levels: of the quantiles.
         futures: what is known of the steps ahead; later ones go before earlier ones.
         drawing: which paths are wanted, if any.
+        calibrated: whether the quantiles are to be corrected by how often past ones held.
     """
 
     series_ids: tuple[str, ...]
@@ -122,6 +124,7 @@ class ForecastWork:
     levels: tuple[float, ...]
     futures: tuple[Futures, ...] = ()
     drawing: Sampling | Search | None = None
+    calibrated: bool = False
 
     @property
     def weight(self) -> int:
@@ -135,7 +138,7 @@ class ForecastWork:
         """Return the same request for those series at some places, ascending, int64 [N]."""
         ids = tuple(self.series_ids[i] for i in places.tolist())
         futures = tuple(one.of(places) for one in self.futures)
-        return ForecastWork(ids, self.horizon, self.levels, futures, self.drawing)
+        return dataclasses.replace(self, series_ids=ids, futures=futures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +182,29 @@ class Forecasts:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveScores:
+    """How good the forecasts that were given of one series at one horizon have been; newer ones weigh more.
+
+    Args:
+        horizon: steps ahead.
+        scored: how many forecasts; without any, the rest is NaN.
+        nominal: the coverage that an interval promised; NaN if the model has none.
+        mase: mean absolute error over the series' mean absolute change over a season (over a step without any).
+        bias: mean of forecast minus actual value, in the same unit.
+        coverage: of the model's own interval.
+        calibrated_coverage: of the corrected interval.
+    """
+
+    horizon: int
+    scored: int
+    nominal: float
+    mase: float
+    bias: float
+    coverage: float
+    calibrated_coverage: float
+
+
+@dataclass(frozen=True, slots=True)
 class SeriesInfo:
     """One series for `GetSeries`."""
 
@@ -188,3 +214,4 @@ class SeriesInfo:
     observed_length: int
     age_seconds: float
     version: str = ""
+    live: tuple[LiveScores, ...] = ()

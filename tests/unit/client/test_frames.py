@@ -222,6 +222,11 @@ def test_what_cannot_be_asked_is_said(wanted: Wanted) -> None:
         forecast_call(["a"], wanted, "", None)
 
 
+def test_corrected_quantiles_are_asked_for() -> None:
+    assert Wanted(calibrated=True).options(None).calibrated
+    assert not Wanted().options(None).calibrated
+
+
 def test_the_widest_seed_is_asked_for() -> None:
     options = Wanted(paths=2, seed=-(2**63), length_power=0.5).options(None)
     assert (options.seed, options.paths, options.length_power) == (-(2**63), 2, 0.5)

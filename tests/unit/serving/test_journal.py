@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 
 from forecaster.errors import StorageError
+from forecaster.serving.issued import Issued
 from forecaster.serving.journal import Journal, SqliteJournal, open_journal
 from forecaster.serving.records import Attributes, Columns, Deletion, Record, Snapshot, decode, encode, find
 
@@ -31,8 +32,24 @@ def columns(*rows: tuple[str, int, float]) -> Columns:
     )
 
 
+def issued(ids: tuple[str, ...], rows: int, width: int, seed: int = 0) -> Issued:
+    rng = np.random.default_rng(seed)
+    return Issued(
+        "f" * 64,
+        ids,
+        np.sort(rng.integers(0, max(len(ids), 1), rows)).astype(np.int32),
+        rng.integers(0, 4, rows).astype(np.uint8),
+        rng.integers(-(2**53), 2**53, rows),
+        rng.normal(size=(rows, 2)),
+        rng.normal(size=(rows, width)).astype(np.float32),
+    )
+
+
 def plain(record: Record) -> object:
     """Return a record as something that compares by value (NaN as None)."""
+    if isinstance(record, Issued):
+        arrays = (record.series, record.horizons, record.origin_us, record.frame, record.bounds)
+        return record.fingerprint, record.series_ids, [(array.dtype, array.tolist()) for array in arrays]
     if not isinstance(record, Columns):
         return record
     names = [record.series_ids[i] for i in record.series.tolist()]
@@ -57,6 +74,7 @@ class TestContract:
             Deletion("b"),
             Attributes(("b", "c"), ({"area": 1.5}, {}), ({}, {"region": "é"})),
             columns(("b", 9, 1e300)),
+            issued(("a", "b"), rows=3, width=10),
             dataclasses.replace(columns(("b", 10, 1.0)), covariate_names=("rain",), covariates=np.array([[math.nan]])),
         ]
         journal = opener()
@@ -72,8 +90,9 @@ class TestContract:
 
     def test_records_are_written_together(self, opener: Opener) -> None:
         journal = opener()
-        pair: list[Record] = [Attributes(("a",), ({"area": 1.0},), ({},)), columns(("a", 1, 1.0))]
-        assert journal.append(*pair) == 2
+        before = issued(("a",), rows=1, width=10)
+        pair: list[Record] = [before, Attributes(("a",), ({"area": 1.0},), ({},)), columns(("a", 1, 1.0))]
+        assert journal.append(*pair) == 3
         assert [plain(record) for _, record in journal.read(0)] == [plain(record) for record in pair]
         journal.close()
 
@@ -112,6 +131,7 @@ class TestContract:
         journal.append(columns(("a", 5, 3.0), ("c", 2, 4.0)))
         journal.append(Deletion("c"))
         journal.append(Attributes(("a",), ({"area": 1.0},), ({},)))
+        journal.append(issued(("a",), rows=4, width=10))
         journal.append(columns(("b", 7, 5.0)))
         wanted = columns(("a", 2, 0.0), ("c", 2, 0.0), ("b", 1, 0.0), ("a", 3, 0.0), ("x", 1, 0.0), ("b", 1, 0.0))
         found, values = journal.find(wanted)
@@ -151,11 +171,18 @@ def static_covariates(draw: st.DrawFn) -> Attributes:
     return Attributes(names, numbers, tuple(draw(st.dictionaries(ids, st.text())) for _ in names))
 
 
+waiting = st.builds(
+    issued,
+    st.lists(ids, unique=True, min_size=1, max_size=4).map(tuple),
+    st.integers(1, 6),
+    st.sampled_from([0, 6, 10]),
+    st.integers(0, 9),
+)
 observed = st.lists(rows, min_size=1, max_size=20).map(lambda r: columns(*r))
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.one_of(observed, ids.map(Deletion), with_covariates(), static_covariates()))
+@given(st.one_of(observed, ids.map(Deletion), with_covariates(), static_covariates(), waiting))
 def test_encoding_is_exact_and_torn_records_are_noticed(record: Record) -> None:
     payload = encode(record)
     assert plain(decode(payload)) == plain(record)
@@ -165,6 +192,22 @@ def test_encoding_is_exact_and_torn_records_are_noticed(record: Record) -> None:
         flipped = payload[:at] + bytes([payload[at] ^ 1]) + payload[at + 1 :]
         with pytest.raises(ValueError, match=r"checksum"):
             decode(flipped)
+
+
+def test_issued_forecasts_of_some_series_leave_nothing_of_the_others() -> None:
+    record = issued(("a", "bb", "c"), rows=9, width=6)
+    some = record.of([2, 0])
+    assert some.series_ids == ("a", "c")
+    assert b"bb" not in encode(some)
+    kept = record.series != 1
+    np.testing.assert_array_equal(some.bounds, record.bounds[kept])
+    assert [some.series_ids[i] for i in some.series] == [record.series_ids[i] for i in record.series[kept]]
+    assert len(record.of([])) == 0
+    assert decode(encode(record.of([]))).series_ids == ()
+    both = Issued.joined([record, issued(("c", "d"), rows=4, width=6, seed=1)])
+    assert both.series_ids == ("a", "bb", "c", "d")
+    assert [both.series_ids[i] for i in both.series][:9] == [record.series_ids[i] for i in record.series]
+    assert set(both.series[9:].tolist()) <= {2, 3}
 
 
 OLD_ROWS = (

@@ -1,21 +1,24 @@
 """What a request has to be before anything of it is applied: covariates, static ones, what to forecast."""
 
+import dataclasses
 import math
 import re
 
 import numpy as np
 import pytest
 
+from forecaster.client.results import series_info
 from forecaster.errors import InvalidArgumentError, UnsupportedError
 from forecaster.model.bundle import Bundle
 from forecaster.model.ensemble import Ensemble
 from forecaster.serving.answers import to_forecasts
-from forecaster.serving.forecast_messages import MAX_FORECAST_VALUES, forecast_work
-from forecaster.serving.messages import to_duration
+from forecaster.serving.forecast_messages import MAX_FORECAST_VALUES, forecast_plan, forecast_work
+from forecaster.serving.messages import to_duration, to_live_scores
 from forecaster.serving.observe_messages import from_attributes, from_columns, from_rows
 from forecaster.serving.records import Attributes
-from forecaster.serving.work import Drawn, Forecasts, Sampling, Search
+from forecaster.serving.work import Drawn, Forecasts, LiveScores, Sampling, Search
 from forecaster.v1.forecast_pb2 import ForecastOptions, FutureCovariates
+from forecaster.v1.forecast_service_pb2 import Series
 from forecaster.v1.observation_pb2 import CovariateColumn, Observation, ObservationColumns, SeriesAttributes
 from tests.unit.model.family import HORIZON, SPEC, make_model
 
@@ -213,6 +216,26 @@ def test_futures_of_many_series_and_many_steps_are_too_much() -> None:
     futures[0] = future("s0", 3600, price=[1.0] * 1000)  # all would be as long
     with pytest.raises(InvalidArgumentError, match="3000 series with up to 1000 steps of 2 covariates"):
         forecast_work(ids, ForecastOptions(horizon=1, future_covariates=futures), DIRECT)
+
+
+def test_corrected_quantiles_are_asked_for() -> None:
+    for calibrated in (False, True):
+        options = ForecastOptions(calibrated=calibrated)
+        assert forecast_work(["a"], options, DIRECT).calibrated is calibrated
+        assert forecast_plan(options, DIRECT).work(("a",)).calibrated is calibrated
+
+
+def test_live_scores_say_what_is_known() -> None:
+    nothing = LiveScores(24, 0, 0.8, math.nan, math.nan, math.nan, math.nan)
+    messages = to_live_scores([LiveScores(1, 7, 0.8, 0.5, -0.25, 0.0, 0.75), nothing])
+    assert messages[0].HasField("coverage")
+    shown = [[field.name for field, _ in message.ListFields()] for message in messages]
+    assert shown[1] == ["horizon", "nominal_coverage"]
+    info = series_info(Series(live=messages))
+    assert [dataclasses.astuple(one) for one in info.live] == [
+        (1, 7, 0.5, -0.25, 0.8, 0.0, 0.75),
+        (24, 0, None, None, 0.8, None, None),
+    ]
 
 
 def test_a_model_that_cannot_draw_or_search_says_so() -> None:

@@ -1,0 +1,98 @@
+"""How good the forecasts that were given have been: exponentially weighted means, O(1) a series and horizon.
+
+Knows errors in units and whether intervals held; knows nothing of states, series ids or what a horizon's step is.
+
+Shapes: N series, K horizons, P pairs of them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from forecaster.serving.work import LiveScores
+
+_MEMORY = np.float32(100.0)  # scored forecasts in which the weight of one falls to 1/e
+_MOST_UNITS = np.float32(1e6)  # a larger error counts as this one: one mad value must not blind a mean for ever
+_FADE = np.array([0, 1, 1, 1, 1], dtype=np.float32)  # the number of scores does not
+
+IntArray = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Live scores of N series at K horizons; NaN where nothing has been scored. See `work.LiveScores`.
+
+    Args:
+        horizons: steps ahead, K of them.
+        nominal: the coverage that `coverage` and `calibrated_coverage` are of; NaN if no interval is tracked.
+        scored: int64 [N, K].
+        mase: float64 [N, K].
+        bias: float64 [N, K].
+        coverage: float64 [N, K].
+        calibrated_coverage: float64 [N, K].
+    """
+
+    horizons: tuple[int, ...]
+    nominal: float
+    scored: IntArray
+    mase: Float64
+    bias: Float64
+    coverage: Float64
+    calibrated_coverage: Float64
+
+    @classmethod
+    def of_sums(cls, horizons: tuple[int, ...], nominal: float, sums: npt.NDArray[np.float32]) -> "Report":
+        """Return what the sums of `add_score` mean, [N, K, 5].
+
+        They begin at zero: divided by the sum of their weights, 1 - (1 - 1/m)^count, few scores are a mean too.
+        """
+        count = sums[..., 0].astype(np.float64)
+        weight = -np.expm1(np.where(count > 0, count, np.nan) * np.log1p(-1.0 / _MEMORY))
+        mase, bias, coverage, calibrated = np.moveaxis(sums[..., 1:] / weight[..., None], -1, 0)
+        if np.isnan(nominal):
+            coverage = calibrated = np.full_like(mase, np.nan)
+        return cls(horizons, nominal, count.astype(np.int64), mase, bias, coverage, calibrated)
+
+    def of(self, row: int) -> tuple[LiveScores, ...]:
+        """Return the scores of one series."""
+        parts = (self.mase, self.bias, self.coverage, self.calibrated_coverage)
+        return tuple(
+            LiveScores(horizon, int(self.scored[row, k]), self.nominal, *(float(part[row, k]) for part in parts))
+            for k, horizon in enumerate(self.horizons)
+        )
+
+    def mean(self) -> tuple[LiveScores, ...]:
+        """Return the mean over the series that have been scored, each weighing the same, and how much was scored."""
+        parts = (self.mase, self.bias, self.coverage, self.calibrated_coverage)
+        known = self.scored > 0
+        many = np.maximum(known.sum(axis=0), 1)
+        means = [np.where(known.any(axis=0), np.where(known, part, 0.0).sum(axis=0) / many, np.nan) for part in parts]
+        return tuple(
+            LiveScores(horizon, int(self.scored[:, k].sum()), self.nominal, *(float(mean[k]) for mean in means))
+            for k, horizon in enumerate(self.horizons)
+        )
+
+
+def add_score(
+    sums: npt.NDArray[np.float32],
+    error: npt.NDArray[np.float32],
+    raw_missed: npt.NDArray[np.bool_],
+    missed: npt.NDArray[np.bool_],
+) -> None:
+    """Take one more score of each pair into its sums.
+
+    Args:
+        sums: how many scores; weighted sums of |error|, of forecast minus value, and of whether the raw interval held,
+            and the corrected one; changed in place, [P, 5].
+        error: value minus forecast, in units, [P].
+        raw_missed: whether the raw interval missed the value, [P].
+        missed: whether the corrected one did, [P].
+    """
+    score = np.empty((len(sums), 5), dtype=np.float32)
+    size = np.minimum(np.abs(error), _MOST_UNITS)
+    score[:, 0], score[:, 1] = _MEMORY, size
+    np.copysign(size, -error, out=score[:, 2])
+    score[:, 3], score[:, 4] = ~raw_missed, ~missed
+    sums += (score - sums * _FADE) / _MEMORY
