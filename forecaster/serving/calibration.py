@@ -64,7 +64,7 @@ class Calibration:
     def __init__(
         self, config: ModelConfig, step_us: int, fingerprint: str, *, rates: tuple[float, float] = _RATES
     ) -> None:
-        self._step_us, self._fingerprint = step_us, fingerprint
+        self.step_us, self._fingerprint = step_us, fingerprint
         self.horizons = scored_horizons(config.horizon)
         self.coverages = tracked_coverages(config.quantile_levels)
         k, c = len(self.horizons), len(self.coverages)
@@ -175,7 +175,7 @@ class Calibration:
             return
         lengths, lookup, target = runs.lengths.numpy(), _lookup(runs), tensors[_WAITING].numpy()[:, :, 0]
         series, which = run_of[issued.series], issued.horizons.astype(np.int64)
-        done = (issued.origin_us - runs.start_us.numpy()[series]) // self._step_us + 1  # steps of the run before it
+        done = (issued.origin_us - runs.start_us.numpy()[series]) // self.step_us + 1  # steps of the run before it
         rows = np.flatnonzero((series >= 0) & (done >= 0) & (done <= lengths[series]) & (position[series] + done > 0))
         for turn in in_turns(series[rows] * len(self.horizons) + which[rows]):
             now = rows[turn]

@@ -17,6 +17,7 @@ from forecaster.errors import FieldViolation, ForecasterError, InternalError, In
 from forecaster.model.bundle import Bundle
 from forecaster.serving.admission import Verdict, join
 from forecaster.serving.attributes import in_parts, merged
+from forecaster.serving.calibration import Calibration
 from forecaster.serving.forecasting import no_series
 from forecaster.serving.lane import Lane
 from forecaster.serving.lanes import Lanes
@@ -62,8 +63,16 @@ class Engine:
 
     def make_lane(self, bundle: Bundle, version: str, *, empty: bool = False) -> Lane:
         """Return a lane of this engine's storage and limits; an `empty` one has no series whatever snapshots say."""
+        calibration = None
+        if self._device == "cpu":  # it is NumPy's
+            calibration = Calibration(bundle.model.config, bundle.step_us, bundle.fingerprint)
         store = SeriesStore(
-            bundle, self.storage.snapshots, max_resident=self._max_resident, device=self._device, empty=empty
+            bundle,
+            self.storage.snapshots,
+            max_resident=self._max_resident,
+            device=self._device,
+            calibration=calibration,
+            empty=empty,
         )
         return Lane(bundle, version, store)
 
@@ -107,7 +116,7 @@ class Engine:
         store = self.lanes.of(series_id).store
         if store.bring([series_id])[0] < 0:
             raise no_series([series_id])
-        self._journal.append(Deletion(series_id))
+        self._append(Deletion(series_id))
         store.forget([series_id])
 
     def recover(self, should_stop: Callable[[], bool] = lambda: False) -> tuple[int, int]:
@@ -139,7 +148,7 @@ class Engine:
 
     def _refold(self, lane: Lane, series_ids: list[str]) -> None:
         """Make series resident whose snapshots turned out to be corrupted."""
-        found = refolded(lane.bundle, series_ids, self._journal)
+        found = refolded(lane.bundle, series_ids, self._journal, lane.store.calibration)
         lane.store.take(found.names, found.state, found.static_digest, found.touched_us)
 
     def _begin(self) -> None:
@@ -189,9 +198,17 @@ class Engine:
             records += [_accepted(part, verdict)] if len(verdict.accepted) else []
             work.append((lane, part, verdict, new))
         if records:
-            sequence = self._journal.append(*records)
+            sequence = self._append(*records)
             self._apply_journaled(work, sequence)
         return outcomes, errors
+
+    def _append(self, *records: Record) -> int:
+        """Journal records behind the forecasts that were issued before them."""
+        scorings = [lane.scoring for lane in self.lanes if lane.scoring is not None]
+        sequence = self._journal.append(*(one for scoring in scorings for one in scoring.pending), *records)
+        for scoring in scorings:
+            scoring.pending.clear()
+        return sequence
 
     def _apply_journaled(self, work: Sequence[tuple[Lane, Columns, Verdict, Attributes | None]], sequence: int) -> None:
         """Apply what the journal holds; a failure here leaves memory behind the journal, so nothing may follow."""

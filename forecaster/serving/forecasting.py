@@ -52,13 +52,14 @@ def forecast(lane: Lane, requests: Sequence[ForecastWork]) -> list[Forecasts]:
     with torch.inference_mode():
         asked = [_ask(lane, request) for request in requests]
         predictions = _predict(lane, asked)
+        quantiles = [_levels(lane, one, prediction) for one, prediction in zip(asked, predictions, strict=True)]
         drawn = _draw(lane, asked)
         return [
             Forecasts(
                 one.series_ids,
                 store.clock_us[one.slots],
                 prediction.quantiles[..., trained.index(0.5)].numpy(),
-                interpolate_quantiles(prediction.quantiles, trained, one.work.levels).numpy(),
+                quantiles[at],
                 one.failed,
                 prediction.ended.numpy() if model.config.end_of_sequence else None,
                 drawn.get(at),
@@ -175,7 +176,11 @@ def _laid_over(
 def _predict(lane: Lane, asked: Sequence[_Asked]) -> list[Prediction]:
     """Return each request's prediction, [N, D, …]; a series that several want without a future is decoded once."""
     if len(asked) == 1:
-        return [_decoded(lane, asked[0].slots, asked[0].work.horizon, asked[0].future)]
+        one = asked[0]
+        prediction = _decoded(lane, one.slots, one.work.horizon, one.future)
+        if one.future is None:
+            _issue(lane, one.slots, prediction, np.full(len(one.slots), one.work.horizon))
+        return [prediction]
     plain = np.unique(np.concatenate([_NO_SLOTS, *(one.slots for one in asked if one.future is None)]))
     parts, places, start = [plain], [], len(plain)
     for one in asked:
@@ -194,10 +199,29 @@ def _predict(lane: Lane, asked: Sequence[_Asked]) -> list[Prediction]:
             if one.future is not None:
                 future[torch.from_numpy(place), : one.work.horizon] = one.future
     whole = _decoded(lane, slots, horizon, future)
+    shown = np.zeros(len(plain), dtype=np.int64)
+    for one, place in zip(asked, places, strict=True):
+        if one.future is None:
+            shown[place] = np.maximum(shown[place], one.work.horizon)
+    _issue(lane, plain, Prediction(*(part[: len(plain)] for part in whole)), shown)
     return [
         Prediction(*(part[torch.from_numpy(place), : one.work.horizon] for part in whole))
         for one, place in zip(asked, places, strict=True)
     ]
+
+
+def _levels(lane: Lane, one: _Asked, prediction: Prediction) -> npt.NDArray[np.float64]:
+    """Return the quantiles that were asked for, [N, D, W]."""
+    if one.work.calibrated and lane.scoring is not None:
+        return lane.scoring.corrected(one.slots, prediction.quantiles.numpy(), one.work.levels)
+    found = interpolate_quantiles(prediction.quantiles, lane.model.config.quantile_levels, one.work.levels)
+    return found.cpu().numpy()  # type: ignore[no-any-return]
+
+
+def _issue(lane: Lane, slots: IntArray, prediction: Prediction, horizons: IntArray) -> None:
+    """Let the forecasts of N different series that rest on no assumptions be scored."""
+    if lane.scoring is not None and len(slots):
+        lane.scoring.issue(slots, prediction, horizons)
 
 
 def _decoded(lane: Lane, slots: IntArray, horizon: int, future: Tensor | None) -> Prediction:

@@ -16,13 +16,16 @@ import torch
 from forecaster.errors import StorageError
 from forecaster.model.bundle import Bundle
 from forecaster.model.ragged import Runs, advance
+from forecaster.model.state import State
 from forecaster.model.stepping import Stepper
 from forecaster.serving.admission import Known, Verdict, admit, join
 from forecaster.serving.attributes import STATIC, AttributeCoder, digest, merged
+from forecaster.serving.issued import Issued
 from forecaster.serving.records import Attributes, Columns, IntArray
 from forecaster.serving.replay import Part
+from forecaster.serving.scoring import Scoring
 from forecaster.serving.store import SeriesStore
-from forecaster.serving.work import SeriesInfo
+from forecaster.serving.work import LiveScores, SeriesInfo
 
 Find = Callable[[Columns], tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]]
 _NO_ROWS = Columns((), np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0))
@@ -42,6 +45,7 @@ class Lane:
         self.model = bundle.model
         self.stepper = Stepper(bundle.model)
         self.covariates, self.static = bundle.model.covariates.dynamic, AttributeCoder(bundle)
+        self.scoring = None if store.calibration is None else Scoring(store.calibration, store)
 
     def judge(self, columns: Columns, find: Find, *, room: int, latest_us: int = 2**63 - 1) -> Verdict:
         """Judge rows against the series' clocks and memories.
@@ -82,8 +86,14 @@ class Lane:
                 new.append(k)
         return attributes.of(new) if new else None
 
-    def apply(self, columns: Columns, verdict: Verdict, attributes: Attributes | None = None) -> None:
-        """Set static covariates, then step the states by the accepted rows."""
+    def apply(
+        self,
+        columns: Columns,
+        verdict: Verdict,
+        attributes: Attributes | None = None,
+        issued: Issued | None = None,
+    ) -> None:
+        """Set static covariates, then step the states by the accepted rows; `issued` is what was on the way."""
         rows, steps = _since_last_start(columns, verdict)
         series, first = np.unique(columns.series[rows], return_index=True)
         slots = self.store.bring(columns.series_ids)
@@ -92,10 +102,12 @@ class Lane:
             slots[unknown] = self.store.create([columns.series_ids[i] for i in unknown.tolist()])
         if attributes is not None:
             self.set_attributes(attributes)
-        if not len(rows):
-            return
         slots = slots[series]
-        if len(rows) == len(series) and (steps == 1).all():
+        if issued is not None and self.scoring is not None:
+            self._scan(slots, columns, rows, steps, first, issued)
+        elif not len(rows):
+            return
+        elif len(rows) == len(series) and (steps == 1).all():
             self._step(slots, columns, rows)
         else:
             self._scan(slots, columns, rows, steps, first)
@@ -116,13 +128,18 @@ class Lane:
         store = self.store
         if (slot := store.resident.get(series_id, -1)) >= 0:
             known = (store.clock_us[slot], store.position[slot], store.observed_count[slot], store.touched_us[slot])
+            live = self._live(store.slab.tensors, slot)
         elif packed := store.peek([series_id]).get(series_id):
             state = packed.state
             known = (state["time_us"][0], state["position"][0], state["observed_count"][0], packed.touched_us[0])
+            live = self._live(state, 0)
         else:
             return None
         clock_us, length, observed, touched_us = (int(one) for one in known)
-        return SeriesInfo(series_id, clock_us, length, observed, time.time() - touched_us / 1e6, self.version)
+        return SeriesInfo(series_id, clock_us, length, observed, time.time() - touched_us / 1e6, self.version, live)
+
+    def _live(self, tensors: State, slot: int) -> tuple[LiveScores, ...]:
+        return () if self.scoring is None else self.scoring.live(tensors, slot)
 
     def replay(self, part: Part, stands: Callable[[IntArray], IntArray] | None = None) -> int:
         """Apply records that were acknowledged before and that the states do not hold yet; return how many rows.
@@ -145,13 +162,16 @@ class Lane:
         if len(verdict.accepted) != len(columns):
             refused = next(iter(verdict.errors.values()), "a row stands twice")
             raise StorageError(f"the journal does not fit this model or was changed: {refused}")
-        self.apply(columns, verdict, attributes)
+        given = [_behind_issued(one, s, stand) for s, one in part.issued]
+        self.apply(columns, verdict, attributes, None if self.scoring is None else self.scoring.own(given))
         self.store.sequence = max(self.store.sequence, part.sequence)
         return len(columns)
 
     def _step(self, slots: IntArray, columns: Columns, rows: IntArray) -> None:
         """Advance each of N different series by one step, in place."""
         time_us, values = columns.time_us[rows], columns.values[rows]
+        if self.scoring is not None:
+            self.scoring.step(slots, values)
         beside = None if columns.covariates is None else torch.from_numpy(columns.covariates[rows])
         with torch.inference_mode():
             tensors, at = self.store.slab.tensors, torch.from_numpy(slots)
@@ -159,7 +179,15 @@ class Lane:
         one = np.ones(len(slots), dtype=np.int64)
         self.store.advanced(slots, time_us, one, np.isfinite(values).astype(np.int64))
 
-    def _scan(self, slots: IntArray, columns: Columns, rows: IntArray, steps: IntArray, first: IntArray) -> None:
+    def _scan(
+        self,
+        slots: IntArray,
+        columns: Columns,
+        rows: IntArray,
+        steps: IntArray,
+        first: IntArray,
+        issued: Issued | None = None,
+    ) -> None:
         """Advance N different series by any number of steps."""
         counts = np.diff(np.append(first, len(rows)))
         fresh = steps[first] == 0
@@ -175,12 +203,17 @@ class Lane:
             torch.from_numpy(columns.values[rows]),
             None if columns.covariates is None else torch.from_numpy(columns.covariates[rows]),
         )
+        if fresh.any():
+            self.store.clear(slots[fresh], keep=STATIC)  # what never changes outlasts a long gap
+        position = np.where(fresh, 0, self.store.position[slots])
+        if self.scoring is not None and issued is not None:
+            self.scoring.replay(slots, position, runs, issued, self.store.resident)
+        elif self.scoring is not None:
+            self.scoring.scan(slots, position, runs)
+        if not len(rows):
+            return
         with torch.inference_mode():
-            state = self.store.gather(slots)
-            for name, tensor in state.items():
-                if name not in STATIC:  # what never changes outlasts a long gap
-                    tensor[torch.from_numpy(fresh)] = 0  # a fresh series' state is all zeros
-            self.store.scatter(slots, advance(self.model, state, runs))
+            self.store.scatter(slots, advance(self.model, self.store.gather(slots), runs))
         self.store.changed(slots)
 
 
@@ -190,6 +223,10 @@ def _nothing_older(wanted: Columns) -> tuple[npt.NDArray[np.bool_], npt.NDArray[
 
 def _behind(record: Attributes, sequence: int, stand: dict[str, int]) -> Attributes:
     """Return what of a record states that stand at `stand` do not hold."""
+    return record.of(k for k, name in enumerate(record.series_ids) if stand[name] < sequence)
+
+
+def _behind_issued(record: Issued, sequence: int, stand: dict[str, int]) -> Issued:
     return record.of(k for k, name in enumerate(record.series_ids) if stand[name] < sequence)
 
 

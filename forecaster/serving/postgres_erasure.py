@@ -6,11 +6,10 @@ The rows of `forecaster.erasures` say what waits, and how far the records were l
 import json
 from dataclasses import dataclass
 
-import numpy as np
 import psycopg
 
 from forecaster.serving.postgres_session import Session
-from forecaster.serving.records import Attributes, Columns, Deletion, Record, decode, encode
+from forecaster.serving.records import Columns, Deletion, Record, decode, encode, without
 
 _MOST_SERIES = 16  # looked for at once
 _FULL_BELOW_BYTES = 256 * 2**20  # about a second or two, in which nothing else reads or writes the table
@@ -104,7 +103,7 @@ class Erasure:
         for sequence, payload in connection.execute(_MENTIONING, (*part, group.needles()), binary=True).fetchall():
             record = decode(payload)
             names = {name for name, end in group.gone.items() if sequence < end}
-            rest = without(record, names)
+            rest = record if isinstance(record, Deletion) else without(record, names)
             if rest is not record:
                 changed += 1
                 self._replace(connection, sequence, rest)
@@ -150,19 +149,3 @@ def times_us(record: Record) -> tuple[int, int]:
     if isinstance(record, Columns):
         return (int(record.time_us.min()), int(record.time_us.max())) if len(record) else _NEVER
     return _ALWAYS if isinstance(record, Deletion) else _NEVER
-
-
-def without(record: Record, names: set[str]) -> Record | None:
-    """Return a record without some series, None if nothing is left, itself if it holds nothing of them."""
-    if isinstance(record, Deletion) or names.isdisjoint(record.series_ids):
-        return record
-    kept = np.array([name not in names for name in record.series_ids])
-    if not kept.any():
-        return None
-    if isinstance(record, Attributes):
-        return record.of(np.flatnonzero(kept).tolist())
-    rest = record.rows(kept[record.series])
-    series = (np.cumsum(kept) - 1)[rest.series].astype(np.int32)
-    left = tuple(name for name, keep in zip(record.series_ids, kept.tolist(), strict=True) if keep)
-    columns = Columns(left, series, rest.time_us, rest.values, rest.covariate_names, rest.covariates)
-    return columns if len(columns) else None

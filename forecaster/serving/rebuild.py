@@ -20,6 +20,8 @@ from forecaster.errors import StorageError
 from forecaster.model.bundle import Bundle
 from forecaster.model.memory import unroll
 from forecaster.model.state import State
+from forecaster.serving.calibration import Calibration
+from forecaster.serving.issued import Issued
 from forecaster.serving.lane import Lane
 from forecaster.serving.lanes import BUCKETS, bucket
 from forecaster.serving.records import Attributes, Columns, Deletion, IntArray, Record
@@ -88,6 +90,7 @@ class Staging:
         journal: for this thread.
         snapshots: of that version, which all its series go on from; None to rebuild all.
         replay_steps: of a series at least, if it has seen so many.
+        calibration: of that version, if series have any.
     """
 
     def __init__(
@@ -99,9 +102,10 @@ class Staging:
         snapshots: Snapshots | None,
         *,
         replay_steps: int,
+        calibration: Calibration | None = None,
     ) -> None:
         self._census, self._moving, self._journal = census, moving, journal
-        self.lane = Lane(bundle, "", SeriesStore(bundle, snapshots or VolatileSnapshots()))
+        self.lane = Lane(bundle, "", SeriesStore(bundle, snapshots or VolatileSnapshots(), calibration=calibration))
         self._index: dict[str, int] = {name: k for k, name in enumerate(census.names.tolist())}
         self._behind_us, self._offset = _windows(census, bundle, replay_steps)
         self._sequence, self._begun = 0, False
@@ -130,7 +134,7 @@ class Staging:
         store = self.lane.store
         names = list(store.resident)
         slots = np.array([store.resident[name] for name in names], dtype=np.int64)
-        state = store.gather(slots)
+        state = store.gather_whole(slots)
         for name, tensor in state.items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise StorageError(f"the rebuilt states have numbers in {name!r} that are not finite")
@@ -202,8 +206,8 @@ class Staging:
                     codes[k] = -2
         return codes
 
-    def _part(self, record: Columns | Attributes, codes: IntArray) -> Columns | Attributes:
-        if isinstance(record, Attributes):
+    def _part(self, record: Columns | Attributes | Issued, codes: IntArray) -> Columns | Attributes | Issued:
+        if not isinstance(record, Columns):
             return record.of(np.flatnonzero(codes != -1).tolist())
         behind = np.where(codes >= 0, self._behind_us[codes] if len(self._behind_us) else 0, 2**63 - 1)
         behind[codes == -2] = -(2**63)
@@ -214,14 +218,14 @@ class Staging:
         return Columns(names, series.astype(np.int32), *rest)
 
 
-def refolded(bundle: Bundle, names: Sequence[str], journal: Journal) -> Rebuilt:
+def refolded(bundle: Bundle, names: Sequence[str], journal: Journal, calibration: Calibration | None = None) -> Rebuilt:
     """Return the states of some series as the fold of all that journal and history have of them."""
     every = np.array(names, dtype=object)
     buckets, zeros = np.fromiter(map(bucket, names), np.int64, len(names)), np.zeros(len(names), dtype=np.int64)
     moving = np.zeros(BUCKETS, dtype=bool)
     moving[buckets] = True
     census = Census(journal.last_sequence(), every, buckets, zeros, zeros)
-    staging = Staging(bundle, census, moving, journal, VolatileSnapshots(), replay_steps=1)
+    staging = Staging(bundle, census, moving, journal, VolatileSnapshots(), replay_steps=1, calibration=calibration)
     staging.fold()
     return staging.rebuilt()
 

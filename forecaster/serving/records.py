@@ -5,6 +5,7 @@ Knows nothing of files or databases. Covariates go by their names, so that a mod
 Shapes: N rows, S series, C covariates.
 """
 
+import dataclasses
 import json
 import struct
 import zlib
@@ -123,6 +124,23 @@ class Snapshot:
     def is_whole(self) -> bool:
         """Whether the state is what was written."""
         return zlib.crc32(self.state) == self.checksum
+
+
+def without(record: Record, names: set[str]) -> Record | None:
+    """Return a record without some series: itself if it holds nothing of them, None if nothing is left."""
+    mine = (record.series_id,) if isinstance(record, Deletion) else record.series_ids
+    kept = [k for k, name in enumerate(mine) if name not in names]
+    if len(kept) == len(mine):
+        return record
+    if not kept or isinstance(record, Deletion):
+        return None
+    if not isinstance(record, Columns):
+        return record.of(kept)
+    place = np.full(len(mine), -1, dtype=np.int32)
+    place[kept] = np.arange(len(kept), dtype=np.int32)
+    rows = record.rows(place[record.series] >= 0)
+    left = tuple(mine[k] for k in kept)
+    return dataclasses.replace(rows, series_ids=left, series=place[rows.series]) if len(rows) else None
 
 
 def encode(record: Record) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from forecaster.errors import UnavailableError
+from forecaster.serving.issued import Issued
 from forecaster.serving.records import Attributes, Columns, Deletion, Record
 
 _MOST_ROWS = 262_144  # of one part
@@ -19,6 +20,7 @@ class Part:
     Args:
         attributes: with the sequence of each.
         columns: with the sequence of each.
+        issued: with the sequence of each.
         rows: of all columns.
         series_ids: of all columns and attributes.
         sequence: of the last record.
@@ -26,12 +28,13 @@ class Part:
 
     attributes: list[tuple[int, Attributes]] = field(default_factory=list)
     columns: list[tuple[int, Columns]] = field(default_factory=list)
+    issued: list[tuple[int, Issued]] = field(default_factory=list)
     rows: int = 0
     series_ids: dict[str, None] = field(default_factory=dict)
     observed: set[str] = field(default_factory=set)
     sequence: int = 0
 
-    def add(self, sequence: int, record: Columns | Attributes) -> None:
+    def add(self, sequence: int, record: Columns | Attributes | Issued) -> None:
         """Take one more record."""
         self.sequence = sequence
         self.series_ids.update(dict.fromkeys(record.series_ids))
@@ -39,14 +42,16 @@ class Part:
             self.columns.append((sequence, record))
             self.rows += len(record)
             self.observed.update(record.series_ids)
+        elif isinstance(record, Issued):
+            self.issued.append((sequence, record))
         else:
             self.attributes.append((sequence, record))
 
-    def takes(self, record: Columns | Attributes, most_series: int) -> bool:
+    def takes(self, record: Columns | Attributes | Issued, most_series: int) -> bool:
         """Return whether a record may be added."""
         if self.rows >= _MOST_ROWS or len(self.series_ids) + len(record.series_ids) > most_series:
             return not self.series_ids
-        return isinstance(record, Columns) or self.observed.isdisjoint(record.series_ids)
+        return not isinstance(record, Attributes) or self.observed.isdisjoint(record.series_ids)
 
 
 def in_parts(

@@ -3,14 +3,11 @@
 The deletion's record stays to the end, so that a crash at any moment leaves the series deleted.
 """
 
-import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
 
-import numpy as np
-
 from forecaster.serving.history import History
-from forecaster.serving.records import Columns, Deletion, Record, encode
+from forecaster.serving.records import Deletion, Record, encode, without
 from forecaster.serving.sqlite_database import Database
 from forecaster.serving.sqlite_schema import decoded, remember_last, times
 
@@ -80,7 +77,7 @@ class Erasure:
             changed = []
             for sequence, payload in page:
                 record = decoded(self._database, sequence, payload)
-                rest = _without(record, {name for name in _names(record) if sequence < deleted.get(name, 0)})
+                rest = without(record, {name for name in _names(record) if sequence < deleted.get(name, 0)})
                 if rest is not record:
                     changed.append((sequence, rest))
             after = page[-1][0]
@@ -127,21 +124,3 @@ class Erasure:
 
 def _names(record: Record) -> tuple[str, ...]:
     return (record.series_id,) if isinstance(record, Deletion) else record.series_ids
-
-
-def _without(record: Record, gone: set[str]) -> Record | None:
-    """Return what is left of a record without some series, the same one if it has none of them, None if nothing."""
-    if not gone:
-        return record
-    if isinstance(record, Deletion):
-        return None
-    kept = [k for k, name in enumerate(record.series_ids) if name not in gone]
-    if not kept:
-        return None
-    if not isinstance(record, Columns):
-        return record.of(kept)
-    place = np.full(len(record.series_ids), -1, dtype=np.int32)
-    place[kept] = np.arange(len(kept), dtype=np.int32)
-    rows = record.rows(place[record.series] >= 0)
-    names = tuple(record.series_ids[k] for k in kept)
-    return dataclasses.replace(rows, series_ids=names, series=place[rows.series]) if len(rows) else None

@@ -8,7 +8,7 @@ Shapes: N series.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import repeat
 
 import numpy as np
@@ -17,7 +17,8 @@ import torch
 
 from forecaster.errors import LimitReachedError
 from forecaster.model.bundle import Bundle
-from forecaster.model.state import State
+from forecaster.model.state import State, StateSpec
+from forecaster.serving.calibration import NEVER, Calibration
 from forecaster.serving.packing import Packed, Packing
 from forecaster.serving.records import IntArray, Snapshot
 from forecaster.serving.slab import Slab
@@ -36,6 +37,7 @@ class SeriesStore:
         snapshots: where cold series lie.
         max_resident: of the slab.
         device: of the slab.
+        calibration: whose tensors stand beside the model's; None for none.
         empty: whether the snapshots that there are do not count: their series are yet to be moved here.
     """
 
@@ -46,12 +48,16 @@ class SeriesStore:
         *,
         max_resident: int = 2**62,
         device: torch.device | str = "cpu",
+        calibration: Calibration | None = None,
         empty: bool = False,
     ) -> None:
-        self._packing = Packing(bundle.model.state_spec)
-        self._fingerprint, self._snapshots, self._max_resident = bundle.fingerprint, snapshots, max_resident
+        self._model_names = [one.name for one in bundle.model.state_spec]
+        self.calibration = calibration
+        spec = StateSpec([*bundle.model.state_spec, *(calibration.spec if calibration else ())])
+        self._packing = Packing(spec)
+        self.fingerprint, self._snapshots, self._max_resident = bundle.fingerprint, snapshots, max_resident
         self._memory = {one.name: one.shape for one in bundle.model.state_spec}["ring"][0]
-        self.slab = Slab(bundle.model.state_spec, device, max_slots=max_resident)
+        self.slab = Slab(spec, device, max_slots=max_resident)
         self._slots: dict[str, int] = {}
         self._cold = 0 if empty else snapshots.count(bundle.fingerprint)
         self._sorted_unsaved: list[str] | None = None
@@ -71,6 +77,7 @@ class SeriesStore:
         self.observed_count = np.zeros(0, dtype=np.int64)
         self.touched_us = np.zeros(0, dtype=np.int64)
         self.static_digest = np.zeros(0, dtype=np.int64)
+        self.next_target = np.zeros(0, dtype=np.int64)  # the position of the next step that a forecast waits for
 
     def __len__(self) -> int:
         return len(self._slots) + self._cold
@@ -93,7 +100,7 @@ class SeriesStore:
         slots = self._look_up(series_ids)
         if (self._cold or self._lost) and (missing := np.flatnonzero(slots < 0)).size:
             wanted = [series_ids[i] for i in missing.tolist()]
-            found = self._snapshots.fetch(self._fingerprint, wanted)
+            found = self._snapshots.fetch(self.fingerprint, wanted)
             if found:
                 self.adopt([one for one in found if one.series_id not in self._lost])
                 if lost := self._lost.intersection(wanted):
@@ -112,6 +119,7 @@ class SeriesStore:
             self._saved[slots] = [one.sequence for one in whole]
             self._dirty[slots] = False
             self.scatter(slots, packed.state)
+            self.refresh_targets(slots)
             self.static_digest[slots], self.touched_us[slots] = packed.static_digest, packed.touched_us
         broken = [one.series_id for one in snapshots if one not in whole] if len(whole) < len(snapshots) else []
         for series_id in broken:
@@ -129,6 +137,7 @@ class SeriesStore:
         self._saved[slots], self._dirty[slots] = 0, True
         for mirror in (self.clock_us, self.position, self.observed_count, self.touched_us, self.static_digest):
             mirror[slots] = 0
+        self.next_target[slots] = NEVER
         self._sorted_unsaved = None
         self._lost.difference_update(series_ids)
         return slots
@@ -137,6 +146,7 @@ class SeriesStore:
         """Add series with their states and return their slots, int64 [N]; none of them may exist."""
         slots = self._place(series_ids)
         self.scatter(slots, state)
+        self.refresh_targets(slots)
         self.static_digest[slots], self.touched_us[slots] = static_digest, touched_us
         self._saved[slots], self._dirty[slots] = 0, True
         self._sorted_unsaved = None
@@ -156,8 +166,38 @@ class SeriesStore:
         self._cold -= len(names) - len(slots)
 
     def gather(self, slots: IntArray) -> State:
-        """Return a copy of the states in `slots`."""
+        """Return a copy of the model's states in `slots`."""
+        rows = torch.from_numpy(slots).to(self.slab.device)
+        return {name: self.slab.tensors[name].index_select(0, rows) for name in self._model_names}
+
+    def gather_whole(self, slots: IntArray) -> State:
+        """Return a copy of the states in `slots`, the calibration's tensors among them."""
         return self.slab.gather(torch.from_numpy(slots).to(self.slab.device))
+
+    def clear(self, slots: IntArray, keep: Collection[str]) -> None:
+        """Let series start afresh, but for some tensors."""
+        rows = torch.from_numpy(slots).to(self.slab.device)
+        for name, tensor in self.slab.tensors.items():
+            if name not in keep:
+                tensor[rows] = 0
+        self.next_target[slots] = NEVER
+
+    def refresh_targets(self, slots: IntArray) -> None:
+        """Take over which step the forecasts of some series wait for next."""
+        if self.calibration is not None:
+            self.next_target[slots] = self.calibration.next_target(self.slab.tensors, slots)
+
+    def touch_calibration(self, slots: IntArray) -> None:
+        """Note that the calibration of some series is newer than their snapshots."""
+        self._dirty[slots] = True
+
+    def names(self, slots: IntArray) -> list[str]:
+        """Return the series in `slots`, all in use."""
+        return self._ids[slots].tolist()  # type: ignore[no-any-return]
+
+    def used_slots(self) -> IntArray:
+        """Return the slots that are in use."""
+        return np.flatnonzero(self._used)
 
     def scatter(self, slots: IntArray, state: State) -> None:
         """Put states into `slots`, all different, and the mirrors with them."""
@@ -197,10 +237,12 @@ class SeriesStore:
         slots = slots[self._used[slots] & self._dirty[slots]]
         for start in range(0, len(slots), _SNAPSHOTS_AT_ONCE):
             part = slots[start : start + _SNAPSHOTS_AT_ONCE]
-            packed = self._packing.pack(Packed(self.gather(part), self.static_digest[part], self.touched_us[part]))
+            packed = self._packing.pack(
+                Packed(self.gather_whole(part), self.static_digest[part], self.touched_us[part])
+            )
             names: list[str] = self._ids[part].tolist()
             made = [Snapshot.of(name, self.sequence, one) for name, one in zip(names, packed, strict=True)]
-            self._snapshots.save(self._fingerprint, made)
+            self._snapshots.save(self.fingerprint, made)
             self._dirty[part] = False
             if (self._saved[part] == 0).any():
                 self._sorted_unsaved = None
@@ -212,12 +254,12 @@ class SeriesStore:
             slots = np.flatnonzero(self._used & (self._saved == 0))
             self._sorted_unsaved = sorted(self._ids[slots].tolist())
         unsaved = (one for one in self._sorted_unsaved if one > after)
-        saved = (one.series_id for one in self._snapshots.read(self._fingerprint, after))
+        saved = (one.series_id for one in self._snapshots.read(self.fingerprint, after))
         return _merged(unsaved, saved)
 
     def peek(self, series_ids: Sequence[str]) -> dict[str, Packed]:
         """Return what is known of cold series, which stay cold."""
-        found = self._snapshots.fetch(self._fingerprint, series_ids)
+        found = self._snapshots.fetch(self.fingerprint, series_ids)
         whole = [one for one in found if one.is_whole and len(one.state) == self._packing.num_bytes]
         return {one.series_id: self.unpack([one]) for one in whole}
 
@@ -287,7 +329,15 @@ class SeriesStore:
         missing = self.slab.capacity - len(self._used)
         if missing > 0:
             names = ("_ids", "_used", "_touched", "_dirty", "_saved")
-            for name in (*names, "clock_us", "position", "observed_count", "touched_us", "static_digest"):
+            for name in (
+                *names,
+                "clock_us",
+                "position",
+                "observed_count",
+                "touched_us",
+                "static_digest",
+                "next_target",
+            ):
                 setattr(self, name, np.pad(getattr(self, name), (0, missing)))
 
 

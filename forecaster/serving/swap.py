@@ -93,8 +93,10 @@ class Swap:
             moving[buckets] = True
             snapshots = self._storage.snapshots if goes_on else None
             mine = census.of(moving)
-            steps = self._replay_steps
-            make = functools.partial(Staging, bundle, mine, moving, journal, snapshots, replay_steps=steps)
+            steps, calibration = self._replay_steps, target.store.calibration
+            make = functools.partial(
+                Staging, bundle, mine, moving, journal, snapshots, replay_steps=steps, calibration=calibration
+            )
             staging = await self._in_thread(make)
             for _ in range(_MOST_ROUNDS):
                 if await self._in_thread(staging.fold) <= _FEW_ROWS:

@@ -1,0 +1,111 @@
+"""Joins a lane's calibration with its store: what waits to be scored, and when that is looked at.
+
+Knows slots and the calibration; knows nothing of requests or journals.
+
+Shapes: N series, D steps ahead, Q trained levels.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from forecaster.model.ragged import Runs
+from forecaster.model.seq2seq import Prediction
+from forecaster.model.state import State
+from forecaster.serving.calibration import Calibration
+from forecaster.serving.issued import Issued
+from forecaster.serving.records import IntArray
+from forecaster.serving.store import SeriesStore
+from forecaster.serving.work import LiveScores
+
+Float64 = npt.NDArray[np.float64]
+
+
+class Scoring:
+    """The scores and corrections of one lane.
+
+    Args:
+        calibration: of the model version.
+        store: its series, whose states hold the calibration's tensors.
+    """
+
+    def __init__(self, calibration: Calibration, store: SeriesStore) -> None:
+        self._calibration, self._store = calibration, store
+        self._fingerprint = store.fingerprint
+        self.pending: list[Issued] = []  # to be journaled before the next observations
+
+    def step(self, slots: IntArray, values: Float64) -> None:
+        """Score what waits for the next step of N different series, before their states advance."""
+        store = self._store
+        due = np.flatnonzero(store.next_target[slots] <= store.position[slots] + 1)
+        if len(due):
+            at = slots[due]
+            self._calibration.score_step(store.slab.tensors, at, store.position[at], values[due])
+            store.refresh_targets(at)
+
+    def scan(self, slots: IntArray, position: IntArray, runs: Runs) -> None:
+        """Score what waits for a step of the runs of N different series, before their states advance."""
+        store = self._store
+        if (store.next_target[slots] <= position + runs.lengths.numpy()).any():
+            self._calibration.score(store.slab.tensors, slots, position, runs)
+            store.refresh_targets(slots)
+
+    def replay(self, slots: IntArray, position: IntArray, runs: Runs, issued: Issued, names: dict[str, int]) -> None:
+        """Do what was done while the runs of N different series were observed first, and forecasts were issued.
+
+        Args:
+            slots: int64 [N].
+            position: steps seen before, int64 [N].
+            runs: one of each series.
+            issued: in order; of other series too.
+            names: the slots of the series that there are.
+        """
+        store = self._store
+        run_of_slot = {slot: run for run, slot in enumerate(slots.tolist())}
+        wanted = [names.get(name, -1) for name in issued.series_ids]
+        beside = np.array(sorted({slot for slot in wanted if slot >= 0} - set(run_of_slot)), dtype=np.int64)
+        run_of_slot |= {slot: len(slots) + k for k, slot in enumerate(beside.tolist())}
+        whole = Runs(
+            torch.cat([runs.start_us, torch.from_numpy(store.clock_us[beside] + self._calibration.step_us)]),
+            torch.cat([runs.lengths, torch.zeros(len(beside), dtype=torch.int64)]),
+            runs.row_run,
+            runs.row_step,
+            runs.values,
+        )
+        every = np.concatenate([slots, beside])
+        positions = np.concatenate([position, store.position[beside]])
+        run_of = np.array([run_of_slot.get(slot, -1) for slot in wanted], dtype=np.int64)
+        self._calibration.replay(store.slab.tensors, every, positions, whole, issued, run_of)
+        store.refresh_targets(every)
+
+    def own(self, parts: Sequence[Issued]) -> Issued | None:
+        """Return what of some records this model version issued, as one."""
+        mine = [one for one in parts if one.fingerprint == self._fingerprint and len(one)]
+        return Issued.joined(mine) if mine else None
+
+    def issue(self, slots: IntArray, prediction: Prediction, horizons: IntArray) -> None:
+        """Remember the forecasts of N different series, of which `horizons` steps were asked for, int64 [N]."""
+        store, quantiles = self._store, prediction.quantiles.numpy()
+        over = prediction.ended.numpy() > 0.5
+        shown = np.minimum(horizons, np.where(over.any(axis=1), np.maximum(over.argmax(axis=1), 1), horizons))
+        origins = (store.position[slots], store.clock_us[slots])
+        names: list[str] = store.names(slots)
+        issued = self._calibration.issue(store.slab.tensors, slots, quantiles, origins, names, shown)
+        if issued is not None:
+            self.pending.append(issued)
+            store.refresh_targets(slots)
+            store.touch_calibration(slots)
+
+    def corrected(self, slots: IntArray, quantiles: Float64, levels: Sequence[float]) -> Float64:
+        """Return quantiles at `levels` that hold what these say, float64 [N, D, W]; see `Calibration.corrected`."""
+        return self._calibration.corrected(self._store.slab.tensors, slots, quantiles, levels)
+
+    def live(self, tensors: State, slot: int) -> tuple[LiveScores, ...]:
+        """Return the live scores of one series."""
+        return self._calibration.report(tensors, np.array([slot])).of(0)
+
+    def mean(self) -> tuple[LiveScores, ...]:
+        """Return the mean live scores of the resident series."""
+        return self._calibration.report(self._store.slab.tensors, self._store.used_slots()).mean()
