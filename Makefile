@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 /usr/bin/pyt
 STAMP := $(VENV)/.installed
 DEMO_OUTPUT ?= demo-output
 
-.PHONY: help setup demo test check bench bench-accuracy proto format clean
+.PHONY: help setup demo test check bench bench-peers bench-accuracy proto format clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -38,8 +38,22 @@ check: setup  ## lint, types, import order, API rules, generated code
 	$(BIN)/buf breaking proto --against proto/released.binpb
 	$(BIN)/python proto/generate.py --check
 
-bench: setup  ## measure serving against its own ceilings
-	$(BIN)/python -m tests.benchmarks
+# PEERS=0 leaves other servers out; GROUPS=recovery measures that alone; SCALE=0.05 is a quick look with fewer series.
+bench: setup $(if $(filter 0,$(PEERS)),,bench-peers)  ## measure serving against its bars and beside other servers
+	$(BIN)/python -m tests.benchmarks $(GROUPS) $(if $(SCALE),--scale $(SCALE)) $(if $(filter 0,$(PEERS)),--no-peers)
+
+# Not everywhere are there wheels of all of them: what cannot be installed is left out.
+bench-peers: setup
+	@for name in peer-server triton; do $(MAKE) --no-print-directory build/$$name-venv/.installed \
+		|| echo "$$name cannot be installed here: make bench does without it"; done
+
+build/triton-venv/.installed: PIP_OPTIONS = --no-deps
+
+build/peer-server-venv/.installed build/triton-venv/.installed: build/%-venv/.installed: tests/benchmarks/%.txt
+	test -x build/$*-venv/bin/python || $(PYTHON) -m venv build/$*-venv
+	build/$*-venv/bin/python -m pip install --quiet --disable-pip-version-check -c $< torch
+	build/$*-venv/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -r $<
+	@touch $@
 
 # M4=FOLDER adds M4 Hourly, SECONDS=300 is the training time of each model.
 bench-accuracy: setup build/peers-venv/.installed  ## train and score ours beside other programs' models

@@ -1,4 +1,4 @@
-"""The `forecaster` command: train, compare, evaluate, serve, observe, forecast, health, benchmark, demo.
+"""The `forecaster` command: what is trained, compared, evaluated, served, asked of a server, and shown.
 
 Knows how the commands are called from a shell and how their results look there; the work is elsewhere, imported by
 the command that needs it, so that each starts fast.
@@ -6,6 +6,7 @@ the command that needs it, so that each starts fast.
 
 import datetime as dt
 import pathlib
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from forecaster.client import ModelInfo
 
 _PATIENCE_SECONDS = 5.0
+_POLL_SECONDS = 0.2
 
 
 def _train(arguments: Namespace) -> int:
@@ -176,6 +178,36 @@ def _health(arguments: Namespace) -> int:
     return int(answer.status != health_pb2.HealthCheckResponse.SERVING)
 
 
+def _models(arguments: Namespace) -> int:
+    from forecaster.client import ForecastClient
+
+    _require_server(arguments.server)
+    with ForecastClient(arguments.server) as client:
+        for model in client.list_models():
+            share = f" {model.progress:.0%}" if model.state == "REBUILDING" else ""
+            print(f"{model.name} version {model.version}: {model.state}{share}{model.failure and f', {model.failure}'}")
+    return 0
+
+
+def _add_activate_arguments(parser: ArgumentParser) -> None:
+    _add_server(parser)
+    parser.add_argument("version", type=str, help="a version's number or an alias, for example previous")
+    parser.add_argument("--name", type=str, default="", help="the registered model; left out, the server's first")
+
+
+def _activate(arguments: Namespace) -> int:
+    from forecaster.client import ForecastClient
+
+    _require_server(arguments.server)
+    with ForecastClient(arguments.server, model=arguments.name) as client:
+        model = client.activate_model(arguments.version)
+        while model.state in ("LOADING", "REBUILDING"):
+            time.sleep(_POLL_SECONDS)
+            model = client.get_model(model.version)
+    print(f"{model.name} version {model.version}: {model.state}{model.failure and f', {model.failure}'}")
+    return int(model.state != "ACTIVE")
+
+
 def _add_benchmark_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("name", type=str, choices=NAMES, help="which one")
     parser.add_argument("--data", type=str, default=".", metavar="PATH", help="its file, or the folder of its files")
@@ -239,6 +271,8 @@ _COMMANDS = {
         "score a registered model beside naive forecasts", ("data", "tracking"), _evaluate, _add_evaluate_arguments
     ),
     "serve": Command("serve the registered champion over gRPC", ("tracking", "serving"), _serve),
+    "models": Command("list the model versions of a server", (), _models, _add_server),
+    "activate": Command("let a server change its model's version, and wait", (), _activate, _add_activate_arguments),
     "observe": Command("send a file of observations to a server", ("data",), _observe, _add_server),
     "forecast": Command("ask a server for forecasts", (), _forecast, _add_forecast_arguments),
     "health": Command("ask a server for its health: exit code 0 if it serves, 1 if not", (), _health, _add_server),

@@ -16,6 +16,7 @@
     ├── LimitReachedError               a queue, series or rate limit
     ├── UnavailableError                draining, recovering, or not reachable
     │   └── StorageError                the journal cannot be written or read
+    │       └── FencedError             another server has taken the series over
     ├── DeadlineError                   no answer in time
     └── InternalError                   a defect of ours; carries an id that the log has
 
@@ -156,6 +157,12 @@ class StorageError(UnavailableError):
     """The journal cannot be written or read; the message names the file and what to do."""
 
     reason = "STORAGE_FAILED"
+
+
+class FencedError(StorageError):
+    """Another server has taken the series over; nothing of this one is written any more, and it has to end."""
+
+    reason = "FENCED"
 
 
 class DeadlineError(ForecasterError):

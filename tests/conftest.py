@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from forecaster.config import TrackingConfig
+from tests.postgres import postgres  # noqa: F401 -- a fixture
 
 
 @pytest.fixture(scope="session")

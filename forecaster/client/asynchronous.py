@@ -100,9 +100,26 @@ class AsyncForecastClient(AsyncClosing):
         """Forget one series; raises SeriesNotFoundError."""
         await self._run(calls.delete_series_call(series_id, self._name))
 
-    async def get_model(self) -> ModelInfo:
-        """Describe the served model."""
-        return await self._run(calls.get_model_call(self._name))
+    async def get_model(self, version: str = "") -> ModelInfo:
+        """Describe one version of the model, the served one if none is named; raises ModelNotFoundError."""
+        return await self._run(calls.get_model_call(self._name, version))
+
+    async def list_models(self) -> AsyncIterator[ModelInfo]:
+        """Yield the versions, of all models, that the server has served or tried to, by ascending name and number."""
+        token = ""
+        while True:
+            page, token = await self._run(calls.list_models_call(token))
+            for info in page:
+                yield info
+            if not token:
+                return
+
+    async def activate_model(self, version: str) -> ModelInfo:
+        """Begin to replace the model's served version by a number or an alias; `get_model` says how far it is.
+
+        Raises ModelNotFoundError, and FailedPreconditionError while another replacement is under way.
+        """
+        return await self._run(calls.activate_model_call(self._name, version))
 
     async def close(self) -> None:
         """Close the channel."""

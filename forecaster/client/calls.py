@@ -190,10 +190,26 @@ def delete_series_call(series_id: str, model: str) -> Call[None]:
     return Call(lambda stubs: stubs.forecast.DeleteSeries, request, lambda answer: None, gone_is_done=True)
 
 
-def get_model_call(name: str) -> Call[ModelInfo]:
-    """Return the call that describes the served model."""
-    request = model_service_pb2.GetModelRequest(name=name)
+def get_model_call(name: str, version: str = "") -> Call[ModelInfo]:
+    """Return the call that describes one version of a model, the served one if none is named."""
+    request = model_service_pb2.GetModelRequest(name=name, version=version)
     return Call(lambda stubs: stubs.model.GetModel, request, lambda answer: model_info(answer.model))
+
+
+def list_models_call(page_token: str) -> Call[tuple[list[ModelInfo], str]]:
+    """Return the call for one page of versions; its result is the page and the next page's token."""
+    request = model_service_pb2.ListModelsRequest(page_size=_PAGE, page_token=page_token)
+    return Call(
+        lambda stubs: stubs.model.ListModels,
+        request,
+        lambda answer: ([model_info(message) for message in answer.models], answer.next_page_token),
+    )
+
+
+def activate_model_call(name: str, version: str) -> Call[ModelInfo]:
+    """Return the call that begins to replace the served version."""
+    request = model_service_pb2.ActivateModelRequest(name=name, version=version)
+    return Call(lambda stubs: stubs.model.ActivateModel, request, lambda answer: model_info(answer.model))
 
 
 def _columns(rows: pl.DataFrame, model: ModelInfo | None) -> observation_pb2.ObservationColumns:

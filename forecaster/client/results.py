@@ -114,7 +114,11 @@ class SeriesInfo:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """The served model; a `recurrent` decoder can draw paths, with a `categorical` head it can search for them."""
+    """A version of a model; a `recurrent` decoder can draw paths, with a `categorical` head it can search for them.
+
+    Its `state` is `LOADING`, `REBUILDING`, `ACTIVE`, `RETIRED` or `FAILED`, for a reason that `failure` names. Of the
+    last two no more is known than name, version and fingerprint.
+    """
 
     name: str
     version: str
@@ -134,6 +138,9 @@ class ModelInfo:
     decoder: str
     head: str
     end_of_sequence: bool
+    state: str = "ACTIVE"
+    progress: float = 1.0
+    failure: str = ""
 
     @property
     def dynamic(self) -> tuple[str, ...]:
@@ -273,6 +280,9 @@ def model_info(message: model_service_pb2.Model) -> ModelInfo:
         message.decoder,
         message.head,
         message.end_of_sequence,
+        model_service_pb2.ModelState.Name(message.state).removeprefix("MODEL_STATE_"),
+        message.progress,
+        message.failure,
     )
 
 

@@ -140,9 +140,25 @@ class ForecastClient(Closing):
         """Forget one series; raises SeriesNotFoundError."""
         self._run(calls.delete_series_call(series_id, self._name))
 
-    def get_model(self) -> ModelInfo:
-        """Describe the served model."""
-        return self._run(calls.get_model_call(self._name))
+    def get_model(self, version: str = "") -> ModelInfo:
+        """Describe one version of the model, the served one if none is named; raises ModelNotFoundError."""
+        return self._run(calls.get_model_call(self._name, version))
+
+    def list_models(self) -> Iterator[ModelInfo]:
+        """Yield the versions, of all models, that the server has served or tried to, by ascending name and number."""
+        token = ""
+        while True:
+            page, token = self._run(calls.list_models_call(token))
+            yield from page
+            if not token:
+                return
+
+    def activate_model(self, version: str) -> ModelInfo:
+        """Begin to replace the model's served version by a number or an alias; `get_model` says how far it is.
+
+        Raises ModelNotFoundError, and FailedPreconditionError while another replacement is under way.
+        """
+        return self._run(calls.activate_model_call(self._name, version))
 
     def close(self) -> None:
         """Close the channel."""

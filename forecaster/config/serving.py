@@ -16,14 +16,22 @@ class ServingConfig:
         host: the address to listen on.
         port: the port to listen on; 0 takes a free one.
         address_file: write `host:port` there once the server answers.
-        state: where journal and snapshots are kept, a sqlite:/// URL or a folder.
-        alias: the registered version to serve.
+        state: where journal and snapshots are kept: a folder, a sqlite:/// URL or a postgresql:// URL.
+        models: names of the registered models to serve; left out, the one of `tracking.model`.
+        alias: the registered version to serve; when it moves, the server follows.
+        poll_seconds: how often the registry is asked where the alias points.
+        replay_steps: a new version's states are rebuilt from at least so many of each series' last steps.
         durability: commit (survives a power cut), interval (may lose the last moments on a power cut), none.
         max_batch_observations: most observations in one micro-batch.
         max_queued_observations: refuse more than this many waiting observations.
         max_request_observations: refuse larger requests.
         max_stream_in_flight: most unanswered messages of one stream; past them it is not read on.
         max_series: refuse new series past this many.
+        max_resident_series: keep no more states in memory; the least recently used are read back when needed.
+        device: where the states lie and are computed, such as `cpu` or `cuda`.
+        snapshot_seconds: how often the states that have changed are written.
+        journal_seconds: observations leave the journal after this time, if no snapshot needs them.
+        history: whether they go to Parquet files beside the journal, or are forgotten.
         max_ahead_seconds: refuse observations of a time further in the future, which is a mistake.
         drain_seconds: time for requests under way at shutdown.
         balancer_wait_seconds: time between NOT_SERVING and refusing requests at shutdown.
@@ -33,13 +41,21 @@ class ServingConfig:
     port: int = 50051
     address_file: str | None = None
     state: str = "forecaster-state"
+    models: tuple[str, ...] = ()
     alias: str = "champion"
+    poll_seconds: float = 10.0
+    replay_steps: int = 1000
     durability: DurabilityName = "commit"
     max_batch_observations: int = 65_536
     max_queued_observations: int = 262_144
     max_request_observations: int = 65_536
     max_stream_in_flight: int = 64
-    max_series: int = 1_000_000
+    max_series: int = 10_000_000
+    max_resident_series: int = 250_000
+    device: str = "cpu"
+    snapshot_seconds: float = 60.0
+    journal_seconds: float = 604_800.0
+    history: bool = True
     max_ahead_seconds: float = 86_400.0
     drain_seconds: float = 10.0
     balancer_wait_seconds: float = 0.0
@@ -49,10 +65,16 @@ class ServingConfig:
         choices = get_args(DurabilityName)
         require(self.durability in choices, "serving.durability", self.durability, ", ".join(choices))
         limits = ("max_batch_observations", "max_queued_observations", "max_request_observations", "max_series")
-        for name in (*limits, "max_stream_in_flight"):
+        for name in (*limits, "max_stream_in_flight", "max_resident_series", "replay_steps"):
             require(getattr(self, name) >= 1, f"serving.{name}", getattr(self, name), "1 or more")
-        for name in ("drain_seconds", "balancer_wait_seconds", "max_ahead_seconds"):
+        for name in ("poll_seconds", "snapshot_seconds"):
+            require(getattr(self, name) > 0, f"serving.{name}", getattr(self, name), "more than 0 seconds")
+        require(len(set(self.models)) == len(self.models), "serving.models", self.models, "different names")
+        for name in ("journal_seconds", "drain_seconds", "balancer_wait_seconds", "max_ahead_seconds"):
             require(getattr(self, name) >= 0, f"serving.{name}", getattr(self, name), "0 or more seconds")
         most = self.max_queued_observations
         ok = self.max_request_observations <= most
         require(ok, "serving.max_request_observations", self.max_request_observations, f"at most {most}, the queue's")
+        least = self.max_batch_observations
+        ok = self.max_resident_series >= least
+        require(ok, "serving.max_resident_series", self.max_resident_series, f"{least} or more, a batch of series")

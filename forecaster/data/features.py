@@ -10,14 +10,14 @@ import math
 
 import torch
 
-_DAY_US = 86_400_000_000
+DAY_US = 86_400_000_000
 _YEAR_DAYS = 365.2425  # the mean Gregorian year
 _MONDAY_DAYS = 3.0  # the epoch is a Thursday, three days after a Monday
 
 
 def calendar_size(step_us: int) -> int:
     """Return C, the number of features for a time step: 6 below a day, 4 below a week, otherwise 2."""
-    return 2 * len(_periods(step_us))
+    return 2 * len(calendar_periods(step_us))
 
 
 def calendar_features(time_us: torch.Tensor, step_us: int) -> torch.Tensor:
@@ -35,14 +35,14 @@ def calendar_features(time_us: torch.Tensor, step_us: int) -> torch.Tensor:
     Returns:
         [..., C] float32: sine of day, week, year, then cosine of day, week, year.
     """
-    days = time_us.double() / _DAY_US  # [...]
-    cycles = torch.stack([(days + offset) / length for offset, length in _periods(step_us)])  # [P, ...]
+    days = time_us.double() / DAY_US  # [...]
+    cycles = torch.stack([(days + offset) / length for offset, length in calendar_periods(step_us)])  # [P, ...]
     angles = cycles.frac() * math.tau
     features = torch.cat((angles.sin(), angles.cos())).float()  # [C, ...]: small last axes are slow to fill
     return features.movedim(0, -1).contiguous()
 
 
-def _periods(step_us: int) -> list[tuple[float, float]]:
-    """Return (offset, length) of the periods in use, in days."""
+def calendar_periods(step_us: int) -> list[tuple[float, float]]:
+    """Return (offset, length) of the periods in use, in days: a position is (days since the epoch + offset) / length."""
     day_and_week = [(0.0, 1.0), (_MONDAY_DAYS, 7.0)]
-    return [*(period for period in day_and_week if step_us < period[1] * _DAY_US), (0.0, _YEAR_DAYS)]
+    return [*(period for period in day_and_week if step_us < period[1] * DAY_US), (0.0, _YEAR_DAYS)]

@@ -37,7 +37,7 @@ from forecaster.evaluation import fill_by_season, forecast, mase_units, seasonal
 from forecaster.model.bundle import Bundle
 from forecaster.registry import load_bundle
 from forecaster.scores import Backtest, Sums
-from forecaster.serving.journal import open_journal
+from forecaster.serving.opening import open_storage
 from forecaster.training.figures import Fan, fan_chart
 
 _SEASON = 24  # hours, of MASE and of the seasonal naive
@@ -159,7 +159,9 @@ def _prepared(output: pathlib.Path) -> pathlib.Path:
         output.mkdir(parents=True, exist_ok=True)
         (output / _MARKER).touch()
         if (output / _STATE).exists():
-            open_journal(str(output / _STATE), "commit").close()  # raises if a server is using it
+            open_storage(
+                str(output / _STATE), "commit", TrackingConfig().model
+            ).close()  # raises if a server is using it
             shutil.rmtree(output / _STATE)
         (output / "server.log").unlink(missing_ok=True)
     except OSError as error:

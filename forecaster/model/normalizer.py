@@ -19,8 +19,8 @@ from torch import Tensor
 
 _LEVEL = 5  # weight, level sum, deviation weight, deviation sum, last observed value
 _BLOCK = 64
-_RELATIVE_FLOOR = 1e-9
-_CHANGE_FLOOR = 1e-3  # of the scale
+RELATIVE_FLOOR = 1e-9
+CHANGE_FLOOR = 1e-3  # of the scale
 _TINY = 5e-324  # a sum of weights is this or more, or zero, and then so is what they weigh
 
 
@@ -111,10 +111,10 @@ def statistics(sums: Tensor) -> Statistics:
     scale = _ratio(sums[..., 3], sums[..., 2])
     fallback = torch.where(magnitude > 0, magnitude, 1.0)  # nothing has varied yet
     # Below the floor it is rounding, which depends on how the steps were batched.
-    scale = torch.where(scale > magnitude * _RELATIVE_FLOOR, scale, fallback)
+    scale = torch.where(scale > magnitude * RELATIVE_FLOOR, scale, fallback)
     weight, moved = sums[..., _LEVEL:].chunk(2, dim=-1)
     changes = torch.where(weight > 0, _ratio(moved, weight), scale[..., None])
-    return Statistics(level, scale, sums[..., 4], sums[..., 0] > 0, changes.maximum(scale[..., None] * _CHANGE_FLOOR))
+    return Statistics(level, scale, sums[..., 4], sums[..., 0] > 0, changes.maximum(scale[..., None] * CHANGE_FLOOR))
 
 
 def mean_change(sums: npt.NDArray[np.float64], lag: int) -> npt.NDArray[np.float64]:
@@ -124,13 +124,13 @@ def mean_change(sums: npt.NDArray[np.float64], lag: int) -> npt.NDArray[np.float
     sums = sums.take([1, 3, change_weight + (sums.shape[1] - _LEVEL) // 2], axis=1)
     level, scale, change = (sums / np.maximum(weights, _TINY)).T
     magnitude = np.abs(level)
-    varied = scale > magnitude * _RELATIVE_FLOOR
+    varied = scale > magnitude * RELATIVE_FLOOR
     if not varied.all():
         scale = np.where(varied, scale, np.where(magnitude > 0, magnitude, 1.0))
     known = weights[:, 2] > 0
     if not known.all():
         change = np.where(known, change, scale)
-    found: npt.NDArray[np.float64] = np.maximum(change, scale * _CHANGE_FLOOR)
+    found: npt.NDArray[np.float64] = np.maximum(change, scale * CHANGE_FLOOR)
     return found
 
 

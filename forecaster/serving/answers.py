@@ -47,7 +47,7 @@ async def add_forecasts(
     answer: Forecasts,
     levels: Sequence[float],
     step: Duration,
-    model: tuple[str, str],
+    model: str,
     *,
     packed: bool,
 ) -> None:
@@ -85,12 +85,15 @@ def fill_columns(
     answer: Forecasts,
     levels: Sequence[float],
     step: Duration,
-    model: tuple[str, str],
+    model: str,
 ) -> None:
-    """Put the engine's forecasts into columns; `model` is its name and version."""
+    """Put the engine's forecasts into columns; `model` is its name."""
     message.step.CopyFrom(step)
-    message.horizon = answer.median.shape[1]
-    message.model_name, message.model_version = model
+    message.horizon, message.model_name = answer.median.shape[1], model
+    if len(answer.versions) == 1 or len(set(answer.versions)) == 1:
+        message.model_version = answer.versions[0]
+    else:
+        message.model_versions.extend(answer.versions)
     if answer.failures:
         message.series_ids.extend(answer.series_ids)
     fill(message, origin_times_us=answer.origin_us.astype(np.int64, copy=False), values=_doubles(answer.median))
@@ -101,11 +104,13 @@ def fill_columns(
 
 
 def to_forecasts(
-    answer: Forecasts, levels: Sequence[float], step: Duration, model: tuple[str, str]
+    answer: Forecasts, levels: Sequence[float], step: Duration, model: str
 ) -> Iterator[forecast_pb2.SeriesForecast]:
-    """Yield the engine's forecasts as messages; `model` is its name and version."""
-    name, version = model
-    for i, (series_id, length) in enumerate(zip(answer.series_ids, _lengths(answer), strict=True)):
+    """Yield the engine's forecasts as messages; `model` is its name."""
+    versions = (
+        answer.versions if len(answer.versions) == len(answer.series_ids) else itertools.repeat(answer.versions[0])
+    )
+    for i, (series_id, length, version) in enumerate(zip(answer.series_ids, _lengths(answer), versions, strict=False)):
         by_level = answer.quantiles[i, :length].T.tolist()
         yield forecast_pb2.SeriesForecast(
             series_id=series_id,
@@ -116,7 +121,7 @@ def to_forecasts(
                 forecast_pb2.QuantilePath(level=level, values=values)
                 for level, values in zip(levels, by_level, strict=True)
             ],
-            model_name=name,
+            model_name=model,
             model_version=version,
             end_probabilities=None if answer.ended is None else answer.ended[i].tolist(),
             paths=None if answer.drawn is None else _paths(answer.drawn, i),

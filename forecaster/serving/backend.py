@@ -1,10 +1,12 @@
-"""What the servicers share: the served model with its engine and batcher, and where the server is in its life.
+"""What the servicers share: the served models with their engines, and where the server is in its life.
 
 Knows nothing of messages or statuses.
 """
 
 import asyncio
 import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from forecaster.config import ServingConfig
 from forecaster.errors import ModelNotFoundError, UnavailableError
@@ -12,6 +14,8 @@ from forecaster.model.bundle import Bundle
 from forecaster.registry import RegisteredModel
 from forecaster.serving.batcher import Batcher
 from forecaster.serving.engine import Engine
+from forecaster.serving.maintenance import Maintenance
+from forecaster.serving.versions import Versions
 
 
 class Phase(enum.Enum):
@@ -22,14 +26,46 @@ class Phase(enum.Enum):
     DRAINING = "shutting down"
 
 
-class Backend:
-    """The served model, its engine and batcher, and the server's phase."""
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One registered model on this server.
 
-    def __init__(
-        self, registered: RegisteredModel, bundle: Bundle, engine: Engine, batcher: Batcher, config: ServingConfig
-    ) -> None:
-        self.registered, self.bundle = registered, bundle
-        self.engine, self.batcher = engine, batcher
+    Args:
+        name: of the registered model.
+        engine: its states.
+        batcher: the queue before the engine.
+        versions: of the model.
+        maintenance: of its storage.
+    """
+
+    name: str
+    engine: Engine
+    batcher: Batcher
+    versions: Versions
+    maintenance: Maintenance
+
+    @property
+    def bundle(self) -> Bundle:
+        """The served version's."""
+        return self.engine.lanes.active.bundle
+
+    @property
+    def registered(self) -> RegisteredModel:
+        """The served version."""
+        return self.versions.active.registered
+
+
+class Backend:
+    """The served models, and the server's phase.
+
+    Args:
+        served: one or more; requests that name none mean the first.
+        config: of the server.
+    """
+
+    def __init__(self, served: Sequence[Served], config: ServingConfig) -> None:
+        self._served = {one.name: one for one in served}
+        self._first = served[0]
         self.config = config
         self.phase = Phase.RECOVERING
         self.draining = asyncio.Event()
@@ -39,9 +75,21 @@ class Backend:
         self.phase = Phase.DRAINING
         self.draining.set()
 
-    def check_model(self, name: str) -> None:
-        """Raise unless this server is up and serves the model `name` (empty: its own)."""
+    def all(self) -> list[Served]:
+        """Return the models by ascending name; raises UnavailableError unless this server is up."""
+        self._check_up()
+        return [self._served[name] for name in sorted(self._served)]
+
+    def served(self, name: str) -> Served:
+        """Return the model `name` (empty: the first); raises unless this server is up and serves it."""
+        self._check_up()
+        if not name:
+            return self._first
+        if name not in self._served:
+            shown = ", ".join(map(repr, self._served))
+            raise ModelNotFoundError(f"this server serves {shown}, not {name!r}", [name])
+        return self._served[name]
+
+    def _check_up(self) -> None:
         if self.phase is not Phase.SERVING:
             raise UnavailableError(f"the server is {self.phase.value}: try again shortly")
-        if name not in ("", self.registered.name):
-            raise ModelNotFoundError(f"this server serves {self.registered.name!r}, not {name!r}", [name])

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from forecaster.errors import LimitReachedError
+from forecaster.errors import FencedError, LimitReachedError
 from forecaster.serving.engine import Engine
 from forecaster.serving.work import Forecasts, ForecastWork, Observed, ObserveWork
 
@@ -164,6 +164,6 @@ class Batcher:
         try:
             return function()
         except Exception as error:  # noqa: BLE001 -- handed to whoever waits, and to on_defect
-            if self._engine.broken is error:
+            if self._engine.broken is error or isinstance(error, FencedError):
                 self._on_defect(error)
             return error

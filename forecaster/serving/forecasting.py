@@ -16,16 +16,17 @@ import torch
 from torch import Tensor
 
 from forecaster.errors import ForecasterError, InvalidArgumentError, SeriesNotFoundError, TooLittleHistoryError
-from forecaster.model.ensemble import Model
 from forecaster.model.quantiles import interpolate_quantiles
 from forecaster.model.sampling import Paths
 from forecaster.model.seq2seq import Prediction
-from forecaster.serving.store import SeriesStore
+from forecaster.serving.lane import Lane
+from forecaster.serving.records import IntArray
 from forecaster.serving.work import Drawn, Forecasts, ForecastWork, Futures, Sampling, Search
 
 _DECODE_CELLS = 262_144  # series × steps of one decode
 _SEARCH_CELLS = 2_097_152  # series × beams × continuations of one beam search
 _DRAW_CELLS = 4_194_304  # series × paths × steps of one drawing
+_NO_SLOTS = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(slots=True)
@@ -35,7 +36,7 @@ class _Asked:
     work: ForecastWork
     failed: dict[str, ForecasterError]
     series_ids: tuple[str, ...]
-    slots: list[int]
+    slots: IntArray
     future: Tensor | None
 
 
@@ -44,13 +45,14 @@ def no_series(series_ids: Sequence[str]) -> SeriesNotFoundError:
     return SeriesNotFoundError(f"no series {', '.join(map(repr, series_ids))}: observe it first", series_ids)
 
 
-def forecast(model: Model, store: SeriesStore, requests: Sequence[ForecastWork]) -> list[Forecasts]:
+def forecast(lane: Lane, requests: Sequence[ForecastWork]) -> list[Forecasts]:
     """Forecast a micro-batch of requests together."""
+    model, store = lane.model, lane.store
     trained = model.config.quantile_levels
     with torch.inference_mode():
-        asked = [_ask(model, store, request) for request in requests]
-        predictions = _predict(model, store, asked)
-        drawn = _draw(model, store, asked)
+        asked = [_ask(lane, request) for request in requests]
+        predictions = _predict(lane, asked)
+        drawn = _draw(lane, asked)
         return [
             Forecasts(
                 one.series_ids,
@@ -60,9 +62,49 @@ def forecast(model: Model, store: SeriesStore, requests: Sequence[ForecastWork])
                 one.failed,
                 prediction.ended.numpy() if model.config.end_of_sequence else None,
                 drawn.get(at),
+                (lane.version,),
             )
             for at, (one, prediction) in enumerate(zip(asked, predictions, strict=True))
         ]
+
+
+def joined(request: ForecastWork, parts: Sequence[tuple[IntArray, Forecasts]]) -> Forecasts:
+    """Return one request's forecasts from those of its parts, in the request's order.
+
+    Args:
+        request: whole.
+        parts: the places of their series in the request, int64, and the forecasts.
+    """
+    if len(parts) == 1:
+        return parts[0][1]
+    answers = [one for _, one in parts]
+    names = [name for one in answers for name in one.series_ids]
+    place = {name: at for at, name in enumerate(request.series_ids)}
+    order = np.argsort([place[name] for name in names], kind="stable")
+    versions = [version for one in answers for version in one.versions * len(one.series_ids)]
+    ended = [np.zeros_like(one.median) if one.ended is None else one.ended for one in answers]
+    return Forecasts(
+        tuple(names[i] for i in order),
+        np.concatenate([one.origin_us for one in answers])[order],
+        np.concatenate([one.median for one in answers])[order],
+        np.concatenate([one.quantiles for one in answers])[order],
+        {name: error for one in answers for name, error in one.failures.items()},
+        None if all(one.ended is None for one in answers) else np.concatenate(ended)[order],
+        _joined_paths([one.drawn for one in answers if one.drawn is not None], order),
+        tuple(versions[i] for i in order),
+    )
+
+
+def _joined_paths(parts: Sequence[Drawn], order: IntArray) -> Drawn | None:
+    if not parts:
+        return None
+    found = []
+    for one in parts:
+        log = None if one.log_probabilities is None else torch.from_numpy(one.log_probabilities)
+        found.append(Paths(torch.from_numpy(one.values), torch.from_numpy(one.lengths), log))
+    values, lengths, logs = _joined(found)
+    at = torch.from_numpy(order)
+    return Drawn(values[at].numpy(), lengths[at].numpy(), None if logs is None else logs[at].numpy())
 
 
 def series_seed(seed: int, series_id: str) -> int:
@@ -71,19 +113,23 @@ def series_seed(seed: int, series_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(series_id.encode(), digest_size=8, key=key).digest(), "little", signed=True)
 
 
-def _ask(model: Model, store: SeriesStore, work: ForecastWork) -> _Asked:
-    needed = model.config.min_history or 1
+def _ask(lane: Lane, work: ForecastWork) -> _Asked:
+    model, store = lane.model, lane.store
+    slots = store.bring(work.series_ids)
     failed: dict[str, ForecasterError] = {}
-    slots = []
-    for series_id in work.series_ids:
-        slot = store.slot(series_id)
-        slots.append(slot)
-        if slot < 0:
-            failed[series_id] = no_series([series_id])
-        elif store.observed_count[slot] < needed:
-            failed[series_id] = TooLittleHistoryError(
-                f"series {series_id!r} has {store.observed_count[slot]} values; a forecast needs {needed}"
-            )
+    needed = model.config.min_history or 1
+    counts = np.where(slots >= 0, store.observed_count[slots], -1) if len(store.observed_count) else slots
+    for at in np.flatnonzero(counts < needed).tolist():
+        name = work.series_ids[at]
+        failed[name] = (
+            no_series([name])
+            if slots[at] < 0
+            else TooLittleHistoryError(f"series {name!r} has {counts[at]} values; a forecast needs {needed}")
+        )
+    levels = model.config.quantile_levels
+    if work.horizon > model.config.horizon or not levels[0] <= min(work.levels) <= max(work.levels) <= levels[-1]:
+        reason = f"version {lane.version} of the model has another horizon or other levels than the one before"
+        failed = dict.fromkeys(work.series_ids, InvalidArgumentError(reason))
     future = None
     if work.futures:
         clocks = store.clock_us[slots]
@@ -95,7 +141,7 @@ def _ask(model: Model, store: SeriesStore, work: ForecastWork) -> _Asked:
         work,
         failed,
         tuple(work.series_ids[at] for at in kept),
-        [slots[at] for at in kept],
+        slots[kept],
         None if future is None else torch.from_numpy(future[kept]),
     )
 
@@ -126,56 +172,62 @@ def _laid_over(
     return np.where(known, values, ahead)
 
 
-def _predict(model: Model, store: SeriesStore, asked: Sequence[_Asked]) -> list[Prediction]:
+def _predict(lane: Lane, asked: Sequence[_Asked]) -> list[Prediction]:
     """Return each request's prediction, [N, D, …]; a series that several want without a future is decoded once."""
-    plain = sorted({slot for one in asked if one.future is None for slot in one.slots})
-    slots, places = list(plain), []
+    if len(asked) == 1:
+        return [_decoded(lane, asked[0].slots, asked[0].work.horizon, asked[0].future)]
+    plain = np.unique(np.concatenate([_NO_SLOTS, *(one.slots for one in asked if one.future is None)]))
+    parts, places, start = [plain], [], len(plain)
     for one in asked:
         if one.future is None:
             places.append(np.searchsorted(plain, one.slots))
         else:
-            places.append(np.arange(len(slots), len(slots) + len(one.slots)))
-            slots += one.slots
+            places.append(np.arange(start, start + len(one.slots)))
+            parts.append(one.slots)
+            start += len(one.slots)
+    slots = np.concatenate(parts)
     horizon = max(one.work.horizon for one in asked)
     future = None
     if len(slots) > len(plain):
-        future = torch.full((len(slots), horizon, len(model.covariates.future)), torch.nan, dtype=torch.float64)
+        future = torch.full((len(slots), horizon, len(lane.model.covariates.future)), torch.nan, dtype=torch.float64)
         for one, place in zip(asked, places, strict=True):
             if one.future is not None:
                 future[torch.from_numpy(place), : one.work.horizon] = one.future
-    whole = _decoded(model, store, slots, horizon, future)
+    whole = _decoded(lane, slots, horizon, future)
     return [
         Prediction(*(part[torch.from_numpy(place), : one.work.horizon] for part in whole))
         for one, place in zip(asked, places, strict=True)
     ]
 
 
-def _decoded(model: Model, store: SeriesStore, slots: Sequence[int], horizon: int, future: Tensor | None) -> Prediction:
-    if not slots:
+def _decoded(lane: Lane, slots: IntArray, horizon: int, future: Tensor | None) -> Prediction:
+    model = lane.model
+    if not len(slots):
         shape = (0, horizon)
         return Prediction(torch.zeros((*shape, len(model.config.quantile_levels))), torch.zeros(shape))
     at_once = max(_DECODE_CELLS // horizon, 1)
+    tensors, rows = lane.store.slab.tensors, torch.from_numpy(slots)
     parts = [
-        model.predict(
-            store.gather(slots[low : low + at_once]), horizon, None if future is None else future[low : low + at_once]
+        lane.stepper.predict(
+            tensors, rows[low : low + at_once], horizon, None if future is None else future[low : low + at_once]
         )
         for low in range(0, len(slots), at_once)
     ]
     return Prediction(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
 
 
-def _draw(model: Model, store: SeriesStore, asked: Sequence[_Asked]) -> dict[int, Drawn]:
+def _draw(lane: Lane, asked: Sequence[_Asked]) -> dict[int, Drawn]:
     """Return the paths of the requests that want some, by position."""
     groups: dict[object, list[int]] = {}
     for at, one in enumerate(asked):
         drawing = one.work.drawing
-        if drawing is None or not one.slots:
+        if drawing is None or not len(one.slots):
             continue
         same = drawing.paths if isinstance(drawing, Sampling) else drawing  # seeds are a series' own
         groups.setdefault((same, one.work.horizon, one.future is None), []).append(at)
     drawn: dict[int, Drawn] = {}
     for members in groups.values():
-        found = _draw_together(model, store, [asked[at] for at in members])
+        found = _draw_together(lane, [asked[at] for at in members])
         start = 0
         for at in members:
             rows = slice(start, start + len(asked[at].slots))
@@ -187,11 +239,12 @@ def _draw(model: Model, store: SeriesStore, asked: Sequence[_Asked]) -> dict[int
     return drawn
 
 
-def _draw_together(model: Model, store: SeriesStore, group: Sequence[_Asked]) -> Paths:
+def _draw_together(lane: Lane, group: Sequence[_Asked]) -> Paths:
     """Return the paths of all series of requests that differ in nothing but series, futures and seeds."""
     horizon, drawing = group[0].work.horizon, group[0].work.drawing
     assert drawing is not None
-    slots = [slot for one in group for slot in one.slots]
+    model, store = lane.model, lane.store
+    slots = np.concatenate([one.slots for one in group])
     futures = [one.future for one in group if one.future is not None]
     future = torch.cat(futures) if futures else None
     seeds = torch.tensor([seed for one in group for seed in _seeds(one)], dtype=torch.int64)

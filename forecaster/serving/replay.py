@@ -1,69 +1,80 @@
-"""The journal in parts that the engine can apply at once: in order, and without what the snapshots hold already.
+"""The journal in parts that can be applied at once: static covariates first, then rows.
 
 Knows records; knows nothing of states or models.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from forecaster.errors import UnavailableError
-from forecaster.serving.issued import Issued
-from forecaster.serving.journal import Journal
-from forecaster.serving.records import Attributes, Columns, Deletion
+from forecaster.serving.records import Attributes, Columns, Deletion, Record
 
 _MOST_ROWS = 262_144  # of one part
 
 
 @dataclass(slots=True)
 class Part:
-    """Static covariates, and rows that come after all of them."""
-
-    attributes: list[Attributes] = field(default_factory=list)
-    columns: list[Columns] = field(default_factory=list)
-    rows: int = 0
-    series_ids: set[str] = field(default_factory=set)
-
-    def add(self, record: Columns) -> None:
-        """Take the rows of one more record."""
-        self.columns.append(record)
-        self.rows += len(record)
-        self.series_ids.update(record.series_ids)
-
-
-def read_parts(
-    journal: Journal, after: int, stands: Mapping[str, int], should_stop: Callable[[], bool]
-) -> Iterator[Part | Deletion]:
-    """Yield what the journal holds behind record `after`, in order.
+    """Records that stand one behind the other: static covariates, and rows that come after all of them.
 
     Args:
-        journal: to be read.
-        after: a sequence.
-        stands: for each series that has a snapshot the record up to which it holds everything.
+        attributes: with the sequence of each.
+        columns: with the sequence of each.
+        rows: of all columns.
+        series_ids: of all columns and attributes.
+        sequence: of the last record.
+    """
+
+    attributes: list[tuple[int, Attributes]] = field(default_factory=list)
+    columns: list[tuple[int, Columns]] = field(default_factory=list)
+    rows: int = 0
+    series_ids: dict[str, None] = field(default_factory=dict)
+    observed: set[str] = field(default_factory=set)
+    sequence: int = 0
+
+    def add(self, sequence: int, record: Columns | Attributes) -> None:
+        """Take one more record."""
+        self.sequence = sequence
+        self.series_ids.update(dict.fromkeys(record.series_ids))
+        if isinstance(record, Columns):
+            self.columns.append((sequence, record))
+            self.rows += len(record)
+            self.observed.update(record.series_ids)
+        else:
+            self.attributes.append((sequence, record))
+
+    def takes(self, record: Columns | Attributes, most_series: int) -> bool:
+        """Return whether a record may be added."""
+        if self.rows >= _MOST_ROWS or len(self.series_ids) + len(record.series_ids) > most_series:
+            return not self.series_ids
+        return isinstance(record, Columns) or self.observed.isdisjoint(record.series_ids)
+
+
+def in_parts(
+    records: Iterable[tuple[int, Record]],
+    *,
+    most_series: int = 2**62,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Part | tuple[int, Deletion]]:
+    """Yield records in parts, and deletions alone, in order.
+
+    Args:
+        records: with their sequences, ascending.
+        most_series: of one part, unless a single record has more.
         should_stop: asked at every record; UnavailableError is raised soon after it says so.
     """
     part = Part()
-    for sequence, record in journal.read(after):
+    for sequence, record in records:
         if should_stop():
             raise UnavailableError("the server was told to stop while it recovered")
         if isinstance(record, Deletion):
-            yield part
-            part = Part()
-            if stands.get(record.series_id, 0) < sequence:
-                yield record
-            continue
-        if isinstance(record, Issued):
-            continue  # no engine scores forecasts yet
-        missing = np.array([stands.get(name, 0) < sequence for name in record.series_ids], dtype=bool)
-        if isinstance(record, Attributes):
-            if not part.series_ids.isdisjoint(record.series_ids):
+            if part.series_ids:
                 yield part
                 part = Part()
-            part.attributes.append(record.of(np.flatnonzero(missing).tolist()))
+            yield sequence, record
             continue
-        part.add(record if missing.all() else record.rows(missing[record.series]))
-        if part.rows >= _MOST_ROWS:
+        if not part.takes(record, most_series):
             yield part
             part = Part()
-    yield part
+        part.add(sequence, record)
+    if part.series_ids:
+        yield part

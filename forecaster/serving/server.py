@@ -9,8 +9,8 @@ import asyncio
 import contextlib
 import pathlib
 import signal
-import time
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import Sequence
 
 import grpc
 import torch
@@ -19,18 +19,15 @@ from grpc_reflection.v1alpha import reflection
 
 from forecaster.config import Config, ServingConfig
 from forecaster.errors import ConfigError, ForecasterError, StorageError, UnavailableError
-from forecaster.model.bundle import Bundle
-from forecaster.registry import RegisteredModel, load_bundle
 from forecaster.serving.backend import Backend, Phase
-from forecaster.serving.batcher import Batcher
-from forecaster.serving.engine import Engine
-from forecaster.serving.journal import Journal, open_journal
-from forecaster.serving.service import ForecastServicer, ModelServicer
+from forecaster.serving.host import Host, Source, open_sources
+from forecaster.serving.model_service import ModelServicer
+from forecaster.serving.service import ForecastServicer
 from forecaster.serving.telemetry import LOGGER
 from forecaster.v1 import forecast_service_pb2, forecast_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
 
 _MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-_SYNC_SECONDS = 1.0
+_SWITCH_SECONDS = 0.0005  # a thread that computes in Python must not keep the event loop waiting for long
 SERVICES = (
     forecast_service_pb2.DESCRIPTOR.services_by_name["ForecastService"].full_name,
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
@@ -45,15 +42,16 @@ def serve(config: Config) -> int:
     """
     # More shards, not more threads: two OpenMP threads on two busy cores are far slower than one.
     torch.set_num_threads(1)
-    registered, bundle = load_bundle(config.tracking, config.serving.alias)
-    journal = open_journal(config.serving.state, config.serving.durability)
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    sources = open_sources(config)
     try:
-        return asyncio.run(_serve(registered, bundle, journal, config.serving))
+        return asyncio.run(_serve(sources, config.serving))
     finally:
-        journal.close()
+        for source in sources:
+            source.storage.close()
 
 
-async def _serve(registered: RegisteredModel, bundle: Bundle, journal: Journal, config: ServingConfig) -> int:
+async def _serve(sources: Sequence[Source], config: ServingConfig) -> int:
     stop = asyncio.Event()
     defects: list[Exception] = []
     loop = asyncio.get_running_loop()
@@ -65,49 +63,65 @@ async def _serve(registered: RegisteredModel, bundle: Bundle, journal: Journal, 
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    engine = Engine(bundle, journal, max_series=config.max_series, max_ahead_seconds=config.max_ahead_seconds)
-    batcher = Batcher(
-        engine,
-        max_batch=config.max_batch_observations,
-        max_queued=config.max_queued_observations,
-        on_defect=on_defect,
-    )
-    backend = Backend(registered, bundle, engine, batcher, config)
+    hosts = [Host(source, config, on_defect) for source in sources]
+    try:
+        return await _serve_hosts(hosts, config, stop, defects)
+    finally:
+        for host in hosts:
+            host.close()
+
+
+async def _serve_hosts(
+    hosts: Sequence[Host], config: ServingConfig, stop: asyncio.Event, defects: Sequence[Exception]
+) -> int:
+    backend = Backend([host.served for host in hosts], config)
     servicer = health.aio.HealthServicer()
     await _set_health(servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
     server, port = _bind(backend, servicer, config)
-    batcher.start()
+    for host in hosts:
+        host.start()
     await server.start()
     address = _address(config.host, port)
     try:
         _write_address(config, "")  # what cannot be written is said before anything is served
-        await _recover(backend, address, stop)
+        LOGGER.info("listening on %s, recovering", address)
+        for host in hosts:
+            await host.recover(stop.is_set)
     except BaseException as error:
         await server.stop(grace=None)
-        await batcher.drain()
+        for host in hosts:
+            await host.drain()
         if stop.is_set() and isinstance(error, UnavailableError) and not isinstance(error, StorageError):
             LOGGER.info("stopped while recovering")
             return 0
         raise
-    async with _periodic_sync(batcher, engine, config):
+    async with contextlib.AsyncExitStack() as stack:
+        for host in hosts:
+            await stack.enter_async_context(host.kept_up())
         await _set_health(servicer, health_pb2.HealthCheckResponse.SERVING)
         backend.phase = Phase.SERVING
+        LOGGER.info("serving on %s", address)
         _write_address(config, address)
         await stop.wait()
         await _set_health(servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
         await asyncio.sleep(0 if defects else config.balancer_wait_seconds)
         backend.drain()
         await server.stop(grace=config.drain_seconds)
-    await batcher.drain()
-    if defects:
-        return 1
-    try:
-        count = engine.snapshot()
-    except ForecasterError as error:
-        LOGGER.warning("stopped without snapshots, the next start replays the journal: %s", error)
-        return 0
-    kept = "nothing is kept" if config.durability == "none" else "snapshotted"
-    LOGGER.info("stopped; %d series %s", count, kept)
+    for host in hosts:
+        await host.drain()
+    return 1 if defects else _snapshot(hosts, config)
+
+
+def _snapshot(hosts: Sequence[Host], config: ServingConfig) -> int:
+    """Write what has changed and return the exit status; what cannot be written, the next start replays."""
+    for host in hosts:
+        try:
+            count = host.snapshot()
+        except ForecasterError as error:
+            LOGGER.warning("stopped without snapshots, the next start replays the journal: %s", error)
+            continue
+        kept = "nothing is kept" if config.durability == "none" else "snapshotted"
+        LOGGER.info("stopped; %d changed series of %s %s", count, host.served.name, kept)
     return 0
 
 
@@ -138,49 +152,9 @@ def _bind(backend: Backend, servicer: health.aio.HealthServicer, config: Serving
     return server, port
 
 
-async def _recover(backend: Backend, address: str, stop: asyncio.Event) -> None:
-    LOGGER.info("listening on %s, recovering", address)
-    started = time.monotonic()
-    series, rows = await backend.batcher.call(lambda: backend.engine.recover(stop.is_set))
-    LOGGER.info(
-        "serving %s version %s (%s) on %s; recovered %d series, %d observations replayed in %.1f s",
-        backend.registered.name,
-        backend.registered.version,
-        backend.bundle.fingerprint[:12],
-        address,
-        series,
-        rows,
-        time.monotonic() - started,
-    )
-
-
 async def _set_health(servicer: health.aio.HealthServicer, status: int) -> None:
     for service in ("", *SERVICES):
         await servicer.set(service, status)
-
-
-@contextlib.asynccontextmanager
-async def _periodic_sync(batcher: Batcher, engine: Engine, config: ServingConfig) -> AsyncIterator[None]:
-    """With durability `interval`, sync the journal once a second while the block runs."""
-    if config.durability != "interval":
-        yield
-        return
-
-    async def sync() -> None:
-        while True:
-            await asyncio.sleep(_SYNC_SECONDS)
-            try:
-                await batcher.call(engine.sync)
-            except Exception as error:  # noqa: BLE001 -- the next second tries again
-                LOGGER.warning("the journal could not be synced: %s", error)
-
-    task = asyncio.create_task(sync())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 def _address(host: str, port: int) -> str:

@@ -1,140 +1,229 @@
-"""Which series the server holds, where their states lie, and what admission must know of each.
+"""Which series there are, where the state of each lies, and what admission must know of those at hand.
 
-The store joins slots (the slab) with series ids and host-side clocks, and with their snapshots (the journal).
-It does not compute.
+A series is resident (its state in the slab, host-side clocks beside it) or cold (a snapshot in storage). `bring` makes
+cold ones resident, many in one query; past a limit the least recently used leave, after a snapshot if they have
+changed. The store does not compute.
 
 Shapes: N series.
 """
 
-import bisect
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from forecaster.errors import LimitReachedError
 from forecaster.model.bundle import Bundle
 from forecaster.model.state import State
-from forecaster.serving.journal import Journal
+from forecaster.serving.packing import Packed, Packing
 from forecaster.serving.records import IntArray, Snapshot
 from forecaster.serving.slab import Slab
+from forecaster.serving.storage import Snapshots
 from forecaster.serving.telemetry import LOGGER
 
-_SNAPSHOTS_PER_BATCH = 4096
+_SNAPSHOTS_AT_ONCE = 1024
+_LEAVING_SHARE = 32  # one part in so many leaves at a time, so that choosing whom is seldom
 
 
 class SeriesStore:
-    """The series of one model.
+    """The series of one model version.
 
     Args:
         bundle: the model whose states these are.
+        snapshots: where cold series lie.
+        max_resident: of the slab.
+        device: of the slab.
+        empty: whether the snapshots that there are do not count: their series are yet to be moved here.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
-        self._spec = bundle.model.state_spec
-        self._fingerprint = bundle.fingerprint
-        self._slab = Slab(self._spec)
+    def __init__(
+        self,
+        bundle: Bundle,
+        snapshots: Snapshots,
+        *,
+        max_resident: int = 2**62,
+        device: torch.device | str = "cpu",
+        empty: bool = False,
+    ) -> None:
+        self._packing = Packing(bundle.model.state_spec)
+        self._fingerprint, self._snapshots, self._max_resident = bundle.fingerprint, snapshots, max_resident
+        self._memory = {one.name: one.shape for one in bundle.model.state_spec}["ring"][0]
+        self.slab = Slab(bundle.model.state_spec, device, max_slots=max_resident)
         self._slots: dict[str, int] = {}
-        self._sorted: list[str] | None = []
-        # By slot: time of the last step, steps seen, steps with a value, when it last advanced here, and the digest of
-        # its static covariates, 0 if it has none or they are from before this process.
+        self._cold = 0 if empty else snapshots.count(bundle.fingerprint)
+        self._sorted_unsaved: list[str] | None = None
+        self.sequence = 0  # of the last record that the states hold
+        self._lost: set[str] = set()  # series whose snapshots are corrupted
+        self.on_lost: Callable[[list[str]], None] = _leave  # who makes them resident all the same
+        self._turn = 0
+        # By slot: the series, whether it is in use, its last turn; whether its snapshot is older than its state, and of
+        # which record it is (0 without one); then what `Packed` has of it.
+        self._ids = np.zeros(0, dtype=object)
+        self._used = np.zeros(0, dtype=bool)
+        self._touched = np.zeros(0, dtype=np.int64)
+        self._dirty = np.zeros(0, dtype=bool)
+        self._saved = np.zeros(0, dtype=np.int64)
         self.clock_us = np.zeros(0, dtype=np.int64)
         self.position = np.zeros(0, dtype=np.int64)
         self.observed_count = np.zeros(0, dtype=np.int64)
-        self.touched_seconds = np.zeros(0, dtype=np.float64)
+        self.touched_us = np.zeros(0, dtype=np.int64)
         self.static_digest = np.zeros(0, dtype=np.int64)
 
     def __len__(self) -> int:
-        return len(self._slots)
+        return len(self._slots) + self._cold
 
-    def slot(self, series_id: str) -> int:
-        """Return the series' slot, or -1 if there is no such series."""
-        return self._slots.get(series_id, -1)
+    @property
+    def resident(self) -> dict[str, int]:
+        """The resident series and their slots; to be read only."""
+        return self._slots
 
-    def create(self, series_ids: Sequence[str]) -> list[int]:
-        """Add fresh series and return their slots; none of them may exist."""
-        slots = self._slab.allocate(len(series_ids))
-        self._fit_mirrors()
-        self._slots.update(zip(series_ids, slots, strict=True))
-        mirrors = (self.clock_us, self.position, self.observed_count, self.touched_seconds, self.static_digest)
-        for mirror in mirrors:
-            mirror[slots] = 0
-        self._sorted = None
+    def begin_turn(self) -> None:
+        """Begin a turn: series that are brought or created in it stay until the next one."""
+        self._turn += 1
+
+    def bring(self, series_ids: Sequence[str]) -> IntArray:
+        """Make series resident and return their slots, int64 [N], -1 where there is no such series.
+
+        Raises StorageError if a snapshot cannot be read or one that has to leave cannot be written, and
+        LimitReachedError if more series than may be resident are wanted in one turn.
+        """
+        slots = self._look_up(series_ids)
+        if (self._cold or self._lost) and (missing := np.flatnonzero(slots < 0)).size:
+            wanted = [series_ids[i] for i in missing.tolist()]
+            found = self._snapshots.fetch(self._fingerprint, wanted)
+            if found:
+                self.adopt([one for one in found if one.series_id not in self._lost])
+                if lost := self._lost.intersection(wanted):
+                    self.on_lost(sorted(lost))
+                slots = self._look_up(series_ids)
+        self._touched[slots[slots >= 0]] = self._turn
         return slots
 
-    def delete(self, series_id: str) -> None:
-        """Forget a series; it must exist."""
-        self._slab.release([self._slots.pop(series_id)])
-        self._sorted = None
+    def adopt(self, snapshots: Sequence[Snapshot]) -> list[str]:
+        """Make cold series resident from their snapshots; return those whose snapshot is corrupted, which stay out."""
+        whole = [one for one in snapshots if one.is_whole and len(one.state) == self._packing.num_bytes]
+        if whole:
+            packed = self._packing.unpack([one.state for one in whole])
+            slots = self._place([one.series_id for one in whole])
+            self._cold -= len(whole)
+            self._saved[slots] = [one.sequence for one in whole]
+            self._dirty[slots] = False
+            self.scatter(slots, packed.state)
+            self.static_digest[slots], self.touched_us[slots] = packed.static_digest, packed.touched_us
+        broken = [one.series_id for one in snapshots if one not in whole] if len(whole) < len(snapshots) else []
+        for series_id in broken:
+            LOGGER.warning("the snapshot of series %r is corrupted: it is rebuilt from the journal", series_id)
+        self._lost.update(broken)
+        self._cold -= len(broken)
+        return broken
 
-    def page(self, after: str, size: int) -> list[str]:
-        """Return up to `size` series ids behind `after`, ascending."""
-        if self._sorted is None:
-            self._sorted = sorted(self._slots)
-        start = bisect.bisect_right(self._sorted, after) if after else 0
-        return self._sorted[start : start + size]
+    def create(self, series_ids: Sequence[str]) -> IntArray:
+        """Add fresh series and return their slots, int64 [N]; none of them may exist. Raises what `bring` raises."""
+        slots = self._place(series_ids)
+        rows = torch.from_numpy(slots).to(self.slab.device)
+        for tensor in self.slab.tensors.values():
+            tensor[rows] = 0
+        self._saved[slots], self._dirty[slots] = 0, True
+        for mirror in (self.clock_us, self.position, self.observed_count, self.touched_us, self.static_digest):
+            mirror[slots] = 0
+        self._sorted_unsaved = None
+        self._lost.difference_update(series_ids)
+        return slots
 
-    def gather(self, slots: Sequence[int]) -> State:
+    def take(self, series_ids: Sequence[str], state: State, static_digest: IntArray, touched_us: IntArray) -> IntArray:
+        """Add series with their states and return their slots, int64 [N]; none of them may exist."""
+        slots = self._place(series_ids)
+        self.scatter(slots, state)
+        self.static_digest[slots], self.touched_us[slots] = static_digest, touched_us
+        self._saved[slots], self._dirty[slots] = 0, True
+        self._sorted_unsaved = None
+        self._lost.difference_update(series_ids)
+        return slots
+
+    def count_on(self, slot: int, position: int, observed_count: int) -> None:
+        """Set how many steps a series has seen, and how many of them had a value."""
+        self.slab.tensors["position"][slot] = self.position[slot] = position
+        self.slab.tensors["observed_count"][slot] = self.observed_count[slot] = observed_count
+
+    def forget(self, series_ids: Iterable[str]) -> None:
+        """Drop series without a snapshot, resident or cold; all of them exist."""
+        names = list(series_ids)
+        slots = np.array([self._slots.pop(one) for one in names if one in self._slots], dtype=np.int64)
+        self._free(slots)
+        self._cold -= len(names) - len(slots)
+
+    def gather(self, slots: IntArray) -> State:
         """Return a copy of the states in `slots`."""
-        return self._slab.gather(torch.as_tensor(slots, dtype=torch.int64))
+        return self.slab.gather(torch.from_numpy(slots).to(self.slab.device))
 
-    def scatter(self, slots: Sequence[int], state: State) -> None:
+    def scatter(self, slots: IntArray, state: State) -> None:
         """Put states into `slots`, all different, and the mirrors with them."""
-        self._slab.scatter(torch.as_tensor(slots, dtype=torch.int64), state)
-        at = np.asarray(slots, dtype=np.int64)
-        self.clock_us[at] = state["time_us"].cpu().numpy()
-        self.position[at] = state["position"].cpu().numpy()
-        self.observed_count[at] = state["observed_count"].cpu().numpy()
-        self.touched_seconds[at] = time.monotonic()
+        self.slab.scatter(torch.from_numpy(slots).to(self.slab.device), state)
+        self.clock_us[slots] = state["time_us"].cpu().numpy()
+        self.position[slots] = state["position"].cpu().numpy()
+        self.observed_count[slots] = state["observed_count"].cpu().numpy()
 
-    def set_static(self, slots: Sequence[int], static: State, digests: Sequence[int]) -> None:
+    def advanced(self, slots: IntArray, clock_us: IntArray, steps: IntArray, observed: IntArray) -> None:
+        """Note that the states in `slots` were advanced in place: their clocks, and the steps and values seen since."""
+        self.clock_us[slots] = clock_us
+        self.position[slots] += steps
+        self.observed_count[slots] += observed
+        self.changed(slots)
+
+    def changed(self, slots: IntArray) -> None:
+        """Note that the states in `slots` are newer than their snapshots."""
+        self._dirty[slots] = True
+        self.touched_us[slots] = time.time_ns() // 1000
+
+    def set_static(self, slots: IntArray, static: State, digests: Sequence[int]) -> None:
         """Put the tensors of static covariates into `slots`, all different; nothing else of the states changes."""
-        self._slab.scatter(torch.as_tensor(slots, dtype=torch.int64), static)
-        self.static_digest[np.asarray(slots, dtype=np.int64)] = digests
+        self.slab.scatter(torch.from_numpy(slots).to(self.slab.device), static)
+        self.static_digest[slots] = digests
+        self._dirty[slots] = True
 
-    def save_snapshots(self, journal: Journal) -> int:
-        """Write every series' state as of the journal's last record; return how many."""
-        sequence = journal.last_sequence()
-        items = list(self._slots.items())
-        for start in range(0, len(items), _SNAPSHOTS_PER_BATCH):
-            part = items[start : start + _SNAPSHOTS_PER_BATCH]
-            packed = self._spec.pack(self.gather([slot for _, slot in part])).numpy()
-            rows = (Snapshot.of(i, sequence, packed[k].tobytes()) for k, (i, _) in enumerate(part))
-            journal.save_snapshots(self._fingerprint, rows)
-        journal.complete_snapshots(self._fingerprint, sequence)
-        return len(items)
+    def stands(self, slots: IntArray) -> IntArray:
+        """Return the record of which each slot's snapshot is, 0 without one, int64 [N]."""
+        return self._saved[slots]
 
-    def load_snapshots(self, journal: Journal) -> tuple[dict[str, int], int]:
-        """Take over this model's snapshots.
+    def dirty(self) -> IntArray:
+        """Return the slots whose snapshots are older than their states."""
+        return np.flatnonzero(self._used & self._dirty)
 
-        Returns:
-            For each series the record that it stands at, and the record up to which every series has a snapshot,
-            behind which the replay has to start.
-        """
-        stands: dict[str, int] = {}
-        complete_through = journal.complete_through(self._fingerprint)
-        waiting: list[Snapshot] = []
-        for snapshot in journal.read_snapshots(self._fingerprint):
-            if not snapshot.is_whole or len(snapshot.state) != self._spec.num_bytes:
-                LOGGER.warning("the snapshot of series %r is corrupted: the journal is replayed", snapshot.series_id)
-                complete_through = 0
-                continue
-            stands[snapshot.series_id] = snapshot.sequence
-            waiting.append(snapshot)
-            if len(waiting) == _SNAPSHOTS_PER_BATCH:
-                self._restore(waiting)
-                waiting = []
-        self._restore(waiting)
-        return stands, complete_through
+    def save(self, slots: IntArray) -> None:
+        """Write snapshots of `slots` as of `sequence`; those that are not in use or not changed are left out."""
+        slots = slots[self._used[slots] & self._dirty[slots]]
+        for start in range(0, len(slots), _SNAPSHOTS_AT_ONCE):
+            part = slots[start : start + _SNAPSHOTS_AT_ONCE]
+            packed = self._packing.pack(Packed(self.gather(part), self.static_digest[part], self.touched_us[part]))
+            names: list[str] = self._ids[part].tolist()
+            made = [Snapshot.of(name, self.sequence, one) for name, one in zip(names, packed, strict=True)]
+            self._snapshots.save(self._fingerprint, made)
+            self._dirty[part] = False
+            if (self._saved[part] == 0).any():
+                self._sorted_unsaved = None
+            self._saved[part] = max(self.sequence, 1)
 
-    def _restore(self, snapshots: Sequence[Snapshot]) -> None:
-        if not snapshots:
-            return
-        slots = self.create([snapshot.series_id for snapshot in snapshots])
-        joined = np.frombuffer(b"".join(snapshot.state for snapshot in snapshots), np.uint8)
-        packed = torch.from_numpy(joined.reshape(len(snapshots), -1).copy())
-        self.scatter(slots, self._spec.unpack(packed))
+    def page(self, after: str) -> Iterator[str]:
+        """Yield the series ids behind `after`, ascending by code points."""
+        if self._sorted_unsaved is None:
+            slots = np.flatnonzero(self._used & (self._saved == 0))
+            self._sorted_unsaved = sorted(self._ids[slots].tolist())
+        unsaved = (one for one in self._sorted_unsaved if one > after)
+        saved = (one.series_id for one in self._snapshots.read(self._fingerprint, after))
+        return _merged(unsaved, saved)
+
+    def peek(self, series_ids: Sequence[str]) -> dict[str, Packed]:
+        """Return what is known of cold series, which stay cold."""
+        found = self._snapshots.fetch(self._fingerprint, series_ids)
+        whole = [one for one in found if one.is_whole and len(one.state) == self._packing.num_bytes]
+        return {one.series_id: self.unpack([one]) for one in whole}
+
+    def unpack(self, snapshots: Sequence[Snapshot]) -> Packed:
+        """Return what snapshots of this model hold."""
+        return self._packing.unpack([one.state for one in snapshots])
 
     def held(self, slots: IntArray, steps_back: IntArray) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
         """Look up remembered values.
@@ -147,21 +236,75 @@ class SeriesStore:
             Whether the memory reaches that far, bool [N], and the value, NaN where missing, float64 [N].
         """
         position = self.position[slots]
-        memory = self._slab.shape("ring")[0]
-        reached = steps_back < np.minimum(memory, position)
-        index = torch.from_numpy((position - 1 - steps_back) % memory)
-        rows = torch.from_numpy(slots)
-        values = torch.where(
-            self._slab.peek("ring_observed", rows, index), self._slab.peek("ring", rows, index), np.nan
-        )
+        reached = steps_back < np.minimum(self._memory, position)
+        index = torch.from_numpy((position - 1 - steps_back) % self._memory).to(self.slab.device)
+        rows = torch.from_numpy(slots).to(self.slab.device)
+        values = torch.where(self.slab.peek("ring_observed", rows, index), self.slab.peek("ring", rows, index), np.nan)
         return reached, values.cpu().numpy()
 
+    def inventory(self) -> tuple[dict[str, int], IntArray, IntArray]:
+        """Return a copy of the resident series' slots, and of all slots' clocks and positions."""
+        return dict(self._slots), self.clock_us.copy(), self.position.copy()
+
+    def _look_up(self, series_ids: Sequence[str]) -> IntArray:
+        return np.fromiter(map(self._slots.get, series_ids, repeat(-1)), np.int64, len(series_ids))
+
+    def _place(self, series_ids: Sequence[str]) -> IntArray:
+        """Return slots for series that become resident, whose states are yet to be filled in."""
+        self._make_room(len(series_ids))
+        slots = self.slab.reserve(len(series_ids))
+        self._fit_mirrors()
+        self._slots.update(zip(series_ids, slots.tolist(), strict=True))
+        self._ids[slots] = np.array(series_ids, dtype=object)
+        self._used[slots], self._touched[slots] = True, self._turn
+        return slots
+
+    def _make_room(self, needed: int) -> None:
+        over = len(self._slots) + needed - self._max_resident
+        if over <= 0:
+            return
+        candidates = np.flatnonzero(self._used & (self._touched < self._turn))
+        if len(candidates) < over:
+            raise LimitReachedError(
+                f"more series at once than may be resident, {self._max_resident}: ask for fewer at once",
+                retry_after_seconds=0.1,
+            )
+        n = min(max(over, self._max_resident // _LEAVING_SHARE), len(candidates))
+        leaving = candidates[np.argpartition(self._touched[candidates], n - 1)[:n]]
+        self.save(leaving)
+        for name in self._ids[leaving].tolist():
+            del self._slots[name]
+        self._free(leaving)
+        self._cold += n
+
+    def _free(self, slots: IntArray) -> None:
+        self._used[slots] = False
+        self._ids[slots] = None
+        self.slab.release(slots)
+        self._sorted_unsaved = None
+
     def _fit_mirrors(self) -> None:
-        missing = self._slab.capacity - len(self.clock_us)
+        missing = self.slab.capacity - len(self._used)
         if missing > 0:
-            grow = (0, missing)
-            self.clock_us = np.pad(self.clock_us, grow)
-            self.position = np.pad(self.position, grow)
-            self.observed_count = np.pad(self.observed_count, grow)
-            self.touched_seconds = np.pad(self.touched_seconds, grow)
-            self.static_digest = np.pad(self.static_digest, grow)
+            names = ("_ids", "_used", "_touched", "_dirty", "_saved")
+            for name in (*names, "clock_us", "position", "observed_count", "touched_us", "static_digest"):
+                setattr(self, name, np.pad(getattr(self, name), (0, missing)))
+
+
+def _leave(series_ids: list[str]) -> None:
+    """Do nothing: while the journal is replayed, it creates them anew."""
+
+
+def _merged(first: Iterator[str], second: Iterator[str]) -> Iterator[str]:
+    """Yield two ascending runs as one, without what stands in both twice."""
+    a, b = next(first, None), next(second, None)
+    while a is not None or b is not None:
+        if b is None or (a is not None and a <= b):
+            assert a is not None
+            yield a
+            if a == b:
+                b = next(second, None)
+            a = next(first, None)
+        else:
+            yield b
+            b = next(second, None)

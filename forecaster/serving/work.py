@@ -6,6 +6,7 @@ Shapes: R rows, N series, D horizon steps, W wanted quantile levels, P paths, M 
 F known-future covariates.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +82,12 @@ class Futures:
     first_us: IntArray
     values: npt.NDArray[np.float64]
 
+    def of(self, places: IntArray) -> "Futures":
+        """Return those of the series at some places of the request, ascending, int64 [N]."""
+        kept = np.flatnonzero(np.isin(self.series, places))
+        series = np.searchsorted(places, self.series[kept])
+        return Futures(series, self.timed[kept], self.first_us[kept], self.values[kept])
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -127,6 +134,12 @@ class ForecastWork:
         each = self.drawing.width if isinstance(self.drawing, Search) else self.drawing.paths
         return len(self.series_ids) * each
 
+    def of(self, places: IntArray) -> "ForecastWork":
+        """Return the same request for those series at some places, ascending, int64 [N]."""
+        ids = tuple(self.series_ids[i] for i in places.tolist())
+        futures = tuple(one.of(places) for one in self.futures)
+        return dataclasses.replace(self, series_ids=ids, futures=futures)
+
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
@@ -155,6 +168,7 @@ class Forecasts:
         failures: why, by series.
         ended: the probability that the series has ended before a step, float64 [N, D]; None if series do not end.
         drawn: the paths, if they were asked for.
+        versions: of the registered model, whose weights made each series' forecast; a single one holds for all.
     """
 
     series_ids: tuple[str, ...]
@@ -164,6 +178,7 @@ class Forecasts:
     failures: dict[str, ForecasterError]
     ended: npt.NDArray[np.float64] | None = None
     drawn: Drawn | None = None
+    versions: tuple[str, ...] = ("",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,4 +213,5 @@ class SeriesInfo:
     length: int
     observed_length: int
     age_seconds: float
+    version: str = ""
     live: tuple[LiveScores, ...] = ()

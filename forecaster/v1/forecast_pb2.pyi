@@ -92,7 +92,7 @@ class QuantileColumn(_message.Message):
     def __init__(self, level: _Optional[float] = ..., values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ForecastColumns(_message.Message):
-    __slots__ = ("series_ids", "origin_times_us", "step", "horizon", "values", "quantiles", "model_name", "model_version", "end_probabilities")
+    __slots__ = ("series_ids", "origin_times_us", "step", "horizon", "values", "quantiles", "model_name", "model_version", "end_probabilities", "model_versions")
     SERIES_IDS_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_TIMES_US_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +102,7 @@ class ForecastColumns(_message.Message):
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     END_PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSIONS_FIELD_NUMBER: _ClassVar[int]
     series_ids: _containers.RepeatedScalarFieldContainer[str]
     origin_times_us: _containers.RepeatedScalarFieldContainer[int]
     step: _duration_pb2.Duration
@@ -111,7 +112,8 @@ class ForecastColumns(_message.Message):
     model_name: str
     model_version: str
     end_probabilities: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, series_ids: _Optional[_Iterable[str]] = ..., origin_times_us: _Optional[_Iterable[int]] = ..., step: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., horizon: _Optional[int] = ..., values: _Optional[_Iterable[float]] = ..., quantiles: _Optional[_Iterable[_Union[QuantileColumn, _Mapping]]] = ..., model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., end_probabilities: _Optional[_Iterable[float]] = ...) -> None: ...
+    model_versions: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, series_ids: _Optional[_Iterable[str]] = ..., origin_times_us: _Optional[_Iterable[int]] = ..., step: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., horizon: _Optional[int] = ..., values: _Optional[_Iterable[float]] = ..., quantiles: _Optional[_Iterable[_Union[QuantileColumn, _Mapping]]] = ..., model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., end_probabilities: _Optional[_Iterable[float]] = ..., model_versions: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ForecastFailure(_message.Message):
     __slots__ = ("series_id", "code", "reason", "message")

@@ -26,7 +26,7 @@ MODEL_STATE_RETIRED: ModelState
 MODEL_STATE_FAILED: ModelState
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "fingerprint", "state", "cell", "step", "horizon", "quantile_levels", "season_lengths", "min_history", "max_gap", "state_bytes", "past_covariates", "future_covariates", "static_covariates", "static_categories", "decoder", "head", "end_of_sequence")
+    __slots__ = ("name", "version", "fingerprint", "state", "cell", "step", "horizon", "quantile_levels", "season_lengths", "min_history", "max_gap", "state_bytes", "past_covariates", "future_covariates", "static_covariates", "static_categories", "decoder", "head", "end_of_sequence", "progress", "failure")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +46,8 @@ class Model(_message.Message):
     DECODER_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
     END_OF_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     fingerprint: str
@@ -65,13 +67,17 @@ class Model(_message.Message):
     decoder: str
     head: str
     end_of_sequence: bool
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., fingerprint: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., cell: _Optional[str] = ..., step: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., horizon: _Optional[int] = ..., quantile_levels: _Optional[_Iterable[float]] = ..., season_lengths: _Optional[_Iterable[int]] = ..., min_history: _Optional[int] = ..., max_gap: _Optional[int] = ..., state_bytes: _Optional[int] = ..., past_covariates: _Optional[_Iterable[str]] = ..., future_covariates: _Optional[_Iterable[str]] = ..., static_covariates: _Optional[_Iterable[str]] = ..., static_categories: _Optional[_Iterable[str]] = ..., decoder: _Optional[str] = ..., head: _Optional[str] = ..., end_of_sequence: _Optional[bool] = ...) -> None: ...
+    progress: float
+    failure: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., fingerprint: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., cell: _Optional[str] = ..., step: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., horizon: _Optional[int] = ..., quantile_levels: _Optional[_Iterable[float]] = ..., season_lengths: _Optional[_Iterable[int]] = ..., min_history: _Optional[int] = ..., max_gap: _Optional[int] = ..., state_bytes: _Optional[int] = ..., past_covariates: _Optional[_Iterable[str]] = ..., future_covariates: _Optional[_Iterable[str]] = ..., static_covariates: _Optional[_Iterable[str]] = ..., static_categories: _Optional[_Iterable[str]] = ..., decoder: _Optional[str] = ..., head: _Optional[str] = ..., end_of_sequence: _Optional[bool] = ..., progress: _Optional[float] = ..., failure: _Optional[str] = ...) -> None: ...
 
 class GetModelRequest(_message.Message):
-    __slots__ = ("name",)
+    __slots__ = ("name", "version")
     NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     name: str
-    def __init__(self, name: _Optional[str] = ...) -> None: ...
+    version: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class GetModelResponse(_message.Message):
     __slots__ = ("model",)
@@ -94,3 +100,17 @@ class ListModelsResponse(_message.Message):
     models: _containers.RepeatedCompositeFieldContainer[Model]
     next_page_token: str
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ActivateModelRequest(_message.Message):
+    __slots__ = ("name", "version")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class ActivateModelResponse(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: Model
+    def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...

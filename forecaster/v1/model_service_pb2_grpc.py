@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ModelServiceStub:
-    """Describes the models that the server serves.
+    """Describes the models that the server serves, and changes their versions.
     """
 
     def __init__(self, channel):
@@ -45,21 +45,34 @@ class ModelServiceStub:
                 request_serializer=forecaster_dot_v1_dot_model__service__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=forecaster_dot_v1_dot_model__service__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.ActivateModel = channel.unary_unary(
+                '/forecaster.v1.ModelService/ActivateModel',
+                request_serializer=forecaster_dot_v1_dot_model__service__pb2.ActivateModelRequest.SerializeToString,
+                response_deserializer=forecaster_dot_v1_dot_model__service__pb2.ActivateModelResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
-    """Describes the models that the server serves.
+    """Describes the models that the server serves, and changes their versions.
     """
 
     def GetModel(self, request, context):
-        """Describes one model.
+        """Describes one version of a model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Lists the models by ascending name, in pages.
+        """Lists the versions that the server has served or tried to, by ascending name and version, in pages.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ActivateModel(self, request, context):
+        """Begins to replace a model's served version. Series go on being served by the old one until their states have been
+        rebuilt under the new one; a version that fails changes nothing. `GetModel` says how far it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,6 +91,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     request_deserializer=forecaster_dot_v1_dot_model__service__pb2.ListModelsRequest.FromString,
                     response_serializer=forecaster_dot_v1_dot_model__service__pb2.ListModelsResponse.SerializeToString,
             ),
+            'ActivateModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.ActivateModel,
+                    request_deserializer=forecaster_dot_v1_dot_model__service__pb2.ActivateModelRequest.FromString,
+                    response_serializer=forecaster_dot_v1_dot_model__service__pb2.ActivateModelResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'forecaster.v1.ModelService', rpc_method_handlers)
@@ -87,7 +105,7 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
-    """Describes the models that the server serves.
+    """Describes the models that the server serves, and changes their versions.
     """
 
     @staticmethod
@@ -134,6 +152,33 @@ class ModelService:
             '/forecaster.v1.ModelService/ListModels',
             forecaster_dot_v1_dot_model__service__pb2.ListModelsRequest.SerializeToString,
             forecaster_dot_v1_dot_model__service__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ActivateModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/forecaster.v1.ModelService/ActivateModel',
+            forecaster_dot_v1_dot_model__service__pb2.ActivateModelRequest.SerializeToString,
+            forecaster_dot_v1_dot_model__service__pb2.ActivateModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

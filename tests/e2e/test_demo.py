@@ -5,6 +5,7 @@ import json
 import pathlib
 import subprocess
 import sys
+from contextlib import closing
 
 import polars as pl
 import pytest
@@ -15,7 +16,7 @@ from forecaster.data.windows import latest_segments
 from forecaster.demo.report import Report
 from forecaster.evaluation import rolling_origin
 from forecaster.registry import load_bundle
-from forecaster.serving.journal import SqliteJournal
+from forecaster.serving.opening import open_storage
 
 SMALL = (
     *("--days=3", "--model.hidden_size=16", "--model.num_layers=1", "--model.decoder_size=16"),
@@ -75,11 +76,11 @@ def test_it_leaves_a_picture_and_says_how_to_go_on(output: pathlib.Path) -> None
 
 
 def test_it_leaves_a_running_servers_state_alone(output: pathlib.Path) -> None:
-    with SqliteJournal(output / "state" / "journal.db"):
+    with closing(open_storage(str(output / "state"), "commit", "forecaster")):
         done = demo(output)
     assert done.returncode == 2
     assert "in use by another server" in done.stderr
-    assert (output / "state" / "journal.db").exists()
+    assert (output / "state" / "forecaster" / "journal.db").exists()
 
 
 def test_it_does_not_write_over_something_else(tmp_path: pathlib.Path) -> None:

@@ -78,6 +78,7 @@ class ServerFactory:
     bundle: Bundle
     folder: pathlib.Path
     started: list[Server] = dataclasses.field(default_factory=list)
+    timeout_seconds: float = 60.0
 
     def command(self, *options: str, state: str = "state") -> list[str]:
         """Return the command line of a server on a free port."""
@@ -93,7 +94,7 @@ class ServerFactory:
             process = subprocess.Popen(command, stderr=stream, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         server = Server(process, "", log)
         self.started.append(server)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + self.timeout_seconds
         while not address_file.exists():
             if process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"the server did not start: {log.read_text()}")

@@ -104,7 +104,7 @@ def test_the_composed_services_find_each_other(
         server.terminate()
         status = server.wait(30)
     assert status == 0
-    assert (folder / "state" / "journal.db").exists()
+    assert (folder / "state" / "forecaster" / "journal.db").exists()
 
 
 def test_mlflow_refuses_other_hosts(mlflow_port: int) -> None:

@@ -94,7 +94,7 @@ def test_a_corrupted_journal_is_said_in_one_line(servers: ServerFactory) -> None
     with ForecastClient(server.address) as client:
         client.observe(wander(2, 30))
     server.kill()
-    journal = servers.folder / "state" / "journal.db"
+    journal = servers.folder / "state" / "forecaster" / "journal.db"
     database = sqlite3.connect(journal)
     database.execute("UPDATE journal SET payload = substr(payload, 1, 30)")
     database.commit()

@@ -1,6 +1,7 @@
 """An ensemble keeps its members' laws: exact streaming, states as bytes, a bundle on disk, a server's engine."""
 
 import pathlib
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from forecaster.model.observations import Observations
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State
 from forecaster.serving.engine import Engine
-from forecaster.serving.journal import SqliteJournal
+from forecaster.serving.opening import open_storage
 from forecaster.serving.records import Columns
 from forecaster.serving.work import ForecastWork, ObserveWork
 
@@ -90,8 +91,8 @@ def test_it_is_saved_loaded_and_served(tmp_path: pathlib.Path) -> None:
         state, _ = bundle.model.scan(bundle.model.initial_state(1), seen)
         expected = bundle.model.decode(state, 5)[0].numpy()
     for _ in range(2):  # the second time from the journal
-        with SqliteJournal(tmp_path / "journal.db") as journal:
-            engine = Engine(loaded, journal, max_series=3)
+        with closing(open_storage(str(tmp_path / "state"), "commit")) as storage:
+            engine = Engine(loaded, storage, max_series=3)
             engine.recover()
             engine.observe([ObserveWork(columns)])
             answer = engine.forecast([ForecastWork(("a",), 5, loaded.model.config.quantile_levels)])[0]

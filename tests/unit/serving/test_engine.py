@@ -4,7 +4,8 @@ import math
 import pathlib
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 
 import hypothesis.strategies as st
 import numpy as np
@@ -18,8 +19,10 @@ from forecaster.model.bundle import Bundle
 from forecaster.model.observations import Observations
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.serving.engine import Engine
-from forecaster.serving.journal import SqliteJournal, VolatileJournal
+from forecaster.serving.opening import open_storage
 from forecaster.serving.records import Columns, Record, Snapshot
+from forecaster.serving.sqlite_snapshots import SqliteSnapshots
+from forecaster.serving.volatile_storage import VolatileJournal, VolatileStorage
 from forecaster.serving.work import ForecastWork, ObserveWork
 
 HOUR_US = 3_600_000_000
@@ -97,8 +100,8 @@ series = st.lists(st.tuples(st.integers(1, 30), values), min_size=1, max_size=25
 def test_any_batching_with_retries_is_the_offline_fold(
     drawn: list[list[tuple[int, float]]], sizes: list[int], random: object
 ) -> None:
-    with tempfile.TemporaryDirectory() as folder, SqliteJournal(pathlib.Path(folder) / "j.db", "interval") as journal:
-        engine = Engine(BUNDLE, journal, max_series=100)
+    with tempfile.TemporaryDirectory() as folder, closing(open_storage(folder, "interval")) as storage:
+        engine = Engine(BUNDLE, storage, max_series=100)
         check_any_batching(engine, drawn, sizes, random)
 
 
@@ -143,16 +146,16 @@ def stream(n: int, seed: int = 0) -> list[tuple[str, int, float]]:
 @pytest.mark.parametrize("with_snapshot", [False, True])
 def test_recovery_is_the_fold_of_the_journal(tmp_path: pathlib.Path, with_snapshot: bool) -> None:
     rows = stream(40)
-    with SqliteJournal(tmp_path / "j.db") as journal:
-        engine = Engine(BUNDLE, journal, max_series=10)
+    with closing(open_storage(str(tmp_path), "commit")) as storage:
+        engine = Engine(BUNDLE, storage, max_series=10)
         engine.observe([columns(rows[:60])])
         if with_snapshot:
             assert engine.snapshot() == 3
         for row in rows[60:]:
             engine.observe([columns([row])])
         before = [forecast(engine, f"s{k}") for k in range(3)]
-    with SqliteJournal(tmp_path / "j.db") as journal:
-        engine = Engine(BUNDLE, journal, max_series=10)
+    with closing(open_storage(str(tmp_path), "commit")) as storage:
+        engine = Engine(BUNDLE, storage, max_series=10)
         assert engine.recover() == (3, 60 if with_snapshot else 120)
         for k in range(3):
             np.testing.assert_allclose(forecast(engine, f"s{k}"), before[k], rtol=1e-4, atol=1e-5)
@@ -161,29 +164,28 @@ def test_recovery_is_the_fold_of_the_journal(tmp_path: pathlib.Path, with_snapsh
         assert (retry.outcomes == 2).all()
 
 
-class InterruptedJournal(SqliteJournal):
-    """A journal that ends after two batches of snapshots."""
-
-    batches = 0
-
-    def save_snapshots(self, fingerprint: str, snapshots: Iterable[Snapshot]) -> None:
-        self.batches += 1
-        if self.batches > 2:
-            raise StorageError("the disk is full")
-        super().save_snapshots(fingerprint, snapshots)
-
-
 def test_an_interrupted_snapshot_loses_nothing(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forecaster.serving.store._SNAPSHOTS_PER_BATCH", 1)
+    monkeypatch.setattr("forecaster.serving.store._SNAPSHOTS_AT_ONCE", 1)
     rows = stream(40)
-    with InterruptedJournal(tmp_path / "j.db") as journal:
-        engine = Engine(BUNDLE, journal, max_series=10)
+    with closing(open_storage(str(tmp_path), "commit")) as storage:
+        engine = Engine(BUNDLE, storage, max_series=10)
         engine.observe([columns(rows)])
         before = [forecast(engine, f"s{k}") for k in range(3)]
+        saved: list[object] = []
+        save = SqliteSnapshots.save
+
+        def interrupted(self: SqliteSnapshots, fingerprint: str, snapshots: Sequence[Snapshot]) -> None:
+            saved.append(snapshots)
+            if len(saved) > 2:
+                raise StorageError("the disk is full")
+            save(self, fingerprint, snapshots)
+
+        monkeypatch.setattr(SqliteSnapshots, "save", interrupted)
         with pytest.raises(StorageError):
             engine.snapshot()
-    with SqliteJournal(tmp_path / "j.db") as journal:
-        engine = Engine(BUNDLE, journal, max_series=10)
+        monkeypatch.undo()
+    with closing(open_storage(str(tmp_path), "commit")) as storage:
+        engine = Engine(BUNDLE, storage, max_series=10)
         assert engine.recover() == (3, 40)  # two series come from their snapshots
         for k in range(3):
             np.testing.assert_allclose(forecast(engine, f"s{k}"), before[k], rtol=1e-4, atol=1e-5)
@@ -191,52 +193,52 @@ def test_an_interrupted_snapshot_loses_nothing(tmp_path: pathlib.Path, monkeypat
 
 def test_a_corrupted_snapshot_is_replayed(tmp_path: pathlib.Path) -> None:
     rows = stream(40)
-    with SqliteJournal(tmp_path / "j.db") as journal:
-        engine = Engine(BUNDLE, journal, max_series=10)
+    with closing(open_storage(str(tmp_path), "commit")) as storage:
+        engine = Engine(BUNDLE, storage, max_series=10)
         engine.observe([columns(rows)])
         engine.snapshot()
         before = forecast(engine, "s1")
-    with sqlite3.connect(tmp_path / "j.db") as database:
+    with sqlite3.connect(tmp_path / "snapshots.db") as database:
         database.execute("UPDATE snapshots SET state = zeroblob(length(state)) WHERE series_id = 's1'")
     database.close()
-    with SqliteJournal(tmp_path / "j.db") as journal:
-        engine = Engine(BUNDLE, journal, max_series=10)
+    with closing(open_storage(str(tmp_path), "commit")) as storage:
+        engine = Engine(BUNDLE, storage, max_series=10)
         assert engine.recover() == (3, 40)
         np.testing.assert_allclose(forecast(engine, "s1"), before, rtol=1e-4, atol=1e-5)
 
 
 def test_a_lower_limit_keeps_what_is_there_and_takes_no_more(tmp_path: pathlib.Path) -> None:
     for with_snapshot in (False, True):
-        path = tmp_path / f"{with_snapshot}.db"
-        with SqliteJournal(path) as journal:
-            engine = Engine(BUNDLE, journal, max_series=10)
+        folder = str(tmp_path / str(with_snapshot))
+        with closing(open_storage(folder, "commit")) as storage:
+            engine = Engine(BUNDLE, storage, max_series=10)
             engine.observe([columns(stream(5))])
             if with_snapshot:
                 engine.snapshot()
-        with SqliteJournal(path) as journal:
-            engine = Engine(BUNDLE, journal, max_series=1)
+        with closing(open_storage(folder, "commit")) as storage:
+            engine = Engine(BUNDLE, storage, max_series=1)
             assert engine.recover()[0] == 3
             new = engine.observe([columns([(f"new{k}", 1, 1.0) for k in range(4)])])[0]
             assert (new.outcomes == 3).all()
 
 
 def test_recovery_stops_when_told(tmp_path: pathlib.Path) -> None:
-    with SqliteJournal(tmp_path / "j.db") as journal:
-        engine = Engine(BUNDLE, journal, max_series=10)
+    with closing(open_storage(str(tmp_path), "commit")) as storage:
+        engine = Engine(BUNDLE, storage, max_series=10)
         engine.observe([columns(stream(5))])
         with pytest.raises(UnavailableError, match="told to stop"):
-            Engine(BUNDLE, journal, max_series=10).recover(lambda: True)
+            Engine(BUNDLE, storage, max_series=10).recover(lambda: True)
 
 
 def test_another_models_snapshot_is_not_used(tmp_path: pathlib.Path) -> None:
     rows = stream(30)
     other = make_bundle(seed=9, cell="lstm")
-    with SqliteJournal(tmp_path / "j.db") as journal:
-        engine = Engine(BUNDLE, journal, max_series=10)
+    with closing(open_storage(str(tmp_path), "commit")) as storage:
+        engine = Engine(BUNDLE, storage, max_series=10)
         engine.observe([columns(rows)])
         engine.snapshot()
-    with SqliteJournal(tmp_path / "j.db") as journal:
-        engine = Engine(other, journal, max_series=10)
+    with closing(open_storage(str(tmp_path), "commit")) as storage:
+        engine = Engine(other, storage, max_series=10)
         assert engine.recover() == (3, 90)
         expected = offline(other, [(hour, value) for name, hour, value in rows if name == "s1"])
         np.testing.assert_allclose(forecast(engine, "s1"), expected, rtol=1e-4, atol=1e-5)
@@ -244,8 +246,8 @@ def test_another_models_snapshot_is_not_used(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("with_snapshot", [False, True])
 def test_a_deleted_series_stays_deleted_and_may_start_afresh(tmp_path: pathlib.Path, with_snapshot: bool) -> None:
-    with SqliteJournal(tmp_path / "j.db") as journal:
-        engine = Engine(BUNDLE, journal, max_series=10)
+    with closing(open_storage(str(tmp_path), "commit")) as storage:
+        engine = Engine(BUNDLE, storage, max_series=10)
         engine.observe([columns(stream(20))])
         if with_snapshot:
             engine.snapshot()
@@ -254,8 +256,8 @@ def test_a_deleted_series_stays_deleted_and_may_start_afresh(tmp_path: pathlib.P
         engine.observe([columns([("s1", 3, 1.0)])])
         with pytest.raises(SeriesNotFoundError):
             engine.describe("s0")
-    with SqliteJournal(tmp_path / "j.db") as journal:
-        engine = Engine(BUNDLE, journal, max_series=10)
+    with closing(open_storage(str(tmp_path), "commit")) as storage:
+        engine = Engine(BUNDLE, storage, max_series=10)
         engine.recover()
         infos, total = engine.page("", 10)
         assert [info.series_id for info in infos] == ["s1", "s2"]
@@ -274,9 +276,22 @@ class FailingJournal(VolatileJournal):
         return super().append(*records)
 
 
+class FailingStorage(VolatileStorage):
+    """Storage with such a journal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._failing = FailingJournal(self.snapshots)
+
+    @property
+    def journal(self) -> FailingJournal:
+        return self._failing
+
+
 def test_what_the_journal_refuses_is_not_applied() -> None:
-    journal = FailingJournal()
-    engine = Engine(BUNDLE, journal, max_series=10)
+    storage = FailingStorage()
+    journal = storage.journal
+    engine = Engine(BUNDLE, storage, max_series=10)
     engine.observe([columns(stream(10))])
     before = forecast(engine, "s0")
     journal.full = True
@@ -288,8 +303,8 @@ def test_what_the_journal_refuses_is_not_applied() -> None:
 
 
 def test_a_defect_behind_the_journal_stops_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Engine(BUNDLE, VolatileJournal(), max_series=10)
-    monkeypatch.setattr("forecaster.serving.engine.advance", lambda *_: 1 / 0)
+    engine = Engine(BUNDLE, VolatileStorage(), max_series=10)
+    monkeypatch.setattr("forecaster.serving.lane.advance", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         engine.observe([columns([("a", 1, 1.0)])])
     assert isinstance(engine.broken, ZeroDivisionError)
@@ -298,7 +313,7 @@ def test_a_defect_behind_the_journal_stops_the_engine(monkeypatch: pytest.Monkey
 
 
 def test_requests_of_one_batch_get_their_own_answers() -> None:
-    engine = Engine(make_bundle(min_history=5), VolatileJournal(), max_series=10)
+    engine = Engine(make_bundle(min_history=5), VolatileStorage(), max_series=10)
     engine.observe([columns(stream(10))])
     engine.observe([columns([("short", 1, 1.0)])])
     one, two, three = engine.forecast(
@@ -322,7 +337,7 @@ def test_requests_of_one_batch_get_their_own_answers() -> None:
 
 
 def test_errors_go_to_the_request_that_made_them() -> None:
-    engine = Engine(BUNDLE, VolatileJournal(), max_series=10)
+    engine = Engine(BUNDLE, VolatileStorage(), max_series=10)
     engine.observe([columns([("a", 5, 1.0)])])
     good, bad = engine.observe([columns([("b", 1, 1.0)]), columns([("a", 6, 1.0), ("a", 2, 1.0)])])
     assert good.errors == {}
@@ -330,7 +345,7 @@ def test_errors_go_to_the_request_that_made_them() -> None:
 
 
 def test_pages_go_through_all_series() -> None:
-    engine = Engine(BUNDLE, VolatileJournal(), max_series=100)
+    engine = Engine(BUNDLE, VolatileStorage(), max_series=100)
     engine.observe([columns([(f"s{k:02}", 1, 1.0) for k in range(25)])])
     names, after = [], ""
     while True:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import hypothesis.strategies as st
@@ -18,8 +19,10 @@ from forecaster.model.covariates import Category, Covariate, CovariateSpec, with
 from forecaster.model.observations import Observations
 from forecaster.serving.engine import Engine
 from forecaster.serving.forecasting import series_seed
-from forecaster.serving.journal import Journal, SqliteJournal, VolatileJournal
+from forecaster.serving.opening import open_storage
 from forecaster.serving.records import Attributes, Columns, Record
+from forecaster.serving.storage import Storage
+from forecaster.serving.volatile_storage import VolatileJournal, VolatileStorage
 from forecaster.serving.work import ForecastWork, Futures, ObserveWork, Sampling, Search
 from tests.unit.model.family import HORIZON, HOUR_US, SPEC, make_model
 
@@ -141,9 +144,9 @@ def test_any_batching_with_retries_and_restarts_is_the_offline_fold(
         for name, hour, value, beside in rows:
             plain.setdefault(name, Plain()).observe(hour, value, beside)
         requests.append(work(rows, attributes))
-    path = tmp_path_factory.mktemp("fold") / "j.db"
-    with SqliteJournal(path, "interval") as journal:
-        engine = Engine(BUNDLE, journal, max_series=10)
+    folder = str(tmp_path_factory.mktemp("fold"))
+    with closing(open_storage(folder, "interval")) as storage:
+        engine = Engine(BUNDLE, storage, max_series=10)
         for low in range(0, len(requests), together):
             batch = requests[low : low + together]
             for answer in engine.observe(batch):
@@ -154,8 +157,8 @@ def test_any_batching_with_retries_and_restarts_is_the_offline_fold(
             if with_snapshot and low == 0:
                 engine.snapshot()
         check(engine, plain, BUNDLE)
-    with SqliteJournal(path, "interval") as journal:
-        engine = Engine(BUNDLE, journal, max_series=10)
+    with closing(open_storage(folder, "interval")) as storage:
+        engine = Engine(BUNDLE, storage, max_series=10)
         engine.recover()
         check(engine, plain, BUNDLE)
 
@@ -191,12 +194,12 @@ STATIC: Static = ({"area": 80.0}, {"region": "south", "kind": "b"})
 @pytest.mark.parametrize("restart", [False, True])
 def test_a_fresh_start_keeps_static_covariates(tmp_path: pathlib.Path, restart: bool) -> None:
     later = history(start=30 + GAP + 5)
-    with SqliteJournal(tmp_path / "j.db") as journal:
-        engine = Engine(BUNDLE, journal, max_series=10)
+    with closing(open_storage(str(tmp_path), "commit")) as storage:
+        engine = Engine(BUNDLE, storage, max_series=10)
         engine.observe([work(history(), {"a": STATIC})])
         engine.observe([work(later)])
         if restart:
-            engine = Engine(BUNDLE, journal, max_series=10)
+            engine = Engine(BUNDLE, storage, max_series=10)
             engine.recover()
         assert engine.describe("a").length == 30
         expected = plainly(later, STATIC).quantiles(BUNDLE)
@@ -206,34 +209,34 @@ def test_a_fresh_start_keeps_static_covariates(tmp_path: pathlib.Path, restart: 
 
 @pytest.mark.parametrize("restart", [False, True])
 def test_a_deleted_series_forgets_them(tmp_path: pathlib.Path, restart: bool) -> None:
-    with SqliteJournal(tmp_path / "j.db") as journal:
-        engine = Engine(BUNDLE, journal, max_series=10)
+    with closing(open_storage(str(tmp_path), "commit")) as storage:
+        engine = Engine(BUNDLE, storage, max_series=10)
         engine.observe([work(history(), {"a": STATIC})])
         engine.snapshot()
         engine.observe([work([], {"a": ({"area": 1.0}, {})})])
         engine.delete("a")
         engine.observe([work(history())])
         if restart:
-            engine = Engine(BUNDLE, journal, max_series=10)
+            engine = Engine(BUNDLE, storage, max_series=10)
             engine.recover()
         np.testing.assert_allclose(forecast(engine, "a"), plainly(history()).quantiles(BUNDLE), rtol=1e-4)
 
 
 def test_the_same_static_covariates_are_journaled_once(tmp_path: pathlib.Path) -> None:
-    with SqliteJournal(tmp_path / "j.db") as journal:
-        engine = Engine(BUNDLE, journal, max_series=10)
+    with closing(open_storage(str(tmp_path), "commit")) as storage:
+        engine = Engine(BUNDLE, storage, max_series=10)
         for row in history():
             engine.observe([work([row], {"a": STATIC})])
-        kinds = [type(record) for _, record in journal.read(0)]
+        kinds = [type(record) for _, record in storage.journal.read(0)]
         assert (kinds.count(Attributes), kinds[0]) == (1, Attributes)
         engine.observe([work([], {"a": ({}, {})})])
         engine.observe([work([], {"a": STATIC})])
-        assert [type(record) for _, record in journal.read(0)].count(Attributes) == 3
+        assert [type(record) for _, record in storage.journal.read(0)].count(Attributes) == 3
         np.testing.assert_allclose(forecast(engine, "a"), plainly(history(), STATIC).quantiles(BUNDLE), rtol=1e-4)
 
 
 def test_static_covariates_of_nobody_are_refused_and_the_other_requests_are_not() -> None:
-    engine = Engine(BUNDLE, VolatileJournal(), max_series=10)
+    engine = Engine(BUNDLE, VolatileStorage(), max_series=10)
     one, two, three = engine.observe(
         [work(history("a")), work(history("b"), {"b": STATIC, "nobody": STATIC}), work(history("c"), {"c": STATIC})]
     )
@@ -247,20 +250,20 @@ def test_static_covariates_of_nobody_are_refused_and_the_other_requests_are_not(
 
 
 def test_a_series_that_is_named_and_has_no_row_is_nobody() -> None:
-    engine = Engine(BUNDLE, VolatileJournal(), max_series=10)
+    engine = Engine(BUNDLE, VolatileStorage(), max_series=10)
     request = work(history("a"), {"b": STATIC})
     named = dataclasses.replace(request.columns, series_ids=("a", "b"))
     assert isinstance(engine.observe([ObserveWork(named, request.attributes)])[0].refused, InvalidArgumentError)
 
 
 def test_static_covariates_of_a_row_that_is_refused_make_no_series(tmp_path: pathlib.Path) -> None:
-    with SqliteJournal(tmp_path / "j.db") as journal:
-        engine = Engine(BUNDLE, journal, max_series=1)
+    with closing(open_storage(str(tmp_path), "commit")) as storage:
+        engine = Engine(BUNDLE, storage, max_series=1)
         engine.observe([work(history("a"))])
         answer = engine.observe([work(history("b"), {"b": STATIC})])[0]
         assert (answer.outcomes == 3).all()
         assert engine.page("", 10)[1] == 1
-        assert [type(record) for _, record in journal.read(0)] == [Columns]
+        assert [type(record) for _, record in storage.journal.read(0)] == [Columns]
 
 
 class FullAfterOne(VolatileJournal):
@@ -272,8 +275,20 @@ class FullAfterOne(VolatileJournal):
         return super().append(*records)
 
 
+class FullStorage(VolatileStorage):
+    """Storage with such a journal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._full = FullAfterOne(self.snapshots)
+
+    @property
+    def journal(self) -> FullAfterOne:
+        return self._full
+
+
 def test_what_was_written_before_the_disk_was_full_is_answered() -> None:
-    engine = Engine(BUNDLE, FullAfterOne(), max_series=10)
+    engine = Engine(BUNDLE, FullStorage(), max_series=10)
     row = history()
     first, second, third = engine.observe([work(row[:1]), work(row[1:2], {"a": STATIC}), work(row[2:3])])
     assert first.outcomes.tolist() == [1]
@@ -285,7 +300,7 @@ def test_what_was_written_before_the_disk_was_full_is_answered() -> None:
 
 
 def test_the_value_of_a_repeated_row_decides() -> None:
-    engine = Engine(BUNDLE, VolatileJournal(), max_series=10)
+    engine = Engine(BUNDLE, VolatileStorage(), max_series=10)
     rows = history()
     engine.observe([work(rows)])
     other = [(name, hour, value, (1.0, 2.0, 3.0)) for name, hour, value, _ in rows[10:]]
@@ -305,12 +320,12 @@ OTHER = CovariateSpec(
 def test_a_model_of_other_covariates_replays_by_name(tmp_path: pathlib.Path, spec: CovariateSpec) -> None:
     bundle = Bundle.of(make_model(spec, min_history=1), frequency="1h", max_gap_steps=GAP)
     rows = history()
-    with SqliteJournal(tmp_path / "j.db") as journal:
-        engine = Engine(BUNDLE, journal, max_series=10)
+    with closing(open_storage(str(tmp_path), "commit")) as storage:
+        engine = Engine(BUNDLE, storage, max_series=10)
         engine.observe([work(rows[:10], {"a": ({"area": 80.0}, {"region": "elsewhere", "kind": "b"})})])
         engine.observe([ObserveWork(Columns(*(getattr(work(rows[10:20]).columns, name) for name in PLAIN_FIELDS)))])
         engine.observe([work([(*row[:3], row[3][:1]) for row in rows[20:]], names=["rain"])])
-        engine = Engine(bundle, journal, max_series=10)
+        engine = Engine(bundle, storage, max_series=10)
         assert engine.recover() == (1, 30)
     none = (math.nan,) * 3
     given = [(n, h, v, c if h < 10 else none if h < 20 else (c[0], math.nan, math.nan)) for n, h, v, c in rows]
@@ -331,7 +346,7 @@ def futures(series: Sequence[int], first: Sequence[int | None], values: np.ndarr
 
 
 def test_futures_are_laid_on_the_steps_ahead() -> None:
-    engine = Engine(BUNDLE, VolatileJournal(), max_series=10)
+    engine = Engine(BUNDLE, VolatileStorage(), max_series=10)
     engine.observe([work([*history("a"), *history("b", 25)])])
     one, two = plainly(history("a")), plainly(history("b", 25))
     rng = np.random.default_rng(0)
@@ -361,7 +376,7 @@ def test_futures_are_laid_on_the_steps_ahead() -> None:
 
 
 def test_a_future_off_the_grid_fails_its_series_alone() -> None:
-    engine = Engine(BUNDLE, VolatileJournal(), max_series=10)
+    engine = Engine(BUNDLE, VolatileStorage(), max_series=10)
     engine.observe([work([*history("a"), *history("b")])])
     odd = Futures(np.array([0]), np.array([True]), np.array([HOUR_US // 2]), np.zeros((1, 1, 2)))
     answer = engine.forecast([ForecastWork(("a", "b"), HORIZON, LEVELS, (odd,))])[0]
@@ -376,8 +391,8 @@ RECURRENT = Bundle.of(
 )
 
 
-def drawing_engine(journal: Journal | None = None) -> Engine:
-    engine = Engine(RECURRENT, journal or VolatileJournal(), max_series=10)
+def drawing_engine(storage: Storage | None = None) -> Engine:
+    engine = Engine(RECURRENT, storage or VolatileStorage(), max_series=10)
     engine.observe([work([*history("a"), *history("b", 25), *history("c", 40)], {"b": STATIC})])
     return engine
 
@@ -433,6 +448,6 @@ def test_the_ends_of_series_are_told() -> None:
     assert answer.ended.shape == (2, 4)
     assert (np.diff(answer.ended, axis=1) >= 0).all()
     assert 0 < answer.ended[:, -1].max() <= 1
-    other = Engine(BUNDLE, VolatileJournal(), max_series=10)
+    other = Engine(BUNDLE, VolatileStorage(), max_series=10)
     other.observe([work(history())])
     assert other.forecast([ForecastWork(("a",), 4, LEVELS)])[0].ended is None

@@ -1,6 +1,7 @@
 """Every kind of model is served with carried states that survive a restart, with a snapshot and without."""
 
 import pathlib
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from forecaster.model.bundle import Bundle
 from forecaster.serving.engine import Engine
-from forecaster.serving.journal import SqliteJournal
+from forecaster.serving.opening import open_storage
 from forecaster.serving.records import Columns
 from forecaster.serving.work import ForecastWork, ObserveWork
 from tests.unit.model.family import CONFIGURATIONS, HORIZON, HOUR_US, MODELS, draw_observations
@@ -37,9 +38,8 @@ def forecasts(engine: Engine, bundle: Bundle) -> np.ndarray:
 def test_a_restart_changes_nothing(name: str, tmp_path: pathlib.Path) -> None:
     bundle = Bundle.of(MODELS[name], frequency="1h", max_gap_steps=100)
     bundle.save(tmp_path / "bundle")
-    path = tmp_path / "journal.db"
-    with SqliteJournal(path, "interval") as journal:
-        engine = Engine(bundle, journal, max_series=10)
+    with closing(open_storage(str(tmp_path / "state"), "interval")) as storage:
+        engine = Engine(bundle, storage, max_series=10)
         for low in range(0, 20, 5):
             assert (engine.observe([rows(low, low + 5)])[0].outcomes == 1).all()
         engine.snapshot()
@@ -48,10 +48,10 @@ def test_a_restart_changes_nothing(name: str, tmp_path: pathlib.Path) -> None:
     loaded = Bundle.load(tmp_path / "bundle")
     assert loaded.fingerprint == bundle.fingerprint
     for snapshots in (True, False):
-        with SqliteJournal(path, "interval") as journal:
+        with closing(open_storage(str(tmp_path / "state"), "interval")) as storage:
             if not snapshots:  # those of another fingerprint are not taken over
                 loaded = Bundle(loaded.model, loaded.frequency, loaded.max_gap_steps, "0" * 64)
-            engine = Engine(loaded, journal, max_series=10)
+            engine = Engine(loaded, storage, max_series=10)
             recovered, replayed = engine.recover()
             assert (recovered, replayed) == (3, 60 if snapshots else 120)
             after = forecasts(engine, loaded)

@@ -1,0 +1,211 @@
+"""The states of one model version: judges observations against them, advances them, and replays records.
+
+A server has one lane of each model that it serves, and two while a model is being replaced. Knows nothing of journals,
+gRPC or asyncio.
+
+Shapes: R rows, N series.
+"""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from forecaster.errors import StorageError
+from forecaster.model.bundle import Bundle
+from forecaster.model.ragged import Runs, advance
+from forecaster.model.stepping import Stepper
+from forecaster.serving.admission import Known, Verdict, admit, join
+from forecaster.serving.attributes import STATIC, AttributeCoder, digest, merged
+from forecaster.serving.records import Attributes, Columns, IntArray
+from forecaster.serving.replay import Part
+from forecaster.serving.store import SeriesStore
+from forecaster.serving.work import SeriesInfo
+
+Find = Callable[[Columns], tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]]
+_NO_ROWS = Columns((), np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0))
+
+
+class Lane:
+    """One model version with its series.
+
+    Args:
+        bundle: the model.
+        version: of the registered model.
+        store: its series.
+    """
+
+    def __init__(self, bundle: Bundle, version: str, store: SeriesStore) -> None:
+        self.bundle, self.version, self.store = bundle, version, store
+        self.model = bundle.model
+        self.stepper = Stepper(bundle.model)
+        self.covariates, self.static = bundle.model.covariates.dynamic, AttributeCoder(bundle)
+
+    def judge(self, columns: Columns, find: Find, *, room: int, latest_us: int = 2**63 - 1) -> Verdict:
+        """Judge rows against the series' clocks and memories.
+
+        Args:
+            columns: with this model's covariates.
+            find: looks up rows that are older than the states remember.
+            room: how many new series fit.
+            latest_us: a later time is a mistake.
+        """
+        store = self.store
+        slots = store.bring(columns.series_ids)
+        exists = slots >= 0
+        clocks = np.where(exists, store.clock_us[slots], 0) if len(store.clock_us) else np.zeros(len(slots), np.int64)
+
+        def held(series: IntArray, time_us: IntArray) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+            back = (clocks[series] - time_us) // self.bundle.step_us
+            found, values = store.held(slots[series], back)
+            older = np.flatnonzero(~found)  # than the states remember: the journal knows
+            if len(older):
+                wanted = Columns(columns.series_ids, series[older].astype(np.int32), time_us[older], values[older])
+                found[older], values[older] = find(wanted)
+            return found, values
+
+        known = Known(clocks, exists, held, room, latest_us)
+        return admit(columns, known, step_us=self.bundle.step_us, max_gap_steps=self.bundle.max_gap_steps)
+
+    def new_attributes(self, attributes: Attributes, columns: Columns, verdict: Verdict) -> Attributes | None:
+        """Return the static covariates that change something: those of series that exist or are about to."""
+        if not self.static:
+            return None
+        begun = {columns.series_ids[i] for i in np.unique(columns.series[verdict.accepted]).tolist()}
+        slots = self.store.bring(attributes.series_ids)
+        new = []
+        for k, (name, slot) in enumerate(zip(attributes.series_ids, slots.tolist(), strict=True)):
+            given = digest(attributes.numbers[k], attributes.categories[k])
+            if self.store.static_digest[slot] != given if slot >= 0 else name in begun:
+                new.append(k)
+        return attributes.of(new) if new else None
+
+    def apply(self, columns: Columns, verdict: Verdict, attributes: Attributes | None = None) -> None:
+        """Set static covariates, then step the states by the accepted rows."""
+        rows, steps = _since_last_start(columns, verdict)
+        series, first = np.unique(columns.series[rows], return_index=True)
+        slots = self.store.bring(columns.series_ids)
+        if (slots[series] < 0).any():
+            unknown = series[slots[series] < 0]
+            slots[unknown] = self.store.create([columns.series_ids[i] for i in unknown.tolist()])
+        if attributes is not None:
+            self.set_attributes(attributes)
+        if not len(rows):
+            return
+        slots = slots[series]
+        if len(rows) == len(series) and (steps == 1).all():
+            self._step(slots, columns, rows)
+        else:
+            self._scan(slots, columns, rows, steps, first)
+
+    def set_attributes(self, attributes: Attributes) -> None:
+        """Set the static covariates of those series that exist."""
+        if not self.static:
+            return
+        slots = self.store.bring(attributes.series_ids)
+        there = np.flatnonzero(slots >= 0)
+        attributes = attributes.of(there.tolist())
+        digests = [digest(*one) for one in zip(attributes.numbers, attributes.categories, strict=True)]
+        if len(there):
+            self.store.set_static(slots[there], self.static.encode(attributes), digests)
+
+    def describe(self, series_id: str) -> SeriesInfo | None:
+        """Return what is known of one series, None if there is no such one; a cold one stays cold."""
+        store = self.store
+        if (slot := store.resident.get(series_id, -1)) >= 0:
+            known = (store.clock_us[slot], store.position[slot], store.observed_count[slot], store.touched_us[slot])
+        elif packed := store.peek([series_id]).get(series_id):
+            state = packed.state
+            known = (state["time_us"][0], state["position"][0], state["observed_count"][0], packed.touched_us[0])
+        else:
+            return None
+        clock_us, length, observed, touched_us = (int(one) for one in known)
+        return SeriesInfo(series_id, clock_us, length, observed, time.time() - touched_us / 1e6, self.version)
+
+    def replay(self, part: Part, stands: Callable[[IntArray], IntArray] | None = None) -> int:
+        """Apply records that were acknowledged before and that the states do not hold yet; return how many rows.
+
+        Args:
+            part: the records.
+            stands: by slot, the record up to which a state holds everything; left out, what the store says.
+
+        Raises StorageError if they do not fit.
+        """
+        self.store.begin_turn()
+        names = list(part.series_ids)
+        slots = self.store.bring(names)
+        reached = np.where(slots >= 0, (stands or self.store.stands)(slots), 0) if len(self.store) else slots * 0
+        stand = dict(zip(names, reached.tolist(), strict=True))
+        attributes = merged(_behind(one, s, stand) for s, one in part.attributes) if part.attributes else None
+        kept = [_rows_behind(one, s, stand) for s, one in part.columns]
+        columns, _ = join([one.with_covariates(self.covariates) for one in kept if len(one)] or [_NO_ROWS])
+        verdict = self.judge(columns, _nothing_older, room=len(columns.series_ids))  # its room was acknowledged
+        if len(verdict.accepted) != len(columns):
+            refused = next(iter(verdict.errors.values()), "a row stands twice")
+            raise StorageError(f"the journal does not fit this model or was changed: {refused}")
+        self.apply(columns, verdict, attributes)
+        self.store.sequence = max(self.store.sequence, part.sequence)
+        return len(columns)
+
+    def _step(self, slots: IntArray, columns: Columns, rows: IntArray) -> None:
+        """Advance each of N different series by one step, in place."""
+        time_us, values = columns.time_us[rows], columns.values[rows]
+        beside = None if columns.covariates is None else torch.from_numpy(columns.covariates[rows])
+        with torch.inference_mode():
+            tensors, at = self.store.slab.tensors, torch.from_numpy(slots)
+            self.stepper.step(tensors, at, torch.from_numpy(time_us), torch.from_numpy(values), beside)
+        one = np.ones(len(slots), dtype=np.int64)
+        self.store.advanced(slots, time_us, one, np.isfinite(values).astype(np.int64))
+
+    def _scan(self, slots: IntArray, columns: Columns, rows: IntArray, steps: IntArray, first: IntArray) -> None:
+        """Advance N different series by any number of steps."""
+        counts = np.diff(np.append(first, len(rows)))
+        fresh = steps[first] == 0
+        steps = np.where(steps == 0, 1, steps)
+        total = np.cumsum(steps)
+        offsets = total - np.repeat(total[first] - steps[first], counts) - 1
+        start_us = columns.time_us[rows[first]] - (steps[first] - 1) * self.bundle.step_us
+        runs = Runs(
+            torch.from_numpy(start_us),
+            torch.from_numpy(offsets[first + counts - 1] + 1),
+            torch.from_numpy(np.repeat(np.arange(len(slots)), counts)),
+            torch.from_numpy(offsets),
+            torch.from_numpy(columns.values[rows]),
+            None if columns.covariates is None else torch.from_numpy(columns.covariates[rows]),
+        )
+        with torch.inference_mode():
+            state = self.store.gather(slots)
+            for name, tensor in state.items():
+                if name not in STATIC:  # what never changes outlasts a long gap
+                    tensor[torch.from_numpy(fresh)] = 0  # a fresh series' state is all zeros
+            self.store.scatter(slots, advance(self.model, state, runs))
+        self.store.changed(slots)
+
+
+def _nothing_older(wanted: Columns) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    return np.zeros(len(wanted), dtype=bool), np.full(len(wanted), np.nan)
+
+
+def _behind(record: Attributes, sequence: int, stand: dict[str, int]) -> Attributes:
+    """Return what of a record states that stand at `stand` do not hold."""
+    return record.of(k for k, name in enumerate(record.series_ids) if stand[name] < sequence)
+
+
+def _rows_behind(record: Columns, sequence: int, stand: dict[str, int]) -> Columns:
+    missing = np.array([stand[name] < sequence for name in record.series_ids], dtype=bool)
+    return record if missing.all() else record.rows(missing[record.series])
+
+
+def _since_last_start(columns: Columns, verdict: Verdict) -> tuple[IntArray, IntArray]:
+    """Return the accepted rows from each series' last fresh start on, and the steps that they advance."""
+    rows, steps = verdict.accepted, verdict.advance
+    series = columns.series[rows]
+    starts = np.flatnonzero(steps == 0)
+    if not len(starts):
+        return rows, steps
+    last_start = np.zeros(len(columns.series_ids), dtype=np.int64)
+    last_start[series[starts]] = starts  # ascending, so the last one of a series stays
+    keep = np.arange(len(rows)) >= last_start[series]
+    return rows[keep], steps[keep]

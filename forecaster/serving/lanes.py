@@ -1,0 +1,125 @@
+"""The lanes of one registered model: the active one, and while it is being replaced the next one.
+
+Every series belongs to one lane: to the next one if its bucket, a hash of its id, has moved. Knows lanes; knows nothing
+of how states are rebuilt or stored.
+
+Shapes: R rows, N series.
+"""
+
+import heapq
+import zlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from forecaster.serving import forecasting
+from forecaster.serving.lane import Lane
+from forecaster.serving.records import Attributes, Columns, IntArray
+from forecaster.serving.storage import Snapshots
+from forecaster.serving.work import Forecasts, ForecastWork
+
+BUCKETS = 1024
+
+
+def bucket(series_id: str) -> int:
+    """Return a series' bucket, 0 to 1023, the same in every process."""
+    return zlib.crc32(series_id.encode()) % BUCKETS
+
+
+class Lanes:
+    """One lane, or two.
+
+    Args:
+        active: the one that all series belong to at first.
+    """
+
+    def __init__(self, active: Lane) -> None:
+        self.active = active
+        self.next: Lane | None = None
+        self.moved = np.zeros(BUCKETS, dtype=bool)  # by bucket: whether its series belong to the next lane
+
+    def __iter__(self) -> Iterator[Lane]:
+        yield self.active
+        if self.next is not None:
+            yield self.next
+
+    def __len__(self) -> int:
+        return sum(len(lane.store) for lane in self)
+
+    def of(self, series_id: str) -> Lane:
+        """Return the lane of a series."""
+        return self.active if self.next is None or not self.moved[bucket(series_id)] else self.next
+
+    def begin(self, lane: Lane) -> None:
+        """Set a lane beside the active one; no series belongs to it yet."""
+        self.next, self.moved = lane, np.zeros(BUCKETS, dtype=bool)
+
+    def finish(self) -> Lane:
+        """Make the next lane the active one and return the former; every bucket has moved."""
+        assert self.next is not None
+        assert self.moved.all()
+        former, self.active = self.active, self.next
+        self.next = None
+        return former
+
+    def abandon(self) -> None:
+        """Let the next lane go; no bucket has moved."""
+        assert not self.moved.any()
+        self.next = None
+
+    def page(self, after: str) -> Iterator[str]:
+        """Yield the series behind `after`, ascending by code points."""
+        if self.next is None:
+            return self.active.store.page(after)
+        return heapq.merge(*((one for one in lane.store.page(after) if self.of(one) is lane) for lane in self))
+
+    def complete(self, snapshots: Snapshots, sequence: int) -> None:
+        """Note that the active lane's snapshots hold all records up to `sequence`.
+
+        While it is being replaced nothing is noted: its snapshots do not follow the series that have left it.
+        """
+        if self.next is None:
+            snapshots.complete(self.active.bundle.fingerprint, sequence)
+
+    def split(
+        self, columns: Columns, attributes: Attributes | None
+    ) -> Iterator[tuple[Lane, IntArray, Columns, Attributes | None]]:
+        """Yield for each lane its rows' positions, its rows, and its series' static covariates."""
+        if self.next is None:
+            yield self.active, np.arange(len(columns)), columns, attributes
+            return
+        mine = self._mask(columns.series_ids)
+        given = [] if attributes is None else [self.of(one) is self.next for one in attributes.series_ids]
+        for lane, which in ((self.active, ~mine), (self.next, mine)):
+            rows = np.flatnonzero(which[columns.series]) if len(columns.series_ids) else np.zeros(0, dtype=np.int64)
+            some = [k for k, moved in enumerate(given) if moved is (lane is self.next)]
+            if len(rows) or some:
+                part = None if attributes is None or not some else attributes.of(some)
+                yield lane, rows, _of_series(columns, which, rows), part
+
+    def forecast(self, requests: Sequence[ForecastWork]) -> list[Forecasts]:
+        """Forecast a micro-batch of requests, each series by the model version whose state it has."""
+        if self.next is None:
+            return forecasting.forecast(self.active, requests)
+        masks = [self._mask(request.series_ids) for request in requests]
+        answers: list[list[tuple[IntArray, Forecasts]]] = [[] for _ in requests]
+        for lane, moved in ((self.active, False), (self.next, True)):
+            places = [np.flatnonzero(mask == moved) for mask in masks]
+            asked = [at for at, place in enumerate(places) if len(place)]
+            works = [requests[at].of(places[at]) for at in asked]
+            for at, answer in zip(asked, forecasting.forecast(lane, works) if works else [], strict=True):
+                answers[at].append((places[at], answer))
+        return [forecasting.joined(request, parts) for request, parts in zip(requests, answers, strict=True)]
+
+    def _mask(self, series_ids: Sequence[str]) -> np.ndarray:
+        """Return which series belong to the next lane, bool [N]."""
+        return self.moved[np.fromiter(map(bucket, series_ids), np.int64, len(series_ids))]
+
+
+def _of_series(columns: Columns, which: np.ndarray, rows: IntArray) -> Columns:
+    """Return some rows with only the series that `which` (bool [S]) marks, to which all of them belong."""
+    place = np.cumsum(which) - 1
+    names = tuple(name for name, mine in zip(columns.series_ids, which.tolist(), strict=True) if mine)
+    part = columns.rows(rows)
+    series = place[part.series].astype(np.int32)
+    return Columns(names, series, part.time_us, part.values, part.covariate_names, part.covariates)

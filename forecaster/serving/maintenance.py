@@ -1,0 +1,98 @@
+"""What goes on beside the requests: snapshots of what has changed, and the journal's pruning and erasing.
+
+Snapshots are written by the engine's thread, a few states between two turns; syncing, pruning and erasing are another
+thread's, with its own connections. Knows nothing of models or gRPC.
+"""
+
+import asyncio
+import contextlib
+import functools
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from forecaster.config import ServingConfig
+from forecaster.serving.batcher import Batcher
+from forecaster.serving.engine import Engine
+from forecaster.serving.storage import Storage
+from forecaster.serving.telemetry import LOGGER
+
+_SAVED_AT_ONCE = 256
+_SYNC_SECONDS = 1.0
+
+
+class Maintenance:
+    """The upkeep of one engine's storage.
+
+    Args:
+        engine: called through the batcher only.
+        batcher: the engine's.
+        storage: for the other thread.
+        pool: that thread, one.
+        config: how often, and what is kept.
+    """
+
+    def __init__(
+        self, engine: Engine, batcher: Batcher, storage: Storage, pool: ThreadPoolExecutor, config: ServingConfig
+    ) -> None:
+        self._engine, self._batcher, self._storage = engine, batcher, storage
+        self._pool, self._config = pool, config
+        self._due = asyncio.Event()
+
+    def hasten(self) -> None:
+        """Let the next round begin now: a series was deleted."""
+        self._due.set()
+
+    async def run(self) -> None:
+        """Do one round after the other until cancelled; what fails is logged and tried again in the next."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._due.wait(), self._config.snapshot_seconds)
+            self._due.clear()
+            try:
+                await self.round()
+            except Exception as error:  # noqa: BLE001 -- the next round tries again
+                LOGGER.warning("snapshots, pruning or erasing did not succeed, and will be tried again: %s", error)
+
+    async def sync(self) -> None:
+        """With durability `interval`, sync the journal once a second until cancelled."""
+        while self._config.durability == "interval":
+            await asyncio.sleep(_SYNC_SECONDS)
+            try:
+                await self._batcher.call(self._engine.sync)
+            except Exception as error:  # noqa: BLE001 -- the next second tries again
+                LOGGER.warning("the journal could not be synced: %s", error)
+
+    async def round(self) -> None:
+        """Write snapshots of all states that have changed, then prune and erase what may go."""
+        await self._save()
+        await asyncio.get_running_loop().run_in_executor(self._pool, self._tidy)
+
+    async def _save(self) -> None:
+        lanes = self._engine.lanes
+        if lanes.next is not None:  # the swap writes its own
+            return
+        lane = lanes.active
+        dirty, sequence = await self._batcher.call(lambda: (lane.store.dirty(), lane.store.sequence))
+        if len(dirty) and self._config.durability == "interval":  # no snapshot may know more than the journal
+            await self._batcher.call(self._engine.sync)
+        for start in range(0, len(dirty), _SAVED_AT_ONCE):
+            part = dirty[start : start + _SAVED_AT_ONCE]
+            await self._batcher.call(functools.partial(lane.store.save, part))
+        if lanes.active is lane:
+            await self._batcher.call(lambda: lanes.complete(self._engine.storage.snapshots, sequence))
+
+    def _tidy(self) -> None:
+        """Make the snapshots last, then let go of what they make unnecessary and of what deleted series left."""
+        journal, snapshots = self._storage.journal, self._storage.snapshots
+        snapshots.sync()
+        _until_none_is_left(journal.erase)
+        through = snapshots.complete_through(self._engine.lanes.active.bundle.fingerprint) or 0
+        before_us = int((time.time() - self._config.journal_seconds) * 1e6)
+        keep = self._config.history
+        _until_none_is_left(lambda: journal.prune(through, committed_before_us=before_us, keep_history=keep))
+
+
+def _until_none_is_left(work: Callable[[], int]) -> None:
+    while work():
+        time.sleep(0.001)  # the engine's turn

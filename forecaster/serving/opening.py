@@ -1,0 +1,73 @@
+"""Opens the storage that `--serving.state` names."""
+
+import logging
+import pathlib
+import sqlite3
+import urllib.parse
+
+from forecaster.config import DurabilityName
+from forecaster.errors import StorageError
+from forecaster.serving.sqlite_storage import SqliteStorage, own
+from forecaster.serving.storage import Storage
+from forecaster.serving.volatile_storage import VolatileStorage
+
+_LOG = logging.getLogger(__name__)
+_SQLITE = "sqlite:///"
+_POSTGRES = ("postgresql://", "postgres://")
+
+
+def open_storage(state: str, durability: DurabilityName, name: str = "", *, lease_seconds: float = 15.0) -> Storage:
+    """Open the storage of one registered model, made if need be.
+
+    Args:
+        state: a folder, a sqlite:/// URL of a folder or of an older version's file, or a postgresql:// URL.
+        durability: `commit` syncs at every append, `interval` when `sync` is called, `none` keeps nothing.
+        name: the registered model's; its files are in a subfolder of that name.
+        lease_seconds: how long another server waits for a shared database after this one has gone silent.
+
+    Raises StorageError if it is in use by another process, cannot be written, or is not a journal.
+    """
+    if durability == "none":
+        return VolatileStorage()
+    if state.startswith(_POSTGRES):
+        from forecaster.serving.postgres_storage import open_postgres
+
+        return open_postgres(state, durability, name, lease_seconds=lease_seconds)
+    if "://" in state and not state.startswith(_SQLITE):
+        raise StorageError(f"state {state!r} is not supported: give a folder, a sqlite:/// or a postgresql:// URL")
+    path = pathlib.Path(state.removeprefix(_SQLITE))
+    older = path / "journal.db"
+    if state.startswith(_SQLITE) and (path.suffix == ".db" or path.is_file()):
+        older, path = path, path.parent if path.name == "journal.db" else path.with_suffix("")
+    folder = path / quoted(name) if name else path
+    _take_over(older, folder / "journal.db")
+    return SqliteStorage.open(folder, durability)
+
+
+def quoted(name: str) -> str:
+    """Return a model's name as the name of a folder."""
+    plain = urllib.parse.quote(name, safe=" ")
+    return plain.replace(".", "%2E") if plain.startswith(".") else plain
+
+
+def _take_over(older: pathlib.Path, path: pathlib.Path) -> None:
+    """Move an older version's journal, which knew no models' names, to its place of today."""
+    if older == path or not older.is_file():
+        return
+    if path.exists():
+        _LOG.warning("%s is not used any more: %s is; move it elsewhere", older, path)
+        return
+    with own(older):
+        try:
+            database = sqlite3.connect(older)
+            try:
+                database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                database.close()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            older.rename(path)
+        except (OSError, sqlite3.Error) as error:
+            raise StorageError(
+                f"{older}: cannot be moved to {path}: {error}; check permissions and the file"
+            ) from error
+    _LOG.info("%s is now %s", older, path)

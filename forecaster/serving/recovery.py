@@ -1,0 +1,71 @@
+"""Brings a lane up to the end of the journal: snapshots first, then the records behind them.
+
+Shapes: N series.
+"""
+
+from collections.abc import Callable
+
+from forecaster.errors import UnavailableError
+from forecaster.serving.lane import Lane
+from forecaster.serving.records import Deletion
+from forecaster.serving.replay import Part, in_parts
+from forecaster.serving.storage import Journal, Storage, in_batches
+
+_SNAPSHOTS_AT_ONCE = 4096
+
+
+def recover(lane: Lane, storage: Storage, should_stop: Callable[[], bool], max_resident: int) -> int:
+    """Bring a fresh lane up to the journal's end; return how many rows were replayed.
+
+    Raises StorageError if the journal is corrupted or was not written on this model's time grid, and UnavailableError
+    soon after `should_stop` says so.
+    """
+    through = storage.snapshots.complete_through(lane.bundle.fingerprint) or 0
+    if _load(lane, storage, should_stop, max_resident):
+        through = 0  # a snapshot is corrupted: its series is a fold of everything
+    lane.store.sequence = through
+    replayed = 0
+    for part in in_parts(storage.journal.read(through), most_series=max_resident // 2, should_stop=should_stop):
+        if isinstance(part, Part):
+            if through == 0:
+                remembered(lane, storage.journal, part)
+            replayed += lane.replay(part)
+        else:
+            _delete(lane, *part)
+    lane.store.sequence = storage.journal.last_sequence()
+    return replayed
+
+
+def _load(lane: Lane, storage: Storage, should_stop: Callable[[], bool], max_resident: int) -> list[str]:
+    """Make as many series resident as may be; return those whose snapshots are corrupted."""
+    broken: list[str] = []
+    room = max_resident
+    snapshots = storage.snapshots.read(lane.bundle.fingerprint)
+    for batch in in_batches(snapshots, min(_SNAPSHOTS_AT_ONCE, max(max_resident, 1))):
+        if should_stop():
+            raise UnavailableError("the server was told to stop while it recovered")
+        room -= len(batch)
+        if room < 0:
+            break
+        broken += lane.store.adopt(batch)
+    return broken
+
+
+def remembered(lane: Lane, journal: Journal, part: Part) -> None:
+    """Put static covariates whose records have left the journal before the first rows of their series."""
+    if not lane.static:
+        return
+    names = list(part.series_ids)
+    unknown = [name for name, slot in zip(names, lane.store.bring(names).tolist(), strict=True) if slot < 0]
+    given = {name for _, one in part.attributes for name in one.series_ids}
+    attributes = journal.attributes([name for name in unknown if name not in given])
+    if len(attributes):
+        part.attributes.insert(0, (part.sequence, attributes))
+
+
+def _delete(lane: Lane, sequence: int, deletion: Deletion) -> None:
+    """Forget a series, unless its state is of after the deletion."""
+    lane.store.begin_turn()
+    slot = int(lane.store.bring([deletion.series_id])[0])
+    if slot >= 0 and lane.store.stands(lane.store.bring([deletion.series_id]))[0] < sequence:
+        lane.store.forget([deletion.series_id])

@@ -1,0 +1,140 @@
+"""The journal in a SQLite file, one row for each committed micro-batch, with the Parquet history before it.
+
+It knows series ids, times and values; it does not know models.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from forecaster.serving.history import History
+from forecaster.serving.records import Attributes, Columns, Deletion, Record, encode, find
+from forecaster.serving.sqlite_database import Database
+from forecaster.serving.sqlite_erasure import Erasure
+from forecaster.serving.sqlite_pruning import Pruning
+from forecaster.serving.sqlite_schema import ALWAYS, LAST_SEQUENCE, decoded, mark, note, times
+
+_MOST_ROWS_LOOKED_AT = 4_000_000  # for rows older than the states remember: about a second
+_PAGE_RECORDS = 64  # of one query, so that no reader keeps the log from being written back
+
+
+class SqliteJournal:
+    """See `Journal`.
+
+    Args:
+        database: the file, with its schema.
+        history: what was pruned.
+        deleted: for each deleted series that waits for its erasure the deletion's sequence; shared with the snapshots.
+        forget: removes the snapshots of deleted series; what it cannot do, `erase` does.
+        erasure: removes what deleted series left.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        history: History,
+        deleted: dict[str, int],
+        forget: Callable[[Mapping[str, int]], None],
+        erasure: Erasure,
+    ) -> None:
+        self._database, self._history, self._deleted, self._forget = database, history, deleted, forget
+        self._pruning, self._erasure = Pruning(database, history, deleted), erasure
+
+    def append(self, *records: Record) -> int:
+        """See `Journal.append`."""
+        now_us = time.time_ns() // 1000
+        rows = [(now_us, *times(record), encode(record)) for record in records]
+        deleted: dict[str, int] = {}
+        with self._database.transaction() as connection:
+            sequence = int(connection.execute(LAST_SEQUENCE).fetchone()[0])
+            for record, row in zip(records, rows, strict=True):
+                sequence += 1
+                connection.execute("INSERT INTO journal VALUES (?, ?, ?, ?, ?)", (sequence, *row))
+                note(connection, sequence, record)
+                if isinstance(record, Deletion):
+                    deleted[record.series_id] = sequence
+        if deleted:
+            with self._database.lock:
+                self._deleted.update(deleted)  # from here on no older snapshot counts
+            self._forget(deleted)
+        return sequence
+
+    def last_sequence(self) -> int:
+        """See `Journal.last_sequence`."""
+        return int(self._database.rows(LAST_SEQUENCE)[0][0])
+
+    def first_sequence(self) -> int:
+        """See `Journal.first_sequence`."""
+        dropped = mark(self._database, "dropped")
+        kept = [file.first for file in self._history.files() if file.first > dropped]
+        return kept[0] if kept else mark(self._database, "pruned") + 1
+
+    def read(self, after: int, *, since_us: int | None = None) -> Iterator[tuple[int, Record]]:
+        """See `Journal.read`. Records may be pruned meanwhile: they are in the history before they leave."""
+        after = max(after, mark(self._database, "dropped"))
+        query = (
+            "SELECT sequence, payload FROM journal WHERE sequence > ? AND (last_us >= ? OR first_us > last_us)"
+            " ORDER BY sequence LIMIT ?"
+        )
+        since = ALWAYS[0] if since_us is None else since_us
+        while True:
+            page = self._database.rows(query, (after, since, _PAGE_RECORDS))
+            pruned = next((file for file in self._history.files() if file.last > after), None)
+            if pruned is not None:
+                with contextlib.suppress(FileNotFoundError):  # merged into a larger one meanwhile
+                    if self._history.bounds(pruned).last_us >= since:
+                        yield from self._history.read(pruned, after)
+                    after = pruned.last
+                continue
+            if not page:
+                return
+            yield from ((int(sequence), decoded(self._database, sequence, payload)) for sequence, payload in page)
+            after = int(page[-1][0])
+
+    def find(self, wanted: Columns) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+        """See `Journal.find`."""
+        found, values = find(wanted, self._newest_first(wanted), most_rows=_MOST_ROWS_LOOKED_AT)
+        # A deletion stays in the journal until the history holds nothing of its series.
+        kept = np.array([name not in self._deleted for name in wanted.series_ids], dtype=bool)
+        older = np.flatnonzero(~found & kept[wanted.series])
+        if len(older):
+            missing = wanted.rows(older)
+            newest_first = self._history.newest_first(missing)
+            found[older], values[older] = find(missing, newest_first, most_rows=2**63)
+        return found, values
+
+    def attributes(self, series_ids: Sequence[str]) -> Attributes:
+        """See `Journal.attributes`."""
+        query = (
+            "SELECT a.series_id, a.named FROM json_each(?) AS wanted CROSS JOIN attributes AS a"
+            " ON a.series_id = wanted.value"
+        )
+        wanted = json.dumps(list(dict.fromkeys(series_ids)))
+        found = [(name, *json.loads(named)) for name, named in self._database.rows(query, (wanted,))]
+        return Attributes(*(tuple(one[k] for one in found) for k in range(3)))
+
+    def prune(self, through: int, *, committed_before_us: int, keep_history: bool) -> int:
+        """See `Journal.prune`."""
+        return self._pruning.prune(through, committed_before_us, keep_history=keep_history)
+
+    def erase(self) -> int:
+        """See `Journal.erase`."""
+        return self._erasure.erase()
+
+    def sync(self) -> None:
+        """See `Journal.sync`."""
+        self._database.sync()
+
+    def _newest_first(self, wanted: Columns) -> Iterator[Record]:
+        query = (
+            "SELECT sequence, payload FROM journal WHERE sequence < ? AND first_us <= ? AND last_us >= ?"
+            " ORDER BY sequence DESC LIMIT ?"
+        )
+        before, spanned = ALWAYS[1], (int(wanted.time_us.max()), int(wanted.time_us.min()))
+        while page := self._database.rows(query, (before, *spanned, _PAGE_RECORDS)):
+            yield from (decoded(self._database, sequence, payload) for sequence, payload in page)
+            before = int(page[-1][0])

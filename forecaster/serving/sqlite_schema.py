@@ -1,0 +1,94 @@
+"""What is in a journal's SQLite file: its tables, and how an older version's file becomes one of today."""
+
+import json
+import sqlite3
+from typing import Any
+
+from forecaster.errors import StorageError
+from forecaster.serving.records import Attributes, Columns, Deletion, Record, decode
+from forecaster.serving.sqlite_database import Database
+
+ALWAYS = (-(2**63), 2**63 - 1)  # the time range of a deletion
+NEVER = (2**63 - 1, -(2**63))  # and of what holds no observation
+# Marks: `last` sequence when rows were removed, `pruned` up to a sequence, `dropped` of them without a history.
+LAST_SEQUENCE = (
+    "SELECT max(coalesce((SELECT value FROM marks WHERE name = 'last'), 0),"
+    " coalesce((SELECT max(sequence) FROM journal), 0))"
+)
+_VERSION = 2
+_TABLES = (
+    "CREATE TABLE IF NOT EXISTS journal (sequence INTEGER PRIMARY KEY, committed_us INTEGER NOT NULL,"
+    " first_us INTEGER NOT NULL, last_us INTEGER NOT NULL, payload BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS attributes (series_id TEXT PRIMARY KEY, named TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS erasures (sequence INTEGER PRIMARY KEY, series_id TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS active (version TEXT NOT NULL, fingerprint TEXT NOT NULL)",
+)
+
+
+def prepare(database: Database) -> None:
+    """Make the tables; take a file of version 1 over: its records stay, its snapshots, a cache, go."""
+    with database.transaction() as connection:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, 1, _VERSION):
+            raise sqlite3.DatabaseError(f"schema version {version}, this server knows {_VERSION}")
+        if version == _VERSION:
+            return
+        for statement in _TABLES:
+            connection.execute(statement)
+        if version == 1:
+            _take_over(database, connection)
+        connection.execute(f"PRAGMA user_version={_VERSION}")
+
+
+def _take_over(database: Database, connection: sqlite3.Connection) -> None:
+    query = "SELECT sequence, payload FROM journal WHERE first_us > last_us OR first_us = ? ORDER BY sequence"
+    for sequence, payload in connection.execute(query, (ALWAYS[0],)).fetchall():
+        note(connection, sequence, decoded(database, sequence, payload))
+    connection.execute("DROP TABLE IF EXISTS snapshots")
+    connection.execute("DROP TABLE IF EXISTS complete_snapshots")
+
+
+def note(connection: sqlite3.Connection, sequence: int, record: Record) -> None:
+    """Keep what outlives a record: the latest static covariates, and which series wait for their erasure."""
+    if isinstance(record, Deletion):
+        connection.execute("DELETE FROM attributes WHERE series_id = ?", (record.series_id,))
+        connection.execute("INSERT INTO erasures VALUES (?, ?)", (sequence, record.series_id))
+    elif isinstance(record, Attributes):
+        named = zip(record.series_ids, record.numbers, record.categories, strict=True)
+        rows = [(name, json.dumps([numbers, categories])) for name, numbers, categories in named]
+        connection.executemany("INSERT OR REPLACE INTO attributes VALUES (?, ?)", rows)
+
+
+def remember_last(connection: sqlite3.Connection) -> None:
+    """Keep the last sequence, before rows go."""
+    connection.execute(f"INSERT OR REPLACE INTO marks SELECT 'last', ({LAST_SEQUENCE})")
+
+
+def raise_mark(connection: sqlite3.Connection, name: str, value: int) -> None:
+    """Set a mark to a value, unless it is higher already."""
+    query = "INSERT INTO marks VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)"
+    connection.execute(query, (name, value))
+
+
+def mark(database: Database, name: str) -> int:
+    """Return a mark, 0 if it was never set."""
+    found: list[Any] = database.rows("SELECT value FROM marks WHERE name = ?", (name,))
+    return int(found[0][0]) if found else 0
+
+
+def times(record: Record) -> tuple[int, int]:
+    """Return the range of times that looking for observations has to read a record for, microseconds."""
+    if isinstance(record, Columns):
+        return (int(record.time_us.min()), int(record.time_us.max())) if len(record) else NEVER
+    return ALWAYS if isinstance(record, Deletion) else NEVER
+
+
+def decoded(database: Database, sequence: int, payload: bytes) -> Record:
+    """Return a record; raises StorageError if it is corrupted."""
+    try:
+        return decode(payload)
+    except ValueError as error:
+        raise StorageError(
+            f"{database.path}: record {sequence} is corrupted ({error}): restore the file from a copy"
+        ) from error

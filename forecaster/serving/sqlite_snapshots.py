@@ -1,0 +1,170 @@
+"""Snapshots in a SQLite file of their own, so that writing many of them never holds the journal's lock.
+
+The file is a cache: without it every state is rebuilt from the journal.
+"""
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from forecaster.serving.records import Snapshot
+from forecaster.serving.sqlite_database import Database
+from forecaster.serving.storage import Activation
+
+SCHEMA_VERSION = 1
+# `model` is short for a fingerprint, which would otherwise stand twice beside every series; NULL where it was dropped.
+SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS models (model INTEGER PRIMARY KEY, fingerprint TEXT UNIQUE, complete_through INTEGER,"
+    " highest INTEGER NOT NULL DEFAULT 0)",
+    "CREATE TABLE IF NOT EXISTS snapshots (model INTEGER NOT NULL, series_id TEXT NOT NULL, sequence INTEGER NOT NULL,"
+    " checksum INTEGER NOT NULL, state BLOB NOT NULL)",
+    "CREATE UNIQUE INDEX IF NOT EXISTS snapshots_of_series ON snapshots (model, series_id)",
+)
+_PAGE = 1000  # snapshots of one query or of one transaction that removes some
+
+
+class SqliteSnapshots:
+    """See `Snapshots`.
+
+    Args:
+        database: where they are, with its schema.
+        journal: the journal's file, which holds what must outlive the cache.
+        deleted: for each deleted series that waits for its erasure the deletion's sequence; older snapshots of it do
+            not count. Shared with the journal.
+        before_save: called before snapshots are written: what they hold must be as durable as they may become.
+    """
+
+    def __init__(
+        self, database: Database, journal: Database, deleted: Mapping[str, int], before_save: Callable[[], None]
+    ) -> None:
+        self._database, self._journal = database, journal
+        self._deleted, self._before_save = deleted, before_save
+
+    def save(self, fingerprint: str, snapshots: Sequence[Snapshot]) -> None:
+        """See `Snapshots.save`."""
+        kept = [s for s in snapshots if self._counts(s)]
+        if not kept:
+            return
+        self._before_save()
+        highest = max(s.sequence for s in kept)
+        query = (
+            "INSERT INTO snapshots VALUES (?, ?, ?, ?, ?) ON CONFLICT (model, series_id) DO UPDATE SET"
+            " sequence = excluded.sequence, checksum = excluded.checksum, state = excluded.state"
+            " WHERE excluded.sequence >= sequence"
+        )
+        with self._database.transaction() as connection:
+            model = _model(connection, fingerprint)
+            rows = [(model, s.series_id, s.sequence, s.checksum, s.state) for s in kept]
+            connection.executemany(query, rows)
+            connection.execute("UPDATE models SET highest = max(highest, ?) WHERE model = ?", (highest, model))
+
+    def fetch(self, fingerprint: str, series_ids: Sequence[str]) -> list[Snapshot]:
+        """See `Snapshots.fetch`."""
+        query = (
+            "SELECT s.series_id, s.sequence, s.state, s.checksum FROM json_each(?) AS wanted CROSS JOIN snapshots AS s"
+            " ON s.model = (SELECT model FROM models WHERE fingerprint = ?) AND s.series_id = wanted.value"
+        )
+        found: list[Snapshot] = []
+        different = list(dict.fromkeys(series_ids))
+        for start in range(0, len(different), _PAGE):
+            wanted = json.dumps(different[start : start + _PAGE])
+            found += [Snapshot(*row) for row in self._database.rows(query, (wanted, fingerprint))]
+        return [s for s in found if self._counts(s)]
+
+    def read(self, fingerprint: str, after: str = "") -> Iterator[Snapshot]:
+        """See `Snapshots.read`: by pages, so that no reader keeps the log from being written back."""
+        query = (
+            "SELECT series_id, sequence, state, checksum FROM snapshots WHERE series_id > ?"
+            " AND model = (SELECT model FROM models WHERE fingerprint = ?) ORDER BY series_id LIMIT ?"
+        )
+        while page := [Snapshot(*row) for row in self._database.rows(query, (after, fingerprint, _PAGE))]:
+            yield from (s for s in page if self._counts(s))
+            after = page[-1].series_id
+
+    def count(self, fingerprint: str) -> int:
+        """See `Snapshots.count`."""
+        query = "SELECT count(*) FROM snapshots WHERE model = (SELECT model FROM models WHERE fingerprint = ?)"
+        return int(self._database.rows(query, (fingerprint,))[0][0])
+
+    def drop(self, fingerprint: str) -> None:
+        """See `Snapshots.drop`: at once for readers; its rows go in short transactions."""
+        with self._database.transaction() as connection:
+            connection.execute("UPDATE models SET fingerprint = NULL WHERE fingerprint = ?", (fingerprint,))
+        some = "DELETE FROM snapshots WHERE rowid IN (SELECT rowid FROM snapshots WHERE model = ? LIMIT ?)"
+        for (model,) in self._database.rows("SELECT model FROM models WHERE fingerprint IS NULL"):
+            removed = _PAGE
+            while removed == _PAGE:
+                with self._database.transaction() as connection:
+                    removed = connection.execute(some, (model, _PAGE)).rowcount
+            with self._database.transaction() as connection:
+                connection.execute("DELETE FROM models WHERE model = ?", (model,))
+
+    def fingerprints(self) -> list[str]:
+        """See `Snapshots.fingerprints`."""
+        query = (
+            "SELECT fingerprint FROM models AS m WHERE fingerprint IS NOT NULL AND (complete_through IS NOT NULL"
+            " OR EXISTS (SELECT 1 FROM snapshots AS s WHERE s.model = m.model)) ORDER BY model"
+        )
+        return [str(row[0]) for row in self._database.rows(query)]
+
+    def complete(self, fingerprint: str, sequence: int) -> None:
+        """See `Snapshots.complete`."""
+        with self._database.transaction() as connection:
+            model = _model(connection, fingerprint)
+            connection.execute("UPDATE models SET complete_through = ? WHERE model = ?", (sequence, model))
+
+    def complete_through(self, fingerprint: str) -> int | None:
+        """See `Snapshots.complete_through`."""
+        query = "SELECT complete_through FROM models WHERE fingerprint = ?"
+        found = self._database.rows(query, (fingerprint,))
+        return None if not found or found[0][0] is None else int(found[0][0])
+
+    def activate(self, activation: Activation) -> None:
+        """See `Snapshots.activate`: in the journal's file, since nothing else could tell it again."""
+        with self._journal.transaction() as connection:
+            connection.execute("DELETE FROM active")
+            connection.execute("INSERT INTO active VALUES (?, ?)", (activation.version, activation.fingerprint))
+        self._journal.sync()
+
+    def active(self) -> Activation | None:
+        """See `Snapshots.active`."""
+        found = self._journal.rows("SELECT version, fingerprint FROM active")
+        return Activation(*found[0]) if found else None
+
+    def sync(self) -> None:
+        """See `Snapshots.sync`: and writes the log back, so that no `save` has to."""
+        self._database.sync()
+        self._database.checkpoint()
+
+    def forget(self, deleted: Mapping[str, int]) -> None:
+        """Remove the snapshots of series that are older than their deletion, of all models."""
+        older = "DELETE FROM snapshots WHERE model = ? AND series_id = ? AND sequence < ?"
+        models = [row[0] for row in self._database.rows("SELECT model FROM models")]
+        items = list(deleted.items())
+        for start in range(0, len(items), _PAGE):
+            with self._database.transaction() as connection:
+                rows = [(model, *item) for item in items[start : start + _PAGE] for model in models]
+                connection.executemany(older, rows)
+
+    def forget_after(self, sequence: int) -> None:
+        """Remove what a journal that ends with record `sequence` cannot have led to: its end was lost."""
+        for model, complete in self._database.rows(
+            "SELECT model, complete_through FROM models WHERE highest > ? OR complete_through > ?", (sequence, sequence)
+        ):
+            with self._database.transaction() as connection:
+                of_model = "WHERE model = ?"
+                gone = connection.execute(f"DELETE FROM snapshots {of_model} AND sequence > ?", (model, sequence))
+                # A series without its snapshot needs all of the journal; the others stand at its end at most.
+                whole = None if gone.rowcount or complete is None else min(complete, sequence)
+                values = (sequence, whole, model)
+                connection.execute(f"UPDATE models SET highest = ?, complete_through = ? {of_model}", values)
+
+    def _counts(self, snapshot: Snapshot) -> bool:
+        return snapshot.sequence >= self._deleted.get(snapshot.series_id, 0)
+
+
+def _model(connection: sqlite3.Connection, fingerprint: str) -> int:
+    """Return what is short for a fingerprint, noted if need be."""
+    connection.execute("INSERT INTO models (fingerprint) VALUES (?) ON CONFLICT DO NOTHING", (fingerprint,))
+    found = connection.execute("SELECT model FROM models WHERE fingerprint = ?", (fingerprint,)).fetchone()
+    return int(found[0])

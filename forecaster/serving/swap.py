@@ -1,0 +1,200 @@
+"""Replaces the model version of an engine while it serves: rebuild beside, move bucket by bucket, or take all back.
+
+The engine's thread only takes the census, moves rebuilt states in, and writes snapshots in small parts; rebuilding is
+another thread's. A failure takes the buckets that have moved back to the version before, whose snapshots and journal
+are still there. Knows nothing of registries or gRPC.
+"""
+
+import asyncio
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from forecaster.errors import StorageError
+from forecaster.model.bundle import Bundle
+from forecaster.serving.batcher import Batcher
+from forecaster.serving.engine import Engine
+from forecaster.serving.lane import Lane
+from forecaster.serving.lanes import BUCKETS, bucket
+from forecaster.serving.rebuild import Census, Rebuilt, Staging
+from forecaster.serving.records import IntArray
+from forecaster.serving.storage import Activation, Storage, in_batches
+from forecaster.serving.telemetry import LOGGER
+
+_SERIES_AT_ONCE = 2048  # of a part, at least
+_RINGS_AT_ONCE = 256  # where there is no journal: the engine's thread does the rebuilding
+_MOST_PARTS = 64
+_FEW_ROWS = 4096  # may be left to be folded in while the engine waits
+_MOST_ROUNDS = 20
+_SAVED_AT_ONCE = 512
+Progress = Callable[[float], None]
+
+
+class Swap:
+    """One replacement.
+
+    Args:
+        engine: called through the batcher only.
+        batcher: the engine's.
+        storage: for the rebuilding thread.
+        replay_steps: of a series at least.
+        pool: one thread.
+        progress: told the share that has moved, 0 to 1.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        batcher: Batcher,
+        storage: Storage,
+        *,
+        replay_steps: int,
+        pool: ThreadPoolExecutor,
+        progress: Progress = lambda share: None,
+    ) -> None:
+        self._engine, self._batcher, self._storage = engine, batcher, storage
+        self._replay_steps, self._pool, self._progress = replay_steps, pool, progress
+
+    async def run(self, bundle: Bundle, version: str) -> None:
+        """Replace the active version; afterwards the old one's snapshots are kept for a reversal.
+
+        Raises ForecasterError, with the old version serving as before, if that cannot be done.
+        """
+        lanes = self._engine.lanes
+        keep = {bundle.fingerprint, lanes.active.bundle.fingerprint}
+        goes_on = await self._in_thread(self._goes_on, bundle.fingerprint)
+        lane = self._engine.make_lane(bundle, version, empty=True)
+        await self._batcher.call(lambda: lanes.begin(lane))
+        try:
+            await self._move_all(lanes.active, lane, lane.bundle, goes_on)
+            sequence = await self._save_all(lane)
+            await self._batcher.call(lambda: self._finish(bundle, version, sequence))
+        except BaseException:
+            await asyncio.shield(self._take_back(lane))
+            raise
+        await self._in_thread(self._clean_up, keep)
+
+    async def _move_all(self, source: Lane, target: Lane, bundle: Bundle, goes_on: bool) -> None:
+        """Move every bucket that has not moved (or moved back)."""
+        into_next = target is self._engine.lanes.next
+        waiting = ~self._engine.lanes.moved if into_next else self._engine.lanes.moved.copy()
+        residents = await self._batcher.call(lambda: (source.store.inventory(), source.store.sequence))
+        census = await self._in_thread(self._census, source, *residents)
+        journal = self._storage.journal
+        if journal.first_sequence() > journal.last_sequence():
+            parts = int(np.clip(len(census) // _RINGS_AT_ONCE, 1, BUCKETS))
+        else:
+            parts = int(np.clip(len(census) // _SERIES_AT_ONCE, 1, _MOST_PARTS))
+        for number, buckets in enumerate(np.array_split(np.flatnonzero(waiting), parts)):
+            moving = np.zeros(BUCKETS, dtype=bool)
+            moving[buckets] = True
+            snapshots = self._storage.snapshots if goes_on else None
+            mine = census.of(moving)
+            steps = self._replay_steps
+            make = functools.partial(Staging, bundle, mine, moving, journal, snapshots, replay_steps=steps)
+            staging = await self._in_thread(make)
+            for _ in range(_MOST_ROUNDS):
+                if await self._in_thread(staging.fold) <= _FEW_ROWS:
+                    break
+            await self._batcher.call(functools.partial(move, self._engine, staging, moving, source, target, into_next))
+            self._progress((number + 1) / parts)
+
+    async def _save_all(self, lane: Lane) -> int:
+        """Write the new lane's snapshots, a few at a time; return the record up to which they hold everything."""
+        dirty, sequence = await self._batcher.call(lambda: (lane.store.dirty(), lane.store.sequence))
+        for start in range(0, len(dirty), _SAVED_AT_ONCE):
+            part = dirty[start : start + _SAVED_AT_ONCE]
+            await self._batcher.call(functools.partial(lane.store.save, part))
+        return int(sequence)
+
+    def _finish(self, bundle: Bundle, version: str, sequence: int) -> None:
+        """Make the new version the active one, durably; on the engine's thread."""
+        snapshots = self._engine.storage.snapshots
+        snapshots.complete(bundle.fingerprint, sequence)
+        snapshots.activate(Activation(version, bundle.fingerprint))
+        self._engine.lanes.finish()
+
+    def _clean_up(self, keep: set[str]) -> None:
+        """Remove the snapshots of all versions but some."""
+        for fingerprint in self._storage.snapshots.fingerprints():
+            if fingerprint not in keep:
+                self._storage.snapshots.drop(fingerprint)
+
+    async def _take_back(self, lane: Lane) -> None:
+        """Give all buckets back to the active version."""
+        lanes = self._engine.lanes
+        if lanes.next is not lane:
+            return
+        try:
+            if lanes.moved.any():
+                LOGGER.warning("version %s is taken back", lane.version)
+                await self._move_all(lane, lanes.active, lanes.active.bundle, goes_on=True)
+            await self._batcher.call(lanes.abandon)
+        except Exception as error:  # noqa: BLE001 -- each series stays where it is, with its state
+            LOGGER.error("version %s cannot be taken back, restart the server: %s", lane.version, error)
+
+    def _goes_on(self, fingerprint: str) -> bool:
+        """Return whether a version's snapshots are whole and the journal still has all behind them; or drop them."""
+        snapshots, journal = self._storage.snapshots, self._storage.journal
+        through = snapshots.complete_through(fingerprint)
+        if through is not None and journal.first_sequence() <= through + 1:
+            return True
+        snapshots.drop(fingerprint)
+        return False
+
+    def _census(self, source: Lane, residents: tuple[dict[str, int], IntArray, IntArray], sequence: int) -> Census:
+        """Return all series of a lane, resident and cold."""
+        slots, clock_us, position = residents
+        at = np.fromiter(slots.values(), np.int64, len(slots))
+        names, clocks, positions = list(slots), [clock_us[at]], [position[at]]
+        for batch in in_batches(self._storage.snapshots.read(source.bundle.fingerprint), _SERIES_AT_ONCE):
+            cold = [one for one in batch if one.series_id not in slots]
+            if not cold:
+                continue
+            packed = source.store.unpack(cold)
+            names += [one.series_id for one in cold]
+            clocks.append(packed.state["time_us"].numpy())
+            positions.append(packed.state["position"].numpy())
+        buckets = np.fromiter(map(bucket, names), np.int64, len(names))
+        every = np.array(names, dtype=object)
+        return Census(sequence, every, buckets, np.concatenate(clocks), np.concatenate(positions))
+
+    async def _in_thread(self, function: Callable[..., Any], *values: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *values)
+
+
+def move(engine: Engine, staging: Staging, moving: np.ndarray, source: Lane, target: Lane, into_next: bool) -> None:
+    """Take the last records into rebuilt states, and let their series belong to the target; on the engine's thread."""
+    for lane in engine.lanes:
+        lane.store.begin_turn()
+    staging.fold()
+    staging.take_rings(source, [name for name in staging.missing() if source.describe(name) is not None])
+    rebuilt = staging.rebuilt()
+    _check(source, rebuilt)
+    slots = target.store.take(rebuilt.names, rebuilt.state, rebuilt.static_digest, rebuilt.touched_us)
+    _count_on(source, target, rebuilt, slots)
+    source.store.forget(rebuilt.names)
+    target.store.sequence = source.store.sequence
+    engine.lanes.moved[moving] = into_next
+
+
+def _check(source: Lane, rebuilt: Rebuilt) -> None:
+    """Raise StorageError unless the rebuilt states stand where the serving ones do."""
+    clocks = rebuilt.state["time_us"].tolist()
+    for name, clock_us in zip(rebuilt.names, clocks, strict=True):
+        slot = source.store.resident.get(name, -1)
+        if slot >= 0 and source.store.clock_us[slot] != clock_us:
+            raise StorageError(f"the rebuilt state of series {name!r} does not stand where the serving one does")
+
+
+def _count_on(source: Lane, target: Lane, rebuilt: Rebuilt, slots: IntArray) -> None:
+    """Let series whose windows do not reach back to their start count the steps before as well."""
+    long = np.flatnonzero(rebuilt.offset > 0)
+    names = [rebuilt.names[i] for i in long.tolist()]
+    for name, slot, offset in zip(names, slots[long].tolist(), rebuilt.offset[long].tolist(), strict=True):
+        known = source.describe(name)
+        if known is not None and target.store.position[slot] + offset == known.length:
+            target.store.count_on(slot, known.length, known.observed_length)

@@ -1,0 +1,218 @@
+"""The versions of one registered model on this server: which is served, what became of others, how one is activated.
+
+A version is loaded beside the served one, verified, rebuilt and swapped in; one that fails leaves things as they are
+and says why. Watches the registry's alias. Knows nothing of gRPC.
+"""
+
+import asyncio
+import dataclasses
+import enum
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from forecaster import registry
+from forecaster.config import ServingConfig, TrackingConfig
+from forecaster.errors import FailedPreconditionError, ForecasterError, UnavailableError
+from forecaster.model.bundle import Bundle
+from forecaster.registry import RegisteredModel
+from forecaster.serving.batcher import Batcher
+from forecaster.serving.engine import Engine
+from forecaster.serving.storage import Activation, Storage
+from forecaster.serving.swap import Swap
+from forecaster.serving.telemetry import LOGGER, log_internal_error
+from forecaster.serving.verification import verify
+
+_RETRY_SECONDS = 60.0
+
+
+class ModelState(enum.IntEnum):
+    """Where a version is in its life on this server; the numbers are the API's."""
+
+    LOADING = 1
+    REBUILDING = 2
+    ACTIVE = 3
+    RETIRED = 4
+    FAILED = 5
+
+
+@dataclasses.dataclass(slots=True)
+class Version:
+    """One version.
+
+    Args:
+        registered: in the registry.
+        state: here.
+        bundle: once it is loaded; let go of when it is retired or has failed.
+        fingerprint: empty before it is loaded.
+        progress: the share of series that have been rebuilt, 0 to 1.
+        failure: why it failed, in one line.
+        changed: when its state last changed, monotonic seconds.
+        transient: whether it failed for a reason that may pass.
+    """
+
+    registered: RegisteredModel
+    state: ModelState
+    bundle: Bundle | None = None
+    fingerprint: str = ""
+    progress: float = 0.0
+    failure: str = ""
+    changed: float = dataclasses.field(default_factory=time.monotonic)
+    transient: bool = False
+
+
+class Versions:
+    """See above.
+
+    Args:
+        tracking: the registry, and the registered model's name.
+        config: which alias, how often to look, how much to replay.
+        registered: the version that the engine serves now.
+        engine: called through the batcher only.
+        batcher: the engine's.
+        storage: for the rebuilding thread.
+        pool: that thread, one.
+    """
+
+    def __init__(
+        self,
+        tracking: TrackingConfig,
+        config: ServingConfig,
+        registered: RegisteredModel,
+        engine: Engine,
+        batcher: Batcher,
+        storage: Storage,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        self._tracking, self._config = tracking, config
+        self._engine, self._batcher, self._storage, self._pool = engine, batcher, storage, pool
+        bundle = engine.lanes.active.bundle
+        active = Version(registered, ModelState.ACTIVE, bundle, bundle.fingerprint, 1.0)
+        self._versions = {registered.version: active}
+        self._active = active
+        self._last_seen: str | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def active(self) -> Version:
+        """The version that serves, or the one that still does while another takes over."""
+        return self._active
+
+    def all(self) -> list[Version]:
+        """Return every version that this process knows, by ascending number."""
+        return sorted(self._versions.values(), key=lambda one: int(one.registered.version))
+
+    def find(self, version: str) -> Version | None:
+        """Return one version that this process knows."""
+        return self._versions.get(version)
+
+    async def activate(self, version_or_alias: str) -> Version:
+        """Begin to replace the served version and return the new one, LOADING; the served one if it is that.
+
+        Raises ModelNotFoundError if there is no such version, FailedPreconditionError while another replacement is
+        under way, and UnavailableError if the registry cannot be reached.
+        """
+        registered = await asyncio.to_thread(registry.resolve, self._tracking, version_or_alias)
+        return self._begin(registered)
+
+    async def watch(self) -> None:
+        """Follow the alias until cancelled: activate what it moves to."""
+        while True:
+            try:
+                await self.look()
+            except ForecasterError as error:
+                LOGGER.warning("the registry could not be asked for %r: %s", self._config.alias, error)
+            except Exception as error:  # noqa: BLE001 -- watching goes on
+                log_internal_error(error)
+            await asyncio.sleep(self._config.poll_seconds)
+
+    async def look(self) -> None:
+        """Ask for the alias once; activate its version if it has moved, or failed a while ago for a passing reason."""
+        registered = await asyncio.to_thread(registry.resolve, self._tracking, self._config.alias)
+        known = self._versions.get(registered.version)
+        again = (
+            known is not None
+            and known.transient
+            and known.state is ModelState.FAILED
+            and time.monotonic() - known.changed > _RETRY_SECONDS
+        )
+        if (registered.version == self._last_seen and not again) or self._is_busy():
+            return
+        self._last_seen = registered.version
+        self._begin(registered)
+
+    async def close(self) -> None:
+        """End a replacement that is under way; the served version stays, or the new one goes on at the next start."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=self._config.drain_seconds)
+
+    def _is_busy(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    def _begin(self, registered: RegisteredModel) -> Version:
+        if registered.version == self._active.registered.version:
+            return self._active
+        if self._is_busy():
+            raise FailedPreconditionError("another version is being activated: wait until it is ACTIVE or FAILED")
+        version = Version(registered, ModelState.LOADING)
+        self._versions[registered.version] = version
+        self._task = asyncio.get_running_loop().create_task(self._replace(version), name="activate")
+        return version
+
+    async def _replace(self, version: Version) -> None:
+        number, name = version.registered.version, version.registered.name
+        began = time.monotonic()
+        LOGGER.info("activating %s version %s", name, number)
+        try:
+            bundle = await asyncio.to_thread(self._load, number)
+            version.bundle, version.fingerprint = bundle, bundle.fingerprint
+            await self._swap(version, bundle)
+        except asyncio.CancelledError:
+            self._fail(version, "the server is shutting down", transient=True)
+            raise
+        except ForecasterError as error:
+            self._fail(version, str(error), transient=isinstance(error, UnavailableError))
+        except Exception as error:  # noqa: BLE001 -- the served version goes on
+            self._fail(version, f"an internal error; the server's log has it as {log_internal_error(error)}")
+        else:
+            LOGGER.info("serving %s version %s after %.1f s", name, number, time.monotonic() - began)
+
+    async def _swap(self, version: Version, bundle: Bundle) -> None:
+        former = self._active
+        if bundle.fingerprint == former.fingerprint:  # the same weights under another number
+            await self._batcher.call(lambda: self._relabel(version.registered.version))
+        else:
+            self._set(version, ModelState.REBUILDING)
+            swap = Swap(
+                self._engine,
+                self._batcher,
+                self._storage,
+                replay_steps=self._config.replay_steps,
+                pool=self._pool,
+                progress=lambda share: setattr(version, "progress", share),
+            )
+            await swap.run(bundle, version.registered.version)
+        version.progress = 1.0
+        self._active = version
+        self._set(version, ModelState.ACTIVE)
+        former.bundle = None
+        self._set(former, ModelState.RETIRED)
+
+    def _relabel(self, version: str) -> None:
+        lane = self._engine.lanes.active
+        lane.version = version
+        self._engine.storage.snapshots.activate(Activation(version, lane.bundle.fingerprint))
+
+    def _load(self, version: str) -> Bundle:
+        _, bundle = registry.load_bundle(self._tracking, version)
+        verify(bundle, self._engine.lanes.active.bundle)
+        return bundle
+
+    def _fail(self, version: Version, why: str, *, transient: bool = False) -> None:
+        version.failure, version.bundle, version.transient = why, None, transient
+        self._set(version, ModelState.FAILED)
+        LOGGER.error("%s version %s is not served: %s", version.registered.name, version.registered.version, why)
+
+    @staticmethod
+    def _set(version: Version, state: ModelState) -> None:
+        version.state, version.changed = state, time.monotonic()
