@@ -10,7 +10,7 @@ import numpy as np
 import psycopg
 
 from forecaster.serving.postgres_session import Session
-from forecaster.serving.records import Attributes, Columns, Deletion, Record, decode, encode
+from forecaster.serving.records import Columns, Deletion, Record, decode, encode
 
 _MOST_SERIES = 16  # looked for at once
 _FULL_BELOW_BYTES = 256 * 2**20  # about a second or two, in which nothing else reads or writes the table
@@ -159,7 +159,7 @@ def without(record: Record, names: set[str]) -> Record | None:
     kept = np.array([name not in names for name in record.series_ids])
     if not kept.any():
         return None
-    if isinstance(record, Attributes):
+    if not isinstance(record, Columns):
         return record.of(np.flatnonzero(kept).tolist())
     rest = record.rows(kept[record.series])
     series = (np.cumsum(kept) - 1)[rest.series].astype(np.int32)
