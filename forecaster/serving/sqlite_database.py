@@ -23,11 +23,20 @@ class Database:
         path: the file, made if need be; its folder exists.
         is_synced: whether every commit reaches the disk before it returns; else `sync` does.
         lock: shared by all connections of the process to the file; held while one of them writes.
-        checkpoint_pages: write the log back into the file when it has grown to so many pages.
+        page_bytes: of a new file's pages.
+        cache_bytes: of pages in memory.
+        checkpoint_bytes: write the log back into the file when it has grown to this.
     """
 
     def __init__(
-        self, path: pathlib.Path, *, is_synced: bool, lock: threading.Lock, checkpoint_pages: int = 1000
+        self,
+        path: pathlib.Path,
+        *,
+        is_synced: bool,
+        lock: threading.Lock,
+        page_bytes: int = 4096,
+        cache_bytes: int = 2 << 20,
+        checkpoint_bytes: int = 4 << 20,
     ) -> None:
         self.path, self.lock = path, lock
         self._log = path.with_name(path.name + "-wal")
@@ -38,10 +47,12 @@ class Database:
         except sqlite3.Error as error:
             raise self.failed("opened", error) from error
         try:
+            self._connection.execute(f"PRAGMA page_size={page_bytes}")
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute(f"PRAGMA synchronous={'FULL' if is_synced else 'NORMAL'}")
             self._connection.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten by zeros
-            self._connection.execute(f"PRAGMA wal_autocheckpoint={checkpoint_pages}")
+            self._connection.execute(f"PRAGMA cache_size=-{cache_bytes >> 10}")
+            self._connection.execute(f"PRAGMA wal_autocheckpoint={checkpoint_bytes // page_bytes}")
         except sqlite3.Error as error:
             self._connection.close()
             raise self.failed("opened", error) from error

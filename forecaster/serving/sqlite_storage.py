@@ -26,7 +26,8 @@ from forecaster.serving.sqlite_pruning import Pruning
 from forecaster.serving.sqlite_snapshots import SCHEMA, SCHEMA_VERSION, SqliteSnapshots
 
 _LOG = logging.getLogger(__name__)
-_SNAPSHOTS_CHECKPOINT_PAGES = 16_384  # 64 MiB: `sync` writes the log back before
+# Snapshots of a few kilobytes, three to a page; `sync` writes the log back before it is as large.
+_CACHE = {"page_bytes": 8192, "cache_bytes": 32 << 20, "checkpoint_bytes": 64 << 20}
 _BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -178,7 +179,7 @@ def _checked_cache(path: pathlib.Path, lock: threading.Lock) -> Database:
 
 
 def _cache(path: pathlib.Path, lock: threading.Lock) -> Database:
-    return Database(path, is_synced=False, lock=lock, checkpoint_pages=_SNAPSHOTS_CHECKPOINT_PAGES)
+    return Database(path, is_synced=False, lock=lock, **_CACHE)
 
 
 def _nothing() -> None:
