@@ -1,5 +1,6 @@
 """Opens the storage that `--serving.state` names."""
 
+import importlib
 import logging
 import pathlib
 import sqlite3
@@ -30,9 +31,9 @@ def open_storage(state: str, durability: DurabilityName, name: str = "", *, leas
     if durability == "none":
         return VolatileStorage()
     if state.startswith(_POSTGRES):
-        from forecaster.serving.postgres_storage import open_postgres
-
-        return open_postgres(state, durability, name, lease_seconds=lease_seconds)
+        backend = importlib.import_module("forecaster.serving.postgres_storage")  # its driver is not needed elsewhere
+        shared: Storage = backend.open_postgres(state, durability, name, lease_seconds=lease_seconds)
+        return shared
     if "://" in state and not state.startswith(_SQLITE):
         raise StorageError(f"state {state!r} is not supported: give a folder, a sqlite:/// or a postgresql:// URL")
     path = pathlib.Path(state.removeprefix(_SQLITE))
@@ -61,6 +62,8 @@ def _take_over(older: pathlib.Path, path: pathlib.Path) -> None:
         try:
             database = sqlite3.connect(older)
             try:
+                if database.execute("PRAGMA user_version").fetchone()[0] != 1:
+                    return  # a storage without a model's name
                 database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             finally:
                 database.close()

@@ -13,7 +13,7 @@ from forecaster.serving.sqlite_database import Database
 from forecaster.serving.sqlite_schema import decoded, mark, raise_mark, remember_last
 
 _MOST_ROWS, _MOST_BYTES = 1_000_000, 64 << 20  # of one part
-_MOST_RECORDS_GONE, _MOST_BYTES_GONE = 256, 2 << 20  # of one transaction: some ten milliseconds
+_MOST_RECORDS_GONE, _MOST_BYTES_GONE = 128, 512 << 10  # of one transaction: some milliseconds
 _PAUSE_SECONDS = 0.001  # for whoever waits for the lock
 _PAGE_RECORDS = 64
 

@@ -19,9 +19,10 @@ FOR_EVER_US = 2**62
 def columns(*rows: tuple[str, int, float], **covariates: list[float]) -> Columns:
     """Return rows of (series id, time, value), with covariates of them by name."""
     ids = tuple(dict.fromkeys(row[0] for row in rows))
+    place = {name: k for k, name in enumerate(ids)}
     return Columns(
         ids,
-        np.array([ids.index(row[0]) for row in rows], dtype=np.int32),
+        np.array([place[row[0]] for row in rows], dtype=np.int32),
         np.array([row[1] for row in rows], dtype=np.int64),
         np.array([row[2] for row in rows], dtype=np.float64),
         tuple(covariates),

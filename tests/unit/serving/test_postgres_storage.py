@@ -13,6 +13,7 @@ import pytest
 
 from forecaster.errors import ConfigError, StorageError
 from forecaster.serving import postgres_journal, postgres_snapshots
+from forecaster.serving.opening import open_storage
 from forecaster.serving.postgres_storage import PostgresStorage, open_postgres
 from forecaster.serving.records import Attributes, Columns, Deletion, Record, Snapshot
 from tests.postgres import SERVER, Cluster
@@ -292,6 +293,15 @@ def test_a_database_that_is_not_there_is_told_without_the_password(postgres: Clu
     assert "s3cret" not in str(caught.value)
     with pytest.raises(ConfigError, match="not a PostgreSQL URL"):
         open_postgres("postgresql://[::1/x", "commit", "model")
+
+
+def test_the_url_chooses_the_storage(postgres: Cluster, database: str) -> None:
+    url = postgres.url(database)
+    storage = open_storage(url, "commit", "model")
+    assert isinstance(storage, PostgresStorage)
+    assert storage.journal.append(columns(("a", 1, 1.0))) == 1
+    storage.close()
+    assert not isinstance(open_storage(url, "none", "model"), PostgresStorage)
 
 
 def test_a_missing_client_library_is_told() -> None:

@@ -18,6 +18,7 @@ from forecaster.errors import StorageError
 from forecaster.serving import history
 from forecaster.serving.opening import open_storage, quoted
 from forecaster.serving.records import Attributes, Deletion, Record, Snapshot, encode
+from forecaster.serving.sqlite_storage import own
 from forecaster.serving.storage import Storage
 from tests.unit.serving.storages import FOR_EVER_US, columns, contents, erase_all, plain, prune_all
 
@@ -122,7 +123,7 @@ class TestOlderVersions:
             ("journal.db", "sqlite:///{}"),
             ("journal.db", "sqlite:///{}/journal.db"),
             ("other.db", "sqlite:///{}/other.db"),
-            ("a%20model%2Fof%20mine/journal.db".replace("%20", " "), "{}"),
+            ("a model%2Fof mine/journal.db", "{}"),
         ],
     )
     def test_their_journal_is_taken_over(self, tmp_path: pathlib.Path, older: str, state: str) -> None:
@@ -143,11 +144,24 @@ class TestOlderVersions:
 
     def test_it_is_not_taken_from_a_running_server(self, tmp_path: pathlib.Path) -> None:
         write_old(tmp_path / "journal.db")
-        running = open_storage(str(tmp_path), "commit")  # the folder itself, as an older server has it
+        running = own(tmp_path / "journal.db")  # as an older server does
         with pytest.raises(StorageError, match="in use by another server"):
             opened(tmp_path)
         running.close()
-        opened(tmp_path).close()
+        storage = opened(tmp_path)
+        assert len(contents(storage)) == len(OLD_RECORDS)
+        storage.close()
+
+    def test_a_storage_without_a_name_stays_where_it_is(self, tmp_path: pathlib.Path) -> None:
+        nameless = open_storage(str(tmp_path), "commit")
+        nameless.journal.append(columns(("a", 1, 1.0)))
+        nameless.close()
+        storage = opened(tmp_path)
+        assert contents(storage) == []
+        storage.close()
+        nameless = open_storage(str(tmp_path), "commit")
+        assert len(contents(nameless)) == 1
+        nameless.close()
 
 
 GONE, STAYS = "meter of Mrs Möller", "another meter"
@@ -186,6 +200,7 @@ class TestWhatIsForgotten:
         assert holding(tmp_path, STAYS.encode()) != []
         storage = opened(tmp_path, durability)
         rows = [row for _, record in contents(storage) if isinstance(record, list) for row in record]
+        assert len(rows) > 3000
         assert [row[1] for row in rows if row[0] == STAYS] == [*range(300), 1000]
         assert not any(row[0] == GONE for row in rows)
         storage.close()
