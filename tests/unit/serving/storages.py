@@ -43,6 +43,13 @@ def plain(record: Record) -> object:
     return list(zip(names, record.time_us.tolist(), map(repr, values), beside, strict=True))
 
 
+def exactly(record: Record) -> object:
+    """Return a record as something that compares by value, covariates that are all missing included."""
+    if not isinstance(record, Columns) or record.covariates is None:
+        return plain(record)
+    return plain(record), record.covariate_names, record.covariates.shape
+
+
 def contents(storage: Storage, after: int = 0) -> list[tuple[int, object]]:
     """Return all that the journal yields behind a sequence."""
     return [(sequence, plain(record)) for sequence, record in storage.journal.read(after)]
