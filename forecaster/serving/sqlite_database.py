@@ -108,7 +108,7 @@ class Database:
             try:
                 self._connection.execute("PRAGMA busy_timeout=20")  # others write in the meantime
                 busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            except sqlite3.OperationalError as error:
+            except sqlite3.Error as error:
                 if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                     raise self.failed("written", error) from error
                 return False

@@ -30,6 +30,7 @@ class SqliteJournal:
         history: what was pruned.
         deleted: for each deleted series that waits for its erasure the deletion's sequence; shared with the snapshots.
         forget: removes the snapshots of deleted series; what it cannot do, `erase` does.
+        pruning: takes the oldest records out.
         erasure: removes what deleted series left.
     """
 
@@ -39,10 +40,11 @@ class SqliteJournal:
         history: History,
         deleted: dict[str, int],
         forget: Callable[[Mapping[str, int]], None],
+        pruning: Pruning,
         erasure: Erasure,
     ) -> None:
         self._database, self._history, self._deleted, self._forget = database, history, deleted, forget
-        self._pruning, self._erasure = Pruning(database, history, deleted), erasure
+        self._pruning, self._erasure = pruning, erasure
 
     def append(self, *records: Record) -> int:
         """See `Journal.append`."""

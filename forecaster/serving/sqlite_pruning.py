@@ -5,7 +5,7 @@ transactions. A crash between leaves rows that the history has already; `finish`
 """
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from forecaster.serving.history import History
 from forecaster.serving.records import Columns, Deletion, Record
@@ -25,10 +25,14 @@ class Pruning:
         database: the journal's file.
         history: where observations go.
         deleted: series that wait for their erasure.
+        before_taking: called before records go: the snapshots that stand for them must survive a power cut.
     """
 
-    def __init__(self, database: Database, history: History, deleted: Collection[str]) -> None:
+    def __init__(
+        self, database: Database, history: History, deleted: Collection[str], before_taking: Callable[[], None]
+    ) -> None:
         self._database, self._history, self._deleted = database, history, deleted
+        self._before_taking = before_taking
 
     def prune(self, through: int, committed_before_us: int, *, keep_history: bool) -> int:
         """See `Journal.prune`."""
@@ -84,6 +88,7 @@ class Pruning:
 
     def _take(self, part: list[tuple[int, int]], last: int, *, dropped: bool) -> None:
         """Remove records in short transactions, the oldest first."""
+        self._before_taking()
         for through in (*_cuts(part), last):
             with self._database.transaction() as connection:
                 remember_last(connection)

@@ -62,7 +62,8 @@ class SqliteStorage:
             self._snapshots = SqliteSnapshots(self._cache, self._database, shared.deleted, before_save)
             erasing = (self._forget_durably, self._truncate_logs)
             erasure = Erasure(self._database, self._history, shared.deleted, *erasing)
-            beside = (self._history, shared.deleted, self._forget, erasure)
+            self._pruning = Pruning(self._database, self._history, shared.deleted, self._cache.sync)
+            beside = (self._history, shared.deleted, self._forget, self._pruning, erasure)
             self._journal = SqliteJournal(self._database, *beside)
             if is_owner:
                 self._recover()
@@ -102,7 +103,7 @@ class SqliteStorage:
     def _recover(self) -> None:
         """Finish what a crash interrupted, and drop the snapshots of what the journal lost."""
         self._history.repair()
-        Pruning(self._database, self._history, self._shared.deleted).finish()
+        self._pruning.finish()
         waiting = "SELECT series_id, max(sequence) FROM erasures GROUP BY series_id"
         self._shared.deleted.update(self._database.rows(waiting))
         self._snapshots.forget_after(self._journal.last_sequence())
@@ -168,9 +169,10 @@ def _checked_cache(path: pathlib.Path, lock: threading.Lock) -> Database:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, SCHEMA_VERSION):
                 raise sqlite3.DatabaseError(f"schema version {version}, this server knows {SCHEMA_VERSION}")
-            for statement in SCHEMA:
+            for statement in SCHEMA if version == 0 else ():
                 connection.execute(statement)
-            connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            if version == 0:
+                connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         database.rows("SELECT max(rowid) FROM snapshots")
     except StorageError:
         database.close()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from forecaster.config import DurabilityName
+from forecaster.serving.issued import Issued
 from forecaster.serving.opening import open_storage
 from forecaster.serving.records import Columns, Record
 from forecaster.serving.storage import Storage
@@ -41,6 +42,16 @@ def plain(record: Record) -> object:
         beside = [{name: value for name, value in row if not math.isnan(value)} for row in rows]
     values = [None if math.isnan(v) else v for v in record.values.tolist()]
     return list(zip(names, record.time_us.tolist(), map(repr, values), beside, strict=True))
+
+
+def exactly(record: Record) -> object:
+    """Return a record as something that compares by value, covariates that are all missing included."""
+    if isinstance(record, Issued):
+        arrays = (record.series, record.horizons, record.origin_us, record.frame, record.bounds)
+        return record.fingerprint, record.series_ids, [(array.dtype, array.tolist()) for array in arrays]
+    if not isinstance(record, Columns) or record.covariates is None:
+        return plain(record)
+    return plain(record), record.covariate_names, record.covariates.shape
 
 
 def contents(storage: Storage, after: int = 0) -> list[tuple[int, object]]:
