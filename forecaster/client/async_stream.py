@@ -36,6 +36,7 @@ class AsyncForecastStream(AsyncClosing):
         self._sequence = 0
         self._outbox = Outbox()
         self._connection: _Connection | None = None
+        self._held = False  # of what was sent again, all but the oldest
 
     @property
     def unanswered(self) -> int:
@@ -68,7 +69,7 @@ class AsyncForecastStream(AsyncClosing):
         self._outbox.add(request, parse)
         if self._connection is None:
             self._connect()
-        else:
+        elif not self._held:
             self._connection.send(request)
 
     async def receive(self) -> StreamReply:
@@ -80,7 +81,9 @@ class AsyncForecastStream(AsyncClosing):
             try:
                 async with asyncio.timeout(attempts.remaining_seconds):
                     answer = await connection.receive()
-                return self._outbox.answered(answer)
+                reply = self._outbox.answered(answer)
+                self._send_held()
+                return reply
             except TimeoutError:
                 await self.close()
                 raise DeadlineError(f"no answer from {self._address} in time") from None
@@ -105,10 +108,20 @@ class AsyncForecastStream(AsyncClosing):
             await connection.close()
 
     def _connect(self) -> "_Connection":
+        """Connect and send what has no answer: the oldest first and alone, since a later one may hide what it meets.
+
+        gRPC gives a call another status than the server's if the client is writing at that moment.
+        """
         self._connection = _Connection(self._stubs)
-        for request in self._outbox.requests():
-            self._connection.send(request)
+        self._connection.send(next(self._outbox.requests()))
+        self._held = len(self._outbox) > 1
         return self._connection
+
+    def _send_held(self) -> None:
+        if self._held and self._connection is not None:
+            self._held = False
+            for request in self._outbox.requests():
+                self._connection.send(request)
 
 
 class _Connection:
@@ -143,7 +156,8 @@ class _Connection:
             while (answer := await self._call.read()) is not grpc.aio.EOF:
                 self._incoming.put_nowait(answer)
         except grpc.RpcError as failure:
-            self._incoming.put_nowait(failure)
+            hidden = failure.code() is grpc.StatusCode.INTERNAL and not failure.trailing_metadata()
+            self._incoming.put_nowait(StreamEnded() if hidden else failure)
         else:
             self._incoming.put_nowait(StreamEnded())
 

@@ -199,7 +199,8 @@ def forecast_frame(message: forecast_pb2.ForecastColumns, asked: Sequence[str]) 
     ahead = message.step.ToMicroseconds() * np.arange(1, horizon + 1)
     ids = pl.Series("unique_id", message.series_ids[:] or asked, dtype=pl.String)
     columns = [
-        ids.gather(np.repeat(np.arange(len(origins)), horizon)),
+        # Of one series without Polars' thread pool, which would take longer than all the rest.
+        ids.new_from_index(0, horizon) if len(ids) == 1 else ids.gather(np.repeat(np.arange(len(ids)), horizon)),
         pl.Series("ds", (origins[:, None] + ahead).ravel()).cast(pl.Datetime("us", "UTC")),
         pl.Series("y_hat", np.array(message.values)),
         *(pl.Series(f"q{column.level:g}", np.array(column.values)) for column in message.quantiles),

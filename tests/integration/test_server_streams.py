@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
@@ -203,32 +203,24 @@ def test_an_outbox_is_bounded(client: ForecastClient) -> None:
 
 def test_a_slow_client_is_held_back(servers: ServerFactory) -> None:
     """A server whose answers are not taken reads no more, and goes on when they are."""
-    server = servers("--serving.max_stream_in_flight=4")
-    ids = [f"s{k}" for k in range(200)]
-    with ForecastClient(server.address) as client:
+    server, total = servers("--serving.max_stream_in_flight=4"), 400
+    with ForecastClient(server.address) as client, grpc.insecure_channel(server.address) as channel:
         client.observe(wander(200, 30))
-    taken, total = 0, 400
-    with grpc.insecure_channel(server.address) as channel:
-
-        def messages() -> Iterator[StreamForecastsRequest]:
-            nonlocal taken
-            for sequence in range(total):
-                taken += 1
-                request = StreamForecastsRequest(sequence=sequence, options=ForecastOptions(packed=True))
-                request.columns.series_ids.extend(ids)  # no observations: forecasts only
-                request.columns.series_indices.append(0)
-                request.columns.observation_times_us.append(int(START.timestamp()) * 1_000_000)
-                request.columns.values.append(wander(1, 1)["y"][0])
-                yield request
-
-        answers = ForecastServiceStub(channel).StreamForecasts(messages())
+        requests = []
+        for sequence in range(total):
+            (call,) = observe_calls(wander(1, 1, start=30 + sequence), "", None)
+            requests.append(StreamForecastsRequest(sequence=sequence, columns=call.request.columns))
+            requests[-1].columns.series_ids.extend(f"s{k}" for k in range(1, 200))  # forecast, and not observed
+            requests[-1].options.packed = True
+        answers = ForecastServiceStub(channel).StreamForecasts(iter(requests))
         assert next(answers).sequence == 0
-        before = -1
-        while taken != before:
-            before = taken
+        lengths = [0, client.get_series("s0").length]
+        while lengths[-1] > lengths[-2]:
             time.sleep(1)
-        assert taken < total
+            lengths.append(client.get_series("s0").length)
+        assert lengths[-1] < 30 + total
         assert [answer.sequence for answer in answers] == list(range(1, total))
+        assert client.get_series("s0").length == 30 + total
 
 
 def test_a_request_whose_deadline_passed_is_dropped_whole(server: Server, client: ForecastClient) -> None:
