@@ -43,6 +43,6 @@ def calendar_features(time_us: torch.Tensor, step_us: int) -> torch.Tensor:
 
 
 def calendar_periods(step_us: int) -> list[tuple[float, float]]:
-    """Return (offset, length) of the periods in use, in days: a position is (days since the epoch + offset) / length."""
+    """Return (offset, length) of the periods in use, in days: a position is (days + offset) / length."""
     day_and_week = [(0.0, 1.0), (_MONDAY_DAYS, 7.0)]
     return [*(period for period in day_and_week if step_us < period[1] * DAY_US), (0.0, _YEAR_DAYS)]

@@ -189,7 +189,7 @@ class PackedDecode:
             [torch.from_numpy(hidden[:, k].sum(axis=1)) for k in range(len(self.members))],
             torch.from_numpy(small).T,
             candidates,
-            torch.from_numpy(features).view(2 * lags, -1).T,
+            torch.from_numpy(features).view(2 * lags, len(slots) * horizon).T,
             ~seen,
             last.astype(np.float32)[:, None],
             unseen[:, None] > 0,

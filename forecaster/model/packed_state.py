@@ -49,7 +49,8 @@ class Sums:
 
     def index(self, slots: Array) -> Array:
         """Return where the sums of the series in `slots` lie in the whole slab, int64 [W, N]."""
-        return self.columns + slots * len(self.columns)
+        index: Array = self.columns + slots * len(self.columns)
+        return index
 
     def split(self, carry: Array) -> tuple[Array, Array, Array]:
         """Return weights and weighted sums [P, N], and last values [N], of sums [W, N]."""

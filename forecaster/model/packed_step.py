@@ -126,7 +126,7 @@ class PackedStep:
         changes = np.subtract(values, b.behind, out=b.new[1:])
         np.abs(changes, out=changes)
         b.new[0] = b.values[0] = values
-        known = b.new == b.new  # noqa: PLR0124
+        known = b.new == b.new
         np.copyto(b.new, 0.0, where=~known)
         carry[: 2 * self.sums.size] *= self.decay
         weights += known
@@ -170,7 +170,7 @@ class PackedStep:
 def _express(b: _Buffers, stats: Present) -> None:
     """Turn the values that are not normalised yet into the network's inputs; see `inputs.value_inputs`."""
     level, magnitude, scale, changes = stats
-    b.masks[:] = b.values == b.values  # noqa: PLR0124
+    b.masks[:] = b.values == b.values
     b.values -= level
     b.values /= scale
     clear_missing(b.values, 0.0)

@@ -26,8 +26,8 @@ from forecaster.model.quantiles import interpolate_quantiles
 from forecaster.model.seq2seq import Prediction, Seq2Seq
 from forecaster.model.state import State, select
 
-_STEP_ROWS = 512  # series of one step: what they need on the way fits a core's cache
-_DECODE_ROWS = 2048  # series × horizon steps of one decode
+_STEP_ROWS = 1024  # series of one step; both as measured by tests.benchmarks.kernels
+_DECODE_ROWS = 4096  # series × horizon steps of one decode
 _KEPT_TIMES = 64
 
 
@@ -67,7 +67,7 @@ class Stepper:
         """Advance the series in `slots` by one step, in place; no other slot is touched.
 
         Args:
-            tensors: the slab's, [C, ...] each.
+            tensors: the slab's, contiguous, [C, ...] each.
             slots: int64 [N], all different.
             time_us: of the step, int64 [N].
             values: float64 [N]; NaN means missing.

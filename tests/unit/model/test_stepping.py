@@ -27,7 +27,17 @@ draws = {
     "together": st.booleans(),
 }
 # Of these the kernels step (and forecast): a configuration that stops being packed by accident would pass all laws.
-STEPPED = {"gru", "lstm", "rnn tanh", "rnn relu", "gaussian", "ending", "bidirectional", "recurrent, initial", "covariates"}
+STEPPED = {
+    "gru",
+    "lstm",
+    "rnn tanh",
+    "rnn relu",
+    "gaussian",
+    "ending",
+    "bidirectional",
+    "recurrent, initial",
+    "covariates",
+}
 FORECAST = {"gru", "lstm", "rnn tanh", "rnn relu", "covariates"}
 CAPACITY = 9
 
@@ -122,7 +132,10 @@ def test_predictions_equal_the_models(name: str, seed: int, n: int, horizon: int
     assert_same_forecasts(model, found.quantiles, expected.quantiles, tensors)
     torch.testing.assert_close(found.ended, expected.ended, rtol=1e-5, atol=1e-5)
     if future is not None:
-        found, expected = Stepper(model).predict(tensors, slots, horizon), model.predict(select(tensors, slots), horizon)
+        found, expected = (
+            Stepper(model).predict(tensors, slots, horizon),
+            model.predict(select(tensors, slots), horizon),
+        )
         assert_same_forecasts(model, found.quantiles, expected.quantiles, tensors)
 
 
@@ -205,7 +218,9 @@ def test_an_ensemble_equals_its_plain_self(cell: str) -> None:
     assert_same_forecasts(model, stepper.predict(fast, slots, 5).quantiles, expected.quantiles, plain)
 
 
-@pytest.mark.parametrize("change", [{"seasons": ()}, {"seasons": (24,)}, {"calendar": False}, {"layers": 1}, {"layers": 3}])
+@pytest.mark.parametrize(
+    "change", [{"seasons": ()}, {"seasons": (24,)}, {"calendar": False}, {"layers": 1}, {"layers": 3}]
+)
 @torch.inference_mode()
 def test_batches_larger_than_a_chunk(change: dict[str, object]) -> None:
     model, n = carried("gru", **change), 1100  # type: ignore[arg-type]
