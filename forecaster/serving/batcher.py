@@ -130,14 +130,14 @@ class Batcher:
         """Do one turn on the engine's thread; an answer is a result or the exception to raise."""
         answers: list[Any] = [None] * len(works)
         observing = [(i, work) for i, work in enumerate(works) if isinstance(work, ObserveWork)]
-        failed = [(i, work.lane.failed) for i, work in observing if work.lane is not None and work.lane.failed]
+        failed = [(i, work.chain.failed) for i, work in observing if work.chain is not None and work.chain.failed]
         for i, error in failed:
             answers[i] = error
         self._together(self._engine.observe, [(i, work) for i, work in observing if answers[i] is None], answers)
         for i, work in observing:
             error = answers[i] if isinstance(answers[i], Exception) else answers[i].refused
-            if error is not None and work.lane is not None:
-                work.lane.failed = work.lane.failed or error
+            if error is not None and work.chain is not None:
+                work.chain.failed = work.chain.failed or error
         forecasting = [(i, work) for i, work in enumerate(works) if isinstance(work, ForecastWork)]
         then = {
             i: (answers[i], work.then)

@@ -33,7 +33,7 @@ from forecaster.serving.messages import (
     time_us,
 )
 from forecaster.serving.records import Attributes, Columns
-from forecaster.serving.work import ForecastWork, Lane, ObserveWork
+from forecaster.serving.work import Chain, ForecastWork, ObserveWork
 from forecaster.v1 import forecast_pb2, forecast_service_pb2, observation_pb2
 
 MAX_CATEGORY_CHARACTERS = 256
@@ -65,7 +65,7 @@ def observe_work(
     request: forecast_service_pb2.ObserveRequest | forecast_service_pb2.StreamForecastsRequest,
     bundle: Bundle,
     largest: int,
-    lane: Lane | None = None,
+    chain: Chain | None = None,
     plans: Plans | None = None,
 ) -> ObserveWork:
     """Return what a request asks for.
@@ -74,7 +74,7 @@ def observe_work(
         request: the message.
         bundle: the model.
         largest: most rows, and most of everything else, of one request.
-        lane: the requests that this one follows.
+        chain: the requests that this one follows.
         plans: of a stream, where forecasts may be asked for too.
 
     Raises InvalidArgumentError naming the wrong fields, and UnsupportedError for forecasts that need another model.
@@ -93,7 +93,7 @@ def observe_work(
     then = None
     if plans is not None and request.HasField("options"):
         then = plans.work(columns.series_ids, request.options, bundle)  # type: ignore[union-attr]
-    return ObserveWork(columns, from_attributes(request.attributes, spec), then, lane)
+    return ObserveWork(columns, from_attributes(request.attributes, spec), then, chain)
 
 
 def check_sizes(sizes: Mapping[str, int], largest: int) -> None:

@@ -14,7 +14,7 @@ from forecaster.serving.handlers import Context, abort, unary
 from forecaster.serving.messages import Violations, check_series_id, to_duration, to_live_scores, to_timestamp
 from forecaster.serving.observe_messages import Plans, check_sizes, observe_work
 from forecaster.serving.streams import Begin, Stream, Window
-from forecaster.serving.work import Forecasts, Lane, ObserveWork, SeriesInfo
+from forecaster.serving.work import Chain, Forecasts, ObserveWork, SeriesInfo
 from forecaster.v1 import forecast_service_pb2 as api
 from forecaster.v1 import forecast_service_pb2_grpc, observation_pb2
 
@@ -70,11 +70,11 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
             await abort(context, error)
 
     async def _stream(self, requests: AsyncIterator[api.StreamForecastsRequest], context: Context) -> None:
-        lane, plans = Lane(), Plans()
+        chain, plans = Chain(), Plans()
 
         def prepare(request: api.StreamForecastsRequest) -> tuple[float, Begin[api.StreamForecastsResponse]]:
             served = self._backend.served(request.model)
-            work = observe_work(request, served.bundle, self._largest, lane, plans)
+            work = observe_work(request, served.bundle, self._largest, chain, plans)
             values = 0 if work.then is None else len(work.then.series_ids) * plans.each
             share = max(len(work.columns) / self._largest, values / MAX_FORECAST_VALUES)
             packed = request.options.packed
@@ -86,13 +86,13 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
     async def _stream_answer(
         self, served: Served, sequence: int, work: ObserveWork, *, packed: bool
     ) -> api.StreamForecastsResponse:
-        assert work.lane is not None
-        if work.lane.failed is not None:
-            raise work.lane.failed
+        assert work.chain is not None
+        if work.chain.failed is not None:
+            raise work.chain.failed
         try:
             observed = await served.batcher.observe(work)
         except Exception as error:
-            work.lane.failed = work.lane.failed or error
+            work.chain.failed = work.chain.failed or error
             raise
         response = api.StreamForecastsResponse(sequence=sequence, durability=self._durability)
         await add_outcomes(response, observed)

@@ -17,7 +17,7 @@ from forecaster.serving.records import Attributes, Columns, IntArray
 
 
 @dataclass(slots=True)
-class Lane:
+class Chain:
     """Requests that follow each other: behind one that failed, none may be applied, or its retry would find a gap.
 
     Args:
@@ -35,13 +35,13 @@ class ObserveWork:
         columns: the observations.
         attributes: the static covariates.
         then: what to forecast after them, in the same turn.
-        lane: the requests that this one follows, if it does.
+        chain: the requests that this one follows, if it does.
     """
 
     columns: Columns
     attributes: Attributes | None = None
     then: "ForecastWork | None" = None
-    lane: Lane | None = None
+    chain: Chain | None = None
 
 
 @dataclass(frozen=True, slots=True)
