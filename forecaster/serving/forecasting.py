@@ -215,7 +215,7 @@ def _levels(lane: Lane, one: _Asked, prediction: Prediction) -> npt.NDArray[np.f
     if one.work.calibrated and lane.scoring is not None:
         return lane.scoring.corrected(one.slots, prediction.quantiles.numpy(), one.work.levels)
     found = interpolate_quantiles(prediction.quantiles, lane.model.config.quantile_levels, one.work.levels)
-    return found.cpu().numpy()  # type: ignore[no-any-return]
+    return found.cpu().numpy()
 
 
 def _issue(lane: Lane, slots: IntArray, prediction: Prediction, horizons: IntArray) -> None:
