@@ -159,5 +159,5 @@ def by_series(rows: list[Row]) -> dict[str, list[Row]]:
     return {name: [row for row in rows if row[1] == name] for name in IDS}
 
 
-StorageMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+StorageMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
 TestStorageEqualsLists = StorageMachine.TestCase
