@@ -22,13 +22,14 @@ from forecaster.serving.forecasting import no_series
 from forecaster.serving.lane import Lane
 from forecaster.serving.lanes import Lanes
 from forecaster.serving.rebuild import refolded
-from forecaster.serving.records import Attributes, Columns, Deletion, Record
+from forecaster.serving.records import Attributes, Columns, Deletion, IntArray, Record
 from forecaster.serving.recovery import recover
 from forecaster.serving.storage import Storage
 from forecaster.serving.store import SeriesStore
 from forecaster.serving.work import Forecasts, ForecastWork, Observed, ObserveWork, SeriesInfo
 
 _FOR_EVER_US = 2**62
+_Judged = tuple[Lane, Columns, tuple[Verdict, IntArray], Attributes | None]
 
 
 class Engine:
@@ -187,16 +188,17 @@ class Engine:
         room = max(self._max_series - len(self.lanes), 0)
         outcomes = np.zeros(len(columns), dtype=np.uint8)
         errors: dict[int, ForecasterError] = {}
-        work: list[tuple[Lane, Columns, Verdict, Attributes | None]] = []
+        work: list[_Judged] = []
         records: list[Record] = []
         for lane, rows, part, given in self.lanes.split(columns, attributes):
-            verdict = lane.judge(part, self._journal.find, room=room, latest_us=latest_us)
+            judged = lane.judge(part, self._journal.find, room=room, latest_us=latest_us)
+            verdict = judged[0]
             outcomes[rows] = verdict.outcomes
             errors |= {int(rows[row]): error for row, error in verdict.errors.items()}
             new = None if given is None else lane.new_attributes(given, part, verdict)
             records += [] if new is None else [new]
             records += [_accepted(part, verdict)] if len(verdict.accepted) else []
-            work.append((lane, part, verdict, new))
+            work.append((lane, part, judged, new))
         if records:
             sequence = self._append(*records)
             self._apply_journaled(work, sequence)
@@ -210,11 +212,11 @@ class Engine:
             scoring.pending.clear()
         return sequence
 
-    def _apply_journaled(self, work: Sequence[tuple[Lane, Columns, Verdict, Attributes | None]], sequence: int) -> None:
+    def _apply_journaled(self, work: Sequence[_Judged], sequence: int) -> None:
         """Apply what the journal holds; a failure here leaves memory behind the journal, so nothing may follow."""
         try:
-            for lane, columns, verdict, attributes in work:
-                lane.apply(columns, verdict, attributes)
+            for lane, columns, judged, attributes in work:
+                lane.apply(columns, judged, attributes)
             for lane in self.lanes:
                 lane.store.sequence = sequence
         except Exception as error:
@@ -240,7 +242,9 @@ class Engine:
 def _accepted(columns: Columns, verdict: Verdict) -> Columns:
     """Return the accepted rows as a journal record."""
     rows = verdict.accepted
-    if len(rows) == len(columns) and len(columns.series_ids) == len(np.unique(columns.series)):
+    seen = np.zeros(len(columns.series_ids), dtype=bool)
+    seen[columns.series] = True
+    if len(rows) == len(columns) and seen.all():
         return columns
     used, series = np.unique(columns.series[rows], return_inverse=True)
     names = tuple(columns.series_ids[i] for i in used.tolist())

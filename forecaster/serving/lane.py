@@ -47,8 +47,8 @@ class Lane:
         self.covariates, self.static = bundle.model.covariates.dynamic, AttributeCoder(bundle)
         self.scoring = None if store.calibration is None else Scoring(store.calibration, store)
 
-    def judge(self, columns: Columns, find: Find, *, room: int, latest_us: int = 2**63 - 1) -> Verdict:
-        """Judge rows against the series' clocks and memories.
+    def judge(self, columns: Columns, find: Find, *, room: int, latest_us: int = 2**63 - 1) -> tuple[Verdict, IntArray]:
+        """Judge rows against the series' clocks and memories; return the slots of the series too, -1 for new ones.
 
         Args:
             columns: with this model's covariates.
@@ -71,7 +71,8 @@ class Lane:
             return found, values
 
         known = Known(clocks, exists, held, room, latest_us)
-        return admit(columns, known, step_us=self.bundle.step_us, max_gap_steps=self.bundle.max_gap_steps)
+        verdict = admit(columns, known, step_us=self.bundle.step_us, max_gap_steps=self.bundle.max_gap_steps)
+        return verdict, slots
 
     def new_attributes(self, attributes: Attributes, columns: Columns, verdict: Verdict) -> Attributes | None:
         """Return the static covariates that change something: those of series that exist or are about to."""
@@ -89,14 +90,23 @@ class Lane:
     def apply(
         self,
         columns: Columns,
-        verdict: Verdict,
+        judged: tuple[Verdict, IntArray],
         attributes: Attributes | None = None,
         issued: Issued | None = None,
     ) -> None:
-        """Set static covariates, then step the states by the accepted rows; `issued` is what was on the way."""
+        """Set static covariates, then step the states by the accepted rows; `issued` is what was on the way.
+
+        Args:
+            columns: the rows.
+            judged: what `judge` said of them, in the same turn.
+            attributes: static covariates that hold from before the rows on.
+            issued: of this model version, in order.
+        """
+        verdict, slots = judged
         rows, steps = _since_last_start(columns, verdict)
-        series, first = np.unique(columns.series[rows], return_index=True)
-        slots = self.store.bring(columns.series_ids)
+        by_row = columns.series[rows]  # ascending
+        first = np.flatnonzero(np.diff(by_row, prepend=-1))
+        series = by_row[first]
         if (slots[series] < 0).any():
             unknown = series[slots[series] < 0]
             slots[unknown] = self.store.create([columns.series_ids[i] for i in unknown.tolist()])
@@ -158,12 +168,13 @@ class Lane:
         attributes = merged(_behind(one, s, stand) for s, one in part.attributes) if part.attributes else None
         kept = [_rows_behind(one, s, stand) for s, one in part.columns]
         columns, _ = join([one.with_covariates(self.covariates) for one in kept if len(one)] or [_NO_ROWS])
-        verdict = self.judge(columns, _nothing_older, room=len(columns.series_ids))  # its room was acknowledged
+        judged = self.judge(columns, _nothing_older, room=len(columns.series_ids))  # its room was acknowledged
+        verdict = judged[0]
         if len(verdict.accepted) != len(columns):
             refused = next(iter(verdict.errors.values()), "a row stands twice")
             raise StorageError(f"the journal does not fit this model or was changed: {refused}")
         given = [_behind_issued(one, s, stand) for s, one in part.issued]
-        self.apply(columns, verdict, attributes, None if self.scoring is None else self.scoring.own(given))
+        self.apply(columns, judged, attributes, None if self.scoring is None else self.scoring.own(given))
         self.store.sequence = max(self.store.sequence, part.sequence)
         return len(columns)
 
