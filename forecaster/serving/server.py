@@ -121,7 +121,7 @@ def _snapshot(hosts: Sequence[Host], config: ServingConfig) -> int:
             LOGGER.warning("stopped without snapshots, the next start replays the journal: %s", error)
             continue
         kept = "nothing is kept" if config.durability == "none" else "snapshotted"
-        LOGGER.info("stopped; %d changed series of %s %s", count, host.served.name, kept)
+        LOGGER.info("stopped; %s: %d series %s", host.served.name, count, kept)
     return 0
 
 
