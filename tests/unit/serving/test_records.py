@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from forecaster.serving.issued import Issued
-from forecaster.serving.records import Attributes, Columns, Deletion, Record, decode, encode, find
+from forecaster.serving.records import Attributes, Columns, Deletion, Record, decode, encode, find, without
 from tests.unit.serving.storages import columns, exactly
 
 ids = st.text(st.characters(blacklist_categories=("Cc", "Cs")), min_size=1, max_size=20)
@@ -79,6 +79,25 @@ def test_issued_forecasts_of_some_series_leave_nothing_of_the_others() -> None:
     kept = record.series != 1
     np.testing.assert_array_equal(some.bounds, record.bounds[kept])
     assert [some.series_ids[i] for i in some.series] == [record.series_ids[i] for i in record.series[kept]]
+
+
+def test_what_was_issued_for_deleted_series_is_erased() -> None:
+    numbers = np.arange(3.0)
+    record = Issued(
+        "f" * 64,
+        ("kept", "gone"),
+        np.array([0, 1, 0], dtype=np.int32),
+        np.array([0, 0, 1], dtype=np.uint8),
+        np.array([5, 6, 5]),
+        np.stack([numbers, numbers + 10], axis=1),
+        np.repeat(numbers[:, None], 10, axis=1).astype(np.float32),
+    )
+    left = without(record, {"gone", "other"})
+    assert isinstance(left, Issued)
+    assert (left.series_ids, left.series.tolist(), left.frame[:, 0].tolist()) == (("kept",), [0, 0], [0.0, 2.0])
+    assert b"gone" not in encode(left)
+    assert without(record, {"kept", "gone"}) is None
+    assert without(record, {"other"}) is record
 
 
 OLD_ROWS = (
