@@ -64,6 +64,7 @@ class Engine:
 
     def make_lane(self, bundle: Bundle, version: str, *, empty: bool = False) -> Lane:
         """Return a lane of this engine's storage and limits; an `empty` one has no series whatever snapshots say."""
+        bundle.model.to(self._device)
         calibration = None
         if self._device == "cpu":  # it is NumPy's
             calibration = Calibration(bundle.model.config, bundle.step_us, bundle.fingerprint)
@@ -102,14 +103,18 @@ class Engine:
 
     def describe(self, series_id: str) -> SeriesInfo:
         """Describe one series; raises SeriesNotFoundError."""
-        info = self._describe([series_id])
+        info = self.lanes.of(series_id).describe([series_id])
         if not info:
             raise no_series([series_id])
-        return info[0]
+        return info[series_id]
 
     def page(self, after: str, size: int) -> tuple[list[SeriesInfo], int]:
         """Return up to `size` series behind `after` by ascending id, and how many there are in all."""
-        return self._describe(list(islice(self.lanes.page(after), size))), len(self.lanes)
+        names = list(islice(self.lanes.page(after), size))
+        found: dict[str, SeriesInfo] = {}
+        for lane in self.lanes:
+            found |= lane.describe([name for name in names if self.lanes.of(name) is lane])
+        return [found[name] for name in names if name in found], len(self.lanes)
 
     def delete(self, series_id: str) -> None:
         """Forget a series, durably; raises SeriesNotFoundError or StorageError."""
@@ -233,10 +238,6 @@ class Engine:
                 message = f"attributes[{k}]: no series {name!r}, and no observation of it in the request"
                 return InvalidArgumentError(message, [FieldViolation(f"attributes[{k}].series_id", message)])
         return None
-
-    def _describe(self, series_ids: Sequence[str]) -> list[SeriesInfo]:
-        """Return what is known of those of the series that there are; cold ones stay cold."""
-        return [info for one in series_ids if (info := self.lanes.of(one).describe(one)) is not None]
 
 
 def _accepted(columns: Columns, verdict: Verdict) -> Columns:

@@ -230,14 +230,15 @@ def _decoded(lane: Lane, slots: IntArray, horizon: int, future: Tensor | None) -
         shape = (0, horizon)
         return Prediction(torch.zeros((*shape, len(model.config.quantile_levels))), torch.zeros(shape))
     at_once = max(_DECODE_CELLS // horizon, 1)
-    tensors, rows = lane.store.slab.tensors, torch.from_numpy(slots)
+    tensors, device = lane.store.slab.tensors, lane.store.slab.device
+    rows = torch.from_numpy(slots).to(device)
     parts = [
         lane.stepper.predict(
             tensors, rows[low : low + at_once], horizon, None if future is None else future[low : low + at_once]
         )
         for low in range(0, len(slots), at_once)
     ]
-    return Prediction(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
+    return Prediction(*(torch.cat(fields).cpu() for fields in zip(*parts, strict=True)))
 
 
 def _draw(lane: Lane, asked: Sequence[_Asked]) -> dict[int, Drawn]:

@@ -7,7 +7,7 @@ Shapes: R rows, N series.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -133,19 +133,25 @@ class Lane:
         if len(there):
             self.store.set_static(slots[there], self.static.encode(attributes), digests)
 
-    def describe(self, series_id: str) -> SeriesInfo | None:
-        """Return what is known of one series, None if there is no such one; a cold one stays cold."""
+    def describe(self, series_ids: Sequence[str]) -> dict[str, SeriesInfo]:
+        """Return what is known of those of the series that there are; cold ones stay cold."""
         store = self.store
-        if (slot := store.resident.get(series_id, -1)) >= 0:
-            known = (store.clock_us[slot], store.position[slot], store.observed_count[slot], store.touched_us[slot])
-            live = self._live(store.slab.tensors, slot)
-        elif packed := store.peek([series_id]).get(series_id):
+        found: dict[str, SeriesInfo] = {}
+        for name in series_ids:
+            if (slot := store.resident.get(name, -1)) >= 0:
+                mirrors = (store.clock_us, store.position, store.observed_count, store.touched_us)
+                known = tuple(int(mirror[slot]) for mirror in mirrors)
+                found[name] = self._info(name, known, store.slab.tensors, slot)
+        cold = [name for name in series_ids if name not in found]
+        for name, packed in (store.peek(cold) if cold else {}).items():
             state = packed.state
-            known = (state["time_us"][0], state["position"][0], state["observed_count"][0], packed.touched_us[0])
-            live = self._live(state, 0)
-        else:
-            return None
-        clock_us, length, observed, touched_us = (int(one) for one in known)
+            numbers = (state["time_us"], state["position"], state["observed_count"], packed.touched_us)
+            found[name] = self._info(name, tuple(int(one[0]) for one in numbers), state, 0)
+        return found
+
+    def _info(self, series_id: str, known: tuple[int, ...], tensors: State, slot: int) -> SeriesInfo:
+        clock_us, length, observed, touched_us = known
+        live = self._live(tensors, slot)
         return SeriesInfo(series_id, clock_us, length, observed, time.time() - touched_us / 1e6, self.version, live)
 
     def _live(self, tensors: State, slot: int) -> tuple[LiveScores, ...]:
@@ -185,8 +191,9 @@ class Lane:
             self.scoring.step(slots, values)
         beside = None if columns.covariates is None else torch.from_numpy(columns.covariates[rows])
         with torch.inference_mode():
-            tensors, at = self.store.slab.tensors, torch.from_numpy(slots)
-            self.stepper.step(tensors, at, torch.from_numpy(time_us), torch.from_numpy(values), beside)
+            tensors, device = self.store.slab.tensors, self.store.slab.device
+            at, times, given = (torch.from_numpy(one).to(device) for one in (slots, time_us, values))
+            self.stepper.step(tensors, at, times, given, None if beside is None else beside.to(device))
         one = np.ones(len(slots), dtype=np.int64)
         self.store.advanced(slots, time_us, one, np.isfinite(values).astype(np.int64))
 

@@ -109,6 +109,7 @@ class Staging:
         self._index: dict[str, int] = {name: k for k, name in enumerate(census.names.tolist())}
         self._behind_us, self._offset = _windows(census, bundle, replay_steps)
         self._sequence, self._begun = 0, False
+        self._goes_on = snapshots is not None
         if snapshots is not None:
             self._behind_us[:], self._offset[:] = -(2**63), 0
             self._sequence = snapshots.complete_through(bundle.fingerprint) or 0
@@ -119,7 +120,7 @@ class Staging:
         if not self._begun:
             self._begun = True
             self._begin()
-            since_us = int(self._behind_us.min()) if len(self._census) else None
+            since_us = int(self._behind_us.min()) if len(self._census) and not self._goes_on else None
         rows = 0
         for part in in_parts(self._mine(self._journal.read(self._sequence, since_us=since_us))):
             if isinstance(part, Part):
@@ -162,7 +163,10 @@ class Staging:
             self.lane.replay(part)
 
     def _begin(self) -> None:
-        """Let the windows of series with a longer past begin with a missing value."""
+        """Let the windows of series with a longer past begin with a missing value, or take over their snapshots."""
+        if self._goes_on:
+            self.lane.store.bring(self._census.names.tolist())
+            return
         long = np.flatnonzero(self._offset > 0)
         if not len(long):
             return
@@ -225,7 +229,8 @@ def refolded(bundle: Bundle, names: Sequence[str], journal: Journal, calibration
     moving = np.zeros(BUCKETS, dtype=bool)
     moving[buckets] = True
     census = Census(journal.last_sequence(), every, buckets, zeros, zeros)
-    staging = Staging(bundle, census, moving, journal, VolatileSnapshots(), replay_steps=1, calibration=calibration)
+    nothing = VolatileSnapshots()  # to go on from: the whole past counts
+    staging = Staging(bundle, census, moving, journal, nothing, replay_steps=1, calibration=calibration)
     staging.fold()
     return staging.rebuilt()
 

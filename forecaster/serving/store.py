@@ -10,6 +10,7 @@ Shapes: N series.
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import repeat
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,22 @@ from forecaster.serving.telemetry import LOGGER
 
 _SNAPSHOTS_AT_ONCE = 1024
 _LEAVING_SHARE = 32  # one part in so many leaves at a time, so that choosing whom is seldom
+
+
+class Standing(NamedTuple):
+    """Where N series stand; -1 where there is no such series.
+
+    Args:
+        clock_us: int64 [N].
+        position: int64 [N].
+        observed_count: int64 [N].
+        exists: bool [N].
+    """
+
+    clock_us: IntArray
+    position: IntArray
+    observed_count: IntArray
+    exists: npt.NDArray[np.bool_]
 
 
 class SeriesStore:
@@ -153,10 +170,26 @@ class SeriesStore:
         self._lost.difference_update(series_ids)
         return slots
 
-    def count_on(self, slot: int, position: int, observed_count: int) -> None:
-        """Set how many steps a series has seen, and how many of them had a value."""
-        self.slab.tensors["position"][slot] = self.position[slot] = position
-        self.slab.tensors["observed_count"][slot] = self.observed_count[slot] = observed_count
+    def standing(self, series_ids: Sequence[str]) -> Standing:
+        """Return where series stand; cold ones stay cold."""
+        slots = self._look_up(series_ids)
+        there = slots >= 0
+        clocks, positions, counts = (np.where(there, mirror[slots], -1) for mirror in self._standing_mirrors())
+        found = Standing(clocks, positions, counts, there)
+        cold = np.flatnonzero(~there)
+        for name, packed in (self.peek([series_ids[i] for i in cold.tolist()]) if len(cold) else {}).items():
+            at = series_ids.index(name)
+            state = packed.state
+            for part, tensor in zip(found, ("time_us", "position", "observed_count"), strict=False):
+                part[at] = int(state[tensor][0])
+            found.exists[at] = True
+        return found
+
+    def count_on(self, slots: IntArray, position: IntArray, observed_count: IntArray) -> None:
+        """Set how many steps series have seen, and how many of them had a value, int64 [N] each."""
+        counts = {"position": torch.from_numpy(position), "observed_count": torch.from_numpy(observed_count)}
+        self.slab.scatter(torch.from_numpy(slots).to(self.slab.device), counts)
+        self.position[slots], self.observed_count[slots] = position, observed_count
 
     def forget(self, series_ids: Iterable[str]) -> None:
         """Drop series without a snapshot, resident or cold; all of them exist."""
@@ -287,6 +320,12 @@ class SeriesStore:
     def inventory(self) -> tuple[dict[str, int], IntArray, IntArray]:
         """Return a copy of the resident series' slots, and of all slots' clocks and positions."""
         return dict(self._slots), self.clock_us.copy(), self.position.copy()
+
+    def _standing_mirrors(self) -> tuple[IntArray, IntArray, IntArray]:
+        """Return clocks, positions and counts by slot, and one of no slot behind them, so that -1 may be asked for."""
+        mirrors = (self.clock_us, self.position, self.observed_count)
+        nothing = np.zeros(1, dtype=np.int64)
+        return mirrors if len(self.clock_us) else (nothing, nothing, nothing)
 
     def _look_up(self, series_ids: Sequence[str]) -> IntArray:
         return np.fromiter(map(self._slots.get, series_ids, repeat(-1)), np.int64, len(series_ids))

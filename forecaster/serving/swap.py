@@ -22,6 +22,7 @@ from forecaster.serving.lanes import BUCKETS, bucket
 from forecaster.serving.rebuild import Census, Rebuilt, Staging
 from forecaster.serving.records import IntArray
 from forecaster.serving.storage import Activation, Storage, in_batches
+from forecaster.serving.store import Standing
 from forecaster.serving.telemetry import LOGGER
 
 _SERIES_AT_ONCE = 2048  # of a part, at least
@@ -66,7 +67,7 @@ class Swap:
         lanes = self._engine.lanes
         keep = {bundle.fingerprint, lanes.active.bundle.fingerprint}
         goes_on = await self._in_thread(self._goes_on, bundle.fingerprint)
-        lane = self._engine.make_lane(bundle, version, empty=True)
+        lane = await self._in_thread(functools.partial(self._engine.make_lane, bundle, version, empty=True))
         await self._batcher.call(lambda: lanes.begin(lane))
         try:
             await self._move_all(lanes.active, lane, lane.bundle, goes_on)
@@ -173,30 +174,29 @@ def move(engine: Engine, staging: Staging, moving: np.ndarray, source: Lane, tar
     for lane in engine.lanes:
         lane.store.begin_turn()
     staging.fold()
-    staging.take_rings(source, [name for name in staging.missing() if source.describe(name) is not None])
+    missing = staging.missing()
+    there = source.store.standing(missing).exists
+    staging.take_rings(source, [name for name, known in zip(missing, there.tolist(), strict=True) if known])
     rebuilt = staging.rebuilt()
-    _check(source, rebuilt)
+    standing = source.store.standing(rebuilt.names)
+    _check(rebuilt, standing)
     slots = target.store.take(rebuilt.names, rebuilt.state, rebuilt.static_digest, rebuilt.touched_us)
-    _count_on(source, target, rebuilt, slots)
+    _count_on(target, rebuilt, standing, slots)
     source.store.forget(rebuilt.names)
     target.store.sequence = source.store.sequence
     engine.lanes.moved[moving] = into_next
 
 
-def _check(source: Lane, rebuilt: Rebuilt) -> None:
+def _check(rebuilt: Rebuilt, standing: Standing) -> None:
     """Raise StorageError unless the rebuilt states stand where the serving ones do."""
-    clocks = rebuilt.state["time_us"].tolist()
-    for name, clock_us in zip(rebuilt.names, clocks, strict=True):
-        slot = source.store.resident.get(name, -1)
-        if slot >= 0 and source.store.clock_us[slot] != clock_us:
-            raise StorageError(f"the rebuilt state of series {name!r} does not stand where the serving one does")
+    wrong = np.flatnonzero(rebuilt.state["time_us"].cpu().numpy() != standing.clock_us)
+    if len(wrong):
+        name = rebuilt.names[wrong[0]]
+        raise StorageError(f"the rebuilt state of series {name!r} does not stand where the serving one does")
 
 
-def _count_on(source: Lane, target: Lane, rebuilt: Rebuilt, slots: IntArray) -> None:
+def _count_on(target: Lane, rebuilt: Rebuilt, standing: Standing, slots: IntArray) -> None:
     """Let series whose windows do not reach back to their start count the steps before as well."""
-    long = np.flatnonzero(rebuilt.offset > 0)
-    names = [rebuilt.names[i] for i in long.tolist()]
-    for name, slot, offset in zip(names, slots[long].tolist(), rebuilt.offset[long].tolist(), strict=True):
-        known = source.describe(name)
-        if known is not None and target.store.position[slot] + offset == known.length:
-            target.store.count_on(slot, known.length, known.observed_length)
+    counted = target.store.position[slots] + rebuilt.offset == standing.position
+    long = np.flatnonzero((rebuilt.offset > 0) & counted)
+    target.store.count_on(slots[long], standing.position[long], standing.observed_count[long])
