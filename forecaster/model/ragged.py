@@ -38,6 +38,18 @@ class Runs:
     values: Tensor
     covariates: Tensor | None = None
 
+    def of(self, runs: Tensor) -> "Runs":
+        """Return some of the runs, ascending, int64 [M]."""
+        if len(runs) == len(self.lengths):
+            return self
+        place = torch.full((len(self.lengths),), -1, dtype=torch.int64)
+        place[runs] = torch.arange(len(runs))
+        row_run = place[self.row_run]
+        rows = row_run >= 0
+        beside = None if self.covariates is None else self.covariates[rows]
+        parts = (row_run[rows], self.row_step[rows], self.values[rows])
+        return Runs(self.start_us[runs], self.lengths[runs], *parts, beside)
+
 
 def advance(model: Model, state: State, runs: Runs) -> State:
     """Return the states [N] after their runs.

@@ -28,6 +28,7 @@ from forecaster.serving.store import SeriesStore
 from forecaster.serving.work import LiveScores, SeriesInfo
 
 Find = Callable[[Columns], tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]]
+_FEW_STEPS = 8  # of a run: steps in place cost less than a scan, which takes states out and puts them back
 _NO_ROWS = Columns((), np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0))
 
 
@@ -113,14 +114,23 @@ class Lane:
         if attributes is not None:
             self.set_attributes(attributes)
         slots = slots[series]
-        if issued is not None and self.scoring is not None:
-            self._scan(slots, columns, rows, steps, first, issued)
-        elif not len(rows):
-            return
-        elif len(rows) == len(series) and (steps == 1).all():
+        scoring = self.scoring
+        if len(rows) == len(series) and issued is None and (steps == 1).all():  # as a rule
+            if scoring is not None:
+                scoring.step(slots, columns.values[rows])
             self._step(slots, columns, rows)
-        else:
-            self._scan(slots, columns, rows, steps, first)
+            return
+        runs = _runs(columns, rows, steps, first, self.bundle.step_us)
+        fresh = steps[first] == 0
+        if fresh.any():
+            self.store.clear(slots[fresh], keep=STATIC)  # what never changes outlasts a long gap
+        position = np.where(fresh, 0, self.store.position[slots])
+        if scoring is not None and issued is not None:
+            scoring.replay(slots, position, runs, issued, self.store.resident)
+        elif scoring is not None:
+            scoring.scan(slots, position, runs)
+        if len(rows):
+            self._advance(slots, columns, rows, steps, first, runs)
 
     def set_attributes(self, attributes: Attributes) -> None:
         """Set the static covariates of those series that exist."""
@@ -184,11 +194,25 @@ class Lane:
         self.store.sequence = max(self.store.sequence, part.sequence)
         return len(columns)
 
+    def _advance(
+        self, slots: IntArray, columns: Columns, rows: IntArray, steps: IntArray, first: IntArray, runs: Runs
+    ) -> None:
+        """Advance N different series by their runs: those of a few steps one by one, the others by a scan."""
+        counts = np.diff(np.append(first, len(rows)))
+        few = np.logical_and.reduceat(steps == 1, first) & (counts <= _FEW_STEPS)
+        for k in range(counts[few].max(initial=0)):
+            some = np.flatnonzero(few & (counts > k))
+            self._step(slots[some], columns, rows[first[some] + k])
+        many = np.flatnonzero(~few)
+        if len(many):
+            with torch.inference_mode():
+                state = advance(self.model, self.store.gather(slots[many]), runs.of(torch.from_numpy(many)))
+                self.store.scatter(slots[many], state)
+            self.store.changed(slots[many])
+
     def _step(self, slots: IntArray, columns: Columns, rows: IntArray) -> None:
         """Advance each of N different series by one step, in place."""
         time_us, values = columns.time_us[rows], columns.values[rows]
-        if self.scoring is not None:
-            self.scoring.step(slots, values)
         beside = None if columns.covariates is None else torch.from_numpy(columns.covariates[rows])
         with torch.inference_mode():
             tensors, device = self.store.slab.tensors, self.store.slab.device
@@ -197,42 +221,22 @@ class Lane:
         one = np.ones(len(slots), dtype=np.int64)
         self.store.advanced(slots, time_us, one, np.isfinite(values).astype(np.int64))
 
-    def _scan(
-        self,
-        slots: IntArray,
-        columns: Columns,
-        rows: IntArray,
-        steps: IntArray,
-        first: IntArray,
-        issued: Issued | None = None,
-    ) -> None:
-        """Advance N different series by any number of steps."""
-        counts = np.diff(np.append(first, len(rows)))
-        fresh = steps[first] == 0
-        steps = np.where(steps == 0, 1, steps)
-        total = np.cumsum(steps)
-        offsets = total - np.repeat(total[first] - steps[first], counts) - 1
-        start_us = columns.time_us[rows[first]] - (steps[first] - 1) * self.bundle.step_us
-        runs = Runs(
-            torch.from_numpy(start_us),
-            torch.from_numpy(offsets[first + counts - 1] + 1),
-            torch.from_numpy(np.repeat(np.arange(len(slots)), counts)),
-            torch.from_numpy(offsets),
-            torch.from_numpy(columns.values[rows]),
-            None if columns.covariates is None else torch.from_numpy(columns.covariates[rows]),
-        )
-        if fresh.any():
-            self.store.clear(slots[fresh], keep=STATIC)  # what never changes outlasts a long gap
-        position = np.where(fresh, 0, self.store.position[slots])
-        if self.scoring is not None and issued is not None:
-            self.scoring.replay(slots, position, runs, issued, self.store.resident)
-        elif self.scoring is not None:
-            self.scoring.scan(slots, position, runs)
-        if not len(rows):
-            return
-        with torch.inference_mode():
-            self.store.scatter(slots, advance(self.model, self.store.gather(slots), runs))
-        self.store.changed(slots)
+
+def _runs(columns: Columns, rows: IntArray, steps: IntArray, first: IntArray, step_us: int) -> Runs:
+    """Return the runs of N series, of which `first` are the first rows."""
+    counts = np.diff(np.append(first, len(rows)))
+    steps = np.where(steps == 0, 1, steps)
+    total = np.cumsum(steps)
+    offsets = total - np.repeat(total[first] - steps[first], counts) - 1
+    start_us = columns.time_us[rows[first]] - (steps[first] - 1) * step_us
+    return Runs(
+        torch.from_numpy(start_us),
+        torch.from_numpy(offsets[first + counts - 1] + 1),
+        torch.from_numpy(np.repeat(np.arange(len(first)), counts)),
+        torch.from_numpy(offsets),
+        torch.from_numpy(columns.values[rows]),
+        None if columns.covariates is None else torch.from_numpy(columns.covariates[rows]),
+    )
 
 
 def _nothing_older(wanted: Columns) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
