@@ -15,11 +15,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from forecaster.errors import ForecasterError, InvalidArgumentError, SeriesNotFoundError, TooLittleHistoryError
-from forecaster.model.quantiles import interpolate_quantiles
+from forecaster.errors import ForecasterError, InvalidArgumentError, SeriesNotFoundError
 from forecaster.model.sampling import Paths
 from forecaster.model.seq2seq import Prediction
 from forecaster.serving.lane import Lane
+from forecaster.serving.plain_forecasts import failures, forecast_alike, interpolated, kind
 from forecaster.serving.records import IntArray
 from forecaster.serving.work import Drawn, Forecasts, ForecastWork, Futures, Sampling, Search
 
@@ -46,27 +46,39 @@ def no_series(series_ids: Sequence[str]) -> SeriesNotFoundError:
 
 
 def forecast(lane: Lane, requests: Sequence[ForecastWork]) -> list[Forecasts]:
-    """Forecast a micro-batch of requests together."""
+    """Forecast a micro-batch of requests: those that are alike together."""
+    groups: dict[object, list[int]] = {}
+    for at, request in enumerate(requests):
+        groups.setdefault(kind(request), []).append(at)
+    answers: dict[int, Forecasts] = {}
+    with torch.inference_mode():
+        for which, members in groups.items():
+            mine = [requests[at] for at in members]
+            answers.update(zip(members, (_forecast if which is None else forecast_alike)(lane, mine), strict=True))
+    return [answers[at] for at in range(len(requests))]
+
+
+def _forecast(lane: Lane, requests: Sequence[ForecastWork]) -> list[Forecasts]:
+    """Forecast requests with futures or paths."""
     model, store = lane.model, lane.store
     trained = model.config.quantile_levels
-    with torch.inference_mode():
-        asked = [_ask(lane, request) for request in requests]
-        predictions = _predict(lane, asked)
-        quantiles = [_levels(lane, one, prediction) for one, prediction in zip(asked, predictions, strict=True)]
-        drawn = _draw(lane, asked)
-        return [
-            Forecasts(
-                one.series_ids,
-                store.clock_us[one.slots],
-                prediction.quantiles[..., trained.index(0.5)].numpy(),
-                quantiles[at],
-                one.failed,
-                prediction.ended.numpy() if model.config.end_of_sequence else None,
-                drawn.get(at),
-                (lane.version,),
-            )
-            for at, (one, prediction) in enumerate(zip(asked, predictions, strict=True))
-        ]
+    asked = [_ask(lane, request) for request in requests]
+    predictions = _predict(lane, asked)
+    quantiles = [_levels(lane, one, prediction) for one, prediction in zip(asked, predictions, strict=True)]
+    drawn = _draw(lane, asked)
+    return [
+        Forecasts(
+            one.series_ids,
+            store.clock_us[one.slots],
+            prediction.quantiles[..., trained.index(0.5)].numpy(),
+            quantiles[at],
+            one.failed,
+            prediction.ended.numpy() if model.config.end_of_sequence else None,
+            drawn.get(at),
+            (lane.version,),
+        )
+        for at, (one, prediction) in enumerate(zip(asked, predictions, strict=True))
+    ]
 
 
 def joined(request: ForecastWork, parts: Sequence[tuple[IntArray, Forecasts]]) -> Forecasts:
@@ -117,20 +129,8 @@ def series_seed(seed: int, series_id: str) -> int:
 def _ask(lane: Lane, work: ForecastWork) -> _Asked:
     model, store = lane.model, lane.store
     slots = store.bring(work.series_ids)
-    failed: dict[str, ForecasterError] = {}
-    needed = model.config.min_history or 1
-    counts = np.where(slots >= 0, store.observed_count[slots], -1) if len(store.observed_count) else slots
-    for at in np.flatnonzero(counts < needed).tolist():
-        name = work.series_ids[at]
-        failed[name] = (
-            no_series([name])
-            if slots[at] < 0
-            else TooLittleHistoryError(f"series {name!r} has {counts[at]} values; a forecast needs {needed}")
-        )
-    levels = model.config.quantile_levels
-    if work.horizon > model.config.horizon or not levels[0] <= min(work.levels) <= max(work.levels) <= levels[-1]:
-        reason = f"version {lane.version} of the model has another horizon or other levels than the one before"
-        failed = dict.fromkeys(work.series_ids, InvalidArgumentError(reason))
+    missing = failures(lane, work.series_ids, slots, work.horizon, work.levels)
+    failed = {work.series_ids[at]: error for at, error in missing.items()}
     future = None
     if work.futures:
         clocks = store.clock_us[slots]
@@ -214,14 +214,13 @@ def _levels(lane: Lane, one: _Asked, prediction: Prediction) -> npt.NDArray[np.f
     """Return the quantiles that were asked for, [N, D, W]."""
     if one.work.calibrated and lane.scoring is not None:
         return lane.scoring.corrected(one.slots, prediction.quantiles.numpy(), one.work.levels)
-    found = interpolate_quantiles(prediction.quantiles, lane.model.config.quantile_levels, one.work.levels)
-    return found.cpu().numpy()
+    return interpolated(prediction.quantiles.numpy(), lane.model.config.quantile_levels, one.work.levels)
 
 
 def _issue(lane: Lane, slots: IntArray, prediction: Prediction, horizons: IntArray) -> None:
     """Let the forecasts of N different series that rest on no assumptions be scored."""
     if lane.scoring is not None and len(slots):
-        lane.scoring.issue(slots, prediction, horizons)
+        lane.scoring.issue(slots, prediction.quantiles.numpy(), prediction.ended.numpy(), horizons)
 
 
 def _decoded(lane: Lane, slots: IntArray, horizon: int, future: Tensor | None) -> Prediction:

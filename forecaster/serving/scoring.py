@@ -12,7 +12,6 @@ import numpy.typing as npt
 import torch
 
 from forecaster.model.ragged import Runs
-from forecaster.model.seq2seq import Prediction
 from forecaster.model.state import State
 from forecaster.serving.calibration import Calibration
 from forecaster.serving.issued import Issued
@@ -85,11 +84,20 @@ class Scoring:
         mine = [one for one in parts if one.fingerprint == self._fingerprint and len(one)]
         return Issued.joined(mine) if mine else None
 
-    def issue(self, slots: IntArray, prediction: Prediction, horizons: IntArray) -> None:
-        """Remember the forecasts of N different series, of which `horizons` steps were asked for, int64 [N]."""
-        store, quantiles = self._store, prediction.quantiles.numpy()
-        over = prediction.ended.numpy() > 0.5
-        shown = np.minimum(horizons, np.where(over.any(axis=1), np.maximum(over.argmax(axis=1), 1), horizons))
+    def issue(self, slots: IntArray, quantiles: Float64, ended: Float64, horizons: IntArray) -> None:
+        """Remember forecasts that were given.
+
+        Args:
+            slots: of N different series, int64 [N].
+            quantiles: at the trained levels, float64 [N, D, Q].
+            ended: the probability that a series has ended before a step, float64 [N, D].
+            horizons: steps that were asked for, int64 [N].
+        """
+        store = self._store
+        over = ended > 0.5
+        shown = horizons
+        if over.any():
+            shown = np.minimum(horizons, np.where(over.any(axis=1), np.maximum(over.argmax(axis=1), 1), horizons))
         origins = (store.position[slots], store.clock_us[slots])
         names: list[str] = store.names(slots)
         issued = self._calibration.issue(store.slab.tensors, slots, quantiles, origins, names, shown)

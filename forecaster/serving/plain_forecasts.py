@@ -1,0 +1,123 @@
+"""Forecasts of the usual requests, quantiles without assumptions or paths, all that are alike in one pass.
+
+A turn may have a message for each of a hundred series: what is done for each message is a slice.
+
+Shapes: N series of all requests, U different ones, D horizon steps, Q trained levels, W wanted ones.
+"""
+
+import bisect
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from forecaster.errors import ForecasterError, InvalidArgumentError, SeriesNotFoundError, TooLittleHistoryError
+from forecaster.serving.lane import Lane
+from forecaster.serving.records import IntArray
+from forecaster.serving.work import Forecasts, ForecastWork
+
+Float64 = npt.NDArray[np.float64]
+_DECODE_CELLS = 262_144  # series × steps of one decode
+
+
+def kind(work: ForecastWork) -> tuple[int, tuple[float, ...], bool] | None:
+    """Return what requests have to have in common to be answered together here, None for those of another kind."""
+    return (work.horizon, work.levels, work.calibrated) if not work.futures and work.drawing is None else None
+
+
+def forecast_alike(lane: Lane, requests: Sequence[ForecastWork]) -> list[Forecasts]:
+    """Forecast requests of one kind together."""
+    horizon, levels = requests[0].horizon, requests[0].levels
+    names = [name for request in requests for name in request.series_ids]
+    slots = lane.store.bring(names)
+    failed = failures(lane, names, slots, horizon, levels)
+    kept = slots[[at not in failed for at in range(len(names))]] if failed else slots
+    distinct, place = (kept, np.arange(len(kept))) if len(kept) == 1 else np.unique(kept, return_inverse=True)
+    trained = lane.model.config.quantile_levels
+    whole, ended = _decoded(lane, distinct, horizon)
+    if requests[0].calibrated and lane.scoring is not None:
+        quantiles = lane.scoring.corrected(distinct, whole, levels)
+    else:
+        quantiles = interpolated(whole, trained, levels)
+    median, origins = whole[..., trained.index(0.5)], lane.store.clock_us[distinct]
+    shown = ended if lane.model.config.end_of_sequence else None
+    answers, at, row = [], 0, 0
+    for request in requests:
+        ids = request.series_ids
+        mine: dict[str, ForecasterError] = {}
+        if failed:
+            mine = {names[k]: failed[k] for k in range(at, at + len(ids)) if k in failed}
+            ids = tuple(name for name in ids if name not in mine)
+        rows = place[row : row + len(ids)]
+        at, row = at + len(request.series_ids), row + len(ids)
+        ends = None if shown is None else shown[rows]
+        answers.append(Forecasts(ids, origins[rows], median[rows], quantiles[rows], mine, ends, None, (lane.version,)))
+    return answers
+
+
+def failures(
+    lane: Lane, names: Sequence[str], slots: IntArray, horizon: int, levels: Sequence[float]
+) -> dict[int, ForecasterError]:
+    """Return why series cannot be forecast, by position."""
+    config = lane.model.config
+    trained = config.quantile_levels
+    if horizon > config.horizon or not trained[0] <= levels[0] <= levels[-1] <= trained[-1]:
+        reason = f"version {lane.version} of the model has another horizon or other levels than the one before"
+        return dict.fromkeys(range(len(names)), InvalidArgumentError(reason))
+    needed = config.min_history or 1
+    if not len(lane.store.observed_count):
+        return {at: _no_series(name) for at, name in enumerate(names)}
+    counts = lane.store.observed_count[slots]
+    failed: dict[int, ForecasterError] = {}
+    for at in np.flatnonzero((slots < 0) | (counts < needed)).tolist():
+        message = f"series {names[at]!r} has {counts[at]} values; a forecast needs {needed}"
+        failed[at] = _no_series(names[at]) if slots[at] < 0 else TooLittleHistoryError(message)
+    return failed
+
+
+def interpolated(quantiles: Float64, trained: tuple[float, ...], wanted: tuple[float, ...]) -> Float64:
+    """Return the quantiles at the `wanted` levels, [..., W], linear between the trained ones [..., Q]."""
+    if wanted == trained:
+        return quantiles
+    left, right, share = _neighbours(trained, wanted)
+    if not share.any():
+        return quantiles[..., left]
+    low = quantiles[..., left]
+    return low + share * (quantiles[..., right] - low)
+
+
+@functools.lru_cache(maxsize=256)
+def _neighbours(trained: tuple[float, ...], wanted: tuple[float, ...]) -> tuple[IntArray, IntArray, Float64]:
+    """Return for each wanted level the trained ones around it, and how far from the left one it is, 0 to 1."""
+    right = np.array([bisect.bisect_left(trained, level) for level in wanted], dtype=np.int64)
+    known = np.array(trained)
+    exact = known[right] == np.array(wanted)
+    left = np.where(exact, right, right - 1)
+    gap = np.where(exact, 1.0, known[right] - known[left])
+    return left, right, np.where(exact, 0.0, (np.array(wanted) - known[left]) / gap)
+
+
+def _decoded(lane: Lane, slots: IntArray, horizon: int) -> tuple[Float64, Float64]:
+    """Return trained quantiles [U, D, Q] and probabilities of having ended [U, D], and let them be scored."""
+    store, trained = lane.store, lane.model.config.quantile_levels
+    if not len(slots):
+        return np.zeros((0, horizon, len(trained))), np.zeros((0, horizon))
+    rows = torch.from_numpy(slots).to(store.slab.device)
+    at_once = max(_DECODE_CELLS // horizon, 1)
+    parts = [
+        lane.stepper.predict(store.slab.tensors, rows[low : low + at_once], horizon)
+        for low in range(0, len(slots), at_once)
+    ]
+    quantiles, ended = (
+        np.concatenate(fields) if len(fields) > 1 else fields[0]
+        for fields in ([part[k].cpu().numpy() for part in parts] for k in (0, 1))
+    )
+    if lane.scoring is not None:
+        lane.scoring.issue(slots, quantiles, ended, np.full(len(slots), horizon))
+    return quantiles, ended
+
+
+def _no_series(name: str) -> SeriesNotFoundError:
+    return SeriesNotFoundError(f"no series {name!r}: observe it first", [name])
