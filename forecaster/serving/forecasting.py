@@ -19,6 +19,7 @@ from forecaster.errors import ForecasterError, InvalidArgumentError, SeriesNotFo
 from forecaster.model.quantiles import interpolate_quantiles
 from forecaster.model.sampling import Paths
 from forecaster.model.seq2seq import Prediction
+from forecaster.serving.drawing import unsupported
 from forecaster.serving.lane import Lane
 from forecaster.serving.records import IntArray
 from forecaster.serving.work import Drawn, Forecasts, ForecastWork, Futures, Sampling, Search
@@ -131,6 +132,8 @@ def _ask(lane: Lane, work: ForecastWork) -> _Asked:
     if work.horizon > model.config.horizon or not levels[0] <= min(work.levels) <= max(work.levels) <= levels[-1]:
         reason = f"version {lane.version} of the model has another horizon or other levels than the one before"
         failed = dict.fromkeys(work.series_ids, InvalidArgumentError(reason))
+    if (error := unsupported(work.drawing, model)) is not None:  # of a request that was checked against another version
+        failed = dict.fromkeys(work.series_ids, error)
     future = None
     if work.futures:
         clocks = store.clock_us[slots]
