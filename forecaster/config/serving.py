@@ -17,6 +17,9 @@ class ServingConfig:
         port: the port to listen on; 0 takes a free one.
         address_file: write `host:port` there once the server answers.
         state: where journal and snapshots are kept: a folder, a sqlite:/// URL or a postgresql:// URL.
+        lease_seconds: with PostgreSQL, how long others have to wait after this server has gone silent.
+        lease_wait_seconds: with PostgreSQL, how long to wait at the start for a server that has the series; left out,
+            until its lease runs out, unless it is renewed.
         models: names of the registered models to serve; left out, the one of `tracking.model`.
         alias: the registered version to serve; when it moves, the server follows.
         poll_seconds: how often the registry is asked where the alias points.
@@ -41,6 +44,8 @@ class ServingConfig:
     port: int = 50051
     address_file: str | None = None
     state: str = "forecaster-state"
+    lease_seconds: float = 15.0
+    lease_wait_seconds: float | None = None
     models: tuple[str, ...] = ()
     alias: str = "champion"
     poll_seconds: float = 10.0
@@ -67,11 +72,13 @@ class ServingConfig:
         limits = ("max_batch_observations", "max_queued_observations", "max_request_observations", "max_series")
         for name in (*limits, "max_stream_in_flight", "max_resident_series", "replay_steps"):
             require(getattr(self, name) >= 1, f"serving.{name}", getattr(self, name), "1 or more")
-        for name in ("poll_seconds", "snapshot_seconds"):
+        for name in ("poll_seconds", "snapshot_seconds", "lease_seconds"):
             require(getattr(self, name) > 0, f"serving.{name}", getattr(self, name), "more than 0 seconds")
         require(len(set(self.models)) == len(self.models), "serving.models", self.models, "different names")
         for name in ("journal_seconds", "drain_seconds", "balancer_wait_seconds", "max_ahead_seconds"):
             require(getattr(self, name) >= 0, f"serving.{name}", getattr(self, name), "0 or more seconds")
+        wait = self.lease_wait_seconds
+        require(wait is None or wait >= 0, "serving.lease_wait_seconds", wait, "0 or more seconds")
         most = self.max_queued_observations
         ok = self.max_request_observations <= most
         require(ok, "serving.max_request_observations", self.max_request_observations, f"at most {most}, the queue's")

@@ -67,8 +67,13 @@ class Batcher:
         return answer
 
     async def call(self, function: Callable[[], T]) -> T:
-        """Run a short function on the engine's thread, between two turns' work."""
+        """Run a short function on the engine's thread, between two turns' work; raises LimitReachedError as well."""
         answer: T = await self._submit(function, 1)
+        return answer
+
+    async def upkeep(self, function: Callable[[], T]) -> T:
+        """Run the server's own short function like `call`, however many requests wait."""
+        answer: T = await self._submit(function, 0)
         return answer
 
     def start(self) -> None:

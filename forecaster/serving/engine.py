@@ -76,7 +76,10 @@ class Engine:
             calibration=calibration,
             empty=empty,
         )
-        return Lane(bundle, version, store)
+        lane = Lane(bundle, version, store)
+        if empty:
+            store.on_lost = functools.partial(self._refold, lane)
+        return lane
 
     def observe(self, requests: Sequence[ObserveWork]) -> list[Observed]:
         """Judge, journal and apply a micro-batch of requests; rows of one series stay in order.

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forecaster.errors import UnsupportedError
 from forecaster.model.bundle import Bundle
-from forecaster.model.ensemble import Ensemble
+from forecaster.serving.drawing import unsupported
 from forecaster.serving.messages import (
     Violations,
     check_series_ids,
@@ -141,13 +140,8 @@ def _drawing(options: forecast_pb2.ForecastOptions, violations: Violations) -> S
 
 def _check_supported(drawing: Sampling | Search | None, bundle: Bundle) -> None:
     """Raise what the model would, before anything of the request is applied."""
-    config = bundle.model.config
-    if drawing is not None and config.decoder != "recurrent":
-        raise UnsupportedError("this model forecasts each step for itself: paths need model.decoder=recurrent")
-    if isinstance(drawing, Search) and config.head != "categorical":
-        raise UnsupportedError("beam search needs model.decoder=recurrent and model.head=categorical")
-    if isinstance(drawing, Search) and isinstance(bundle.model, Ensemble):
-        raise UnsupportedError("beam search needs a single network: this model is an ensemble")
+    if (error := unsupported(drawing, bundle.model)) is not None:
+        raise error
 
 
 def _futures(

@@ -18,6 +18,7 @@ from torch import Tensor
 from forecaster.errors import ForecasterError, InvalidArgumentError, SeriesNotFoundError
 from forecaster.model.sampling import Paths
 from forecaster.model.seq2seq import Prediction
+from forecaster.serving.drawing import unsupported
 from forecaster.serving.lane import Lane
 from forecaster.serving.plain_forecasts import failures, forecast_alike, interpolated, kind
 from forecaster.serving.records import IntArray
@@ -131,6 +132,8 @@ def _ask(lane: Lane, work: ForecastWork) -> _Asked:
     slots = store.bring(work.series_ids)
     missing = failures(lane, work.series_ids, slots, work.horizon, work.levels)
     failed = {work.series_ids[at]: error for at, error in missing.items()}
+    if (error := unsupported(work.drawing, model)) is not None:  # of a request that was checked against another version
+        failed = dict.fromkeys(work.series_ids, error)
     future = None
     if work.futures:
         clocks = store.clock_us[slots]

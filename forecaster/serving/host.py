@@ -72,21 +72,41 @@ def check_device(device: str) -> None:
 
 
 def _open(tracking: TrackingConfig, config: ServingConfig) -> Source:
-    registered, bundle = registry.load_bundle(tracking, config.alias)
-    storage = open_storage(config.state, config.durability, tracking.model)
-    active = storage.snapshots.active()
-    if active is not None and active.fingerprint != bundle.fingerprint:
-        try:
-            former, its_bundle = registry.load_bundle(tracking, active.version)
-            if its_bundle.fingerprint == active.fingerprint:
+    alias: ForecasterError | None = None
+    try:
+        registered, bundle = registry.load_bundle(tracking, config.alias)
+    except ForecasterError as error:  # the version that was served last may still be there
+        alias = error
+    storage = open_storage(
+        config.state,
+        config.durability,
+        tracking.model,
+        lease_seconds=config.lease_seconds,
+        lease_wait_seconds=config.lease_wait_seconds,
+    )
+    try:
+        active = storage.snapshots.active()
+        if active is not None and (alias is not None or active.fingerprint != bundle.fingerprint):
+            former = _load_active(tracking, active)
+            if former is not None:
                 LOGGER.info("beginning with version %s, whose states are kept", active.version)
-                return Source(tracking, former, its_bundle, storage)
-        except ForecasterError as error:
-            LOGGER.warning("version %s, whose states are kept, cannot be loaded: %s", active.version, error)
-        except BaseException:
-            storage.close()
-            raise
-    return Source(tracking, registered, bundle, storage)
+                return Source(tracking, *former, storage)
+        if alias is not None:
+            raise alias
+        return Source(tracking, registered, bundle, storage)
+    except BaseException:
+        storage.close()
+        raise
+
+
+def _load_active(tracking: TrackingConfig, active: Activation) -> tuple[RegisteredModel, Bundle] | None:
+    """Return the version that was served last, None if it is not there any more."""
+    try:
+        registered, bundle = registry.load_bundle(tracking, active.version)
+    except ForecasterError as error:
+        LOGGER.warning("version %s, whose states are kept, cannot be loaded: %s", active.version, error)
+        return None
+    return (registered, bundle) if bundle.fingerprint == active.fingerprint else None
 
 
 class Host:
@@ -129,12 +149,12 @@ class Host:
     async def recover(self, should_stop: Callable[[], bool]) -> None:
         """Rebuild every series; raises StorageError, or UnavailableError soon after `should_stop` says so."""
         began = time.monotonic()
-        series, rows = await self._batcher.call(lambda: self._engine.recover(should_stop))
+        series, rows = await self._batcher.upkeep(lambda: self._engine.recover(should_stop))
         registered, bundle = self._source.registered, self._source.bundle
         snapshots = self._source.storage.snapshots
         activation = Activation(registered.version, bundle.fingerprint)
         if snapshots.active() != activation:
-            await self._batcher.call(lambda: snapshots.activate(activation))
+            await self._batcher.upkeep(lambda: snapshots.activate(activation))
         LOGGER.info(
             "%s version %s (%s): recovered %d series, %d observations replayed in %.1f s",
             registered.name,
@@ -149,7 +169,8 @@ class Host:
     async def kept_up(self) -> AsyncIterator[None]:
         """While the block runs, write snapshots, prune, erase and follow the registry."""
         versions, maintenance = self.served.versions, self.served.maintenance
-        tasks = [asyncio.create_task(one) for one in (maintenance.run(), maintenance.sync(), versions.watch())]
+        work = (maintenance.run(), maintenance.sync(), maintenance.guard(), versions.watch())
+        tasks = [asyncio.create_task(one) for one in work]
         try:
             yield
         finally:

@@ -37,6 +37,7 @@ class Lanes:
         self.active = active
         self.next: Lane | None = None
         self.moved = np.zeros(BUCKETS, dtype=bool)  # by bucket: whether its series belong to the next lane
+        self.changes = 0  # how often a lane came or went
 
     def __iter__(self) -> Iterator[Lane]:
         yield self.active
@@ -53,6 +54,7 @@ class Lanes:
     def begin(self, lane: Lane) -> None:
         """Set a lane beside the active one; no series belongs to it yet."""
         self.next, self.moved = lane, np.zeros(BUCKETS, dtype=bool)
+        self.changes += 1
 
     def finish(self) -> Lane:
         """Make the next lane the active one and return the former; every bucket has moved."""
@@ -60,18 +62,20 @@ class Lanes:
         assert self.moved.all()
         former, self.active = self.active, self.next
         self.next = None
+        self.changes += 1
         return former
 
     def abandon(self) -> None:
         """Let the next lane go; no bucket has moved."""
         assert not self.moved.any()
         self.next = None
+        self.changes += 1
 
     def page(self, after: str) -> Iterator[str]:
         """Yield the series behind `after`, ascending by code points."""
         if self.next is None:
             return self.active.store.page(after)
-        return heapq.merge(*((one for one in lane.store.page(after) if self.of(one) is lane) for lane in self))
+        return heapq.merge(*(self._page(lane, after) for lane in self))
 
     def complete(self, snapshots: Snapshots, sequence: int) -> None:
         """Note that the active lane's snapshots hold all records up to `sequence`.
@@ -110,6 +114,10 @@ class Lanes:
             for at, answer in zip(asked, forecasting.forecast(lane, works) if works else [], strict=True):
                 answers[at].append((places[at], answer))
         return [forecasting.joined(request, parts) for request, parts in zip(requests, answers, strict=True)]
+
+    def _page(self, lane: Lane, after: str) -> Iterator[str]:
+        """Yield a lane's series; snapshots of those that have left it may still be there."""
+        return (one for one in lane.store.page(after) if self.of(one) is lane)
 
     def _mask(self, series_ids: Sequence[str]) -> np.ndarray:
         """Return which series belong to the next lane, bool [N]."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from forecaster.config import ServingConfig
+from forecaster.errors import FencedError
 from forecaster.serving.batcher import Batcher
 from forecaster.serving.engine import Engine
 from forecaster.serving.storage import Storage
@@ -19,6 +20,7 @@ from forecaster.serving.telemetry import LOGGER
 
 _SAVED_AT_ONCE = 256
 _SYNC_SECONDS = 1.0
+_GUARD_SECONDS = 0.5
 
 
 class Maintenance:
@@ -59,9 +61,18 @@ class Maintenance:
         while self._config.durability == "interval":
             await asyncio.sleep(_SYNC_SECONDS)
             try:
-                await self._batcher.call(self._engine.sync)
+                await self._batcher.upkeep(self._engine.sync)
             except Exception as error:  # noqa: BLE001 -- the next second tries again
                 LOGGER.warning("the journal could not be synced: %s", error)
+
+    async def guard(self) -> None:
+        """Let an idle server too find out soon that another has taken over; the batcher says so to whom it concerns."""
+        while True:
+            await asyncio.sleep(_GUARD_SECONDS)
+            try:
+                await self._batcher.upkeep(self._storage.check)
+            except FencedError:
+                return
 
     async def round(self) -> None:
         """Write snapshots of all states that have changed, then prune and erase what may go."""
@@ -72,15 +83,19 @@ class Maintenance:
         lanes = self._engine.lanes
         if lanes.next is not None:  # the swap writes its own
             return
-        lane = lanes.active
-        dirty, sequence = await self._batcher.call(lambda: (lane.store.dirty(), lane.store.sequence))
+        lane, changes = lanes.active, lanes.changes
+        dirty, sequence = await self._batcher.upkeep(lambda: (lane.store.dirty(), lane.store.sequence))
         if len(dirty) and self._config.durability == "interval":  # no snapshot may know more than the journal
-            await self._batcher.call(self._engine.sync)
+            await self._batcher.upkeep(self._engine.sync)
         for start in range(0, len(dirty), _SAVED_AT_ONCE):
             part = dirty[start : start + _SAVED_AT_ONCE]
-            await self._batcher.call(functools.partial(lane.store.save, part))
-        if lanes.active is lane:
-            await self._batcher.call(lambda: lanes.complete(self._engine.storage.snapshots, sequence))
+            await self._batcher.upkeep(functools.partial(lane.store.save, part))
+        await self._batcher.upkeep(lambda: self._complete(sequence, changes))
+
+    def _complete(self, sequence: int, changes: int) -> None:
+        """Note what the snapshots hold, unless a swap began since: series that it moved to and fro were not saved."""
+        if self._engine.lanes.changes == changes:
+            self._engine.lanes.complete(self._engine.storage.snapshots, sequence)
 
     def _tidy(self) -> None:
         """Make the snapshots last, then let go of what they make unnecessary and of what deleted series left."""

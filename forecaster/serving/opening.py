@@ -17,7 +17,14 @@ _SQLITE = "sqlite:///"
 _POSTGRES = ("postgresql://", "postgres://")
 
 
-def open_storage(state: str, durability: DurabilityName, name: str = "", *, lease_seconds: float = 15.0) -> Storage:
+def open_storage(
+    state: str,
+    durability: DurabilityName,
+    name: str = "",
+    *,
+    lease_seconds: float = 15.0,
+    lease_wait_seconds: float | None = None,
+) -> Storage:
     """Open the storage of one registered model, made if need be.
 
     Args:
@@ -25,6 +32,7 @@ def open_storage(state: str, durability: DurabilityName, name: str = "", *, leas
         durability: `commit` syncs at every append, `interval` when `sync` is called, `none` keeps nothing.
         name: the registered model's; its files are in a subfolder of that name.
         lease_seconds: how long another server waits for a shared database after this one has gone silent.
+        lease_wait_seconds: how long this one waits for another's lease; see `open_postgres`.
 
     Raises StorageError if it is in use by another process, cannot be written, or is not a journal.
     """
@@ -32,7 +40,8 @@ def open_storage(state: str, durability: DurabilityName, name: str = "", *, leas
         return VolatileStorage()
     if state.startswith(_POSTGRES):
         backend = importlib.import_module("forecaster.serving.postgres_storage")  # its driver is not needed elsewhere
-        shared: Storage = backend.open_postgres(state, durability, name, lease_seconds=lease_seconds)
+        lease = {"lease_seconds": lease_seconds, "lease_wait_seconds": lease_wait_seconds}
+        shared: Storage = backend.open_postgres(state, durability, name, **lease)
         return shared
     if "://" in state and not state.startswith(_SQLITE):
         raise StorageError(f"state {state!r} is not supported: give a folder, a sqlite:/// or a postgresql:// URL")

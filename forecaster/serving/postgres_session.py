@@ -42,6 +42,10 @@ class Session:
         """Return another one, for another thread."""
         return Session(self.database, self._lease)
 
+    def check(self) -> None:
+        """Raise FencedError if the lease is known to be lost."""
+        self._lease.check()
+
     def rows(self, query: str, values: Values) -> list[tuple[Any, ...]]:
         """Return a query's rows, on a new connection if the old one broke; raises FencedError and StorageError."""
         for last in (False, True):

@@ -50,6 +50,10 @@ class PostgresStorage:
         """See `Storage.beside`; all of them write under the one lease."""
         return PostgresStorage(self._session.beside(), self._head, None)
 
+    def check(self) -> None:
+        """See `Storage.check`: the lease's own thread asks."""
+        self._session.check()
+
     def close(self) -> None:
         """Close the connection, and give the lease back if this storage took it; another server may take it at once."""
         if self._lease is not None:

@@ -9,7 +9,7 @@ Knows lanes and storage; knows nothing of the engine, of threads or of gRPC.
 Shapes: N series.
 """
 
-import math
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,9 +18,9 @@ import torch
 
 from forecaster.errors import StorageError
 from forecaster.model.bundle import Bundle
-from forecaster.model.memory import unroll
 from forecaster.model.state import State
 from forecaster.serving.calibration import Calibration
+from forecaster.serving.census import EARLIEST_US, Census, memory_steps, ring_rows, windows
 from forecaster.serving.issued import Issued
 from forecaster.serving.lane import Lane
 from forecaster.serving.lanes import BUCKETS, bucket
@@ -31,34 +31,8 @@ from forecaster.serving.storage import Journal, Snapshots
 from forecaster.serving.store import SeriesStore
 from forecaster.serving.volatile_storage import VolatileSnapshots
 
-_RINGS_AT_ONCE = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Census:
-    """The series of a lane at one record.
-
-    Args:
-        sequence: of the record.
-        names: object [N].
-        buckets: int64 [N].
-        clock_us: int64 [N].
-        position: int64 [N].
-    """
-
-    sequence: int
-    names: np.ndarray
-    buckets: IntArray
-    clock_us: IntArray
-    position: IntArray
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def of(self, moving: np.ndarray) -> "Census":
-        """Return those whose buckets are marked, bool [1024]."""
-        rows = np.flatnonzero(moving[self.buckets])
-        return Census(self.sequence, self.names[rows], self.buckets[rows], self.clock_us[rows], self.position[rows])
+_ALWAYS_US, _NEVER_US = -(2**63), 2**63 - 1
+_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +52,11 @@ class Rebuilt:
     static_digest: IntArray
     touched_us: IntArray
     offset: IntArray
+
+    def of(self, part: slice) -> "Rebuilt":
+        """Return some of them."""
+        state = {name: tensor[part] for name, tensor in self.state.items()}
+        return Rebuilt(self.names[part], state, self.static_digest[part], self.touched_us[part], self.offset[part])
 
 
 class Staging:
@@ -107,28 +86,21 @@ class Staging:
         self._census, self._moving, self._journal = census, moving, journal
         self.lane = Lane(bundle, "", SeriesStore(bundle, snapshots or VolatileSnapshots(), calibration=calibration))
         self._index: dict[str, int] = {name: k for k, name in enumerate(census.names.tolist())}
-        self._behind_us, self._offset = _windows(census, bundle, replay_steps)
+        self._behind_us, self._offset = windows(census, bundle, replay_steps)
+        self._first_us = np.full(len(census), _NEVER_US)  # the first row that was found of each
+        self._goes_on = np.zeros(len(census), dtype=bool)  # from a snapshot
         self._sequence, self._begun = 0, False
-        self._goes_on = snapshots is not None
+        self._from_snapshots = snapshots is not None
         if snapshots is not None:
-            self._behind_us[:], self._offset[:] = -(2**63), 0
             self._sequence = snapshots.complete_through(bundle.fingerprint) or 0
 
     def fold(self) -> int:
         """Take in what the journal holds behind what was taken in before; return how many rows that was."""
-        since_us = None
+        rows = 0
         if not self._begun:
             self._begun = True
-            self._begin()
-            since_us = int(self._behind_us.min()) if len(self._census) and not self._goes_on else None
-        rows = 0
-        for part in in_parts(self._mine(self._journal.read(self._sequence, since_us=since_us))):
-            if isinstance(part, Part):
-                remembered(self.lane, self._journal, part)
-                rows += self.lane.replay(part)
-            else:
-                self._forget(part[1])
-        return rows
+            rows += self._begin()
+        return rows + self._take(self._journal.read(self._sequence))
 
     def rebuilt(self) -> Rebuilt:
         """Return the states; raises StorageError if one of their numbers is not finite."""
@@ -142,50 +114,107 @@ class Staging:
         offset = np.array([self._offset[k] if (k := self._index.get(name, -1)) >= 0 else 0 for name in names])
         return Rebuilt(names, state, store.static_digest[slots], store.touched_us[slots], offset.astype(np.int64))
 
-    def missing(self) -> list[str]:
-        """Return the series of which nothing was found but where their windows begin; they are left out from now on."""
-        store = self.lane.store
-        found = {name: store.clock_us[slot] for name, slot in store.resident.items()}
-        missing = [name for name, k in self._index.items() if found.get(name, self._behind_us[k]) == self._behind_us[k]]
-        store.forget(name for name in missing if name in found)
-        return missing
+    def incomplete(self, source: Lane) -> list[str]:
+        """Return the series of which less was found than a lane's states remember; they are left out from now on.
+
+        Where journal and history have everything there are none.
+        """
+        store, resident = self.lane.store, source.store.resident
+        is_cut = self._journal.first_sequence() > 1
+        memory, step_us = memory_steps(source.bundle), source.bundle.step_us
+        short = []
+        for name, k in self._index.items():
+            first_us = self._first_us[k]
+            if self._goes_on[k] or (first_us < _NEVER_US and not is_cut):
+                continue
+            clock_us, position = self._census.clock_us[k], self._census.position[k]
+            if (slot := resident.get(name, -1)) >= 0:
+                clock_us, position = source.store.clock_us[slot], source.store.position[slot]
+            if first_us > clock_us - (min(position, memory) - 1) * step_us:
+                short.append(name)
+        store.forget(name for name in short if name in store.resident)
+        return short
 
     def take_rings(self, source: Lane, names: Sequence[str]) -> None:
-        """Take the last values that a lane's states remember of some series, of which journal and history have nothing.
+        """Take the last values that a lane's states remember of some series, of which journal and history have less.
 
-        Their covariates are not remembered, and what lies further back is forgotten.
+        Their covariates are not remembered, and what lies further back is forgotten; but a series that could be
+        forecast still can.
         """
         self._offset[[self._index[name] for name in names if name in self._index]] = 0
-        for start in range(0, len(names), _RINGS_AT_ONCE):
-            part = Part()
-            part.add(max(self._sequence, 1), _ring_rows(source, tuple(names[start : start + _RINGS_AT_ONCE])))
-            remembered(self.lane, self._journal, part)
-            self.lane.replay(part)
+        at_once, store = min(_AT_ONCE, max(source.store.max_resident // 2, 1)), self.lane.store
+        for start in range(0, len(names), at_once):
+            some = tuple(names[start : start + at_once])
+            columns, observed = ring_rows(source, some)
+            self._replay(max(self._sequence, 1), columns)
+            slots = store.bring(some)
+            needed = np.minimum(observed, self.lane.model.config.min_history or 1)
+            few = store.observed_count[slots] < needed
+            store.count_on(slots[few], store.position[slots[few]], needed[few])
 
-    def _begin(self) -> None:
-        """Let the windows of series with a longer past begin with a missing value, or take over their snapshots."""
-        if self._goes_on:
-            self.lane.store.bring(self._census.names.tolist())
-            return
-        long = np.flatnonzero(self._offset > 0)
-        if not len(long):
-            return
-        names = tuple(self._census.names[long].tolist())
-        columns = Columns(
-            names, np.arange(len(long), dtype=np.int32), self._behind_us[long], np.full(len(long), np.nan)
+    def _begin(self) -> int:
+        """Begin with the snapshots or the windows, and take in what came before the census; return how many rows."""
+        if self._from_snapshots:
+            self._go_on()
+        self._begin_windows(np.flatnonzero(self._offset > 0))
+        before = itertools.takewhile(
+            lambda one: one[0] <= self._census.sequence,
+            self._journal.read(self._sequence, since_us=int(self._behind_us.min()) if len(self._census) else None),
         )
+        rows = self._take(before)
+        self._sequence = max(self._sequence, self._census.sequence)  # series that are newer may have older times
+        return rows
+
+    def _go_on(self) -> None:
+        """Take the states of snapshots; a series whose snapshot is corrupted is rebuilt from all that there is."""
+        store, lost, names = self.lane.store, set[str](), self._census.names.tolist()
+        store.on_lost = lost.update
+        for start in range(0, len(names), _AT_ONCE):
+            store.bring(names[start : start + _AT_ONCE])
+        store.retire()
+        self._goes_on[:] = [name not in lost for name in names]
+        self._behind_us[self._goes_on], self._offset[self._goes_on] = _ALWAYS_US, 0
+        if lost:
+            self._sequence = 0
+
+    def _begin_windows(self, places: IntArray) -> None:
+        """Let the windows of series with a longer past begin with a missing value."""
+        if len(places):
+            names, count = tuple(self._census.names[places].tolist()), len(places)
+            times = self._behind_us[places]
+            self._replay(1, Columns(names, np.arange(count, dtype=np.int32), times, np.full(count, np.nan)))
+
+    def _replay(self, sequence: int, columns: Columns) -> None:
         part = Part()
-        part.add(1, columns)
+        part.add(sequence, columns)
         remembered(self.lane, self._journal, part)
         self.lane.replay(part)
 
-    def _forget(self, deletion: Deletion) -> None:
-        store = self.lane.store
+    def _take(self, records: Iterator[tuple[int, Record]]) -> int:
+        rows = 0
+        for part in in_parts(self._mine(records)):
+            if isinstance(part, Part):
+                remembered(self.lane, self._journal, part)
+                rows += self.lane.replay(part)
+            else:
+                self._forget(*part)
+        return rows
+
+    def _forget(self, sequence: int, deletion: Deletion) -> None:
+        """Forget a series' state, unless it is of after the deletion; what the census has of it may be of after it."""
+        store, name = self.lane.store, deletion.series_id
         store.begin_turn()
-        if store.bring([deletion.series_id])[0] >= 0:
-            store.forget([deletion.series_id])
-        if (k := self._index.pop(deletion.series_id, -1)) >= 0:
-            self._behind_us[k], self._offset[k] = -(2**63), 0
+        slot = int(store.bring([name])[0])
+        if slot >= 0 and store.stands(store.bring([name]))[0] < sequence:
+            store.forget([name])
+        k = self._index.get(name, -1)
+        if k >= 0 and sequence > self._census.sequence:
+            del self._index[name]
+            self._behind_us[k], self._offset[k] = _ALWAYS_US, 0
+        elif k >= 0:
+            self._first_us[k] = _NEVER_US
+            if self._offset[k] > 0 and name not in store.resident:
+                self._begin_windows(np.array([k]))
 
     def _mine(self, records: Iterator[tuple[int, Record]]) -> Iterator[tuple[int, Record]]:
         """Yield what of the records concerns these series."""
@@ -213,9 +242,11 @@ class Staging:
     def _part(self, record: Columns | Attributes | Issued, codes: IntArray) -> Columns | Attributes | Issued:
         if not isinstance(record, Columns):
             return record.of(np.flatnonzero(codes != -1).tolist())
-        behind = np.where(codes >= 0, self._behind_us[codes] if len(self._behind_us) else 0, 2**63 - 1)
-        behind[codes == -2] = -(2**63)
+        behind = np.where(codes >= 0, self._behind_us[codes] if len(self._behind_us) else 0, _NEVER_US)
+        behind[codes == -2] = _ALWAYS_US
         part = record.rows(np.flatnonzero(record.time_us > behind[record.series]))
+        places = codes[part.series]
+        np.minimum.at(self._first_us, places[places >= 0], part.time_us[places >= 0])
         used, series = np.unique(part.series, return_inverse=True)
         names = tuple(part.series_ids[i] for i in used.tolist())
         rest = (part.time_us, part.values, part.covariate_names, part.covariates)
@@ -226,36 +257,10 @@ def refolded(bundle: Bundle, names: Sequence[str], journal: Journal, calibration
     """Return the states of some series as the fold of all that journal and history have of them."""
     every = np.array(names, dtype=object)
     buckets, zeros = np.fromiter(map(bucket, names), np.int64, len(names)), np.zeros(len(names), dtype=np.int64)
+    clocks = np.full(len(names), EARLIEST_US)
     moving = np.zeros(BUCKETS, dtype=bool)
     moving[buckets] = True
-    census = Census(journal.last_sequence(), every, buckets, zeros, zeros)
-    nothing = VolatileSnapshots()  # to go on from: the whole past counts
-    staging = Staging(bundle, census, moving, journal, nothing, replay_steps=1, calibration=calibration)
+    census = Census(journal.last_sequence(), every, buckets, clocks, zeros)
+    staging = Staging(bundle, census, moving, journal, VolatileSnapshots(), replay_steps=1, calibration=calibration)
     staging.fold()
     return staging.rebuilt()
-
-
-def _ring_rows(source: Lane, names: tuple[str, ...]) -> Columns:
-    """Return what the states of series remember as rows."""
-    source.store.begin_turn()
-    state = source.store.gather(source.store.bring(names))
-    past = unroll(state["ring"].cpu(), state["ring_observed"].cpu(), state["position"].cpu())
-    memory = past.values.shape[1]
-    back = np.arange(memory)[::-1]
-    times = state["time_us"].cpu().numpy()[:, None] - back * source.bundle.step_us
-    there = back < state["position"].cpu().numpy()[:, None]
-    values = torch.where(past.observed, past.values, torch.nan).numpy()
-    series = np.broadcast_to(np.arange(len(names), dtype=np.int32)[:, None], there.shape)
-    return Columns(names, series[there], times[there], values[there])
-
-
-def _windows(census: Census, bundle: Bundle, replay_steps: int) -> tuple[IntArray, IntArray]:
-    """Return the time behind which each series' rows count, and the steps before that: int64 [N] each."""
-    config = bundle.model.config
-    memory = {one.name: one.shape for one in bundle.model.state_spec}["ring"][0]
-    period = math.lcm(memory, *(config.layer_periods or ()))
-    steps = max(replay_steps, memory + 1)
-    offset = np.maximum(census.position - steps, 0) // period * period
-    counted = census.position - offset
-    first_us = census.clock_us - (counted - 1) * bundle.step_us
-    return np.where(offset > 0, first_us, first_us - 1), offset

@@ -93,6 +93,9 @@ class SqliteStorage:
         """See `Storage.beside`."""
         return SqliteStorage(self._shared, is_owner=False)
 
+    def check(self) -> None:
+        """Do nothing: the lock file is held for as long as the process lives."""
+
     def close(self) -> None:
         """See `Storage.close`."""
         self._cache.close()

@@ -155,6 +155,10 @@ class Storage(Protocol):
         """Return the same storage for another thread, with connections of its own; closing it releases only those."""
         ...
 
+    def check(self) -> None:
+        """Raise FencedError if it is known that another server has taken over; asks nobody."""
+        ...
+
     def close(self) -> None:
         """Release everything; another process may open it."""
         ...

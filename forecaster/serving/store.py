@@ -45,6 +45,10 @@ class Standing(NamedTuple):
     observed_count: IntArray
     exists: npt.NDArray[np.bool_]
 
+    def of(self, rows: slice) -> "Standing":
+        """Return that of some of the series."""
+        return Standing(self.clock_us[rows], self.position[rows], self.observed_count[rows], self.exists[rows])
+
 
 class SeriesStore:
     """The series of one model version.
@@ -100,9 +104,18 @@ class SeriesStore:
         return len(self._slots) + self._cold
 
     @property
+    def max_resident(self) -> int:
+        """The most series that may be resident."""
+        return self._max_resident
+
+    @property
     def resident(self) -> dict[str, int]:
         """The resident series and their slots; to be read only."""
         return self._slots
+
+    def retire(self) -> None:
+        """Let go of whoever made lost series resident, who holds this store: its memory is then freed at once."""
+        self.on_lost = _leave
 
     def begin_turn(self) -> None:
         """Begin a turn: series that are brought or created in it stay until the next one."""
@@ -128,7 +141,7 @@ class SeriesStore:
 
     def adopt(self, snapshots: Sequence[Snapshot]) -> list[str]:
         """Make cold series resident from their snapshots; return those whose snapshot is corrupted, which stay out."""
-        whole = [one for one in snapshots if one.is_whole and len(one.state) == self._packing.num_bytes]
+        whole = [one for one in snapshots if self.can_unpack(one)]
         if whole:
             packed = self._packing.unpack([one.state for one in whole])
             slots = self._place([one.series_id for one in whole])
@@ -293,8 +306,12 @@ class SeriesStore:
     def peek(self, series_ids: Sequence[str]) -> dict[str, Packed]:
         """Return what is known of cold series, which stay cold."""
         found = self._snapshots.fetch(self.fingerprint, series_ids)
-        whole = [one for one in found if one.is_whole and len(one.state) == self._packing.num_bytes]
+        whole = [one for one in found if self.can_unpack(one)]
         return {one.series_id: self.unpack([one]) for one in whole}
+
+    def can_unpack(self, snapshot: Snapshot) -> bool:
+        """Return whether a snapshot is what was written of a state of this model."""
+        return snapshot.is_whole and len(snapshot.state) == self._packing.num_bytes
 
     def unpack(self, snapshots: Sequence[Snapshot]) -> Packed:
         """Return what snapshots of this model hold."""

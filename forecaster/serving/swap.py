@@ -16,10 +16,11 @@ import numpy as np
 from forecaster.errors import StorageError
 from forecaster.model.bundle import Bundle
 from forecaster.serving.batcher import Batcher
+from forecaster.serving.census import EARLIEST_US, Census
 from forecaster.serving.engine import Engine
 from forecaster.serving.lane import Lane
 from forecaster.serving.lanes import BUCKETS, bucket
-from forecaster.serving.rebuild import Census, Rebuilt, Staging
+from forecaster.serving.rebuild import Rebuilt, Staging
 from forecaster.serving.records import IntArray
 from forecaster.serving.storage import Activation, Storage, in_batches
 from forecaster.serving.store import Standing
@@ -68,21 +69,23 @@ class Swap:
         keep = {bundle.fingerprint, lanes.active.bundle.fingerprint}
         goes_on = await self._in_thread(self._goes_on, bundle.fingerprint)
         lane = await self._in_thread(functools.partial(self._engine.make_lane, bundle, version, empty=True))
-        await self._batcher.call(lambda: lanes.begin(lane))
         try:
-            await self._move_all(lanes.active, lane, lane.bundle, goes_on)
+            await self._batcher.upkeep(lambda: lanes.begin(lane))
+            await self._move_all(lanes.active, lane, goes_on=goes_on, into_next=True)
             sequence = await self._save_all(lane)
-            await self._batcher.call(lambda: self._finish(bundle, version, sequence))
+            await self._batcher.upkeep(lambda: self._finish(bundle, version, sequence))
         except BaseException:
             await asyncio.shield(self._take_back(lane))
             raise
         await self._in_thread(self._clean_up, keep)
 
-    async def _move_all(self, source: Lane, target: Lane, bundle: Bundle, goes_on: bool) -> None:
+    async def _move_all(self, source: Lane, target: Lane, *, goes_on: bool, into_next: bool) -> None:
         """Move every bucket that has not moved (or moved back)."""
-        into_next = target is self._engine.lanes.next
-        waiting = ~self._engine.lanes.moved if into_next else self._engine.lanes.moved.copy()
-        residents = await self._batcher.call(lambda: (source.store.inventory(), source.store.sequence))
+
+        def begin() -> tuple[np.ndarray, tuple[dict[str, int], IntArray, IntArray], int]:
+            return self._engine.lanes.moved != into_next, source.store.inventory(), source.store.sequence
+
+        waiting, *residents = await self._batcher.upkeep(begin)
         census = await self._in_thread(self._census, source, *residents)
         journal = self._storage.journal
         if journal.first_sequence() > journal.last_sequence():
@@ -96,21 +99,24 @@ class Swap:
             mine = census.of(moving)
             steps, calibration = self._replay_steps, target.store.calibration
             make = functools.partial(
-                Staging, bundle, mine, moving, journal, snapshots, replay_steps=steps, calibration=calibration
+                Staging, target.bundle, mine, moving, journal, snapshots, replay_steps=steps, calibration=calibration
             )
             staging = await self._in_thread(make)
             for _ in range(_MOST_ROUNDS):
                 if await self._in_thread(staging.fold) <= _FEW_ROWS:
                     break
-            await self._batcher.call(functools.partial(move, self._engine, staging, moving, source, target, into_next))
+            await self._batcher.upkeep(
+                functools.partial(move, self._engine, staging, moving, source, target, into_next)
+            )
             self._progress((number + 1) / parts)
 
     async def _save_all(self, lane: Lane) -> int:
         """Write the new lane's snapshots, a few at a time; return the record up to which they hold everything."""
-        dirty, sequence = await self._batcher.call(lambda: (lane.store.dirty(), lane.store.sequence))
+        dirty, sequence = await self._batcher.upkeep(lambda: (lane.store.dirty(), lane.store.sequence))
         for start in range(0, len(dirty), _SAVED_AT_ONCE):
             part = dirty[start : start + _SAVED_AT_ONCE]
-            await self._batcher.call(functools.partial(lane.store.save, part))
+            await self._batcher.upkeep(functools.partial(lane.store.save, part))
+        await self._in_thread(self._storage.snapshots.sync)  # which version is served will outlive a power cut
         return int(sequence)
 
     def _finish(self, bundle: Bundle, version: str, sequence: int) -> None:
@@ -118,7 +124,7 @@ class Swap:
         snapshots = self._engine.storage.snapshots
         snapshots.complete(bundle.fingerprint, sequence)
         snapshots.activate(Activation(version, bundle.fingerprint))
-        self._engine.lanes.finish()
+        self._engine.lanes.finish().store.retire()
 
     def _clean_up(self, keep: set[str]) -> None:
         """Remove the snapshots of all versions but some."""
@@ -129,24 +135,33 @@ class Swap:
     async def _take_back(self, lane: Lane) -> None:
         """Give all buckets back to the active version."""
         lanes = self._engine.lanes
-        if lanes.next is not lane:
-            return
         try:
-            if lanes.moved.any():
+            # What the engine's thread was told before this is done by then, whoever stopped waiting for it.
+            active, is_there, any_moved = await self._batcher.upkeep(
+                lambda: (lanes.active, lanes.next is lane, bool(lanes.moved.any()))
+            )
+            if not is_there:
+                return
+            if any_moved:
                 LOGGER.warning("version %s is taken back", lane.version)
-                await self._move_all(lane, lanes.active, lanes.active.bundle, goes_on=True)
-            await self._batcher.call(lanes.abandon)
+                goes_on = await self._in_thread(self._reaches, active.bundle.fingerprint)
+                await self._move_all(lane, active, goes_on=goes_on, into_next=False)
+            await self._batcher.upkeep(lanes.abandon)
+            lane.store.retire()
         except Exception as error:  # noqa: BLE001 -- each series stays where it is, with its state
             LOGGER.error("version %s cannot be taken back, restart the server: %s", lane.version, error)
 
     def _goes_on(self, fingerprint: str) -> bool:
         """Return whether a version's snapshots are whole and the journal still has all behind them; or drop them."""
-        snapshots, journal = self._storage.snapshots, self._storage.journal
-        through = snapshots.complete_through(fingerprint)
-        if through is not None and journal.first_sequence() <= through + 1:
+        if self._storage.snapshots.complete_through(fingerprint) is not None and self._reaches(fingerprint):
             return True
-        snapshots.drop(fingerprint)
+        self._storage.snapshots.drop(fingerprint)
         return False
+
+    def _reaches(self, fingerprint: str) -> bool:
+        """Return whether the journal still has all that a version's snapshots do not hold."""
+        through = self._storage.snapshots.complete_through(fingerprint) or 0
+        return self._storage.journal.first_sequence() <= through + 1
 
     def _census(self, source: Lane, residents: tuple[dict[str, int], IntArray, IntArray], sequence: int) -> Census:
         """Return all series of a lane, resident and cold."""
@@ -155,12 +170,15 @@ class Swap:
         names, clocks, positions = list(slots), [clock_us[at]], [position[at]]
         for batch in in_batches(self._storage.snapshots.read(source.bundle.fingerprint), _SERIES_AT_ONCE):
             cold = [one for one in batch if one.series_id not in slots]
-            if not cold:
-                continue
-            packed = source.store.unpack(cold)
-            names += [one.series_id for one in cold]
-            clocks.append(packed.state["time_us"].numpy())
-            positions.append(packed.state["position"].numpy())
+            whole = [one for one in cold if source.store.can_unpack(one)]
+            broken = [one.series_id for one in cold if not source.store.can_unpack(one)]
+            names += [*(one.series_id for one in whole), *broken]
+            if whole:
+                packed = source.store.unpack(whole)
+                clocks.append(packed.state["time_us"].numpy())
+                positions.append(packed.state["position"].numpy())
+            clocks.append(np.full(len(broken), EARLIEST_US))  # of those everything counts
+            positions.append(np.zeros(len(broken), dtype=np.int64))
         buckets = np.fromiter(map(bucket, names), np.int64, len(names))
         every = np.array(names, dtype=object)
         return Census(sequence, every, buckets, np.concatenate(clocks), np.concatenate(positions))
@@ -174,14 +192,19 @@ def move(engine: Engine, staging: Staging, moving: np.ndarray, source: Lane, tar
     for lane in engine.lanes:
         lane.store.begin_turn()
     staging.fold()
-    missing = staging.missing()
-    there = source.store.standing(missing).exists
-    staging.take_rings(source, [name for name, known in zip(missing, there.tolist(), strict=True) if known])
+    short = staging.incomplete(source)
+    there = source.store.standing(short).exists
+    staging.take_rings(source, [name for name, known in zip(short, there.tolist(), strict=True) if known])
     rebuilt = staging.rebuilt()
     standing = source.store.standing(rebuilt.names)
     _check(rebuilt, standing)
-    slots = target.store.take(rebuilt.names, rebuilt.state, rebuilt.static_digest, rebuilt.touched_us)
-    _count_on(target, rebuilt, standing, slots)
+    at_once = max(target.store.max_resident // 2, 1)
+    for start in range(0, len(rebuilt.names), at_once):
+        target.store.begin_turn()  # those before may leave again
+        rows = slice(start, start + at_once)
+        part = rebuilt.of(rows)
+        slots = target.store.take(part.names, part.state, part.static_digest, part.touched_us)
+        _count_on(target, part, standing.of(rows), slots)
     source.store.forget(rebuilt.names)
     target.store.sequence = source.store.sequence
     engine.lanes.moved[moving] = into_next
@@ -189,7 +212,8 @@ def move(engine: Engine, staging: Staging, moving: np.ndarray, source: Lane, tar
 
 def _check(rebuilt: Rebuilt, standing: Standing) -> None:
     """Raise StorageError unless the rebuilt states stand where the serving ones do."""
-    wrong = np.flatnonzero(rebuilt.state["time_us"].cpu().numpy() != standing.clock_us)
+    clocks = rebuilt.state["time_us"].cpu().numpy()
+    wrong = np.flatnonzero(standing.exists & (clocks != standing.clock_us))
     if len(wrong):
         name = rebuilt.names[wrong[0]]
         raise StorageError(f"the rebuilt state of series {name!r} does not stand where the serving one does")

@@ -152,6 +152,9 @@ class Versions:
     def _begin(self, registered: RegisteredModel) -> Version:
         if registered.version == self._active.registered.version:
             return self._active
+        known = self._versions.get(registered.version)
+        if self._is_busy() and known is not None and known.state in (ModelState.LOADING, ModelState.REBUILDING):
+            return known  # a retry
         if self._is_busy():
             raise FailedPreconditionError("another version is being activated: wait until it is ACTIVE or FAILED")
         version = Version(registered, ModelState.LOADING)
@@ -180,7 +183,7 @@ class Versions:
     async def _swap(self, version: Version, bundle: Bundle) -> None:
         former = self._active
         if bundle.fingerprint == former.fingerprint:  # the same weights under another number
-            await self._batcher.call(lambda: self._relabel(version.registered.version))
+            await self._batcher.upkeep(lambda: self._relabel(version.registered.version))
         else:
             self._set(version, ModelState.REBUILDING)
             swap = Swap(

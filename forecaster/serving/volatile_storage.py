@@ -160,5 +160,8 @@ class VolatileStorage:
         """Return itself: nothing in it belongs to a thread."""
         return self
 
+    def check(self) -> None:
+        """Do nothing."""
+
     def close(self) -> None:
         """Do nothing."""

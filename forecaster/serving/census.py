@@ -1,0 +1,77 @@
+"""Which series a lane has, where the window of each begins that another version rebuilds it from, what states remember.
+
+Knows lanes; knows nothing of journals.
+
+Shapes: N series.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from forecaster.model.bundle import Bundle
+from forecaster.model.memory import unroll
+from forecaster.serving.lane import Lane
+from forecaster.serving.records import Columns, IntArray
+
+EARLIEST_US = -(2**62)  # the clock of a series of which everything counts
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """The series of a lane at one record.
+
+    Args:
+        sequence: of the record.
+        names: object [N].
+        buckets: int64 [N].
+        clock_us: int64 [N].
+        position: int64 [N].
+    """
+
+    sequence: int
+    names: np.ndarray
+    buckets: IntArray
+    clock_us: IntArray
+    position: IntArray
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def of(self, moving: np.ndarray) -> "Census":
+        """Return those whose buckets are marked, bool [1024]."""
+        rows = np.flatnonzero(moving[self.buckets])
+        return Census(self.sequence, self.names[rows], self.buckets[rows], self.clock_us[rows], self.position[rows])
+
+
+def windows(census: Census, bundle: Bundle, replay_steps: int) -> tuple[IntArray, IntArray]:
+    """Return the time behind which each series' rows count, and the steps before that: int64 [N] each."""
+    config = bundle.model.config
+    memory = memory_steps(bundle)
+    period = math.lcm(memory, *(config.layer_periods or ()))
+    steps = max(replay_steps, memory + 1)
+    offset = np.maximum(census.position - steps, 0) // period * period
+    counted = census.position - offset
+    first_us = census.clock_us - (counted - 1) * bundle.step_us
+    return np.where(offset > 0, first_us, first_us - 1), offset
+
+
+def memory_steps(bundle: Bundle) -> int:
+    """Return how many values a state remembers."""
+    return int({one.name: one.shape for one in bundle.model.state_spec}["ring"][0])
+
+
+def ring_rows(source: Lane, names: tuple[str, ...]) -> tuple[Columns, IntArray]:
+    """Return what the states of N series remember as rows, and how many values each has seen, int64 [N]."""
+    source.store.begin_turn()
+    state = source.store.gather(source.store.bring(names))
+    past = unroll(state["ring"].cpu(), state["ring_observed"].cpu(), state["position"].cpu())
+    memory = past.values.shape[1]
+    back = np.arange(memory)[::-1]
+    times = state["time_us"].cpu().numpy()[:, None] - back * source.bundle.step_us
+    there = back < state["position"].cpu().numpy()[:, None]
+    values = torch.where(past.observed, past.values, torch.nan).numpy()
+    series = np.broadcast_to(np.arange(len(names), dtype=np.int32)[:, None], there.shape)
+    return Columns(names, series[there], times[there], values[there]), state["observed_count"].cpu().numpy()
