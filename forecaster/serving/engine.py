@@ -196,6 +196,7 @@ class Engine:
             new = None if given is None else lane.new_attributes(given, part, verdict)
             records += [] if new is None else [new]
             records += [_accepted(part, verdict)] if len(verdict.accepted) else []
+            lane.store.make_room(part.series_ids)  # what cannot be done must be known before it is journaled
             work.append((lane, part, verdict, new))
         if records:
             sequence = self._append(*records)

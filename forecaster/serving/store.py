@@ -98,6 +98,7 @@ class SeriesStore:
         LimitReachedError if more series than may be resident are wanted in one turn.
         """
         slots = self._look_up(series_ids)
+        self._touched[slots[slots >= 0]] = self._turn  # they must not leave for the others
         if (self._cold or self._lost) and (missing := np.flatnonzero(slots < 0)).size:
             wanted = [series_ids[i] for i in missing.tolist()]
             found = self._snapshots.fetch(self.fingerprint, wanted)
@@ -106,8 +107,12 @@ class SeriesStore:
                 if lost := self._lost.intersection(wanted):
                     self.on_lost(sorted(lost))
                 slots = self._look_up(series_ids)
-        self._touched[slots[slots >= 0]] = self._turn
         return slots
+
+    def make_room(self, series_ids: Sequence[str]) -> None:
+        """Let others leave so that those of the series that are not resident fit; raises what `bring` raises."""
+        if len(self._slots) + len(series_ids) > self._max_resident:
+            self._make_room(sum(one not in self._slots for one in series_ids))
 
     def adopt(self, snapshots: Sequence[Snapshot]) -> list[str]:
         """Make cold series resident from their snapshots; return those whose snapshot is corrupted, which stay out."""
