@@ -124,15 +124,18 @@ class Lane:
             self.store.set_static(slots[there], self.static.encode(attributes), digests)
 
     def describe(self, series_id: str) -> SeriesInfo | None:
-        """Return what is known of one series, None if there is no such one; a cold one stays cold."""
+        """Return what is known of one series, None if there is no such one; a cold one stays cold if it is whole."""
         store = self.store
         if (slot := store.resident.get(series_id, -1)) >= 0:
             known = (store.clock_us[slot], store.position[slot], store.observed_count[slot], store.touched_us[slot])
             live = self._live(store.slab.tensors, slot)
-        elif packed := store.peek([series_id]).get(series_id):
+        elif packed := store.peek(series_id):
             state = packed.state
             known = (state["time_us"][0], state["position"][0], state["observed_count"][0], packed.touched_us[0])
             live = self._live(state, 0)
+        elif store.is_lost(series_id):
+            store.begin_turn()
+            return self.describe(series_id) if store.bring([series_id])[0] >= 0 else None
         else:
             return None
         clock_us, length, observed, touched_us = (int(one) for one in known)

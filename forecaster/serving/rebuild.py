@@ -12,6 +12,7 @@ Shapes: N series.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 import torch
@@ -113,15 +114,16 @@ class Staging:
             self._behind_us[:], self._offset[:] = -(2**63), 0
             self._sequence = snapshots.complete_through(bundle.fingerprint) or 0
 
-    def fold(self) -> int:
-        """Take in what the journal holds behind what was taken in before; return how many rows that was."""
+    def fold(self, through: int = 2**62) -> int:
+        """Take in what the journal holds up to a record behind what was taken in before; return how many rows."""
         since_us = None
         if not self._begun:
             self._begun = True
             self._begin()
             since_us = int(self._behind_us.min()) if len(self._census) else None
         rows = 0
-        for part in in_parts(self._mine(self._journal.read(self._sequence, since_us=since_us))):
+        records = takewhile(lambda one: one[0] <= through, self._journal.read(self._sequence, since_us=since_us))
+        for part in in_parts(self._mine(records)):
             if isinstance(part, Part):
                 remembered(self.lane, self._journal, part)
                 rows += self.lane.replay(part)
@@ -218,15 +220,18 @@ class Staging:
         return Columns(names, series.astype(np.int32), *rest)
 
 
-def refolded(bundle: Bundle, names: Sequence[str], journal: Journal, calibration: Calibration | None = None) -> Rebuilt:
-    """Return the states of some series as the fold of all that journal and history have of them."""
+def refolded(
+    bundle: Bundle, names: Sequence[str], journal: Journal, calibration: Calibration | None = None, *, through: int
+) -> Rebuilt:
+    """Return the states of some series as the fold of what journal and history have of them up to a record."""
     every = np.array(names, dtype=object)
     buckets, zeros = np.fromiter(map(bucket, names), np.int64, len(names)), np.zeros(len(names), dtype=np.int64)
+    long_ago = np.full(len(names), -(2**62))  # all rows are behind it
     moving = np.zeros(BUCKETS, dtype=bool)
     moving[buckets] = True
-    census = Census(journal.last_sequence(), every, buckets, zeros, zeros)
+    census = Census(journal.last_sequence(), every, buckets, long_ago, zeros)
     staging = Staging(bundle, census, moving, journal, VolatileSnapshots(), replay_steps=1, calibration=calibration)
-    staging.fold()
+    staging.fold(through)
     return staging.rebuilt()
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from forecaster.errors import UnavailableError
 from forecaster.serving.issued import Issued
-from forecaster.serving.records import Attributes, Columns, Deletion, Record
+from forecaster.serving.records import Attributes, Columns, Deletion, Record, without
 
 _MOST_ROWS = 262_144  # of one part
 
@@ -52,6 +52,23 @@ class Part:
         if self.rows >= _MOST_ROWS or len(self.series_ids) + len(record.series_ids) > most_series:
             return not self.series_ids
         return not isinstance(record, Attributes) or self.observed.isdisjoint(record.series_ids)
+
+    def pieces(self, most_series: int) -> "list[Part]":
+        """Return it as parts of so many series at most, none of which stands in two of them."""
+        names = list(self.series_ids)
+        if len(names) <= most_series:
+            return [self]
+        found = []
+        for start in range(0, len(names), most_series):
+            others = self.series_ids.keys() - names[start : start + most_series]
+            piece = Part()
+            for sequence, record in (*self.attributes, *self.columns, *self.issued):
+                rest = without(record, others)
+                if rest is not None and not isinstance(rest, Deletion):
+                    piece.add(sequence, rest)
+            piece.sequence = self.sequence
+            found.append(piece)
+        return found
 
 
 def in_parts(

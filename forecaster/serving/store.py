@@ -116,7 +116,7 @@ class SeriesStore:
 
     def adopt(self, snapshots: Sequence[Snapshot]) -> list[str]:
         """Make cold series resident from their snapshots; return those whose snapshot is corrupted, which stay out."""
-        whole = [one for one in snapshots if one.is_whole and len(one.state) == self._packing.num_bytes]
+        whole = [one for one in snapshots if self._is_whole(one)]
         if whole:
             packed = self._packing.unpack([one.state for one in whole])
             slots = self._place([one.series_id for one in whole])
@@ -262,11 +262,14 @@ class SeriesStore:
         saved = (one.series_id for one in self._snapshots.read(self.fingerprint, after))
         return _merged(unsaved, saved)
 
-    def peek(self, series_ids: Sequence[str]) -> dict[str, Packed]:
-        """Return what is known of cold series, which stay cold."""
-        found = self._snapshots.fetch(self.fingerprint, series_ids)
-        whole = [one for one in found if one.is_whole and len(one.state) == self._packing.num_bytes]
-        return {one.series_id: self.unpack([one]) for one in whole}
+    def peek(self, series_id: str) -> Packed | None:
+        """Return what is known of a cold series, which stays cold; None if there is none, or not a whole one."""
+        found = self._snapshots.fetch(self.fingerprint, [series_id])
+        return self.unpack(found) if found and self._is_whole(found[0]) else None
+
+    def is_lost(self, series_id: str) -> bool:
+        """Return whether a cold series' snapshot is corrupted."""
+        return any(not self._is_whole(one) for one in self._snapshots.fetch(self.fingerprint, [series_id]))
 
     def unpack(self, snapshots: Sequence[Snapshot]) -> Packed:
         """Return what snapshots of this model hold."""
@@ -292,6 +295,9 @@ class SeriesStore:
     def inventory(self) -> tuple[dict[str, int], IntArray, IntArray]:
         """Return a copy of the resident series' slots, and of all slots' clocks and positions."""
         return dict(self._slots), self.clock_us.copy(), self.position.copy()
+
+    def _is_whole(self, snapshot: Snapshot) -> bool:
+        return snapshot.is_whole and len(snapshot.state) == self._packing.num_bytes
 
     def _look_up(self, series_ids: Sequence[str]) -> IntArray:
         return np.fromiter(map(self._slots.get, series_ids, repeat(-1)), np.int64, len(series_ids))

@@ -48,7 +48,7 @@ class Player:
     def __init__(self, storage: Storage, limit: int) -> None:
         self.storage, self.limit = storage, limit
         self.engine = Engine(BUNDLE, storage, max_resident=limit)
-        self.engine.recover()
+        self.recovered = self.engine.recover()[0]
         self.clocks: dict[str, int] = {}
         self.last: list[tuple[str, int, float]] = []
         self.rng = np.random.default_rng(5)
@@ -83,7 +83,8 @@ class Player:
             except SeriesNotFoundError:
                 found.append(None)
             else:
-                found.append((info.clock_us, info.length, info.observed_length, repr(info.live)))
+                live = [(one.horizon, one.scored, repr(one.coverage)) for one in info.live]
+                found.append((info.clock_us, info.length, info.observed_length, live))
         return found
 
     def page(self, after: str) -> object:
@@ -129,6 +130,19 @@ def assert_bitwise(ours: dict[str, dict[str, torch.Tensor]], theirs: dict[str, d
             assert tensor.numpy().tobytes() == other.numpy().tobytes(), (name, key)
 
 
+def assert_folded(
+    ours: dict[str, dict[str, torch.Tensor]], theirs: dict[str, dict[str, torch.Tensor]], *, same_forecasts: bool
+) -> None:
+    """Check states that were scanned against states that were stepped: scores of the same forecasts to the bit."""
+    assert ours.keys() == theirs.keys()
+    for name, state in ours.items():
+        for key, tensor in state.items():
+            if tensor.is_floating_point() and not (same_forecasts and key.startswith("calibration")):
+                np.testing.assert_allclose(tensor, theirs[name][key], rtol=1e-4, atol=1e-5, err_msg=f"{name} {key}")
+            else:
+                assert torch.equal(tensor, theirs[name][key]), (name, key)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(events, min_size=5, max_size=40), st.sampled_from([VolatileStorage, None]))
 def test_a_limit_of_resident_series_changes_nothing(
@@ -141,3 +155,94 @@ def test_a_limit_of_resident_series_changes_nothing(
         for event in drawn:
             assert limited.play(*event) == unlimited.play(*event), event
         assert_bitwise(limited.states(), unlimited.states())
+
+
+def hourly(hour: int, names: list[str] = NAMES) -> list[tuple[str, int, float]]:
+    return [(name, hour, float(10 * hour + k)) for k, name in enumerate(names)]
+
+
+def in_turns(engine: Engine, hours: range, names: list[str] = NAMES) -> None:
+    for hour in hours:
+        for start in range(0, len(names), LIMIT):
+            engine.observe([columns(hourly(hour, names)[start : start + LIMIT])])
+
+
+@pytest.mark.parametrize("hours", [range(-40, -20), range(20, 40)])
+def test_what_is_more_than_may_be_resident_is_refused_before_it_is_journaled(hours: range) -> None:
+    engine = Engine(BUNDLE, VolatileStorage(), max_resident=LIMIT)
+    in_turns(engine, hours)
+    before, states = engine.storage.journal.last_sequence(), len(engine.lanes)
+    for names in (NAMES, [f"new {name}" for name in NAMES], [NAMES[0], *(f"new {name}" for name in NAMES[:LIMIT])]):
+        with pytest.raises(LimitReachedError, match="ask for fewer at once"):
+            engine.observe([columns(hourly(hours.stop, names))])
+    assert (engine.storage.journal.last_sequence(), len(engine.lanes)) == (before, states)
+    assert engine.broken is None
+    assert (engine.observe([columns(hourly(hours.stop)[:LIMIT])])[0].outcomes == 1).all()
+
+
+def test_a_journal_of_larger_turns_is_recovered(tmp_path: pathlib.Path) -> None:
+    """It was written when more series might be resident; a crash while it is recovered costs nothing either."""
+    with closing(open_storage(str(tmp_path), "interval")) as storage:
+        engine = Engine(BUNDLE, storage)
+        for hour in range(6):
+            engine.observe([columns(hourly(hour))])
+            engine.forecast([ForecastWork(tuple(NAMES), 3, LEVELS)])
+            engine.observe([columns(hourly(hour)[:3])])
+        engine.observe([columns(hourly(6)[4:])])
+        for _ in range(2):  # the first one's evictions have left snapshots
+            player = Player(storage, LIMIT)
+            assert player.recovered == len(NAMES)
+            assert len(player.engine.lanes.active.store.resident) <= LIMIT
+            whole = Player(storage, 2**62)
+            assert_bitwise(player.states(), whole.states())
+
+
+def corrupt(folder: pathlib.Path, names: list[str]) -> None:
+    """Change a byte of some series' snapshots."""
+    with closing(sqlite3.connect(folder / "snapshots.db")) as database, database:
+        for name in names:
+            found = database.execute("SELECT rowid, state FROM snapshots WHERE series_id = ?", (name,)).fetchall()
+            for row, state in found:
+                changed = state[:100] + bytes([state[100] ^ 1]) + state[101:]
+                database.execute("UPDATE snapshots SET state = ? WHERE rowid = ?", (changed, row))
+            assert found
+
+
+@pytest.mark.parametrize("hours", [range(-40, -20), range(40)])
+@pytest.mark.parametrize("touch", ["describe", "forecast", "observe", "delete"])
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_cold_series_with_a_corrupted_snapshot_is_folded_again(
+    tmp_path: pathlib.Path, touch: str, hours: range, restarts: bool
+) -> None:
+    """Whether it is found by a request, or in the middle of a replay that begins behind the snapshots."""
+    with closing(open_storage(str(tmp_path / "good"), "interval")) as good:
+        expected = Player(good, 2**62)
+        with closing(open_storage(str(tmp_path / "bad"), "interval")) as bad:
+            found = Player(bad, LIMIT)
+            both = found, expected
+            for player in both:
+                in_turns(player.engine, hours)
+                player.forecast(NAMES[:LIMIT])
+                player.snapshot(())
+                player.forecast(NAMES[LIMIT : 2 * LIMIT])
+                in_turns(player.engine, range(hours.stop, hours.stop + 1), NAMES[:7])
+                player.clocks = dict.fromkeys(NAMES[:7], hours.stop) | dict.fromkeys(NAMES[7:], hours.stop - 1)
+            resident = found.engine.lanes.active.store.resident
+            corrupt(tmp_path / "bad", [name for name in NAMES if name not in resident])
+            if restarts:
+                found.engine = Engine(BUNDLE, bad, max_resident=LIMIT)
+                assert found.engine.recover()[0] == len(NAMES)
+            for names in (NAMES[:LIMIT], NAMES[LIMIT : 2 * LIMIT], NAMES[2 * LIMIT :]):
+                if touch == "observe":
+                    steps = [(name, 1) for name in names]
+                    assert found.observe(steps) == expected.observe(steps) == [1] * len(names)
+                elif touch == "forecast":
+                    ours, theirs = (
+                        player.engine.forecast([ForecastWork(tuple(names), 5, LEVELS)])[0] for player in both
+                    )
+                    np.testing.assert_allclose(ours.quantiles, theirs.quantiles, rtol=1e-4)
+                else:
+                    assert found.play(touch, names) == expected.play(touch, names)
+            assert_folded(found.states(), expected.states(), same_forecasts=touch != "forecast")
+            assert found.restart(()) == expected.restart(())
+            assert_folded(found.states(), expected.states(), same_forecasts=touch != "forecast")
