@@ -125,8 +125,9 @@ class Engine:
         store = self.lanes.of(series_id).store
         if store.bring([series_id])[0] < 0:
             raise no_series([series_id])
-        self._append(Deletion(series_id))
+        sequence = self._append(Deletion(series_id))
         store.forget([series_id])
+        self._keep_up(sequence)
 
     def recover(self, should_stop: Callable[[], bool] = lambda: False) -> tuple[int, int]:
         """Rebuild every series from snapshots and the journal behind them; return series and rows replayed.
@@ -135,8 +136,8 @@ class Engine:
         UnavailableError soon after `should_stop` says so.
         """
         lane = self.lanes.active
-        replayed = recover(lane, self.storage, should_stop, self._max_resident)
         lane.store.on_lost = functools.partial(self._refold, lane)
+        replayed = recover(lane, self.storage, should_stop, self._max_resident)
         return len(self.lanes), replayed
 
     def snapshot(self) -> int:
@@ -156,9 +157,13 @@ class Engine:
         self._journal.sync()
 
     def _refold(self, lane: Lane, series_ids: list[str]) -> None:
-        """Make series resident whose snapshots turned out to be corrupted."""
-        found = refolded(lane.bundle, series_ids, self._journal, lane.store.calibration)
-        lane.store.take(found.names, found.state, found.static_digest, found.touched_us)
+        """Make series resident whose snapshots turned out to be corrupted: they then stand where the others do."""
+        if lane.scoring is not None and lane.scoring.pending:  # the states know of them already
+            self._keep_up(self._append())
+        through = lane.store.sequence
+        found = refolded(lane.bundle, series_ids, self._journal, lane.store.calibration, through=through)
+        slots = lane.store.take(found.names, found.state, found.static_digest, found.touched_us)
+        lane.store.save(slots)
 
     def _begin(self) -> None:
         self._check()
@@ -206,6 +211,7 @@ class Engine:
             new = None if given is None else lane.new_attributes(given, part, verdict)
             records += [] if new is None else [new]
             records += [_accepted(part, verdict)] if len(verdict.accepted) else []
+            lane.store.make_room(part.series_ids)  # what cannot be done must be known before it is journaled
             work.append((lane, part, judged, new))
         if records:
             sequence = self._append(*records)
@@ -220,13 +226,17 @@ class Engine:
             scoring.pending.clear()
         return sequence
 
+    def _keep_up(self, sequence: int) -> None:
+        """Note that the states hold all records up to `sequence`."""
+        for lane in self.lanes:
+            lane.store.sequence = sequence
+
     def _apply_journaled(self, work: Sequence[_Judged], sequence: int) -> None:
         """Apply what the journal holds; a failure here leaves memory behind the journal, so nothing may follow."""
         try:
             for lane, columns, judged, attributes in work:
                 lane.apply(columns, judged, attributes)
-            for lane in self.lanes:
-                lane.store.sequence = sequence
+            self._keep_up(sequence)
         except Exception as error:
             self.broken = error
             raise

@@ -144,7 +144,7 @@ class Lane:
             self.store.set_static(slots[there], self.static.encode(attributes), digests)
 
     def describe(self, series_ids: Sequence[str]) -> dict[str, SeriesInfo]:
-        """Return what is known of those of the series that there are; cold ones stay cold."""
+        """Return what is known of those of the series that there are; cold ones stay cold if they are whole."""
         store = self.store
         found: dict[str, SeriesInfo] = {}
         for name in series_ids:
@@ -157,6 +157,10 @@ class Lane:
             state = packed.state
             numbers = (state["time_us"], state["position"], state["observed_count"], packed.touched_us)
             found[name] = self._info(name, tuple(int(one[0]) for one in numbers), state, 0)
+        if lost := store.lost([name for name in cold if name not in found]):
+            store.begin_turn()
+            store.bring(lost)
+            found |= self.describe([name for name in lost if name in store.resident])
         return found
 
     def _info(self, series_id: str, known: tuple[int, ...], tensors: State, slot: int) -> SeriesInfo:
@@ -191,7 +195,10 @@ class Lane:
             raise StorageError(f"the journal does not fit this model or was changed: {refused}")
         given = [_behind_issued(one, s, stand) for s, one in part.issued]
         self.apply(columns, judged, attributes, None if self.scoring is None else self.scoring.own(given))
-        self.store.sequence = max(self.store.sequence, part.sequence)
+        if part.more:  # others do not stand there yet: what leaves for them must not be taken for older than it is
+            self.store.save(self.store.bring(names), sequence=part.sequence)
+        else:
+            self.store.sequence = max(self.store.sequence, part.sequence)
         return len(columns)
 
     def _advance(

@@ -94,13 +94,13 @@ class Staging:
         if snapshots is not None:
             self._sequence = snapshots.complete_through(bundle.fingerprint) or 0
 
-    def fold(self) -> int:
-        """Take in what the journal holds behind what was taken in before; return how many rows that was."""
+    def fold(self, through: int = 2**62) -> int:
+        """Take in what the journal holds up to a record behind what was taken in before; return how many rows."""
         rows = 0
         if not self._begun:
             self._begun = True
             rows += self._begin()
-        return rows + self._take(self._journal.read(self._sequence))
+        return rows + self._take(itertools.takewhile(lambda one: one[0] <= through, self._journal.read(self._sequence)))
 
     def rebuilt(self) -> Rebuilt:
         """Return the states; raises StorageError if one of their numbers is not finite."""
@@ -253,14 +253,16 @@ class Staging:
         return Columns(names, series.astype(np.int32), *rest)
 
 
-def refolded(bundle: Bundle, names: Sequence[str], journal: Journal, calibration: Calibration | None = None) -> Rebuilt:
-    """Return the states of some series as the fold of all that journal and history have of them."""
+def refolded(
+    bundle: Bundle, names: Sequence[str], journal: Journal, calibration: Calibration | None = None, *, through: int
+) -> Rebuilt:
+    """Return the states of some series as the fold of what journal and history have of them up to a record."""
     every = np.array(names, dtype=object)
     buckets, zeros = np.fromiter(map(bucket, names), np.int64, len(names)), np.zeros(len(names), dtype=np.int64)
     clocks = np.full(len(names), EARLIEST_US)
     moving = np.zeros(BUCKETS, dtype=bool)
     moving[buckets] = True
-    census = Census(journal.last_sequence(), every, buckets, clocks, zeros)
+    census = Census(through, every, buckets, clocks, zeros)
     staging = Staging(bundle, census, moving, journal, VolatileSnapshots(), replay_steps=1, calibration=calibration)
-    staging.fold()
+    staging.fold(through)
     return staging.rebuilt()

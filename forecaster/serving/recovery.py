@@ -3,7 +3,7 @@
 Shapes: N series.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from forecaster.errors import UnavailableError
 from forecaster.serving.lane import Lane
@@ -27,13 +27,28 @@ def recover(lane: Lane, storage: Storage, should_stop: Callable[[], bool], max_r
     replayed = 0
     for part in in_parts(storage.journal.read(through), most_series=max_resident // 2, should_stop=should_stop):
         if isinstance(part, Part):
-            if through == 0:
-                remembered(lane, storage.journal, part)
-            replayed += lane.replay(part)
+            replayed += sum(
+                _replay(lane, storage.journal, piece, through) for piece in _pieces(lane, part, max_resident)
+            )
         else:
             _delete(lane, *part)
     lane.store.sequence = storage.journal.last_sequence()
     return replayed
+
+
+def _pieces(lane: Lane, part: Part, max_resident: int) -> Sequence[Part]:
+    """Return a part so that each one's series may be resident: it was written when more of them might be."""
+    pieces = part.pieces(max_resident)
+    if len(pieces) > 1:  # whoever leaves meanwhile does so as of the record before
+        lane.store.save(lane.store.dirty())
+    return pieces
+
+
+def _replay(lane: Lane, journal: Journal, part: Part, through: int) -> int:
+    lane.store.begin_turn()
+    if through == 0:
+        remembered(lane, journal, part)
+    return lane.replay(part)
 
 
 def _load(lane: Lane, storage: Storage, should_stop: Callable[[], bool], max_resident: int) -> list[str]:

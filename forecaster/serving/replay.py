@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from forecaster.errors import UnavailableError
 from forecaster.serving.issued import Issued
-from forecaster.serving.records import Attributes, Columns, Deletion, Record
+from forecaster.serving.records import Attributes, Columns, Deletion, Record, without
 
 _MOST_ROWS = 262_144  # of one part
 
@@ -24,6 +24,7 @@ class Part:
         rows: of all columns.
         series_ids: of all columns and attributes.
         sequence: of the last record.
+        more: whether what the same records hold of other series is yet to come.
     """
 
     attributes: list[tuple[int, Attributes]] = field(default_factory=list)
@@ -33,6 +34,7 @@ class Part:
     series_ids: dict[str, None] = field(default_factory=dict)
     observed: set[str] = field(default_factory=set)
     sequence: int = 0
+    more: bool = False
 
     def add(self, sequence: int, record: Columns | Attributes | Issued) -> None:
         """Take one more record."""
@@ -52,6 +54,24 @@ class Part:
         if self.rows >= _MOST_ROWS or len(self.series_ids) + len(record.series_ids) > most_series:
             return not self.series_ids
         return not isinstance(record, Attributes) or self.observed.isdisjoint(record.series_ids)
+
+    def pieces(self, most_series: int) -> "list[Part]":
+        """Return it as parts of so many series at most, none of which stands in two of them."""
+        names = list(self.series_ids)
+        if len(names) <= most_series:
+            return [self]
+        found = []
+        for start in range(0, len(names), most_series):
+            others = self.series_ids.keys() - names[start : start + most_series]
+            piece = Part()
+            records: list[tuple[int, Columns | Attributes | Issued]] = [*self.attributes, *self.columns, *self.issued]
+            for sequence, record in records:
+                rest = without(record, others)
+                if rest is not None and not isinstance(rest, Deletion):
+                    piece.add(sequence, rest)
+            piece.sequence, piece.more = self.sequence, start + most_series < len(names)
+            found.append(piece)
+        return found
 
 
 def in_parts(

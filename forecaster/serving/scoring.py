@@ -78,6 +78,7 @@ class Scoring:
         run_of = np.array([run_of_slot.get(slot, -1) for slot in wanted], dtype=np.int64)
         self._calibration.replay(store.slab.tensors, every, positions, whole, issued, run_of)
         store.refresh_targets(every)
+        store.touch_calibration(every)
 
     def own(self, parts: Sequence[Issued]) -> Issued | None:
         """Return what of some records this model version issued, as one."""

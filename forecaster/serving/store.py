@@ -128,6 +128,7 @@ class SeriesStore:
         LimitReachedError if more series than may be resident are wanted in one turn.
         """
         slots = self._look_up(series_ids)
+        self._touched[slots[slots >= 0]] = self._turn  # they must not leave for the others
         if (self._cold or self._lost) and (missing := np.flatnonzero(slots < 0)).size:
             wanted = [series_ids[i] for i in missing.tolist()]
             found = self._snapshots.fetch(self.fingerprint, wanted)
@@ -136,8 +137,12 @@ class SeriesStore:
                 if lost := self._lost.intersection(wanted):
                     self.on_lost(sorted(lost))
                 slots = self._look_up(series_ids)
-        self._touched[slots[slots >= 0]] = self._turn
         return slots
+
+    def make_room(self, series_ids: Sequence[str]) -> None:
+        """Let others leave so that those of the series that are not resident fit; raises what `bring` raises."""
+        if len(self._slots) + len(series_ids) > self._max_resident:
+            self._make_room(sum(one not in self._slots for one in series_ids))
 
     def adopt(self, snapshots: Sequence[Snapshot]) -> list[str]:
         """Make cold series resident from their snapshots; return those whose snapshot is corrupted, which stay out."""
@@ -278,8 +283,9 @@ class SeriesStore:
         """Return the slots whose snapshots are older than their states."""
         return np.flatnonzero(self._used & self._dirty)
 
-    def save(self, slots: IntArray) -> None:
-        """Write snapshots of `slots` as of `sequence`; those that are not in use or not changed are left out."""
+    def save(self, slots: IntArray, *, sequence: int | None = None) -> None:
+        """Write snapshots of `slots` as of a record, the last one if none is named; those that are not in use or not changed are left out."""
+        sequence = self.sequence if sequence is None else sequence
         slots = slots[self._used[slots] & self._dirty[slots]]
         for start in range(0, len(slots), _SNAPSHOTS_AT_ONCE):
             part = slots[start : start + _SNAPSHOTS_AT_ONCE]
@@ -287,12 +293,12 @@ class SeriesStore:
                 Packed(self.gather_whole(part), self.static_digest[part], self.touched_us[part])
             )
             names: list[str] = self._ids[part].tolist()
-            made = [Snapshot.of(name, self.sequence, one) for name, one in zip(names, packed, strict=True)]
+            made = [Snapshot.of(name, sequence, one) for name, one in zip(names, packed, strict=True)]
             self._snapshots.save(self.fingerprint, made)
             self._dirty[part] = False
             if (self._saved[part] == 0).any():
                 self._sorted_unsaved = None
-            self._saved[part] = max(self.sequence, 1)
+            self._saved[part] = max(sequence, 1)
 
     def page(self, after: str) -> Iterator[str]:
         """Yield the series ids behind `after`, ascending by code points."""
@@ -308,6 +314,11 @@ class SeriesStore:
         found = self._snapshots.fetch(self.fingerprint, series_ids)
         whole = [one for one in found if self.can_unpack(one)]
         return {one.series_id: self.unpack([one]) for one in whole}
+
+    def lost(self, series_ids: Sequence[str]) -> list[str]:
+        """Return those of cold series whose snapshots are corrupted."""
+        found = self._snapshots.fetch(self.fingerprint, series_ids) if series_ids else []
+        return [one.series_id for one in found if not self.can_unpack(one)]
 
     def can_unpack(self, snapshot: Snapshot) -> bool:
         """Return whether a snapshot is what was written of a state of this model."""
