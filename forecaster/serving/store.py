@@ -284,7 +284,10 @@ class SeriesStore:
         return np.flatnonzero(self._used & self._dirty)
 
     def save(self, slots: IntArray, *, sequence: int | None = None) -> None:
-        """Write snapshots of `slots` as of a record, the last one if none is named; those that are not in use or not changed are left out."""
+        """Write snapshots of `slots` as of a record, the last one if none is named.
+
+        Those that are not in use or have not changed are left out.
+        """
         sequence = self.sequence if sequence is None else sequence
         slots = slots[self._used[slots] & self._dirty[slots]]
         for start in range(0, len(slots), _SNAPSHOTS_AT_ONCE):
