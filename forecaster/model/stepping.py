@@ -1,34 +1,37 @@
-"""The serving hot path: advance or forecast some of a slab's series where they lie, as fast as torch can.
+"""The serving hot path: advance or forecast some of a slab's series where they lie.
 
-What most models are made of (plain cells, a direct decoder, a quantile head) has packed kernels, which compute what
+What most models are made of (plain cells, a direct decoder, a quantile head) has compiled kernels, which compute what
 `Seq2Seq.scan` and `Seq2Seq.predict` do; everything else takes the states out, runs these, and puts them back, so that
-who calls need not know which it is.
+who calls need not know which it is. So does everything where numba is missing or told not to compile
+(`NUMBA_DISABLE_JIT=1`), and on a GPU.
 
 Knows nothing of series ids, stores or journals.
 
 Shapes: C slots, N series, D horizon steps, W levels, F known-future covariates.
 """
 
-import numpy as np
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from forecaster.data.features import calendar_features, calendar_size
+from forecaster.model.cells import RecurrentLayer, RecurrentStack, Stack
 from forecaster.model.direct_decoder import DirectDecoder
 from forecaster.model.ensemble import Ensemble, Model
 from forecaster.model.heads import QuantileHead
 from forecaster.model.observations import Observations
-from forecaster.model.packed_cells import is_plain
-from forecaster.model.packed_decode import PackedDecode
-from forecaster.model.packed_state import Array, Arrays
-from forecaster.model.packed_step import PackedStep
 from forecaster.model.quantiles import interpolate_quantiles
 from forecaster.model.seq2seq import Prediction, Seq2Seq
 from forecaster.model.state import State, select
 
-_STEP_ROWS = 1024  # series of one step; both as measured by tests.benchmarks.kernels
-_DECODE_ROWS = 4096  # series × horizon steps of one decode
-_KEPT_TIMES = 64
+if TYPE_CHECKING:
+    from forecaster.model.packed_decode import PackedDecode
+    from forecaster.model.packed_step import PackedStep
+
+_STEP_ROWS = 1024  # series of one step without kernels
+_DECODE_ROWS = 4096  # series × horizon steps of one decode without them
 
 
 class Stepper:
@@ -42,13 +45,15 @@ class Stepper:
         self._model = model
         members = [one for one in model.members if isinstance(one, Seq2Seq)] if isinstance(model, Ensemble) else [model]
         first = self._first = members[0]
-        self._device = next(first.parameters()).device
-        plain = is_plain(first.encoder) and not first.attended and self._device.type == "cpu"
-        self._step = PackedStep(members) if plain else None
-        self._decode = PackedDecode(members) if plain and _has_packed_decoder(first) else None
-        self._calendar_size = calendar_size(first.step_us) if first.config.calendar else 0
-        self._step_at: dict[int, list[Tensor]] = {}
-        self._decode_at: dict[int, list[Tensor]] = {}
+        self._step: PackedStep | None = None
+        self._decode: PackedDecode | None = None
+        on_cpu = next(first.parameters()).device.type == "cpu"
+        if on_cpu and is_plain(first.encoder) and not first.attended and _compiles():
+            from forecaster.model.packed_decode import PackedDecode
+            from forecaster.model.packed_step import PackedStep
+
+            self._step = PackedStep(members)
+            self._decode = PackedDecode(members) if _has_packed_decoder(first) else None
 
     @property
     def steps_packed(self) -> bool:
@@ -73,10 +78,16 @@ class Stepper:
             values: float64 [N]; NaN means missing.
             covariates: past ones, then known-future ones, NaN where missing, float64 [N, V]; None: all are.
         """
+        if self._step is not None:
+            if len(slots):
+                self._step.step(tensors, slots, time_us, values, self._others(tensors, slots, covariates))
+            return
         for low in range(0, len(slots), _STEP_ROWS):
             rows = slice(low, low + _STEP_ROWS)
-            beside = None if covariates is None else covariates[rows]
-            self._step_some(tensors, slots[rows], time_us[rows], values[rows], beside)
+            some, beside = slots[rows], None if covariates is None else covariates[rows]
+            one = Observations.of(time_us[rows], values[rows], beside)
+            for name, new in self._model.step(select(tensors, some), one).items():
+                tensors[name].index_copy_(0, some, new)
 
     @torch.inference_mode()
     def predict(
@@ -102,75 +113,46 @@ class Stepper:
         n, levels = len(slots), levels or self._model.config.quantile_levels
         quantiles = torch.empty((n, horizon, len(levels)), dtype=torch.float64, device=slots.device)
         ended = torch.zeros((n, horizon), dtype=torch.float64, device=slots.device)
-        at_once = max(_DECODE_ROWS // horizon, 1)
-        for low in range(0, n, at_once):
-            rows = slice(low, low + at_once)
-            known = None if future is None else future[rows]
-            self._predict_some(tensors, slots[rows], known, levels, Prediction(quantiles[rows], ended[rows]))
-        return Prediction(quantiles, ended)
+        found = Prediction(quantiles, ended)
+        if self._decode is None:
+            self._predict_plainly(tensors, slots, future, levels, found)
+        elif n:
+            inputs, known = self._first.inputs, None
+            if future is not None and inputs.future_size:
+                known = inputs.future(inputs.padded(future, n, horizon))
+            static = self._static(tensors, slots) if inputs.static_size else None
+            self._decode.predict(tensors, slots, quantiles, known, static, levels)
+        return found
 
-    def _step_some(
-        self, tensors: State, slots: Tensor, time_us: Tensor, values: Tensor, covariates: Tensor | None
-    ) -> None:
-        if self._step is None:
-            one = Observations.of(time_us, values, covariates)
-            for name, new in self._model.step(select(tensors, slots), one).items():
-                tensors[name].index_copy_(0, slots, new)
-            return
-        inputs, others = self._first.inputs, []
-        slab, times = _arrays(tensors), time_us.numpy()
-        time = self._one_time(times)
-        if time is None:
-            others.append((0, calendar_features(time_us, self._first.step_us)))
-        if covariates is not None and inputs.dynamic_size:
-            others.append((self._calendar_size, inputs.dynamic(covariates)))
-        if inputs.static_size:
-            others.append((self._calendar_size + inputs.dynamic_size, self._static(tensors, slots)))
-        biases = None if time is None else self._at(self._step_at, self._step, time)
-        with np.errstate(all="ignore"):
-            self._step.step(slab, slots.numpy(), times, values.numpy(), biases, others)
+    def warm_up(self) -> None:
+        """Run the kernels once on a state of their own: the first call in a process loads or compiles them."""
+        tensors: State = {name: tensor.clone() for name, tensor in self._model.initial_state(1).items()}
+        slots = torch.zeros(1, dtype=torch.int64, device=tensors["position"].device)
+        self.step(tensors, slots, torch.zeros_like(slots), torch.ones_like(slots, dtype=torch.float64))
+        self.predict(tensors, slots, 1)
 
-    def _predict_some(
+    def _predict_plainly(
         self, tensors: State, slots: Tensor, future: Tensor | None, levels: tuple[float, ...], out: Prediction
     ) -> None:
-        horizon = out.quantiles.shape[1]
-        if self._decode is None:
-            found = self._model.predict(select(tensors, slots), horizon, future)
-            out.quantiles.copy_(interpolate_quantiles(found.quantiles, self._model.config.quantile_levels, levels))
-            out.ended.copy_(found.ended)
-            return
+        horizon, trained = out.quantiles.shape[1], self._model.config.quantile_levels
+        at_once = max(_DECODE_ROWS // horizon, 1)
+        for low in range(0, len(slots), at_once):
+            rows = slice(low, low + at_once)
+            known = None if future is None else future[rows]
+            found = self._model.predict(select(tensors, slots[rows]), horizon, known)
+            out.quantiles[rows] = interpolate_quantiles(found.quantiles, trained, levels)
+            out.ended[rows] = found.ended
+
+    def _others(self, tensors: State, slots: Tensor, covariates: Tensor | None) -> Tensor | None:
+        """Return the encoder's inputs that come of covariates, [N, E], or None if there are none of them."""
         inputs = self._first.inputs
-        known = None
-        if future is not None and inputs.future_size:
-            known = inputs.future(inputs.padded(future, len(slots), horizon).to(slots.device))
-        static = self._static(tensors, slots) if inputs.static_size else None
-        slab, rows = _arrays(tensors), slots.numpy()
-        times = slab["time_us"][rows]
-        time = self._one_time(times)
-        if time is None:
-            ahead = self._decode.at(calendar_features(torch.from_numpy(times), self._first.step_us))
+        if not inputs.static_size and (covariates is None or not inputs.dynamic_size):
+            return None
+        if covariates is None:
+            dynamic = torch.zeros((len(slots), inputs.dynamic_size))
         else:
-            ahead = self._at(self._decode_at, self._decode, time)
-        with np.errstate(all="ignore"):
-            self._decode.predict(slab, rows, out.quantiles.numpy(), ahead, known, static, levels)
-
-    def _one_time(self, time_us: Array) -> int | None:
-        """Return the time of all series, as it is in most fleets, or None; without a calendar one is like another."""
-        if not self._calendar_size:
-            return 0
-        first = int(time_us[0])
-        return first if len(time_us) == 1 or bool((time_us == first).all()) else None
-
-    def _at(self, known: dict[int, list[Tensor]], kernel: PackedStep | PackedDecode, time: int) -> list[Tensor]:
-        """Return what a kernel makes of a time."""
-        found = known.get(time)
-        if found is None:
-            if len(known) >= _KEPT_TIMES:
-                known.pop(next(iter(known)))
-            times = torch.tensor([time])
-            features = calendar_features(times, self._first.step_us) if self._calendar_size else torch.zeros((1, 0))
-            found = known[time] = kernel.at(features)
-        return found
+            dynamic = inputs.dynamic(covariates)
+        return torch.cat([dynamic, self._static(tensors, slots)], dim=1)
 
     def _static(self, tensors: State, slots: Tensor) -> Tensor:
         """Return the static features of series, [N, E]."""
@@ -180,8 +162,25 @@ class Stepper:
         )
 
 
-def _arrays(tensors: State) -> Arrays:
-    return {name: tensor.numpy() for name, tensor in tensors.items()}
+def is_plain(stack: Stack) -> bool:
+    """Whether the layers of a stack are nothing but torch's cells."""
+    return isinstance(stack, RecurrentStack) and all(
+        isinstance(layer, RecurrentLayer)
+        and layer.period == 1
+        and layer.transition is None
+        and layer.out is None
+        and isinstance(layer.into, torch.nn.Identity)
+        for layer in stack.layers
+    )
+
+
+def _compiles() -> bool:
+    """Whether numba is there and not told to let Python run everything."""
+    try:
+        from numba import config
+    except ImportError:
+        return False
+    return not config.DISABLE_JIT
 
 
 def _has_packed_decoder(model: Seq2Seq) -> bool:

@@ -1,0 +1,192 @@
+"""One step of N series as machine code; see `kernels`.
+
+Shapes: C slots, N series, M memory, S seasonal lags, W sums of the normaliser, I inputs, E other inputs, K members,
+L layers, H hidden, G gates, P calendar periods.
+"""
+
+import math
+
+import numpy as np
+
+from forecaster.model.kernels import (
+    TILE,
+    ZERO,
+    add,
+    calendar,
+    entry,
+    f4,
+    part,
+    product,
+    sigmoid,
+    soft_clip,
+    statistics,
+    tanh,
+    units,
+)
+
+KINDS = ("gru", "lstm", "rnn_tanh", "rnn_relu")
+
+
+@part
+def _look_back(ring, ring_observed, turn, value, lags, past):
+    """Write the values one step, each lag, and each lag but one before the step of slot `turn`, NaN where missing."""
+    count = len(lags)
+    for c in range(2 * count + 1):
+        back = 1 if c == 0 else lags[c - 1] if c <= count else lags[c - 1 - count] - 1
+        at = (turn - back) % ring.size
+        past[c] = value if back == 0 else ring[at] if ring_observed[at] else np.nan
+
+
+@part
+def _count(sums, past, value, decay):
+    """Advance sums [W] by a value; past [S + 1, …]: those a step and each lag before it. See `normalizer.normalize`."""
+    before = sums[1] / sums[0]  # NaN before the first value
+    for c in range(sums.size):
+        if c != 4:  # the last value
+            sums[c] *= decay
+    if not math.isnan(value):
+        if not math.isnan(before):
+            sums[2] += 1.0
+            sums[3] += abs(value - before)
+        sums[0] += 1.0
+        sums[1] += value
+        sums[4] = value
+    changes = (sums.size - 5) // 2
+    for c in range(changes):
+        change = abs(value - past[c])
+        if change < np.inf:
+            sums[5 + c] += 1.0
+            sums[5 + changes + c] += change
+
+
+@part
+def _see(value, past, sums, changes, x):
+    """Write the inputs that come of a value and those before it; see `inputs.value_inputs`."""
+    count = changes.size - 1
+    level, scale = statistics(sums, changes)
+    for c in range(2 * count + 1):
+        # The value, then for each lag what lies where the next step's season does and where this one's does.
+        number = value if c == 0 else past[count + (c + 1) // 2] if c % 2 else past[c // 2]
+        seen = not math.isnan(number)
+        x[2 * c], x[2 * c + 1] = (number - level) / scale if seen else 0.0, seen
+    x[2 + 4 * count] = math.log(scale / (scale + abs(level)))
+    for c in range(count + 1):
+        x[3 + 4 * count + c] = math.log(changes[c] / scale)
+    soft_clip(x)
+
+
+@units
+def _gru(left, right, bias, hidden):
+    """Put the next hidden vector in place; Cho et al. 2014 as in cuDNN, gates r, z, n, then what r is applied to."""
+    size = hidden.size
+    both, both_back, both_bias = left[: 2 * size], right[: 2 * size], bias[: 2 * size]
+    for j in range(2 * size):
+        both[j] = sigmoid(both[j] + both_back[j] + both_bias[j])
+    new, back, bias_new, bias_back = left[2 * size :], right[2 * size :], bias[2 * size : 3 * size], bias[3 * size :]
+    for j in range(size):
+        new[j] = tanh(new[j] + bias_new[j] + both[j] * (back[j] + bias_back[j]))
+    update = both[size:]
+    for j in range(size):
+        hidden[j] = new[j] + update[j] * (hidden[j] - new[j])
+
+
+@units
+def _lstm(left, right, bias, hidden, cell):
+    """Put the next hidden vector and cell in place; gates i, f, g, o."""
+    size = hidden.size
+    for j in range(4 * size):
+        left[j] += right[j] + bias[j]
+    enter, keep, new, leave = left[:size], left[size : 2 * size], left[2 * size : 3 * size], left[3 * size :]
+    for j in range(size):
+        cell[j] = sigmoid(keep[j]) * cell[j] + sigmoid(enter[j]) * tanh(new[j])
+    for j in range(size):
+        hidden[j] = sigmoid(leave[j]) * tanh(cell[j])
+
+
+@units
+def _rnn(left, right, bias, hidden, rectified):
+    """Put the next hidden vector in place."""
+    if rectified:
+        for j in range(hidden.size):
+            hidden[j] = max(left[j] + right[j] + bias[j], ZERO)
+    else:
+        for j in range(hidden.size):
+            hidden[j] = tanh(left[j] + right[j] + bias[j])
+
+
+@part
+def _layer(kind, x, into, back, bias, hidden, cell, slots, at, lowest, buffers):
+    """Advance layer `at` of the series in `slots` [N] from inputs x [N, .]; add what comes out to the output [N, H]."""
+    gathered, left, right, output = buffers
+    for i in range(len(slots)):
+        gathered[i] = hidden[slots[i], at]
+    product(x, into, left)
+    product(gathered, back, right)
+    for i in range(len(slots)):
+        own = hidden[slots[i], at]
+        if kind == 0:
+            _gru(left[i], right[i], bias, own)
+        elif kind == 1:
+            _lstm(left[i], right[i], bias, own, cell[slots[i], at])
+        else:
+            _rnn(left[i], right[i], bias, own, kind == 3)
+        if lowest:
+            output[i] = own
+        else:
+            add(output[i], own)
+
+
+@entry
+def step(slab, slots, time_us, values, others, plan, weights):
+    """Advance the series in `slots` by one step.
+
+    Args:
+        slab: hidden and cell float32 [C, K · L, H] (hidden twice without cells), normaliser float64 [C, W], ring float64
+            and its mask bool [C, M], position, observed count and time int64 [C].
+        slots: int64 [N], all different.
+        time_us: of the step, int64 [N].
+        values: float64 [N], NaN where missing.
+        others: inputs behind the calendar's, float32 [N, E].
+        plan: index among `KINDS`, lags int64 [S], decay, calendar periods float64 [P, 2].
+        weights: of the inputs float32 [K, I, G], of the upper layers [K, L - 1, H, G], of the hidden vectors
+            [K, L, H, G], biases [K, L, G or 4 H].
+    """
+    hidden, cell, normalizer, ring, ring_observed, position, count, clock = slab
+    kind, lags, decay, periods = plan
+    first, upper, back, bias = weights
+    members, layers, size, gates = back.shape
+    own = 4 + 5 * len(lags)
+    behind = own + 2 * len(periods)
+    tile = min(TILE, len(slots))
+    x, output = np.zeros((tile, first.shape[1]), f4), np.empty((tile, size), f4)
+    gathered, left, right = np.empty((tile, size), f4), np.empty((tile, gates), f4), np.empty((tile, gates), f4)
+    past, changes = np.empty(2 * len(lags) + 1), np.empty(len(lags) + 1)
+    for low in range(0, len(slots), tile):
+        some = slots[low : low + tile]
+        n = len(some)
+        for i in range(n):
+            s, time, value = some[i], time_us[low + i], values[low + i]
+            turn, observed = position[s] % ring.shape[1], not math.isnan(value)
+            _look_back(ring[s], ring_observed[s], turn, value, lags, past)
+            _count(normalizer[s], past, value, decay)
+            _see(value, past, normalizer[s], changes, x[i, :own])
+            ring[s, turn], ring_observed[s, turn] = value if observed else 0.0, observed
+            count[s] += observed
+            position[s] += 1
+            clock[s] = time
+            if i > 0 and time == time_us[low + i - 1]:
+                x[i, own:behind] = x[i - 1, own:behind]
+            else:
+                calendar(time, periods, x[i, own:behind])
+            x[i, behind:] = others[low + i]
+        buffers = gathered[:n], left[:n], right[:n], output[:n]
+        for k in range(members):
+            for layer in range(layers):
+                at = k * layers + layer
+                if layer == 0:
+                    _layer(kind, x[:n], first[k], back[k, 0], bias[k, 0], hidden, cell, some, at, True, buffers)
+                else:
+                    into = upper[k, layer - 1]
+                    _layer(
+                        kind, output[:n], into, back[k, layer], bias[k, layer], hidden, cell, some, at, False, buffers
+                    )
