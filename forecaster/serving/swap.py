@@ -69,6 +69,7 @@ class Swap:
         keep = {bundle.fingerprint, lanes.active.bundle.fingerprint}
         goes_on = await self._in_thread(self._goes_on, bundle.fingerprint)
         lane = await self._in_thread(functools.partial(self._engine.make_lane, bundle, version, empty=True))
+        await self._in_thread(lane.stepper.warm_up)
         try:
             await self._batcher.upkeep(lambda: lanes.begin(lane))
             await self._move_all(lanes.active, lane, goes_on=goes_on, into_next=True)
