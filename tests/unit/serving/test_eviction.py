@@ -1,4 +1,4 @@
-"""More series than may be resident: whatever is observed, forecast or listed, nobody can tell that states come and go."""
+"""More series than may be resident: whatever is observed, forecast or listed, nobody can tell."""
 
 import pathlib
 import sqlite3
