@@ -43,6 +43,16 @@ def _origin(sums, changes, static, frame, z):
     z[-1] = seen
 
 
+@part
+def _summarise(hidden, slots, member, layers, z):
+    """Write what comes out of a member's encoder [N, H]: all its layers' hidden vectors together."""
+    size = hidden.shape[2]
+    for i in range(len(slots)):
+        z[i, :size] = hidden[slots[i], member * layers]
+        for layer in range(1, layers):
+            add(z[i, :size], hidden[slots[i], member * layers + layer])
+
+
 @units
 def _open(x, steps, context):
     for j in range(x.size):
@@ -58,11 +68,18 @@ def _deepen(x, middle, bias):
 @part
 def _candidates(ring, ring_observed, position, lags, level, scale, candidates, seen):
     """Write the normalised values whole lags before the steps ahead [S, D], zero where missing, and which there are."""
+    share, horizon = 1.0 / scale, candidates.shape[1]
     for k in range(len(lags)):
-        for d in range(candidates.shape[1]):
-            at = (position - lags[k] + d % lags[k]) % ring.size
-            seen[k, d] = ring_observed[at]
-            candidates[k, d] = (ring[at] - level) / scale if ring_observed[at] else 0.0
+        first = (position - lags[k]) % ring.size
+        for low in range(0, horizon, lags[k]):  # a season after the other, from the same one's values
+            at = first
+            for d in range(low, min(low + lags[k], horizon)):
+                there = ring_observed[at]
+                seen[k, d] = there
+                candidates[k, d] = (ring[at] - level) * share if there else 0.0
+                at += 1
+                if at == ring.size:
+                    at = 0
 
 
 @part
@@ -78,49 +95,64 @@ def _turn(time_us, periods, turns, now, ahead):
 
 
 @units
-def _centre(gates, bias, candidates, seen, newest, there, ratio, centre):
-    """Write the mixtures [D], in units, of the candidates by logits [S + 2, D], which are used up."""
-    count, horizon = candidates.shape
-    for c in range(count + 2):
-        for d in range(horizon):
-            gates[c, d] += bias[c]
-    for c in range(count):  # a large negative logit for what is missing
-        for d in range(horizon):
-            gates[c, d] += (seen[c, d] - ONE) * _FAR
-    top, total = gates[count + 1].copy(), np.zeros(horizon, f4)
-    for d in range(horizon):
-        gates[count, d] += (there - ONE) * _FAR
-    for c in range(count + 1):
-        for d in range(horizon):
-            top[d] = max(top[d], gates[c, d])
-    for c in range(count + 2):
-        for d in range(horizon):
-            gates[c, d] = exp(gates[c, d] - top[d])
-            total[d] += gates[c, d]
-    for d in range(horizon):
-        centre[d] = gates[count, d] * newest
-    for c in range(count):
-        for d in range(horizon):
-            centre[d] += gates[c, d] * candidates[c, d]
-    for d in range(horizon):
-        centre[d] *= ratio / total[d]
+def _offset(logits, bias, seen, top):
+    for d in range(top.size):
+        logits[d] += bias + (seen[d] - ONE) * _FAR  # a large negative logit for what is missing
+        top[d] = max(top[d], logits[d])
 
 
 @units
-def _spread(raw, bias, median, centre, share, own):
+def _mix(logits, top, candidates, total, centre):
+    for d in range(top.size):
+        logits[d] = exp(logits[d] - top[d])
+    for d in range(top.size):
+        total[d] += logits[d]
+    for d in range(top.size):
+        centre[d] += logits[d] * candidates[d]
+
+
+@part
+def _centre(gates, bias, values, seen, ratio):
+    """Return the mixtures [D], in units, of the candidates [S + 2, D] by logits [S + 2, D], which are used up."""
+    horizon = gates.shape[1]
+    top, total, centre = np.full(horizon, -_FAR, f4), np.zeros(horizon, f4), np.zeros(horizon, f4)
+    for c in range(len(gates)):
+        _offset(gates[c], bias[c], seen[c], top)
+    for c in range(len(gates)):
+        _mix(gates[c], top, values[c], total, centre)
+    for d in range(horizon):
+        centre[d] *= ratio / total[d]
+    return centre
+
+
+@units
+def _soften(x, bias):
+    for d in range(x.size):
+        x[d] = softplus(x[d] + bias)
+
+
+@units
+def _move(edge, width, sign, share, own):
+    for d in range(edge.size):
+        edge[d] += sign * width[d]
+    for d in range(edge.size):
+        own[d] += share * edge[d]
+
+
+@part
+def _spread(raw, bias, median, centre, share, own, index):
     """Add to quantiles [Q, D] a member's share: the median, and the widths around it added up; see `QuantileHead`."""
-    for d in range(centre.size):
-        centre[d] += raw[median, d] + bias[median]
-        own[median, d] += share * centre[d]
+    lowest, highest = min(index.min(), median), max(min(index.max() + 1, len(own) - 1), median)  # that are asked for
+    for q in range(lowest, highest + 1):
+        if q != median:
+            _soften(raw[q], bias[q])
+    raw[median] += bias[median]
+    _move(centre, raw[median], ONE, share, own[median])
     edge = centre.copy()
-    for q in range(median + 1, len(own)):
-        for d in range(centre.size):
-            edge[d] += softplus(raw[q, d] + bias[q])
-            own[q, d] += share * edge[d]
-    for q in range(median - 1, -1, -1):
-        for d in range(centre.size):
-            centre[d] -= softplus(raw[q, d] + bias[q])
-            own[q, d] += share * centre[d]
+    for q in range(median + 1, highest + 1):
+        _move(edge, raw[q], ONE, share, own[q])
+    for q in range(median - 1, lowest - 1, -1):
+        _move(centre, raw[q], -ONE, share, own[q])
 
 
 @part
@@ -151,39 +183,31 @@ def predict(slab, slots, out, future, static, plan, weights):
     hidden, _, normalizer, ring, ring_observed, position, _, clock = slab
     lags, periods, turns, median, index, share = plan
     origin, origin_bias, ahead, steps, middle, middle_bias, last, last_bias = weights
-    (members, _, width), count, horizon = origin.shape, len(lags), out.shape[1]
-    size, layers, known = hidden.shape[2], hidden.shape[1] // members, 2 * count + 2 * len(periods)
+    (members, inputs, width), count, horizon = origin.shape, len(lags), out.shape[1]
+    size, known, candidates = hidden.shape[2], 2 * count + 2 * len(periods), count + 2
     tile = min(TILE, len(slots))
-    z, frame = np.empty((tile, origin.shape[1]), f4), np.empty((tile, 4))
-    context, changes, now = np.empty((members, tile, width), f4), np.empty(count + 1), np.empty(2 * len(periods), f4)
-    features, candidates = np.zeros((ahead.shape[1], horizon), f4), np.empty((count, horizon), f4)
-    x, y = np.empty((horizon, width), f4), np.empty((horizon, width), f4)
-    time = 0
-    raw, own, centre = (
-        np.empty((last.shape[1], horizon), f4),
-        np.empty((len(last[0]) - count - 2, horizon), f4),
-        np.empty(horizon, f4),
-    )
+    z, frame, context = np.empty((tile, inputs), f4), np.empty((tile, 4)), np.empty((members, tile, width), f4)
+    changes, now, features = np.empty(count + 1), np.empty(2 * len(periods), f4), np.empty((ahead.shape[1], horizon), f4)
+    values, seen = np.zeros((candidates, horizon), f4), np.ones((candidates, horizon), f4)  # the last one is the level
+    x, y, raw = np.empty((horizon, width), f4), np.empty((horizon, width), f4), np.empty((last.shape[1], horizon), f4)
+    own, time = np.empty((last.shape[1] - candidates, horizon), f4), 0
     for low in range(0, len(slots), tile):
         some = slots[low : low + tile]
         n = len(some)
         for i in range(n):
             _origin(normalizer[some[i]], changes, static[low + i], frame[i], z[i, size:])
         for k in range(members):
-            for i in range(n):
-                z[i, :size] = hidden[some[i], k * layers]
-                for layer in range(1, layers):
-                    add(z[i, :size], hidden[some[i], k * layers + layer])
+            _summarise(hidden, some, k, hidden.shape[1] // members, z)
             product(z[:n], origin[k], context[k, :n])
             for i in range(n):
                 add(context[k, i], origin_bias[k])
         for i in range(n):
             s = some[i]
             level, scale, unit, newest = frame[i]
-            seen = features[count : 2 * count]
-            _candidates(ring[s], ring_observed[s], position[s], lags, level, scale, candidates, seen)
-            features[:count] = candidates
+            _candidates(ring[s], ring_observed[s], position[s], lags, level, scale, values, seen)
+            values[count], seen[count] = newest, z[i, -1]
             for k in range(count):
+                features[k], features[count + k] = values[k], seen[k]
                 soft_clip(features[k])
             if low + i == 0 or clock[s] != time:
                 time = clock[s]
@@ -198,8 +222,6 @@ def predict(slab, slots, out, future, static, plan, weights):
                 for d in range(horizon):
                     _deepen(x[d], y[d], middle_bias[k])
                 np.dot(last[k], x.T, raw)
-                _centre(
-                    raw[: count + 2], last_bias[k], candidates, seen, f4(newest), z[i, -1], f4(scale / unit), centre
-                )
-                _spread(raw[count + 2 :], last_bias[k, count + 2 :], median, centre, f4(1 / members), own)
+                centre = _centre(raw[:candidates], last_bias[k], values, seen, f4(scale / unit))
+                _spread(raw[candidates:], last_bias[k, candidates:], median, centre, f4(1 / members), own, index)
             _write(own, index, share, level, unit, out[low + i])

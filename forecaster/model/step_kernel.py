@@ -33,7 +33,7 @@ def _look_back(ring, ring_observed, turn, value, lags, past):
     count = len(lags)
     for c in range(2 * count + 1):
         back = 1 if c == 0 else lags[c - 1] if c <= count else lags[c - 1 - count] - 1
-        at = (turn - back) % ring.size
+        at = turn - back if turn >= back else turn - back + ring.size
         past[c] = value if back == 0 else ring[at] if ring_observed[at] else np.nan
 
 
@@ -64,14 +64,15 @@ def _see(value, past, sums, changes, x):
     """Write the inputs that come of a value and those before it; see `inputs.value_inputs`."""
     count = changes.size - 1
     level, scale = statistics(sums, changes)
+    share = 1.0 / scale
     for c in range(2 * count + 1):
         # The value, then for each lag what lies where the next step's season does and where this one's does.
         number = value if c == 0 else past[count + (c + 1) // 2] if c % 2 else past[c // 2]
         seen = not math.isnan(number)
-        x[2 * c], x[2 * c + 1] = (number - level) / scale if seen else 0.0, seen
+        x[2 * c], x[2 * c + 1] = (number - level) * share if seen else 0.0, seen
     x[2 + 4 * count] = math.log(scale / (scale + abs(level)))
     for c in range(count + 1):
-        x[3 + 4 * count + c] = math.log(changes[c] / scale)
+        x[3 + 4 * count + c] = math.log(changes[c] * share)
     soft_clip(x)
 
 
@@ -96,9 +97,14 @@ def _lstm(left, right, bias, hidden, cell):
     size = hidden.size
     for j in range(4 * size):
         left[j] += right[j] + bias[j]
-    enter, keep, new, leave = left[:size], left[size : 2 * size], left[2 * size : 3 * size], left[3 * size :]
+    both, new = left[: 2 * size], left[2 * size : 3 * size]
+    for j in range(2 * size):
+        both[j] = sigmoid(both[j])
     for j in range(size):
-        cell[j] = sigmoid(keep[j]) * cell[j] + sigmoid(enter[j]) * tanh(new[j])
+        new[j] = tanh(new[j])
+    enter, keep, leave = left[:size], left[size : 2 * size], left[3 * size :]
+    for j in range(size):
+        cell[j] = keep[j] * cell[j] + enter[j] * new[j]
     for j in range(size):
         hidden[j] = sigmoid(leave[j]) * tanh(cell[j])
 
