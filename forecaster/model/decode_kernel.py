@@ -10,12 +10,15 @@ import numpy as np
 
 from forecaster.model.kernels import (
     ONE,
+    ZERO,
     TILE,
     add,
     calendar,
+    copy,
     entry,
     exp,
     f4,
+    fill,
     part,
     product,
     silu,
@@ -34,13 +37,15 @@ def _origin(sums, changes, static, frame, z):
     level, scale = statistics(sums, changes)
     seen, count = sums[0] > 0, changes.size
     newest = (sums[4] - level) / scale if seen else 0.0
-    frame[0], frame[1], frame[2], frame[3] = level, scale, changes[1:].min() if count > 1 else changes[0], newest
+    unit = changes[0] if count == 1 else np.inf
+    for c in range(1, count):
+        unit = min(unit, changes[c])
+    frame[0], frame[1], frame[2], frame[3] = level, scale, unit, newest
     for c in range(count):
         z[c] = math.log(changes[c] / scale)
-    z[count : count + static.size] = static
-    z[-2] = newest
-    soft_clip(z[-2:-1])
-    z[-1] = seen
+    copy(static, z[count : count + static.size])
+    z[z.size - 2], z[z.size - 1] = newest, seen
+    soft_clip(z[z.size - 2 : z.size - 1])
 
 
 @part
@@ -48,9 +53,9 @@ def _summarise(hidden, slots, member, layers, z):
     """Write what comes out of a member's encoder [N, H]: all its layers' hidden vectors together."""
     size = hidden.shape[2]
     for i in range(len(slots)):
-        z[i, :size] = hidden[slots[i], member * layers]
+        copy(hidden[slots[i], member * layers], z[i, :size])
         for layer in range(1, layers):
-            add(z[i, :size], hidden[slots[i], member * layers + layer])
+            add(z[i, :size], hidden[slots[i], member * layers + layer], ONE)
 
 
 @units
@@ -102,57 +107,66 @@ def _offset(logits, bias, seen, top):
 
 
 @units
-def _mix(logits, top, candidates, total, centre):
-    for d in range(top.size):
-        logits[d] = exp(logits[d] - top[d])
-    for d in range(top.size):
-        total[d] += logits[d]
-    for d in range(top.size):
-        centre[d] += logits[d] * candidates[d]
+def _shift(x, by):
+    for d in range(x.size):
+        x[d] += by
+
+
+@units
+def _mix(weights, values, total, centre):
+    for d in range(total.size):
+        total[d] += weights[d]
+        centre[d] += weights[d] * values[d]
+
+
+@units
+def _exponentials(x):
+    for j in range(x.size):
+        x[j] = exp(x[j])
+
+
+@units
+def _softplus(x):
+    for j in range(x.size):
+        x[j] = softplus(x[j])
 
 
 @part
-def _centre(gates, bias, values, seen, ratio):
-    """Return the mixtures [D], in units, of the candidates [S + 2, D] by logits [S + 2, D], which are used up."""
-    horizon = gates.shape[1]
-    top, total, centre = np.full(horizon, -_FAR, f4), np.zeros(horizon, f4), np.zeros(horizon, f4)
+def _centre(gates, bias, values, seen, ratio, centre):
+    """Write the mixtures [D], in units, of the candidates [S + 2, D] by logits [S + 2, D], which are used up."""
+    top, total = np.empty(centre.size, f4), np.empty(centre.size, f4)
+    fill(top, -_FAR)
+    fill(total, ZERO)
+    fill(centre, ZERO)
     for c in range(len(gates)):
         _offset(gates[c], bias[c], seen[c], top)
     for c in range(len(gates)):
-        _mix(gates[c], top, values[c], total, centre)
-    for d in range(horizon):
+        add(gates[c], top, -ONE)
+    _exponentials(gates.reshape(gates.size))  # in one go: the last few of a short row would be computed one by one
+    for c in range(len(gates)):
+        _mix(gates[c], values[c], total, centre)
+    for d in range(centre.size):
         centre[d] *= ratio / total[d]
-    return centre
-
-
-@units
-def _soften(x, bias):
-    for d in range(x.size):
-        x[d] = softplus(x[d] + bias)
-
-
-@units
-def _move(edge, width, sign, share, own):
-    for d in range(edge.size):
-        edge[d] += sign * width[d]
-    for d in range(edge.size):
-        own[d] += share * edge[d]
 
 
 @part
-def _spread(raw, bias, median, centre, share, own, index):
+def _spread(raw, bias, median, centre, share, own, asked):
     """Add to quantiles [Q, D] a member's share: the median, and the widths around it added up; see `QuantileHead`."""
-    lowest, highest = min(index.min(), median), max(min(index.max() + 1, len(own) - 1), median)  # that are asked for
+    lowest, highest = asked
     for q in range(lowest, highest + 1):
-        if q != median:
-            _soften(raw[q], bias[q])
-    raw[median] += bias[median]
-    _move(centre, raw[median], ONE, share, own[median])
-    edge = centre.copy()
+        _shift(raw[q], bias[q])
+    add(centre, raw[median], ONE)
+    add(own[median], centre, share)
+    widths = raw[lowest : highest + 1]
+    _softplus(widths.reshape(widths.size))
+    edge = np.empty(centre.size, f4)
+    copy(centre, edge)
     for q in range(median + 1, highest + 1):
-        _move(edge, raw[q], ONE, share, own[q])
+        add(edge, raw[q], ONE)
+        add(own[q], edge, share)
     for q in range(median - 1, lowest - 1, -1):
-        _move(centre, raw[q], -ONE, share, own[q])
+        add(centre, raw[q], -ONE)
+        add(own[q], centre, share)
 
 
 @part
@@ -176,21 +190,27 @@ def predict(slab, slots, out, future, static, plan, weights):
         future: features of the known future, float32 [N, D, .].
         static: features of the series, float32 [N, E].
         plan: lags int64 [S], calendar periods float64 [P, 2], cosines and sines of the steps ahead [2, P, .], index of
-            the median, and of each wanted quantile the learnt level below and the share of the way to the next [V].
+            the median, lowest and highest index of levels that matter, and of each wanted quantile the learnt level below and the share of the way to the next [V].
         weights: of the origin float32 [K, Z, A] and [K, A], of a step [K, F, A], of the horizon [K, ., A], of the
             readout's middle [K, A, A] and [K, A], of gates and head [K, S + 2 + Q, A] and [K, S + 2 + Q].
     """
     hidden, _, normalizer, ring, ring_observed, position, _, clock = slab
-    lags, periods, turns, median, index, share = plan
+    lags, periods, turns, median, asked, index, share = plan
     origin, origin_bias, ahead, steps, middle, middle_bias, last, last_bias = weights
     (members, inputs, width), count, horizon = origin.shape, len(lags), out.shape[1]
     size, known, candidates = hidden.shape[2], 2 * count + 2 * len(periods), count + 2
     tile = min(TILE, len(slots))
     z, frame, context = np.empty((tile, inputs), f4), np.empty((tile, 4)), np.empty((members, tile, width), f4)
-    changes, now, features = np.empty(count + 1), np.empty(2 * len(periods), f4), np.empty((ahead.shape[1], horizon), f4)
-    values, seen = np.zeros((candidates, horizon), f4), np.ones((candidates, horizon), f4)  # the last one is the level
+    changes, now, features = (
+        np.empty(count + 1),
+        np.empty(2 * len(periods), f4),
+        np.empty((ahead.shape[1], horizon), f4),
+    )
+    values, seen = np.empty((candidates, horizon), f4), np.empty((candidates, horizon), f4)
+    fill(values[count + 1], ZERO)  # the level itself is always there
+    fill(seen[count + 1], ONE)
     x, y, raw = np.empty((horizon, width), f4), np.empty((horizon, width), f4), np.empty((last.shape[1], horizon), f4)
-    own, time = np.empty((last.shape[1] - candidates, horizon), f4), 0
+    own, centre, time = np.empty((last.shape[1] - candidates, horizon), f4), np.empty(horizon, f4), 0
     for low in range(0, len(slots), tile):
         some = slots[low : low + tile]
         n = len(some)
@@ -200,20 +220,23 @@ def predict(slab, slots, out, future, static, plan, weights):
             _summarise(hidden, some, k, hidden.shape[1] // members, z)
             product(z[:n], origin[k], context[k, :n])
             for i in range(n):
-                add(context[k, i], origin_bias[k])
+                add(context[k, i], origin_bias[k], ONE)
         for i in range(n):
             s = some[i]
             level, scale, unit, newest = frame[i]
             _candidates(ring[s], ring_observed[s], position[s], lags, level, scale, values, seen)
-            values[count], seen[count] = newest, z[i, -1]
+            fill(values[count], newest)
+            fill(seen[count], z[i, inputs - 1])
             for k in range(count):
-                features[k], features[count + k] = values[k], seen[k]
-                soft_clip(features[k])
+                copy(values[k], features[k])
+                copy(seen[k], features[count + k])
+            soft_clip(features[:count].reshape(count * horizon))
             if low + i == 0 or clock[s] != time:
                 time = clock[s]
                 _turn(time, periods, turns, now, features[2 * count : known])
-            features[known:] = future[low + i].T
-            own[:] = 0
+            for j in range(known, len(features)):
+                copy(future[low + i, :, j - known], features[j])
+            fill(own.reshape(own.size), ZERO)
             for k in range(members):
                 np.dot(features.T, ahead[k], x)
                 for d in range(horizon):
@@ -222,6 +245,6 @@ def predict(slab, slots, out, future, static, plan, weights):
                 for d in range(horizon):
                     _deepen(x[d], y[d], middle_bias[k])
                 np.dot(last[k], x.T, raw)
-                centre = _centre(raw[:candidates], last_bias[k], values, seen, f4(scale / unit))
-                _spread(raw[candidates:], last_bias[k, candidates:], median, centre, f4(1 / members), own, index)
+                _centre(raw[:candidates], last_bias[k], values, seen, f4(scale / unit), centre)
+                _spread(raw[candidates:], last_bias[k, candidates:], median, centre, f4(1 / members), own, asked)
             _write(own, index, share, level, unit, out[low + i])

@@ -9,10 +9,12 @@ import math
 import numpy as np
 
 from forecaster.model.kernels import (
+    ONE,
     TILE,
     ZERO,
     add,
     calendar,
+    copy,
     entry,
     f4,
     part,
@@ -125,7 +127,7 @@ def _layer(kind, x, into, back, bias, hidden, cell, slots, at, lowest, buffers):
     """Advance layer `at` of the series in `slots` [N] from inputs x [N, .]; add what comes out to the output [N, H]."""
     gathered, left, right, output = buffers
     for i in range(len(slots)):
-        gathered[i] = hidden[slots[i], at]
+        copy(hidden[slots[i], at], gathered[i])
     product(x, into, left)
     product(gathered, back, right)
     for i in range(len(slots)):
@@ -137,9 +139,9 @@ def _layer(kind, x, into, back, bias, hidden, cell, slots, at, lowest, buffers):
         else:
             _rnn(left[i], right[i], bias, own, kind == 3)
         if lowest:
-            output[i] = own
+            copy(own, output[i])
         else:
-            add(output[i], own)
+            add(output[i], own, ONE)
 
 
 @entry
@@ -181,10 +183,10 @@ def step(slab, slots, time_us, values, others, plan, weights):
             position[s] += 1
             clock[s] = time
             if i > 0 and time == time_us[low + i - 1]:
-                x[i, own:behind] = x[i - 1, own:behind]
+                copy(x[i - 1, own:behind], x[i, own:behind])
             else:
                 calendar(time, periods, x[i, own:behind])
-            x[i, behind:] = others[low + i]
+            copy(others[low + i], x[i, behind:])
         buffers = gathered[:n], left[:n], right[:n], output[:n]
         for k in range(members):
             for layer in range(layers):
