@@ -10,12 +10,15 @@ import numpy as np
 
 from forecaster.model.kernels import (
     ONE,
+    ZERO,
     TILE,
     add,
     calendar,
+    copy,
     entry,
     exp,
     f4,
+    fill,
     part,
     product,
     silu,
@@ -34,13 +37,25 @@ def _origin(sums, changes, static, frame, z):
     level, scale = statistics(sums, changes)
     seen, count = sums[0] > 0, changes.size
     newest = (sums[4] - level) / scale if seen else 0.0
-    frame[0], frame[1], frame[2], frame[3] = level, scale, changes[1:].min() if count > 1 else changes[0], newest
+    unit = changes[0] if count == 1 else np.inf
+    for c in range(1, count):
+        unit = min(unit, changes[c])
+    frame[0], frame[1], frame[2], frame[3] = level, scale, unit, newest
     for c in range(count):
         z[c] = math.log(changes[c] / scale)
-    z[count : count + static.size] = static
-    z[-2] = newest
-    soft_clip(z[-2:-1])
-    z[-1] = seen
+    copy(static, z[count : count + static.size])
+    z[z.size - 2], z[z.size - 1] = newest, seen
+    soft_clip(z[z.size - 2 : z.size - 1])
+
+
+@part
+def _summarise(hidden, slots, member, layers, z):
+    """Write what comes out of a member's encoder [N, H]: all its layers' hidden vectors together."""
+    size = hidden.shape[2]
+    for i in range(len(slots)):
+        copy(hidden[slots[i], member * layers], z[i, :size])
+        for layer in range(1, layers):
+            add(z[i, :size], hidden[slots[i], member * layers + layer], ONE)
 
 
 @units
@@ -58,11 +73,18 @@ def _deepen(x, middle, bias):
 @part
 def _candidates(ring, ring_observed, position, lags, level, scale, candidates, seen):
     """Write the normalised values whole lags before the steps ahead [S, D], zero where missing, and which there are."""
+    share, horizon = 1.0 / scale, candidates.shape[1]
     for k in range(len(lags)):
-        for d in range(candidates.shape[1]):
-            at = (position - lags[k] + d % lags[k]) % ring.size
-            seen[k, d] = ring_observed[at]
-            candidates[k, d] = (ring[at] - level) / scale if ring_observed[at] else 0.0
+        first = (position - lags[k]) % ring.size
+        for low in range(0, horizon, lags[k]):  # a season after the other, from the same one's values
+            at = first
+            for d in range(low, min(low + lags[k], horizon)):
+                there = ring_observed[at]
+                seen[k, d] = there
+                candidates[k, d] = (ring[at] - level) * share if there else 0.0
+                at += 1
+                if at == ring.size:
+                    at = 0
 
 
 @part
@@ -78,49 +100,73 @@ def _turn(time_us, periods, turns, now, ahead):
 
 
 @units
-def _centre(gates, bias, candidates, seen, newest, there, ratio, centre):
-    """Write the mixtures [D], in units, of the candidates by logits [S + 2, D], which are used up."""
-    count, horizon = candidates.shape
-    for c in range(count + 2):
-        for d in range(horizon):
-            gates[c, d] += bias[c]
-    for c in range(count):  # a large negative logit for what is missing
-        for d in range(horizon):
-            gates[c, d] += (seen[c, d] - ONE) * _FAR
-    top, total = gates[count + 1].copy(), np.zeros(horizon, f4)
-    for d in range(horizon):
-        gates[count, d] += (there - ONE) * _FAR
-    for c in range(count + 1):
-        for d in range(horizon):
-            top[d] = max(top[d], gates[c, d])
-    for c in range(count + 2):
-        for d in range(horizon):
-            gates[c, d] = exp(gates[c, d] - top[d])
-            total[d] += gates[c, d]
-    for d in range(horizon):
-        centre[d] = gates[count, d] * newest
-    for c in range(count):
-        for d in range(horizon):
-            centre[d] += gates[c, d] * candidates[c, d]
-    for d in range(horizon):
-        centre[d] *= ratio / total[d]
+def _offset(logits, bias, seen, top):
+    for d in range(top.size):
+        logits[d] += bias + (seen[d] - ONE) * _FAR  # a large negative logit for what is missing
+        top[d] = max(top[d], logits[d])
 
 
 @units
-def _spread(raw, bias, median, centre, share, own):
-    """Add to quantiles [Q, D] a member's share: the median, and the widths around it added up; see `QuantileHead`."""
+def _shift(x, by):
+    for d in range(x.size):
+        x[d] += by
+
+
+@units
+def _mix(weights, values, total, centre):
+    for d in range(total.size):
+        total[d] += weights[d]
+        centre[d] += weights[d] * values[d]
+
+
+@units
+def _exponentials(x):
+    for j in range(x.size):
+        x[j] = exp(x[j])
+
+
+@units
+def _softplus(x):
+    for j in range(x.size):
+        x[j] = softplus(x[j])
+
+
+@part
+def _centre(gates, bias, values, seen, ratio, centre):
+    """Write the mixtures [D], in units, of the candidates [S + 2, D] by logits [S + 2, D], which are used up."""
+    top, total = np.empty(centre.size, f4), np.empty(centre.size, f4)
+    fill(top, -_FAR)
+    fill(total, ZERO)
+    fill(centre, ZERO)
+    for c in range(len(gates)):
+        _offset(gates[c], bias[c], seen[c], top)
+    for c in range(len(gates)):
+        add(gates[c], top, -ONE)
+    _exponentials(gates.reshape(gates.size))  # in one go: the last few of a short row would be computed one by one
+    for c in range(len(gates)):
+        _mix(gates[c], values[c], total, centre)
     for d in range(centre.size):
-        centre[d] += raw[median, d] + bias[median]
-        own[median, d] += share * centre[d]
-    edge = centre.copy()
-    for q in range(median + 1, len(own)):
-        for d in range(centre.size):
-            edge[d] += softplus(raw[q, d] + bias[q])
-            own[q, d] += share * edge[d]
-    for q in range(median - 1, -1, -1):
-        for d in range(centre.size):
-            centre[d] -= softplus(raw[q, d] + bias[q])
-            own[q, d] += share * centre[d]
+        centre[d] *= ratio / total[d]
+
+
+@part
+def _spread(raw, bias, median, centre, share, own, asked):
+    """Add to quantiles [Q, D] a member's share: the median, and the widths around it added up; see `QuantileHead`."""
+    lowest, highest = asked
+    for q in range(lowest, highest + 1):
+        _shift(raw[q], bias[q])
+    add(centre, raw[median], ONE)
+    add(own[median], centre, share)
+    widths = raw[lowest : highest + 1]
+    _softplus(widths.reshape(widths.size))
+    edge = np.empty(centre.size, f4)
+    copy(centre, edge)
+    for q in range(median + 1, highest + 1):
+        add(edge, raw[q], ONE)
+        add(own[q], edge, share)
+    for q in range(median - 1, lowest - 1, -1):
+        add(centre, raw[q], -ONE)
+        add(own[q], centre, share)
 
 
 @part
@@ -144,52 +190,53 @@ def predict(slab, slots, out, future, static, plan, weights):
         future: features of the known future, float32 [N, D, .].
         static: features of the series, float32 [N, E].
         plan: lags int64 [S], calendar periods float64 [P, 2], cosines and sines of the steps ahead [2, P, .], index of
-            the median, and of each wanted quantile the learnt level below and the share of the way to the next [V].
+            the median, lowest and highest index of levels that matter, and of each wanted quantile the learnt level below and the share of the way to the next [V].
         weights: of the origin float32 [K, Z, A] and [K, A], of a step [K, F, A], of the horizon [K, ., A], of the
             readout's middle [K, A, A] and [K, A], of gates and head [K, S + 2 + Q, A] and [K, S + 2 + Q].
     """
     hidden, _, normalizer, ring, ring_observed, position, _, clock = slab
-    lags, periods, turns, median, index, share = plan
+    lags, periods, turns, median, asked, index, share = plan
     origin, origin_bias, ahead, steps, middle, middle_bias, last, last_bias = weights
-    (members, _, width), count, horizon = origin.shape, len(lags), out.shape[1]
-    size, layers, known = hidden.shape[2], hidden.shape[1] // members, 2 * count + 2 * len(periods)
+    (members, inputs, width), count, horizon = origin.shape, len(lags), out.shape[1]
+    size, known, candidates = hidden.shape[2], 2 * count + 2 * len(periods), count + 2
     tile = min(TILE, len(slots))
-    z, frame = np.empty((tile, origin.shape[1]), f4), np.empty((tile, 4))
-    context, changes, now = np.empty((members, tile, width), f4), np.empty(count + 1), np.empty(2 * len(periods), f4)
-    features, candidates = np.zeros((ahead.shape[1], horizon), f4), np.empty((count, horizon), f4)
-    x, y = np.empty((horizon, width), f4), np.empty((horizon, width), f4)
-    time = 0
-    raw, own, centre = (
-        np.empty((last.shape[1], horizon), f4),
-        np.empty((len(last[0]) - count - 2, horizon), f4),
-        np.empty(horizon, f4),
+    z, frame, context = np.empty((tile, inputs), f4), np.empty((tile, 4)), np.empty((members, tile, width), f4)
+    changes, now, features = (
+        np.empty(count + 1),
+        np.empty(2 * len(periods), f4),
+        np.empty((ahead.shape[1], horizon), f4),
     )
+    values, seen = np.empty((candidates, horizon), f4), np.empty((candidates, horizon), f4)
+    fill(values[count + 1], ZERO)  # the level itself is always there
+    fill(seen[count + 1], ONE)
+    x, y, raw = np.empty((horizon, width), f4), np.empty((horizon, width), f4), np.empty((last.shape[1], horizon), f4)
+    own, centre, time = np.empty((last.shape[1] - candidates, horizon), f4), np.empty(horizon, f4), 0
     for low in range(0, len(slots), tile):
         some = slots[low : low + tile]
         n = len(some)
         for i in range(n):
             _origin(normalizer[some[i]], changes, static[low + i], frame[i], z[i, size:])
         for k in range(members):
-            for i in range(n):
-                z[i, :size] = hidden[some[i], k * layers]
-                for layer in range(1, layers):
-                    add(z[i, :size], hidden[some[i], k * layers + layer])
+            _summarise(hidden, some, k, hidden.shape[1] // members, z)
             product(z[:n], origin[k], context[k, :n])
             for i in range(n):
-                add(context[k, i], origin_bias[k])
+                add(context[k, i], origin_bias[k], ONE)
         for i in range(n):
             s = some[i]
             level, scale, unit, newest = frame[i]
-            seen = features[count : 2 * count]
-            _candidates(ring[s], ring_observed[s], position[s], lags, level, scale, candidates, seen)
-            features[:count] = candidates
+            _candidates(ring[s], ring_observed[s], position[s], lags, level, scale, values, seen)
+            fill(values[count], newest)
+            fill(seen[count], z[i, inputs - 1])
             for k in range(count):
-                soft_clip(features[k])
+                copy(values[k], features[k])
+                copy(seen[k], features[count + k])
+            soft_clip(features[:count].reshape(count * horizon))
             if low + i == 0 or clock[s] != time:
                 time = clock[s]
                 _turn(time, periods, turns, now, features[2 * count : known])
-            features[known:] = future[low + i].T
-            own[:] = 0
+            for j in range(known, len(features)):
+                copy(future[low + i, :, j - known], features[j])
+            fill(own.reshape(own.size), ZERO)
             for k in range(members):
                 np.dot(features.T, ahead[k], x)
                 for d in range(horizon):
@@ -198,8 +245,6 @@ def predict(slab, slots, out, future, static, plan, weights):
                 for d in range(horizon):
                     _deepen(x[d], y[d], middle_bias[k])
                 np.dot(last[k], x.T, raw)
-                _centre(
-                    raw[: count + 2], last_bias[k], candidates, seen, f4(newest), z[i, -1], f4(scale / unit), centre
-                )
-                _spread(raw[count + 2 :], last_bias[k, count + 2 :], median, centre, f4(1 / members), own)
+                _centre(raw[:candidates], last_bias[k], values, seen, f4(scale / unit), centre)
+                _spread(raw[candidates:], last_bias[k, candidates:], median, centre, f4(1 / members), own, asked)
             _write(own, index, share, level, unit, out[low + i])

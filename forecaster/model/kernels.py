@@ -66,8 +66,12 @@ def _as_float(typing, x):
 
 @units
 def exp(x):
-    """Return exp(x) of a float32, 2 units in the last place off at most; x is taken as -87 … 88."""
-    x = min(max(x, f4(-87)), f4(88))
+    """Return exp(x) of a float32, 2 units in the last place off at most.
+
+    x is taken as -60 … 60: what that is too large or too small by is no part of a sum with one, and denormal numbers,
+    with which the processor takes its time, cannot come out.
+    """
+    x = min(max(x, f4(-60)), f4(60))
     n = x * _LOG2E + _ROUND
     r = x - (n - _ROUND) * _LN2_HIGH - (n - _ROUND) * _LN2_LOW
     p = ONE + (r + r * r * (_E2 + r * (_E3 + r * (_E4 + r * (_E5 + r * _E6)))))
@@ -138,6 +142,18 @@ def statistics(sums, changes):
 
 
 @units
-def add(total, x):
+def add(total, x, factor):
     for j in range(total.size):
-        total[j] += x[j]
+        total[j] += factor * x[j]
+
+
+@units
+def copy(x, out):  # NumPy's own assignment takes long to compile
+    for j in range(out.size):
+        out[j] = x[j]
+
+
+@units
+def fill(x, value):
+    for j in range(x.size):
+        x[j] = value

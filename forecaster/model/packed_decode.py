@@ -37,7 +37,7 @@ class PackedDecode:
         self.plan = np.array(first.lags, dtype=np.int64), periods, _turns(first, periods), self.trained.index(0.5)
         weights = zip(*(_weights(member) for member in members), strict=True)
         self.weights = tuple(np.ascontiguousarray(torch.stack(parts).numpy()) for parts in weights)
-        self.wanted: dict[tuple[float, ...], tuple[Array, Array]] = {}
+        self.wanted: dict[tuple[float, ...], tuple[tuple[int, int], Array, Array]] = {}
 
     def predict(
         self,
@@ -64,14 +64,20 @@ class PackedDecode:
         plan = (*self.plan, *self._between(levels))
         decode_kernel.predict(arrays(tensors), flat(slots), out.numpy(), ahead, beside, plan, self.weights)
 
-    def _between(self, levels: tuple[float, ...]) -> tuple[Array, Array]:
-        """Return for each wanted level the trained one below, int64 [V], and how far it is to the next, float64 [V]."""
+    def _between(self, levels: tuple[float, ...]) -> tuple[tuple[int, int], Array, Array]:
+        """Return which trained levels matter, and for each wanted one the trained one below and its share of the next.
+
+        Returns:
+            Lowest and highest index; int64 [V]; float64 [V].
+        """
         found = self.wanted.get(levels)
         if found is None:
             parts = interpolate_quantiles(torch.eye(len(self.trained), dtype=torch.float64), self.trained, levels)
             below = (parts > 0).int().argmax(dim=0)
             share = 1.0 - parts.gather(0, below[None])[0]
-            found = self.wanted[levels] = below.numpy(), share.numpy()
+            median, last = self.plan[3], len(self.trained) - 1
+            asked = min(int(below.min()), median), max(min(int(below.max()) + 1, last), median)
+            found = self.wanted[levels] = asked, below.numpy(), share.numpy()
         return found
 
 

@@ -9,10 +9,12 @@ import math
 import numpy as np
 
 from forecaster.model.kernels import (
+    ONE,
     TILE,
     ZERO,
     add,
     calendar,
+    copy,
     entry,
     f4,
     part,
@@ -33,7 +35,7 @@ def _look_back(ring, ring_observed, turn, value, lags, past):
     count = len(lags)
     for c in range(2 * count + 1):
         back = 1 if c == 0 else lags[c - 1] if c <= count else lags[c - 1 - count] - 1
-        at = (turn - back) % ring.size
+        at = turn - back if turn >= back else turn - back + ring.size
         past[c] = value if back == 0 else ring[at] if ring_observed[at] else np.nan
 
 
@@ -64,14 +66,15 @@ def _see(value, past, sums, changes, x):
     """Write the inputs that come of a value and those before it; see `inputs.value_inputs`."""
     count = changes.size - 1
     level, scale = statistics(sums, changes)
+    share = 1.0 / scale
     for c in range(2 * count + 1):
         # The value, then for each lag what lies where the next step's season does and where this one's does.
         number = value if c == 0 else past[count + (c + 1) // 2] if c % 2 else past[c // 2]
         seen = not math.isnan(number)
-        x[2 * c], x[2 * c + 1] = (number - level) / scale if seen else 0.0, seen
+        x[2 * c], x[2 * c + 1] = (number - level) * share if seen else 0.0, seen
     x[2 + 4 * count] = math.log(scale / (scale + abs(level)))
     for c in range(count + 1):
-        x[3 + 4 * count + c] = math.log(changes[c] / scale)
+        x[3 + 4 * count + c] = math.log(changes[c] * share)
     soft_clip(x)
 
 
@@ -96,9 +99,14 @@ def _lstm(left, right, bias, hidden, cell):
     size = hidden.size
     for j in range(4 * size):
         left[j] += right[j] + bias[j]
-    enter, keep, new, leave = left[:size], left[size : 2 * size], left[2 * size : 3 * size], left[3 * size :]
+    both, new = left[: 2 * size], left[2 * size : 3 * size]
+    for j in range(2 * size):
+        both[j] = sigmoid(both[j])
     for j in range(size):
-        cell[j] = sigmoid(keep[j]) * cell[j] + sigmoid(enter[j]) * tanh(new[j])
+        new[j] = tanh(new[j])
+    enter, keep, leave = left[:size], left[size : 2 * size], left[3 * size :]
+    for j in range(size):
+        cell[j] = keep[j] * cell[j] + enter[j] * new[j]
     for j in range(size):
         hidden[j] = sigmoid(leave[j]) * tanh(cell[j])
 
@@ -119,7 +127,7 @@ def _layer(kind, x, into, back, bias, hidden, cell, slots, at, lowest, buffers):
     """Advance layer `at` of the series in `slots` [N] from inputs x [N, .]; add what comes out to the output [N, H]."""
     gathered, left, right, output = buffers
     for i in range(len(slots)):
-        gathered[i] = hidden[slots[i], at]
+        copy(hidden[slots[i], at], gathered[i])
     product(x, into, left)
     product(gathered, back, right)
     for i in range(len(slots)):
@@ -131,9 +139,9 @@ def _layer(kind, x, into, back, bias, hidden, cell, slots, at, lowest, buffers):
         else:
             _rnn(left[i], right[i], bias, own, kind == 3)
         if lowest:
-            output[i] = own
+            copy(own, output[i])
         else:
-            add(output[i], own)
+            add(output[i], own, ONE)
 
 
 @entry
@@ -175,10 +183,10 @@ def step(slab, slots, time_us, values, others, plan, weights):
             position[s] += 1
             clock[s] = time
             if i > 0 and time == time_us[low + i - 1]:
-                x[i, own:behind] = x[i - 1, own:behind]
+                copy(x[i - 1, own:behind], x[i, own:behind])
             else:
                 calendar(time, periods, x[i, own:behind])
-            x[i, behind:] = others[low + i]
+            copy(others[low + i], x[i, behind:])
         buffers = gathered[:n], left[:n], right[:n], output[:n]
         for k in range(members):
             for layer in range(layers):

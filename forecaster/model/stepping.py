@@ -148,10 +148,8 @@ class Stepper:
         inputs = self._first.inputs
         if not inputs.static_size and (covariates is None or not inputs.dynamic_size):
             return None
-        if covariates is None:
-            dynamic = torch.zeros((len(slots), inputs.dynamic_size))
-        else:
-            dynamic = inputs.dynamic(covariates)
+        none = torch.zeros((len(slots), inputs.dynamic_size))
+        dynamic = none if covariates is None else inputs.dynamic(covariates)
         return torch.cat([dynamic, self._static(tensors, slots)], dim=1)
 
     def _static(self, tensors: State, slots: Tensor) -> Tensor:
