@@ -150,7 +150,7 @@ class Swap:
             await self._batcher.upkeep(lanes.abandon)
             lane.store.retire()
         except Exception as error:  # noqa: BLE001 -- each series stays where it is, with its state
-            LOGGER.error("version %s cannot be taken back, restart the server: %s", lane.version, error)
+            LOGGER.error("version %s cannot be taken back, restart the server", lane.version, exc_info=error)
 
     def _goes_on(self, fingerprint: str) -> bool:
         """Return whether a version's snapshots are whole and the journal still has all behind them; or drop them."""
