@@ -15,6 +15,7 @@ class ServingConfig:
     Args:
         host: the address to listen on.
         port: the port to listen on; 0 takes a free one.
+        metrics_port: the port on which Prometheus is answered, on the same host; 0 takes a free one; left out, none.
         address_file: write `host:port` there once the server answers.
         state: where journal and snapshots are kept: a folder, a sqlite:/// URL or a postgresql:// URL.
         lease_seconds: with PostgreSQL, how long others have to wait after this server has gone silent.
@@ -42,6 +43,7 @@ class ServingConfig:
 
     host: str = "127.0.0.1"
     port: int = 50051
+    metrics_port: int | None = None
     address_file: str | None = None
     state: str = "forecaster-state"
     lease_seconds: float = 15.0
@@ -67,6 +69,8 @@ class ServingConfig:
 
     def __post_init__(self) -> None:
         require(0 <= self.port <= 65_535, "serving.port", self.port, "0 to 65535")
+        asked = self.metrics_port
+        require(asked is None or 0 <= asked <= 65_535, "serving.metrics_port", asked, "0 to 65535")
         choices = get_args(DurabilityName)
         require(self.durability in choices, "serving.durability", self.durability, ", ".join(choices))
         limits = ("max_batch_observations", "max_queued_observations", "max_request_observations", "max_series")

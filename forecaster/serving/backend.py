@@ -13,6 +13,7 @@ from forecaster.errors import ModelNotFoundError, UnavailableError
 from forecaster.model.bundle import Bundle
 from forecaster.registry import RegisteredModel
 from forecaster.serving.batcher import Batcher
+from forecaster.serving.counters import Calls
 from forecaster.serving.engine import Engine
 from forecaster.serving.maintenance import Maintenance
 from forecaster.serving.versions import Versions
@@ -64,8 +65,10 @@ class Backend:
     """
 
     def __init__(self, served: Sequence[Served], config: ServingConfig) -> None:
+        self.models = tuple(served)
         self._served = {one.name: one for one in served}
         self._first = served[0]
+        self.calls = Calls()
         self.config = config
         self.phase = Phase.RECOVERING
         self.draining = asyncio.Event()

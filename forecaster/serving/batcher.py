@@ -44,7 +44,8 @@ class Batcher:
         self, engine: Engine, *, max_batch: int, max_queued: int, on_defect: Callable[[Exception], None]
     ) -> None:
         self._engine = engine
-        self._max_batch, self._max_queued = max_batch, max_queued
+        self._max_batch, self.max_queued = max_batch, max_queued
+        self.turns = 0  # that had observations or forecasts
         self._on_defect = on_defect
         self._jobs: deque[_Job] = deque()
         self._queued = 0
@@ -56,14 +57,14 @@ class Batcher:
         """Apply one request's observations; raises what the engine raises, or LimitReachedError."""
         static = 0 if work.attributes is None else len(work.attributes)
         after = 0 if work.then is None else work.then.weight
-        answer: Observed = await self._submit(work, min(max(len(work.columns), static) + after, self._max_queued))
+        answer: Observed = await self._submit(work, min(max(len(work.columns), static) + after, self.max_queued))
         if answer.refused is not None:
             raise answer.refused
         return answer
 
     async def forecast(self, work: ForecastWork) -> Forecasts:
         """Answer one request for forecasts; raises what the engine raises, or LimitReachedError."""
-        answer: Forecasts = await self._submit(work, min(work.weight, self._max_queued))
+        answer: Forecasts = await self._submit(work, min(work.weight, self.max_queued))
         return answer
 
     async def call(self, function: Callable[[], T]) -> T:
@@ -75,6 +76,11 @@ class Batcher:
         """Run the server's own short function like `call`, however many requests wait."""
         answer: T = await self._submit(function, 0)
         return answer
+
+    @property
+    def queued(self) -> int:
+        """The rows that wait or are being worked on."""
+        return self._queued
 
     def start(self) -> None:
         """Begin to work; needs a running event loop."""
@@ -91,9 +97,9 @@ class Batcher:
         self._thread.shutdown()
 
     async def _submit(self, work: Work, weight: int) -> Any:
-        if self._queued + weight > self._max_queued:
+        if self._queued + weight > self.max_queued:
             raise LimitReachedError(
-                f"{self._queued} rows wait already and {self._max_queued} may: slow down and try again",
+                f"{self._queued} rows wait already and {self.max_queued} may: slow down and try again",
                 retry_after_seconds=0.1,
             )
         job = _Job(work, weight, asyncio.get_running_loop().create_future())
@@ -144,6 +150,7 @@ class Batcher:
             if error is not None and work.chain is not None:
                 work.chain.failed = work.chain.failed or error
         forecasting = [(i, work) for i, work in enumerate(works) if isinstance(work, ForecastWork)]
+        self.turns += bool(observing or forecasting)
         then = {
             i: (answers[i], work.then)
             for i, work in observing

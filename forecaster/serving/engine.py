@@ -18,6 +18,7 @@ from forecaster.model.bundle import Bundle
 from forecaster.serving.admission import Verdict, join
 from forecaster.serving.attributes import in_parts, merged
 from forecaster.serving.calibration import Calibration
+from forecaster.serving.counters import WorkDone
 from forecaster.serving.forecasting import no_series
 from forecaster.serving.lane import Lane
 from forecaster.serving.lanes import Lanes
@@ -61,6 +62,7 @@ class Engine:
         self._max_ahead_seconds = max_ahead_seconds
         self.lanes = Lanes(self.make_lane(bundle, version))
         self.broken: Exception | None = None
+        self.done = WorkDone()
 
     def make_lane(self, bundle: Bundle, version: str, *, empty: bool = False) -> Lane:
         """Return a lane of this engine's storage and limits; an `empty` one has no series whatever snapshots say."""
@@ -102,7 +104,9 @@ class Engine:
     def forecast(self, requests: Sequence[ForecastWork]) -> list[Forecasts]:
         """Forecast a micro-batch of requests together; consumes nothing."""
         self._begin()
-        return self.lanes.forecast(requests)
+        answers = self.lanes.forecast(requests)
+        self.done.forecasts += sum(len(one.series_ids) for one in answers)
+        return answers
 
     def describe(self, series_id: str) -> SeriesInfo:
         """Describe one series; raises SeriesNotFoundError."""
@@ -138,6 +142,7 @@ class Engine:
         lane = self.lanes.active
         lane.store.on_lost = functools.partial(self._refold, lane)
         replayed = recover(lane, self.storage, should_stop, self._max_resident)
+        self.done.journal_sequence = lane.store.sequence
         return len(self.lanes), replayed
 
     def snapshot(self) -> int:
@@ -217,6 +222,10 @@ class Engine:
         if records:
             sequence = self._append(*records)
             self._apply_journaled(work, sequence)
+        applied = sum(len(judged[0].accepted) for _, _, judged, _ in work)
+        self.done.applied += applied
+        self.done.rejected += len(errors)
+        self.done.duplicate += len(columns) - applied - len(errors)
         return outcomes, errors
 
     def _append(self, *records: Record) -> int:
@@ -225,6 +234,7 @@ class Engine:
         sequence = self._journal.append(*(one for scoring in scorings for one in scoring.pending), *records)
         for scoring in scorings:
             scoring.pending.clear()
+        self.done.journal_sequence = sequence
         return sequence
 
     def _keep_up(self, sequence: int) -> None:

@@ -172,7 +172,8 @@ class Host:
     async def kept_up(self) -> AsyncIterator[None]:
         """While the block runs, write snapshots, prune, erase and follow the registry."""
         versions, maintenance = self.served.versions, self.served.maintenance
-        work = (maintenance.run(), maintenance.sync(), maintenance.guard(), versions.watch())
+        upkeep = (maintenance.run(), maintenance.sync(), maintenance.guard(), maintenance.watch_scores())
+        work = (*upkeep, versions.watch())
         tasks = [asyncio.create_task(one) for one in work]
         try:
             yield

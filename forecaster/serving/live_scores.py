@@ -5,6 +5,7 @@ Knows errors in units and whether intervals held; knows nothing of states, serie
 Shapes: N series, K horizons, P pairs of them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +55,19 @@ class Report:
         if np.isnan(nominal):
             coverage = calibrated = np.full_like(mase, np.nan)
         return cls(horizons, nominal, count.astype(np.int64), mase, bias, coverage, calibrated)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Report"]) -> "Report":
+        """Return reports of different series, one or more, as one."""
+        return cls(
+            parts[0].horizons,
+            parts[0].nominal,
+            np.concatenate([part.scored for part in parts]),
+            np.concatenate([part.mase for part in parts]),
+            np.concatenate([part.bias for part in parts]),
+            np.concatenate([part.coverage for part in parts]),
+            np.concatenate([part.calibrated_coverage for part in parts]),
+        )
 
     def of(self, row: int) -> tuple[LiveScores, ...]:
         """Return the scores of one series."""

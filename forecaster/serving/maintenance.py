@@ -15,10 +15,13 @@ from forecaster.config import ServingConfig
 from forecaster.errors import FencedError
 from forecaster.serving.batcher import Batcher
 from forecaster.serving.engine import Engine
+from forecaster.serving.live_scores import Report
 from forecaster.serving.storage import Storage
 from forecaster.serving.telemetry import LOGGER
+from forecaster.serving.work import LiveScores
 
 _SAVED_AT_ONCE = 256
+_SCORED_AT_ONCE = 2048
 _SYNC_SECONDS = 1.0
 _GUARD_SECONDS = 0.5
 
@@ -40,6 +43,8 @@ class Maintenance:
         self._engine, self._batcher, self._storage = engine, batcher, storage
         self._pool, self._config = pool, config
         self._due = asyncio.Event()
+        self.round_ended = time.time()  # the last one that succeeded; before the first, the start
+        self.live: tuple[str, tuple[LiveScores, ...]] | None = None  # see `score`
 
     def hasten(self) -> None:
         """Let the next round begin now: a series was deleted."""
@@ -74,10 +79,36 @@ class Maintenance:
             except FencedError:
                 return
 
+    async def watch_scores(self) -> None:
+        """If somebody may ask for metrics, take the mean live scores every `snapshot_seconds` until cancelled."""
+        while self._config.metrics_port is not None:
+            try:
+                await self.score()
+            except Exception as error:  # noqa: BLE001 -- the next time tries again
+                LOGGER.warning("the live scores could not be taken: %s", error)
+            await asyncio.sleep(self._config.snapshot_seconds)
+
+    async def score(self) -> None:
+        """Keep the served version and the mean live scores of its resident series in `live`, None without any.
+
+        The engine's thread reads some series between two turns; the mean is another thread's.
+        """
+        lane = self._engine.lanes.active
+        if lane.scoring is None:
+            self.live = None
+            return
+        parts: list[Report] = []
+        for start in range(0, max(lane.store.slab.capacity, 1), _SCORED_AT_ONCE):
+            read = functools.partial(lane.scoring.report, start, start + _SCORED_AT_ONCE)
+            parts.append(await self._batcher.upkeep(read))
+        mean = await asyncio.get_running_loop().run_in_executor(self._pool, lambda: Report.joined(parts).mean())
+        self.live = lane.version, mean
+
     async def round(self) -> None:
         """Write snapshots of all states that have changed, then prune and erase what may go."""
         await self._save()
         await asyncio.get_running_loop().run_in_executor(self._pool, self._tidy)
+        self.round_ended = time.time()
 
     async def _save(self) -> None:
         lanes = self._engine.lanes

@@ -17,7 +17,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
     """`forecaster.v1.ModelService`."""
 
     def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+        self._backend, self.calls = backend, backend.calls
 
     @unary
     async def GetModel(self, request: api.GetModelRequest, context: Context) -> api.GetModelResponse:

@@ -15,6 +15,7 @@ from forecaster.model.ragged import Runs
 from forecaster.model.state import State
 from forecaster.serving.calibration import Calibration
 from forecaster.serving.issued import Issued
+from forecaster.serving.live_scores import Report
 from forecaster.serving.records import IntArray
 from forecaster.serving.store import SeriesStore
 from forecaster.serving.work import LiveScores
@@ -115,6 +116,6 @@ class Scoring:
         """Return the live scores of one series."""
         return self._calibration.report(tensors, np.array([slot])).of(0)
 
-    def mean(self) -> tuple[LiveScores, ...]:
-        """Return the mean live scores of the resident series."""
-        return self._calibration.report(self._store.slab.tensors, self._store.used_slots()).mean()
+    def report(self, first: int, behind: int) -> Report:
+        """Return the live scores of the resident series in the slots from `first` on, before `behind`."""
+        return self._calibration.report(self._store.slab.tensors, self._store.used_slots(first, behind))

@@ -21,6 +21,7 @@ from forecaster.config import Config, ServingConfig
 from forecaster.errors import ConfigError, ForecasterError, StorageError, UnavailableError
 from forecaster.serving.backend import Backend, Phase
 from forecaster.serving.host import Host, Source, open_sources
+from forecaster.serving.metrics import exposed
 from forecaster.serving.model_service import ModelServicer
 from forecaster.serving.service import ForecastServicer
 from forecaster.serving.telemetry import LOGGER
@@ -65,16 +66,18 @@ async def _serve(sources: Sequence[Source], config: ServingConfig) -> int:
         loop.add_signal_handler(number, stop.set)
     hosts = [Host(source, config, on_defect) for source in sources]
     try:
-        return await _serve_hosts(hosts, config, stop, defects)
+        backend = Backend([host.served for host in hosts], config)
+        with exposed(backend):
+            return await _serve_hosts(backend, hosts, stop, defects)
     finally:
         for host in hosts:
             host.close()
 
 
 async def _serve_hosts(
-    hosts: Sequence[Host], config: ServingConfig, stop: asyncio.Event, defects: Sequence[Exception]
+    backend: Backend, hosts: Sequence[Host], stop: asyncio.Event, defects: Sequence[Exception]
 ) -> int:
-    backend = Backend([host.served for host in hosts], config)
+    config = backend.config
     servicer = health.aio.HealthServicer()
     await _set_health(servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
     server, port = _bind(backend, servicer, config)

@@ -1,7 +1,7 @@
 """The gRPC servicers: validate, hand to the batcher, answer. Nothing is computed here."""
 
-import asyncio
 import functools
+import time
 from collections.abc import AsyncIterator
 
 from google.protobuf.duration_pb2 import Duration
@@ -10,7 +10,7 @@ from forecaster.config import DurabilityName
 from forecaster.serving.answers import add_forecasts, add_outcomes, joined_failures
 from forecaster.serving.backend import Backend, Served
 from forecaster.serving.forecast_messages import MAX_FORECAST_VALUES, forecast_work
-from forecaster.serving.handlers import Context, abort, unary
+from forecaster.serving.handlers import Context, streaming, unary
 from forecaster.serving.messages import Violations, check_series_id, to_duration, to_live_scores, to_timestamp
 from forecaster.serving.observe_messages import Plans, check_sizes, observe_work
 from forecaster.serving.streams import Begin, Stream, Window
@@ -30,7 +30,7 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
     """`forecaster.v1.ForecastService`."""
 
     def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+        self._backend, self.calls = backend, backend.calls
         self._durability = _DURABILITY[backend.config.durability]
         self._largest = backend.config.max_request_observations
 
@@ -58,18 +58,11 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
         await _add_forecasts(served, response, answer, work.levels, packed=request.options.packed)
         return response
 
+    @streaming
     async def StreamForecasts(
         self, request_iterator: AsyncIterator[api.StreamForecastsRequest], context: Context
     ) -> None:
         """Answer the messages of the stream in order; the first wrong one ends it with its status."""
-        try:
-            await self._stream(request_iterator, context)
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:  # noqa: BLE001 -- the edge of the process
-            await abort(context, error)
-
-    async def _stream(self, requests: AsyncIterator[api.StreamForecastsRequest], context: Context) -> None:
         chain, plans = Chain(), Plans()
 
         def prepare(request: api.StreamForecastsRequest) -> tuple[float, Begin[api.StreamForecastsResponse]]:
@@ -81,11 +74,12 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
             return share, lambda: self._stream_answer(served, request.sequence, work, packed=packed)
 
         window = Window(self._backend.config.max_stream_in_flight)
-        await Stream(requests, prepare, context.write, window).run(self._backend.draining)
+        await Stream(request_iterator, prepare, context.write, window).run(self._backend.draining)
 
     async def _stream_answer(
         self, served: Served, sequence: int, work: ObserveWork, *, packed: bool
     ) -> api.StreamForecastsResponse:
+        began = time.perf_counter()
         assert work.chain is not None
         if work.chain.failed is not None:
             raise work.chain.failed
@@ -99,6 +93,7 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
         if work.then is not None:
             assert observed.forecasts is not None
             await _add_forecasts(served, response, observed.forecasts, work.then.levels, packed=packed)
+        self.calls.took("StreamForecasts", time.perf_counter() - began)
         return response
 
     @unary

@@ -246,9 +246,9 @@ class SeriesStore:
         """Return the series in `slots`, all in use."""
         return self._ids[slots].tolist()  # type: ignore[no-any-return]
 
-    def used_slots(self) -> IntArray:
-        """Return the slots that are in use."""
-        return np.flatnonzero(self._used)
+    def used_slots(self, first: int, behind: int) -> IntArray:
+        """Return the slots that are in use, from `first` on and before `behind`."""
+        return first + np.flatnonzero(self._used[first:behind])
 
     def scatter(self, slots: IntArray, state: State) -> None:
         """Put states into `slots`, all different, and the mirrors with them."""
@@ -281,7 +281,11 @@ class SeriesStore:
 
     def dirty(self) -> IntArray:
         """Return the slots whose snapshots are older than their states."""
-        return np.flatnonzero(self._used & self._dirty)
+        return np.flatnonzero(self._dirty)
+
+    def count_dirty(self) -> int:
+        """Return how many snapshots are older than their states; any thread may ask."""
+        return int(np.count_nonzero(self._dirty))
 
     def save(self, slots: IntArray, *, sequence: int | None = None) -> None:
         """Write snapshots of `slots` as of a record, the last one if none is named.
@@ -289,7 +293,7 @@ class SeriesStore:
         Those that are not in use or have not changed are left out.
         """
         sequence = self.sequence if sequence is None else sequence
-        slots = slots[self._used[slots] & self._dirty[slots]]
+        slots = slots[self._dirty[slots]]
         for start in range(0, len(slots), _SNAPSHOTS_AT_ONCE):
             part = slots[start : start + _SNAPSHOTS_AT_ONCE]
             packed = self._packing.pack(
@@ -390,7 +394,7 @@ class SeriesStore:
         self._cold += n
 
     def _free(self, slots: IntArray) -> None:
-        self._used[slots] = False
+        self._used[slots] = self._dirty[slots] = False
         self._ids[slots] = None
         self.slab.release(slots)
         self._sorted_unsaved = None
