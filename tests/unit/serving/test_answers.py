@@ -53,6 +53,7 @@ def answer(series: int, steps: int, levels: int, seed: int, *, ends: bool, fails
         rng.standard_normal((series, steps, levels)),
         {"gone": SeriesNotFoundError("no series 'gone'")} if fails else {},
         rng.random((series, steps)) if ends else None,
+        versions=("7",),
     )
 
 
@@ -64,8 +65,8 @@ def test_packed_forecasts_say_what_messages_say(
     wanted = tuple((k + 1) / 10 for k in range(levels))
     plain, packed = ForecastResponse(), ForecastResponse()
     for response in (plain, packed):
-        step, model = to_duration(HOUR_US), ("m", "7")
-        asyncio.run(add_forecasts(response, found, wanted, step, model, packed=response is packed))
+        step = to_duration(HOUR_US)
+        asyncio.run(add_forecasts(response, found, wanted, step, "m", packed=response is packed))
     sent = ForecastResponse.FromString(packed.SerializeToString())
     asked = [*found.series_ids] if not fails else ["gone", *found.series_ids]
     assert_frame_equal(forecast_frame(sent.columns, asked), frame_of_messages(plain), check_exact=True)

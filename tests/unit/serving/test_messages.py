@@ -267,7 +267,7 @@ def test_forecasts_and_paths_stop_where_their_series_ends() -> None:
             np.array([[-1.0, -2.0], [-1.0, -math.inf], [-3.0, -4.0]]),
         ),
     )
-    a, b, c = to_forecasts(answer, (0.1, 0.9), to_duration(3_600_000_000), ("m", "1"))
+    a, b, c = to_forecasts(answer, (0.1, 0.9), to_duration(3_600_000_000), "m")
     assert (list(a.values), list(b.values), list(c.values)) == ([0, 1], [4], [8, 9, 10, 11])
     assert [list(path.values) for path in a.quantiles] == [[-1, 0], [1, 2]]
     assert list(a.end_probabilities) == [0.0, 0.2, 0.6, 0.7]
