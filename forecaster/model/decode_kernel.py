@@ -10,8 +10,8 @@ import numpy as np
 
 from forecaster.model.kernels import (
     ONE,
-    ZERO,
     TILE,
+    ZERO,
     add,
     calendar,
     copy,
@@ -190,7 +190,8 @@ def predict(slab, slots, out, future, static, plan, weights):
         future: features of the known future, float32 [N, D, .].
         static: features of the series, float32 [N, E].
         plan: lags int64 [S], calendar periods float64 [P, 2], cosines and sines of the steps ahead [2, P, .], index of
-            the median, lowest and highest index of levels that matter, and of each wanted quantile the learnt level below and the share of the way to the next [V].
+            the median, lowest and highest index of the learnt levels that matter, and of each wanted quantile the
+            learnt level below and the share of the way to the next [V].
         weights: of the origin float32 [K, Z, A] and [K, A], of a step [K, F, A], of the horizon [K, ., A], of the
             readout's middle [K, A, A] and [K, A], of gates and head [K, S + 2 + Q, A] and [K, S + 2 + Q].
     """

@@ -1,19 +1,16 @@
 """The serving hot path as machine code: one step of N series, and their forecasts, straight on a slab's memory.
 
-Each of the two entries does all of it for any N in one call that holds no lock of Python's, and writes nothing but the
-slots it is given. Products are BLAS's, in portions that OpenBLAS computes in the calling thread; loops over units are
-written so that LLVM can vectorise them, with an exponential of our own, since the C library's is called for one number
-at a time. What is computed is `Seq2Seq.scan` for T = 1 and `Seq2Seq.predict`; missing values are told by masks or by
-NaN, so that no function here may assume that there is none.
+Each of the two entries (`step_kernel`, `decode_kernel`) does all of it for any N in one call that holds no lock of
+Python's, and writes nothing but the slots it is given. Products are BLAS's, in portions that OpenBLAS computes in the
+calling thread; loops over units are written so that LLVM can vectorise them, with an exponential of our own, since the
+C library's takes one number at a time. What is computed is `Seq2Seq.scan` for T = 1 and `Seq2Seq.predict`; missing
+values are told by masks or by NaN, so that no function here may assume that there is none.
 
-All of it stands in one module because numba's cache on disk looks at the time of the file that holds an entry only.
-
-Shapes: C slots, N series, M memory, S seasonal lags, W sums of the normaliser, I inputs, E other inputs, K members,
-L layers, H hidden, G gates, P calendar periods, D horizon steps, A decoder's hidden, Z origin's inputs, F step's
-inputs, Q levels, V wanted ones.
+Here is what both are made of.
 """
 
 import math
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -29,7 +26,7 @@ _PRODUCT = 1 << 18  # multiplications up to which OpenBLAS starts no threads
 _ROWS = 8  # fewer would read large weights too often
 
 f4 = np.float32
-ONE, _TWO, _HALF, ZERO = f4(1), f4(2), f4(0.5), f4(0)
+ONE, _TWO, ZERO = f4(1), f4(2), f4(0)
 _LEAST = f4(-1e15)
 _LIMIT = f4(0.01)  # of `soft_clip`, 1 / 10²
 # exp(x) = 2^n · exp(r), |r| ≤ ln 2 / 2; 1 + r + r² q(r), q fitted at Chebyshev's points, to 1e-8.
@@ -47,9 +44,13 @@ units = numba.njit(**_options, fastmath={"contract", "nsz"})
 def entry(function):
     """Compile at the first call, or load what an earlier process compiled where there is a folder for it."""
     try:
-        return numba.njit(**_options, cache=True)(function)
-    except RuntimeError:
+        found = numba.njit(**_options, cache=True)(function)
+    except RuntimeError:  # no folder can be written
         return numba.njit(**_options)(function)
+    # By itself numba takes what it kept for good while the file of the entry is what it was, whatever it calls.
+    files = [path.stat() for path in sorted(Path(__file__).parent.glob("*kernel*.py"))]
+    found._cache._cache_file._source_stamp = tuple((file.st_mtime, file.st_size) for file in files)
+    return found
 
 
 @intrinsic

@@ -123,7 +123,7 @@ def _rnn(left, right, bias, hidden, rectified):
 
 
 @part
-def _layer(kind, x, into, back, bias, hidden, cell, slots, at, lowest, buffers):
+def advance(kind, x, into, back, bias, hidden, cell, slots, at, lowest, buffers):
     """Advance layer `at` of the series in `slots` [N] from inputs x [N, .]; add what comes out to the output [N, H]."""
     gathered, left, right, output = buffers
     for i in range(len(slots)):
@@ -149,8 +149,8 @@ def step(slab, slots, time_us, values, others, plan, weights):
     """Advance the series in `slots` by one step.
 
     Args:
-        slab: hidden and cell float32 [C, K · L, H] (hidden twice without cells), normaliser float64 [C, W], ring float64
-            and its mask bool [C, M], position, observed count and time int64 [C].
+        slab: hidden and cell float32 [C, K · L, H] (hidden twice without cells), normaliser float64 [C, W], ring
+            float64 and its mask bool [C, M], position, observed count and time int64 [C].
         slots: int64 [N], all different.
         time_us: of the step, int64 [N].
         values: float64 [N], NaN where missing.
@@ -192,9 +192,9 @@ def step(slab, slots, time_us, values, others, plan, weights):
             for layer in range(layers):
                 at = k * layers + layer
                 if layer == 0:
-                    _layer(kind, x[:n], first[k], back[k, 0], bias[k, 0], hidden, cell, some, at, True, buffers)
+                    advance(kind, x[:n], first[k], back[k, 0], bias[k, 0], hidden, cell, some, at, True, buffers)
                 else:
                     into = upper[k, layer - 1]
-                    _layer(
+                    advance(
                         kind, output[:n], into, back[k, layer], bias[k, layer], hidden, cell, some, at, False, buffers
                     )

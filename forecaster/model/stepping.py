@@ -65,7 +65,6 @@ class Stepper:
         """Whether forecasts are."""
         return self._decode is not None
 
-    @torch.inference_mode()
     def step(
         self, tensors: State, slots: Tensor, time_us: Tensor, values: Tensor, covariates: Tensor | None = None
     ) -> None:
@@ -78,18 +77,12 @@ class Stepper:
             values: float64 [N]; NaN means missing.
             covariates: past ones, then known-future ones, NaN where missing, float64 [N, V]; None: all are.
         """
-        if self._step is not None:
-            if len(slots):
-                self._step.step(tensors, slots, time_us, values, self._others(tensors, slots, covariates))
-            return
-        for low in range(0, len(slots), _STEP_ROWS):
-            rows = slice(low, low + _STEP_ROWS)
-            some, beside = slots[rows], None if covariates is None else covariates[rows]
-            one = Observations.of(time_us[rows], values[rows], beside)
-            for name, new in self._model.step(select(tensors, some), one).items():
-                tensors[name].index_copy_(0, some, new)
+        if self._step is None:
+            self._step_plainly(tensors, slots, time_us, values, covariates)
+        elif len(slots):
+            others = self._others(tensors, slots, covariates) if self._step.others else None
+            self._step.step(tensors, slots, time_us, values, others)
 
-    @torch.inference_mode()
     def predict(
         self,
         tensors: State,
@@ -117,10 +110,8 @@ class Stepper:
         if self._decode is None:
             self._predict_plainly(tensors, slots, future, levels, found)
         elif n:
-            inputs, known = self._first.inputs, None
-            if future is not None and inputs.future_size:
-                known = inputs.future(inputs.padded(future, n, horizon))
-            static = self._static(tensors, slots) if inputs.static_size else None
+            static = self._static(tensors, slots) if self._decode.static else None
+            known = None if future is None or not self._decode.future else self._known(future, n, horizon)
             self._decode.predict(tensors, slots, quantiles, known, static, levels)
         return found
 
@@ -131,6 +122,18 @@ class Stepper:
         self.step(tensors, slots, torch.zeros_like(slots), torch.ones_like(slots, dtype=torch.float64))
         self.predict(tensors, slots, 1)
 
+    @torch.inference_mode()
+    def _step_plainly(
+        self, tensors: State, slots: Tensor, time_us: Tensor, values: Tensor, covariates: Tensor | None
+    ) -> None:
+        for low in range(0, len(slots), _STEP_ROWS):
+            rows = slice(low, low + _STEP_ROWS)
+            some, beside = slots[rows], None if covariates is None else covariates[rows]
+            one = Observations.of(time_us[rows], values[rows], beside)
+            for name, new in self._model.step(select(tensors, some), one).items():
+                tensors[name].index_copy_(0, some, new)
+
+    @torch.inference_mode()
     def _predict_plainly(
         self, tensors: State, slots: Tensor, future: Tensor | None, levels: tuple[float, ...], out: Prediction
     ) -> None:
@@ -143,15 +146,20 @@ class Stepper:
             out.quantiles[rows] = interpolate_quantiles(found.quantiles, trained, levels)
             out.ended[rows] = found.ended
 
-    def _others(self, tensors: State, slots: Tensor, covariates: Tensor | None) -> Tensor | None:
-        """Return the encoder's inputs that come of covariates, [N, E], or None if there are none of them."""
+    @torch.inference_mode()
+    def _others(self, tensors: State, slots: Tensor, covariates: Tensor | None) -> Tensor:
+        """Return the encoder's inputs that come of covariates, [N, E]."""
         inputs = self._first.inputs
-        if not inputs.static_size and (covariates is None or not inputs.dynamic_size):
-            return None
         none = torch.zeros((len(slots), inputs.dynamic_size))
         dynamic = none if covariates is None else inputs.dynamic(covariates)
         return torch.cat([dynamic, self._static(tensors, slots)], dim=1)
 
+    @torch.inference_mode()
+    def _known(self, future: Tensor, n: int, horizon: int) -> Tensor:
+        """Return the features of the known future, [N, D, .]."""
+        return self._first.inputs.future(self._first.inputs.padded(future, n, horizon))
+
+    @torch.inference_mode()
     def _static(self, tensors: State, slots: Tensor) -> Tensor:
         """Return the static features of series, [N, E]."""
         names = ("static_numbers", "static_observed", "static_codes")
@@ -175,10 +183,10 @@ def is_plain(stack: Stack) -> bool:
 def _compiles() -> bool:
     """Whether numba is there and not told to let Python run everything."""
     try:
-        from numba import config
+        import numba
     except ImportError:
         return False
-    return not config.DISABLE_JIT
+    return not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
 
 
 def _has_packed_decoder(model: Seq2Seq) -> bool:

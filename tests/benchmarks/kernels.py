@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from forecaster.config import ModelConfig
-from forecaster.model import stepping
+from forecaster.model import step_kernel
 from forecaster.model.observations import Observations
-from forecaster.model.packed_cells import PackedCell
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State, select
+from forecaster.model.packed_step import PackedStep
 from forecaster.model.stepping import Stepper
 
 HOUR_US = 3_600_000_000
@@ -105,14 +105,18 @@ def bare_step(n: int) -> Work:
 def cell_works(model: Seq2Seq, n: int) -> dict[str, Work]:
     """Return ways to compute the model's second layer, 64 inputs, from inputs and hidden vectors at hand."""
     layer = model.encoder.layers[1]
-    packed, kernel = PackedCell(layer, "gru"), layer.kernel
-    x, h, keep = torch.randn(n, HIDDEN), torch.randn(n, HIDDEN).tanh(), torch.empty(n, HIDDEN)
-    buffers, lone = packed.buffers(n), nn.GRUCell(HIDDEN, HIDDEN)
+    kernel = layer.kernel
+    x, h, gates = torch.randn(n, HIDDEN), torch.randn(n, HIDDEN).tanh(), torch.empty(n, 4 * HIDDEN)
+    lone = nn.GRUCell(HIDDEN, HIDDEN)
     own = tuple(
         kernel.get_parameter(f"{name}_l0").detach() for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     )
+    apart, bias = [part.t().split(HIDDEN, dim=1) for part in own[:2]], [part.split(HIDDEN) for part in own[2:]]
     joined = torch.zeros(2 * HIDDEN, 4 * HIDDEN)  # of [x, h] to [n from x, r, z, n from h], zeros in between
-    joined[:HIDDEN, : 3 * HIDDEN], joined[HIDDEN:, HIDDEN:] = packed.into, packed.back
+    joined[:HIDDEN, : 3 * HIDDEN] = torch.cat([apart[0][k] for k in (2, 0, 1)], dim=1)
+    joined[HIDDEN:, HIDDEN:] = torch.cat([apart[1][k] for k in (0, 1, 2)], dim=1)
+    start = torch.cat([bias[0][2], bias[0][0] + bias[1][0], bias[0][1] + bias[1][1], bias[1][2]])
+    into, back = joined[:HIDDEN, : 3 * HIDDEN].contiguous(), joined[HIDDEN:, HIDDEN:].contiguous()
     turned = joined.T.contiguous()
     both = torch.empty(n, 2 * HIDDEN)
 
@@ -120,34 +124,43 @@ def cell_works(model: Seq2Seq, n: int) -> dict[str, Work]:
         new, middle, recurrent = gates[:, :HIDDEN], gates[:, HIDDEN : 3 * HIDDEN].sigmoid_(), gates[:, 3 * HIDDEN :]
         return torch.lerp(new.addcmul_(middle[:, :HIDDEN], recurrent).tanh_(), h, middle[:, HIDDEN:])
 
-    def ours() -> None:
-        keep.copy_(h)
-        buffers[0].copy_(packed.bias)
-        buffers[1].addmm_(x, packed.into)
-        packed.finish(buffers, keep)
+    def two_products() -> Tensor:
+        gates.copy_(start)
+        gates[:, : 3 * HIDDEN].addmm_(x, into)
+        gates[:, HIDDEN:].addmm_(h, back)
+        return point_wise(gates)
 
     def concatenated() -> Tensor:
         both[:, :HIDDEN], both[:, HIDDEN:] = x, h
         return both
 
-    low = [tensor.bfloat16() for tensor in (both, joined, packed.bias)]
+    _, upper, hidden_weights, biases = PackedStep([model]).weights
+    carried, slots = h.clone()[:, None].numpy(), torch.arange(n).numpy()
+    sizes = HIDDEN, 3 * HIDDEN, 3 * HIDDEN, HIDDEN
+    inputs, buffers = x.numpy(), tuple(torch.empty(n, size).numpy() for size in sizes)
+
+    def compiled() -> None:
+        step_kernel.advance(
+            0, inputs, upper[0, 0], hidden_weights[0, 1], biases[0, 1], carried, carried, slots, 0, True, buffers
+        )
+
+    low = [tensor.bfloat16() for tensor in (both, joined, start)]
     works: dict[str, Work] = {
         "nn.GRU, T = 1": lambda: kernel(x[:, None], h[None]),
         "nn.GRUCell": lambda: lone(x, h),
         "torch.gru_cell": lambda: torch.gru_cell(x, h, *own),
-        "[x, h] in one product, weights [in, out]": lambda: point_wise(
-            torch.addmm(packed.bias, concatenated(), joined)
-        ),
+        "[x, h] in one product, weights [in, out]": lambda: point_wise(torch.addmm(start, concatenated(), joined)),
         "[x, h] in one product, weights [out, in]": lambda: point_wise(
-            nn.functional.linear(concatenated(), turned, packed.bias)
+            nn.functional.linear(concatenated(), turned, start)
         ),
-        "two products into one buffer (used)": ours,
+        "two products into one buffer": two_products,
+        "compiled (used)": compiled,
         "bfloat16, the product only": lambda: torch.addmm(low[2], low[0], low[1]),
     }
     if torch.backends.mkldnn.is_available():
         dense, weight = concatenated(), torch.ops.mkldnn._reorder_linear_weight(turned, n)
         linear = torch.ops.mkldnn._linear_pointwise
-        works["oneDNN, prepacked"] = lambda: point_wise(linear(dense, weight, packed.bias, "none", [], ""))
+        works["oneDNN, prepacked"] = lambda: point_wise(linear(dense, weight, start, "none", [], ""))
     return works | onnx_work(kernel, x, h)
 
 
@@ -192,26 +205,6 @@ def by_batch(tables: Mapping[int, Mapping[str, float]]) -> dict[str, list[float]
     return {name: [1e6 * table[name] / n for n, table in tables.items()] for name in names}
 
 
-def chunks(model: Seq2Seq, slab: State, seconds: float) -> None:
-    """Print what a step and a decode of many series cost by the series that are computed at once."""
-    fleet, steps, decodes = Fleet(model, slab, BATCHES[-1]), (128, 256, 512, 1024, 2048), (512, 1024, 2048, 4096, 8192)
-
-    def step(rows: int) -> None:
-        stepping._STEP_ROWS = rows
-        fleet.packed_step()
-
-    def decode(rows: int) -> None:
-        stepping._DECODE_ROWS = rows
-        fleet.packed_predict(24)
-
-    kept = stepping._STEP_ROWS, stepping._DECODE_ROWS
-    for title, work, sizes in (("step", step, steps), ("decode, 24 steps", decode, decodes)):
-        found = side_by_side({str(rows): lambda work=work, rows=rows: work(rows) for rows in sizes}, seconds)
-        rows_of = {f"{title}, rows at once": [1e6 * x / BATCHES[-1] for x in found.values()]}
-        show(f"µs a series, {BATCHES[-1]} series", list(found), rows_of)
-    stepping._STEP_ROWS, stepping._DECODE_ROWS = kept
-
-
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.kernels")
@@ -253,12 +246,11 @@ def main() -> int:
                     )
         show("µs a series, batch of", list(map(str, BATCHES)), by_batch(steps))
         show("one GRU layer, 64 inputs, µs a series, batch of", list(map(str, BATCHES)), by_batch(cells))
-        chunks(model, slab, options.seconds)
     times_bare = steps[512]["step: Stepper"] / steps[512][BARE]
     print(f"\nStepper ÷ bare nn.GRU step, 512 series: {times_bare:.2f}")
     for what, share in shares.items():
         print(f"{what}: {share:.3f}, 1/{1 / share:.0f}")
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, one torch thread, torch {torch.__version__}")
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, one thread, torch {torch.__version__}")
     return 0
 
 

@@ -1,6 +1,7 @@
-"""The packed kernels against the plain path: gather, `scan` or `predict`, scatter."""
+"""The compiled kernels against the plain path: gather, `scan` or `predict`, scatter."""
 
 import dataclasses
+import sys
 
 import hypothesis.strategies as st
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given, settings
 
 from forecaster.config import ModelConfig
+from forecaster.model import decode_kernel, step_kernel, stepping
 from forecaster.model.ensemble import Ensemble, Model
 from forecaster.model.observations import Observations
 from forecaster.model.quantiles import interpolate_quantiles
@@ -252,3 +254,57 @@ def test_extreme_values_stay_finite() -> None:
         plain_step(model, plain, slots, Observations.of(time_us, values))
         assert_same_states(fast, plain)
         assert torch.isfinite(stepper.predict(fast, slots, HORIZON).quantiles).all()
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@torch.inference_mode()
+def test_a_series_alone_equals_itself_in_a_batch(cell: str) -> None:
+    model, n = carried(cell), 70
+    seen = draw_for(model, 4, n, 40, 0.2)
+    values = seen.values.masked_fill(~seen.observed, torch.nan)
+    together, alone, stepper, slots = model.initial_state(n), model.initial_state(n), Stepper(model), torch.randperm(n)
+    for t in range(40):
+        stepper.step(together, slots, seen.time_us[:, t], values[:, t])
+        for row in range(n):
+            stepper.step(alone, slots[row : row + 1], seen.time_us[row : row + 1, t], values[row : row + 1, t])
+    assert_same_states(together, alone)
+    found = stepper.predict(together, slots, HORIZON).quantiles
+    for row in range(n):
+        one = stepper.predict(alone, slots[row : row + 1], HORIZON).quantiles[0]
+        assert ((one - found[row]).abs() <= 1e-5 * one.abs().max()).all()
+
+
+@torch.inference_mode()
+def test_without_numba_the_plain_path_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = carried("gru")
+    compiled, tensors, slots = Stepper(model), slab_of(model, 3), torch.tensor([2, 0, 8])
+    monkeypatch.setitem(sys.modules, "numba", None)
+    plain, same = Stepper(model), {key: tensor.clone() for key, tensor in tensors.items()}
+    assert compiled.steps_packed
+    assert not plain.steps_packed
+    assert not plain.forecasts_packed
+    monkeypatch.setattr(stepping, "_STEP_ROWS", 2)
+    monkeypatch.setattr(stepping, "_DECODE_ROWS", 2 * HORIZON)
+    values = torch.tensor([1.0, torch.nan, 3.0], dtype=torch.float64)
+    for stepper, state in ((compiled, tensors), (plain, same)):
+        stepper.step(state, slots, torch.full((3,), START_US), values)
+    assert_same_states(tensors, same)
+    left, right = (stepper.predict(tensors, slots, HORIZON).quantiles for stepper in (compiled, plain))
+    assert_same_forecasts(model, left, right, tensors)
+
+
+@every_model
+@torch.inference_mode()
+def test_warming_up(name: str) -> None:
+    """After it nothing is compiled any more."""
+    model = MODELS[name]
+    stepper = Stepper(model)
+    stepper.warm_up()
+    if not stepper.steps_packed:
+        return
+    compiled = step_kernel.step.signatures, decode_kernel.predict.signatures
+    tensors, future = slab_of(model, 1), draw_future(model, 1, 5, HORIZON)
+    one = draw_for(model, 2, 5, 1, 0.3).at(0)
+    stepper.step(tensors, torch.arange(5), one.time_us, one.values, one.covariates)
+    stepper.predict(tensors, torch.arange(5), HORIZON, future, (0.1, 0.5))
+    assert (step_kernel.step.signatures, decode_kernel.predict.signatures) == compiled
