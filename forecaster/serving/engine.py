@@ -162,8 +162,9 @@ class Engine:
             self._keep_up(self._append())
         through = lane.store.sequence
         found = refolded(lane.bundle, series_ids, self._journal, lane.store.calibration, through=through)
-        slots = lane.store.take(found.names, found.state, found.static_digest, found.touched_us)
-        lane.store.save(slots)
+        if found.names:  # while everything is replayed nothing is there yet: it creates them anew
+            slots = lane.store.take(found.names, found.state, found.static_digest, found.touched_us)
+            lane.store.save(slots)
 
     def _begin(self) -> None:
         self._check()

@@ -183,7 +183,7 @@ class Lane:
         self.store.begin_turn()
         names = list(part.series_ids)
         slots = self.store.bring(names)
-        reached = np.where(slots >= 0, (stands or self.store.stands)(slots), 0) if len(self.store) else slots * 0
+        reached = np.where(slots >= 0, (stands or self.store.stands)(slots), 0) if (slots >= 0).any() else slots * 0
         stand = dict(zip(names, reached.tolist(), strict=True))
         attributes = merged(_behind(one, s, stand) for s, one in part.attributes) if part.attributes else None
         kept = [_rows_behind(one, s, stand) for s, one in part.columns]

@@ -23,6 +23,8 @@ from forecaster.config import ModelConfig, TrackingConfig
 from forecaster.model.bundle import Bundle
 from forecaster.model.seq2seq import Seq2Seq
 
+from .nursery import Nursery
+
 HOUR_US = 3_600_000_000
 START = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
 
@@ -134,6 +136,14 @@ def servers(registered: tuple[TrackingConfig, Bundle], tmp_path: pathlib.Path) -
         if server.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 server.kill()
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """Return what starts servers quickly; they end with the session, or when the test kills them."""
+    made = Nursery()
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -1,0 +1,226 @@
+"""Real servers whose files are torn, corrupted or cannot be written, and what is left of a deleted series."""
+
+import pathlib
+import resource
+import signal
+import sqlite3
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import grpc
+import polars as pl
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from forecaster.client import ForecastClient, RetryPolicy
+from forecaster.client.calls import observe_calls
+from forecaster.errors import SeriesNotFoundError, UnavailableError
+from forecaster.serving.history import scan
+from forecaster.v1.forecast_service_pb2_grpc import ForecastServiceStub
+
+from .conftest import ServerFactory, wander
+from .nursery import Nursery, is_alive, kill
+from .test_server_journey import assert_forecasts_are_the_offline_models
+from .test_server_starts import refused_start
+
+HOURS = 40
+OFTEN = ("--serving.snapshot_seconds=0.1", "--serving.journal_seconds=0.3")
+FEW = ("--serving.max_resident_series=8", "--serving.max_batch_observations=8", "--serving.max_request_observations=8")
+Start = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def start(nursery: Nursery, servers: ServerFactory) -> Iterator[Start]:
+    """Return what starts a server quickly and says its process id and address; it ends with the test."""
+    started: list[int] = []
+
+    def begin(*options: str) -> tuple[int, str]:
+        process, address = nursery.serve(servers, *options)
+        started.append(process)
+        return process, address
+
+    yield begin
+    for process in started:
+        if is_alive(process):
+            kill(process)
+
+
+@pytest.fixture
+def state(servers: ServerFactory) -> pathlib.Path:
+    """Return where the server's files are."""
+    return servers.folder / "state" / "forecaster"
+
+
+def hour_by_hour(address: str, series: int, hours: range, *, at_once: int = 10**6) -> tuple[int, int]:
+    """Send hours one after the other; return how many rows were new and how many were not."""
+    applied = duplicates = 0
+    with ForecastClient(address) as client:
+        for hour in hours:
+            for part in wander(series, 1, start=hour).iter_slices(at_once):
+                result = client.observe(part)
+                result.raise_for_rejections()
+                applied, duplicates = applied + result.applied, duplicates + result.duplicates
+    return applied, duplicates
+
+
+def flip(path: pathlib.Path, at: int) -> None:
+    """Change a byte of a file."""
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 0x40]))
+
+
+def until(what: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait for something."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_torn_end_of_the_log_is_given_again(start: Start, servers: ServerFactory, state: pathlib.Path) -> None:
+    """What a disk lost in spite of its promise is missing whole, and a client that repeats everything fills it."""
+    process, address = start("--serving.snapshot_seconds=0.1")
+    assert hour_by_hour(address, 3, range(HOURS)) == (3 * HOURS, 0)
+    time.sleep(0.5)  # snapshots of states that the journal will not know any more
+    kill(process)
+    log = state / "journal.db-wal"
+    with log.open("r+b") as file:
+        file.truncate(log.stat().st_size - 20_000)
+    process, address = start()
+    with ForecastClient(address) as client:
+        lengths = {info.length for info in client.list_series()}
+        assert len(lengths) == 1
+        kept = lengths.pop()
+        assert 0 < kept < HOURS
+        assert_forecasts_are_the_offline_models(client, servers.bundle, wander(3, kept))
+        assert hour_by_hour(address, 3, range(HOURS)) == (3 * (HOURS - kept), 3 * kept)
+        assert_forecasts_are_the_offline_models(client, servers.bundle, wander(3, HOURS))
+
+
+def test_a_changed_byte_of_the_journal_keeps_a_server_from_starting(
+    start: Start, servers: ServerFactory, state: pathlib.Path
+) -> None:
+    process, address = start()
+    hour_by_hour(address, 3, range(HOURS))
+    kill(process)
+    with closing(sqlite3.connect(state / "journal.db")) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    value = wander(1, 1, start=HOURS // 2)["y"][0]
+    assert value is not None
+    flip(state / "journal.db", (state / "journal.db").read_bytes().index(struct.pack("<d", value)))
+    line = refused_start(servers)
+    assert "journal.db: record" in line
+    assert "is corrupted" in line
+    assert "restore" in line
+
+
+@pytest.mark.parametrize("where", ["header", "pages"])
+def test_a_corrupted_cache_is_rebuilt(start: Start, servers: ServerFactory, state: pathlib.Path, where: str) -> None:
+    process, address = start()
+    hour_by_hour(address, 60, range(20))
+    kill(process, signal.SIGTERM)
+    path = state / "snapshots.db"
+    size = path.stat().st_size
+    assert size > 80_000
+    with path.open("r+b") as file:
+        file.seek(0 if where == "header" else 3 * 8192)
+        file.write(bytes(range(256)) * (32 if where == "header" else (size - 3 * 8192) // 256))
+    _, address = start()
+    with ForecastClient(address) as client:
+        assert [info.length for info in client.list_series()] == [20] * 60
+        assert_forecasts_are_the_offline_models(client, servers.bundle, wander(60, 20))
+    assert hour_by_hour(address, 60, range(22)) == (120, 1200)
+
+
+def test_corrupted_snapshots_of_cold_series_are_folded_again(
+    start: Start, servers: ServerFactory, state: pathlib.Path
+) -> None:
+    process, address = start(*FEW)
+    hour_by_hour(address, 24, range(20), at_once=8)
+    kill(process, signal.SIGTERM)
+    with closing(sqlite3.connect(state / "snapshots.db")) as database, database:
+        for row, packed in database.execute("SELECT rowid, state FROM snapshots").fetchall():
+            changed = packed[:64] + bytes([packed[64] ^ 1]) + packed[65:]
+            database.execute("UPDATE snapshots SET state = ? WHERE rowid = ?", (changed, row))
+    process, address = start(*FEW, "--serving.snapshot_seconds=0.1")
+    with ForecastClient(address) as client:
+        assert [client.get_series(f"s{k}").length for k in range(24)] == [20] * 24
+        assert [info.length for info in client.list_series()] == [20] * 24
+        for k in range(0, 24, 8):
+            mine = wander(24, 20).filter(pl.col("unique_id").is_in([f"s{j}" for j in range(k, k + 8)]))
+            assert_forecasts_are_the_offline_models(client, servers.bundle, mine)
+    assert hour_by_hour(address, 24, range(21), at_once=8) == (24, 480)
+
+
+def test_a_full_disk_refuses_what_must_be_written_and_nothing_else(
+    start: Start, servers: ServerFactory, state: pathlib.Path
+) -> None:
+    process, address = start(*OFTEN)
+    hour_by_hour(address, 3, range(HOURS))
+    before = resource.prlimit(process, resource.RLIMIT_FSIZE)
+    with (
+        grpc.insecure_channel(address) as channel,
+        ForecastClient(address) as client,
+        ForecastClient(address, retry=RetryPolicy(timeout_seconds=0.1)) as hasty,
+    ):
+        resource.prlimit(process, resource.RLIMIT_FSIZE, (64, before[1]))
+        (call,) = observe_calls(wander(3, 1, start=HOURS), "", None)
+        for _ in range(3):
+            with pytest.raises(grpc.RpcError) as refused:
+                ForecastServiceStub(channel).Observe(call.request)
+            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+            status = status_pb2.Status()
+            status.ParseFromString(dict(refused.value.trailing_metadata())["grpc-status-details-bin"])
+            assert any(detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR) for detail in status.details)
+            assert_forecasts_are_the_offline_models(client, servers.bundle, wander(3, HOURS))
+        with pytest.raises(UnavailableError):
+            hasty.delete_series("s0")
+        time.sleep(0.5)  # snapshots and pruning fail too
+        resource.prlimit(process, resource.RLIMIT_FSIZE, before)
+        assert client.observe(wander(3, 1, start=HOURS)).applied == 3
+        assert_forecasts_are_the_offline_models(client, servers.bundle, wander(3, HOURS + 1))
+        until(lambda: not scan(state / "history").filter(unique_id="s2").collect().is_empty())
+    kill(process)
+    _, address = start()
+    with ForecastClient(address) as client:
+        assert_forecasts_are_the_offline_models(client, servers.bundle, wander(3, HOURS + 1))
+    assert hour_by_hour(address, 3, range(HOURS + 2)) == (3, 3 * (HOURS + 1))
+
+
+def test_nothing_is_left_of_a_deleted_series(start: Start, state: pathlib.Path) -> None:
+    name, values = "secret meter 4711", [98765.4321 + hour for hour in range(HOURS)]
+    secrets = [name.encode(), *(struct.pack("<d", v) for v in values), *(struct.pack("<f", v) for v in values)]
+    frame = wander(1, HOURS).with_columns(unique_id=pl.lit(name), y=pl.Series(values))
+
+    def left() -> list[str]:
+        files = [path for path in state.rglob("*") if path.is_file()]
+        return [path.name for path in files for secret in secrets if secret in path.read_bytes()]
+
+    def in_history() -> bool:
+        return not scan(state / "history").filter(unique_id=name).collect().is_empty()
+
+    process, address = start(*OFTEN)
+    with ForecastClient(address) as client:
+        client.observe(wander(3, HOURS))
+        client.observe(frame)
+        client.forecast([name])
+        assert left()
+        until(in_history)
+        client.observe(frame.with_columns(pl.col("ds").dt.offset_by(f"{HOURS}h")))  # in the journal too
+        client.delete_series(name)
+        with pytest.raises(SeriesNotFoundError):
+            client.get_series(name)
+        until(lambda: not left() and not in_history(), 5)
+        assert [info.unique_id for info in client.list_series()] == ["s0", "s1", "s2"]
+    kill(process)
+    _, address = start()
+    with ForecastClient(address) as client:
+        with pytest.raises(SeriesNotFoundError):
+            client.get_series(name)
+        assert not left()
+        assert client.observe(frame).applied == HOURS  # it may begin anew
