@@ -235,6 +235,6 @@ def test_killed_again_and_again(servers: ServerFactory, nursery: Nursery) -> Non
         kill(process)
         process, _ = nursery.serve(servers, *options)
         assert scores(client) == before
-        assert sum(live[0][1] > 0 for live in before.values()) > SERIES / 2
+        assert sum(live[0][1] > 0 for live in before.values()) > 10  # many more on an idle machine
     for log in (one.read_text() for one in servers.folder.glob("forked-*.log")):
         assert not any(word in log for word in ("Traceback", "CRITICAL", "ERROR", "corrupted", "did not succeed")), log
