@@ -5,6 +5,7 @@ the command that needs it, so that each starts fast.
 """
 
 import datetime as dt
+import os
 import pathlib
 import time
 from collections.abc import Sequence
@@ -77,6 +78,8 @@ def _evaluate(arguments: Namespace) -> int:
 
 
 def _serve(arguments: Namespace) -> int:
+    # As torch's threads, see `serve`; the compiled kernels' products are OpenBLAS', which reads this when it is loaded.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from forecaster.serving.server import serve
     from forecaster.serving.telemetry import configure_logging
 
