@@ -242,8 +242,8 @@ class Staging:
     def _part(self, record: Columns | Attributes | Issued, codes: IntArray) -> Columns | Attributes | Issued:
         if not isinstance(record, Columns):
             return record.of(np.flatnonzero(codes != -1).tolist())
-        behind = np.where(codes >= 0, self._behind_us[codes] if len(self._behind_us) else 0, _NEVER_US)
-        behind[codes == -2] = _ALWAYS_US
+        behind = np.where(codes == -2, _ALWAYS_US, _NEVER_US)
+        behind[codes >= 0] = self._behind_us[codes[codes >= 0]]
         part = record.rows(np.flatnonzero(record.time_us > behind[record.series]))
         places = codes[part.series]
         np.minimum.at(self._first_us, places[places >= 0], part.time_us[places >= 0])

@@ -236,6 +236,6 @@ def walk(name: str, hours: Sequence[int], seed: int, covariates: int = 0) -> lis
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
     async def bounded() -> None:
-        await asyncio.wait_for(scenario(), 60)
+        await asyncio.wait_for(scenario(), 300)
 
     asyncio.run(bounded())
