@@ -13,7 +13,7 @@ from forecaster.client import calls
 from forecaster.client.calls import Wanted
 from forecaster.client.closing import AsyncClosing
 from forecaster.client.covariates import has_more_columns
-from forecaster.client.outbox import Outbox
+from forecaster.client.outbox import FAREWELL_SECONDS, Outbox
 from forecaster.client.results import ModelInfo, StreamReply
 from forecaster.client.retry import Attempts, RetryPolicy, StreamEnded
 from forecaster.errors import DeadlineError, ForecasterError
@@ -55,8 +55,8 @@ class AsyncForecastStream(AsyncClosing):
             await self.send_nowait(frame, future=future)
             return await self.receive()
         except BaseException:  # also cancelled: what comes on this stream now answers a frame that nobody waits for
-            self._outbox.clear()
             await self.close()
+            self._outbox.clear()
             raise
 
     async def send_nowait(self, frame: pl.DataFrame, *, future: pl.DataFrame | None = None) -> None:
@@ -105,7 +105,7 @@ class AsyncForecastStream(AsyncClosing):
         """End the stream."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            await connection.close()
+            await connection.close(all_answered=not self._outbox)
 
     def _connect(self) -> "_Connection":
         """Connect and send what has no answer: the oldest first and alone, since a later one may hide what it meets.
@@ -131,7 +131,8 @@ class _Connection:
         self._outgoing: asyncio.Queue[Any] = asyncio.Queue()
         self._incoming: asyncio.Queue[Any] = asyncio.Queue()
         self._call = stubs.forecast.StreamForecasts()
-        self._tasks = [asyncio.create_task(work) for work in (self._read(), self._write())]
+        self._reader = asyncio.create_task(self._read())
+        self._tasks = [self._reader, asyncio.create_task(self._write())]
 
     def send(self, request: Any) -> None:
         """Send a message; if the call has ended, `receive` says so."""
@@ -144,8 +145,11 @@ class _Connection:
             raise found
         return found
 
-    async def close(self) -> None:
-        """End the call."""
+    async def close(self, *, all_answered: bool) -> None:
+        """End the call, as one that succeeded if all messages have answers."""
+        if all_answered:
+            self._outgoing.put_nowait(None)
+            await asyncio.wait([self._reader], timeout=FAREWELL_SECONDS)
         self._call.cancel()
         for task in self._tasks:
             task.cancel()
@@ -163,5 +167,6 @@ class _Connection:
 
     async def _write(self) -> None:
         with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):  # it ended, which `_read` finds out
-            while True:
-                await self._call.write(await self._outgoing.get())
+            while (request := await self._outgoing.get()) is not None:
+                await self._call.write(request)
+            await self._call.done_writing()

@@ -17,6 +17,7 @@ from forecaster.errors import (
 )
 
 MOST = 1024  # frames without an answer: what is kept for another try
+FAREWELL_SECONDS = 1.0  # how long the end of a call is waited for
 
 
 class Outbox:

@@ -14,7 +14,7 @@ from forecaster.client import calls
 from forecaster.client.calls import Wanted
 from forecaster.client.closing import Closing
 from forecaster.client.covariates import has_more_columns
-from forecaster.client.outbox import Outbox
+from forecaster.client.outbox import FAREWELL_SECONDS, Outbox
 from forecaster.client.results import ModelInfo, StreamReply
 from forecaster.client.retry import Attempts, RetryPolicy, StreamEnded
 from forecaster.errors import DeadlineError, ForecasterError
@@ -65,8 +65,8 @@ class ForecastStream(Closing):
         try:
             return self.receive()
         except BaseException:  # whatever comes on this stream now answers a frame that nobody waits for
-            self._outbox.clear()
             self.close()
+            self._outbox.clear()
             raise
 
     def send_nowait(self, frame: pl.DataFrame, *, future: pl.DataFrame | None = None) -> None:
@@ -118,7 +118,7 @@ class ForecastStream(Closing):
     def close(self) -> None:
         """End the stream."""
         if self._connection is not None:
-            self._connection.close()
+            self._connection.close(all_answered=not self._outbox)
         self._connection = None
 
     def _connect(self) -> "_Connection":
@@ -135,7 +135,8 @@ class _Connection:
         self._outgoing: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._incoming: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._call = stubs.forecast.StreamForecasts(iter(self._outgoing.get, None))
-        threading.Thread(target=self._read, name="forecast-stream", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, name="forecast-stream", daemon=True)
+        self._reader.start()
 
     def send(self, request: Any) -> None:
         """Send a message; if the call has ended, `receive` says so."""
@@ -148,9 +149,11 @@ class _Connection:
             raise found
         return found
 
-    def close(self) -> None:
-        """End the call."""
+    def close(self, *, all_answered: bool) -> None:
+        """End the call, as one that succeeded if all messages have answers."""
         self._outgoing.put(None)
+        if all_answered:
+            self._reader.join(FAREWELL_SECONDS)
         self._call.cancel()
 
     def _read(self) -> None:

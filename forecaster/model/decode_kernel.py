@@ -73,7 +73,7 @@ def _deepen(x, middle, bias):
 @part
 def _candidates(ring, ring_observed, position, lags, level, scale, candidates, seen):
     """Write the normalised values whole lags before the steps ahead [S, D], zero where missing, and which there are."""
-    share, horizon = 1.0 / scale, candidates.shape[1]
+    horizon = candidates.shape[1]
     for k in range(len(lags)):
         first = (position - lags[k]) % ring.size
         for low in range(0, horizon, lags[k]):  # a season after the other, from the same one's values
@@ -81,7 +81,7 @@ def _candidates(ring, ring_observed, position, lags, level, scale, candidates, s
             for d in range(low, min(low + lags[k], horizon)):
                 there = ring_observed[at]
                 seen[k, d] = there
-                candidates[k, d] = (ring[at] - level) * share if there else 0.0
+                candidates[k, d] = (ring[at] - level) / scale if there else 0.0
                 at += 1
                 if at == ring.size:
                     at = 0

@@ -66,15 +66,14 @@ def _see(value, past, sums, changes, x):
     """Write the inputs that come of a value and those before it; see `inputs.value_inputs`."""
     count = changes.size - 1
     level, scale = statistics(sums, changes)
-    share = 1.0 / scale
     for c in range(2 * count + 1):
         # The value, then for each lag what lies where the next step's season does and where this one's does.
         number = value if c == 0 else past[count + (c + 1) // 2] if c % 2 else past[c // 2]
         seen = not math.isnan(number)
-        x[2 * c], x[2 * c + 1] = (number - level) * share if seen else 0.0, seen
+        x[2 * c], x[2 * c + 1] = (number - level) / scale if seen else 0.0, seen
     x[2 + 4 * count] = math.log(scale / (scale + abs(level)))
     for c in range(count + 1):
-        x[3 + 4 * count + c] = math.log(changes[c] * share)
+        x[3 + 4 * count + c] = math.log(changes[c] / scale)
     soft_clip(x)
 
 

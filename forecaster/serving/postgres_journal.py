@@ -17,7 +17,7 @@ import psycopg
 from forecaster.errors import StorageError
 from forecaster.serving.postgres_erasure import NOTE_REMOVED, Erasure, times_us
 from forecaster.serving.postgres_session import OutcomeUnknownError, Session, Values
-from forecaster.serving.records import Attributes, Columns, Deletion, Record, decode, encode, find
+from forecaster.serving.records import ATTRIBUTES, KIND_AT, Attributes, Columns, Deletion, Record, decode, encode, find
 
 _PART_BYTES = 8 * 2**20
 _MOST_ROWS_LOOKED_AT = 4_000_000  # for rows older than the states remember: about a second
@@ -27,14 +27,11 @@ INSERT INTO forecaster.journal (shard, sequence, committed_us, first_us, last_us
 SELECT %s, sequence, %s, first_us, last_us, payload
 FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[], %b::bytea[]) AS one (sequence, first_us, last_us, payload)
 """
-# All but the latest acknowledged ones, which are needed if what follows has to be undone.
-_FORGET_ATTRIBUTES = """
-DELETE FROM forecaster.attributes WHERE ctid = ANY (ARRAY(
-    SELECT old.ctid FROM unnest(%b::text[]) AS given (series_id)
-    CROSS JOIN LATERAL (
-        SELECT ctid FROM forecaster.attributes AS one
-        WHERE shard = %s AND one.series_id = given.series_id COLLATE "C" AND sequence <= %s
-        ORDER BY sequence DESC OFFSET 1) AS old))
+# Those that were replaced by records that are gone.
+_OUTDATE_ATTRIBUTES = """
+DELETE FROM forecaster.attributes AS old USING forecaster.attributes AS new
+WHERE old.shard = %(shard)s AND new.shard = %(shard)s AND old.series_id = new.series_id
+AND old.sequence < new.sequence AND new.sequence > %(after)s AND new.sequence <= %(through)s
 """
 _INSERT_ATTRIBUTES = """
 INSERT INTO forecaster.attributes (shard, series_id, sequence, payload)
@@ -84,8 +81,9 @@ SELECT sequence, payload FROM (
           AND {which} ORDER BY sequence LIMIT 1024) AS one) AS part
 WHERE before < 8388608 ORDER BY sequence
 """
-# What is deleted is returned, to be inserted; only observations have a range of times here, a deletion is not taken.
-_PRUNE = """
+# What is deleted is returned, to be inserted: observations, which have a range of times, and static covariates. A
+# deletion is not taken.
+_PRUNE = f"""
 WITH one AS (
     SELECT sequence, sum(octet_length(payload)) OVER (ORDER BY sequence) - octet_length(payload) AS before
     FROM (SELECT sequence, payload FROM forecaster.journal WHERE shard = %(shard)s AND sequence <= %(through)s
@@ -93,8 +91,9 @@ WITH one AS (
 taken AS (
     DELETE FROM forecaster.journal AS old USING one
     WHERE old.shard = %(shard)s AND old.sequence = one.sequence AND one.before < 16777216 RETURNING old.*),
-kept AS (INSERT INTO forecaster.history SELECT * FROM taken WHERE %(keep)s AND first_us <= last_us)
-SELECT count(*), coalesce(max(sequence), 0) FROM taken
+kept AS (INSERT INTO forecaster.history SELECT * FROM taken
+         WHERE %(keep)s AND (first_us <= last_us OR get_byte(payload, {KIND_AT}) = {ATTRIBUTES}))
+SELECT count(*), coalesce(min(sequence), 0), coalesce(max(sequence), 0) FROM taken
 """
 
 
@@ -172,10 +171,10 @@ class PostgresJournal:
         """See `Journal.find`."""
         return find(wanted, self._newest_first(wanted), most_rows=_MOST_ROWS_LOOKED_AT)
 
-    def attributes(self, series_ids: Sequence[str]) -> Attributes:
+    def attributes(self, series_ids: Sequence[str], through: int = 2**62) -> Attributes:
         """See `Journal.attributes`."""
         last = self._head.last
-        rows = self._session.rows(_ATTRIBUTES, (list(series_ids), self._session.shard, last, last))
+        rows = self._session.rows(_ATTRIBUTES, (list(series_ids), self._session.shard, min(through, last), last))
         parts = [decode(payload) for (payload,) in rows]
         held = [part for part in parts if isinstance(part, Attributes)]
         return Attributes(
@@ -191,7 +190,10 @@ class PostgresJournal:
 
         def work(connection: psycopg.Connection) -> int:
             found = connection.execute(_PRUNE, values | {"shard": self._session.shard}).fetchone()
-            count, last = found or (0, 0)
+            count, first, last = found or (0, 0, 0)
+            if count and not keep_history:
+                bounds = {"shard": self._session.shard, "after": first - 1, "through": last}
+                connection.execute(_OUTDATE_ATTRIBUTES, bounds)
             if count:
                 connection.execute(NOTE_REMOVED, (last, self._session.shard))
             return int(count)
@@ -280,5 +282,4 @@ def _statements(shard: str, sequence: int, records: Sequence[Record]) -> Iterato
             yield _INSERT_ERASURE, (shard, record.series_id, at)
         elif isinstance(record, Attributes):
             names = list(record.series_ids)
-            yield _FORGET_ATTRIBUTES, (names, shard, sequence - 1)
             yield _INSERT_ATTRIBUTES, (shard, at, names, [encode(record.of([k])) for k in range(len(record))])

@@ -182,7 +182,8 @@ class Staging:
         if len(places):
             names, count = tuple(self._census.names[places].tolist()), len(places)
             times = self._behind_us[places]
-            self._replay(1, Columns(names, np.arange(count, dtype=np.int32), times, np.full(count, np.nan)))
+            oldest = max(self._journal.first_sequence() - 1, 1)  # what was given up to there, no record will tell
+            self._replay(oldest, Columns(names, np.arange(count, dtype=np.int32), times, np.full(count, np.nan)))
 
     def _replay(self, sequence: int, columns: Columns) -> None:
         part = Part()

@@ -19,8 +19,9 @@ from forecaster.serving.issued import Issued
 
 IntArray = npt.NDArray[np.int64]
 _CHECKSUM = struct.Struct("<I")  # CRC-32 of everything behind it
+KIND_AT = _CHECKSUM.size  # the byte of a record that tells its kind
 _HEADER = struct.Struct("<BIII")  # kind, series, rows, bytes of the ids
-_OBSERVED, _DELETED, _COVARIATES, _ATTRIBUTES, _ISSUED = 1, 2, 3, 4, 5
+_OBSERVED, _DELETED, _COVARIATES, ATTRIBUTES, _ISSUED = 1, 2, 3, 4, 5
 _COUNTS = struct.Struct("<II")  # of a record with covariates, behind its columns: covariates, bytes of their names
 
 
@@ -149,7 +150,7 @@ def encode(record: Record) -> bytes:
         return _with_header(_DELETED, 1, 0, record.series_id.encode(), b"")
     if isinstance(record, Attributes):
         named = json.dumps([record.series_ids, record.numbers, record.categories]).encode()
-        return _with_header(_ATTRIBUTES, len(record), 0, named, b"")
+        return _with_header(ATTRIBUTES, len(record), 0, named, b"")
     if isinstance(record, Issued):
         ids = "\0".join((record.fingerprint, *record.series_ids)).encode()
         return _with_header(_ISSUED, len(record.series_ids), len(record), ids, record.to_bytes())
@@ -180,7 +181,7 @@ def decode(payload: bytes) -> Record:
     ids = body[:id_bytes].decode()
     if kind == _DELETED:
         return Deletion(ids)
-    if kind == _ATTRIBUTES:
+    if kind == ATTRIBUTES:
         named, numbers, categories = json.loads(ids)
         return Attributes(tuple(named), tuple(numbers), tuple(categories))
     if kind == _ISSUED:

@@ -27,9 +27,7 @@ def recover(lane: Lane, storage: Storage, should_stop: Callable[[], bool], max_r
     replayed = 0
     for part in in_parts(storage.journal.read(through), most_series=max_resident // 2, should_stop=should_stop):
         if isinstance(part, Part):
-            replayed += sum(
-                _replay(lane, storage.journal, piece, through) for piece in _pieces(lane, part, max_resident)
-            )
+            replayed += sum(_replay(lane, storage.journal, piece) for piece in _pieces(lane, part, max_resident))
         else:
             _delete(lane, *part)
     lane.store.sequence = storage.journal.last_sequence()
@@ -44,10 +42,9 @@ def _pieces(lane: Lane, part: Part, max_resident: int) -> Sequence[Part]:
     return pieces
 
 
-def _replay(lane: Lane, journal: Journal, part: Part, through: int) -> int:
+def _replay(lane: Lane, journal: Journal, part: Part) -> int:
     lane.store.begin_turn()
-    if through == 0:
-        remembered(lane, journal, part)
+    remembered(lane, journal, part)
     return lane.replay(part)
 
 
@@ -67,15 +64,15 @@ def _load(lane: Lane, storage: Storage, should_stop: Callable[[], bool], max_res
 
 
 def remembered(lane: Lane, journal: Journal, part: Part) -> None:
-    """Put static covariates whose records have left the journal before the first rows of their series."""
+    """Put static covariates that were given before a part before the first rows of series that begin in it."""
     if not lane.static:
         return
     names = list(part.series_ids)
     unknown = [name for name, slot in zip(names, lane.store.bring(names).tolist(), strict=True) if slot < 0]
     given = {name for _, one in part.attributes for name in one.series_ids}
-    attributes = journal.attributes([name for name in unknown if name not in given])
+    attributes = journal.attributes([name for name in unknown if name not in given], part.first)
     if len(attributes):
-        part.attributes.insert(0, (part.sequence, attributes))
+        part.attributes.insert(0, (part.first, attributes))
 
 
 def _delete(lane: Lane, sequence: int, deletion: Deletion) -> None:

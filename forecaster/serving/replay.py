@@ -23,6 +23,7 @@ class Part:
         issued: with the sequence of each.
         rows: of all columns.
         series_ids: of all columns and attributes.
+        first: sequence of the first record, 0 without any.
         sequence: of the last record.
         more: whether what the same records hold of other series is yet to come.
     """
@@ -33,12 +34,13 @@ class Part:
     rows: int = 0
     series_ids: dict[str, None] = field(default_factory=dict)
     observed: set[str] = field(default_factory=set)
+    first: int = 0
     sequence: int = 0
     more: bool = False
 
     def add(self, sequence: int, record: Columns | Attributes | Issued) -> None:
         """Take one more record."""
-        self.sequence = sequence
+        self.first, self.sequence = min(self.first or sequence, sequence), max(self.sequence, sequence)
         self.series_ids.update(dict.fromkeys(record.series_ids))
         if isinstance(record, Columns):
             self.columns.append((sequence, record))

@@ -4,7 +4,10 @@ It knows series ids, times and values; it does not know models.
 """
 
 import contextlib
+import heapq
+import itertools
 import json
+import operator
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -19,6 +22,7 @@ from forecaster.serving.sqlite_pruning import Pruning
 from forecaster.serving.sqlite_schema import ALWAYS, LAST_SEQUENCE, decoded, mark, note, times
 
 _MOST_ROWS_LOOKED_AT = 4_000_000  # for rows older than the states remember: about a second
+_PAGE_ATTRIBUTES = 4096
 _PAGE_RECORDS = 64  # of one query, so that no reader keeps the log from being written back
 
 
@@ -88,8 +92,10 @@ class SqliteJournal:
             pruned = next((file for file in self._history.files() if file.last > after), None)
             if pruned is not None:
                 with contextlib.suppress(FileNotFoundError):  # merged into a larger one meanwhile
-                    if self._history.bounds(pruned).last_us >= since:
-                        yield from self._history.read(pruned, after)
+                    is_wanted = self._history.bounds(pruned).last_us >= since
+                    rows: Iterator[tuple[int, Record]] = self._history.read(pruned, after) if is_wanted else iter(())
+                    given: Iterator[tuple[int, Record]] = self._pruned_attributes(after, pruned.last)
+                    yield from heapq.merge(rows, given, key=operator.itemgetter(0))
                     after = pruned.last
                 continue
             if not page:
@@ -109,15 +115,15 @@ class SqliteJournal:
             found[older], values[older] = find(missing, newest_first, most_rows=2**63)
         return found, values
 
-    def attributes(self, series_ids: Sequence[str]) -> Attributes:
+    def attributes(self, series_ids: Sequence[str], through: int = 2**62) -> Attributes:
         """See `Journal.attributes`."""
         query = (
-            "SELECT a.series_id, a.named FROM json_each(?) AS wanted CROSS JOIN attributes AS a"
-            " ON a.series_id = wanted.value"
+            "SELECT one.series_id, one.named FROM json_each(?) AS wanted CROSS JOIN attributes AS one"
+            " ON one.series_id = wanted.value AND one.sequence ="
+            " (SELECT max(sequence) FROM attributes WHERE series_id = wanted.value AND sequence <= ?)"
         )
         wanted = json.dumps(list(dict.fromkeys(series_ids)))
-        found = [(name, *json.loads(named)) for name, named in self._database.rows(query, (wanted,))]
-        return Attributes(*(tuple(one[k] for one in found) for k in range(3)))
+        return _attributes(self._database.rows(query, (wanted, through)))
 
     def prune(self, through: int, *, committed_before_us: int, keep_history: bool) -> int:
         """See `Journal.prune`."""
@@ -131,6 +137,18 @@ class SqliteJournal:
         """See `Journal.sync`."""
         self._database.sync()
 
+    def _pruned_attributes(self, after: int, last: int) -> Iterator[tuple[int, Attributes]]:
+        """Yield what the records up to one that is in the history gave of static covariates, in order."""
+        query = (
+            "SELECT sequence, series_id, named FROM attributes WHERE (sequence, series_id) > (?, ?) AND sequence <= ?"
+            " ORDER BY sequence, series_id LIMIT ?"
+        )
+        behind: tuple[int, str] = (after + 1, "")
+        while page := self._database.rows(query, (*behind, last, _PAGE_ATTRIBUTES)):
+            for sequence, rows in itertools.groupby(page, operator.itemgetter(0)):
+                yield int(sequence), _attributes([row[1:] for row in rows])
+            behind = page[-1][:2]
+
     def _newest_first(self, wanted: Columns) -> Iterator[Record]:
         query = (
             "SELECT sequence, payload FROM journal WHERE sequence < ? AND first_us <= ? AND last_us >= ?"
@@ -140,3 +158,8 @@ class SqliteJournal:
         while page := self._database.rows(query, (before, *spanned, _PAGE_RECORDS)):
             yield from (decoded(self._database, sequence, payload) for sequence, payload in page)
             before = int(page[-1][0])
+
+
+def _attributes(rows: Sequence[tuple[str, str]]) -> Attributes:
+    found = [(name, *json.loads(named)) for name, named in rows]
+    return Attributes(*(tuple(one[k] for one in found) for k in range(3)))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from forecaster.serving.history import History
 from forecaster.serving.records import Columns, Deletion, Record
 from forecaster.serving.sqlite_database import Database
-from forecaster.serving.sqlite_schema import decoded, mark, raise_mark, remember_last
+from forecaster.serving.sqlite_schema import decoded, mark, outdate, raise_mark, remember_last
 
 _MOST_ROWS, _MOST_BYTES = 1_000_000, 64 << 20  # of one part
 _MOST_RECORDS_GONE, _MOST_BYTES_GONE = 128, 512 << 10  # of one transaction: some milliseconds
@@ -89,12 +89,16 @@ class Pruning:
     def _take(self, part: list[tuple[int, int]], last: int, *, dropped: bool) -> None:
         """Remove records in short transactions, the oldest first."""
         self._before_taking()
+        after = 0
         for through in (*_cuts(part), last):
             with self._database.transaction() as connection:
                 remember_last(connection)
                 connection.execute("DELETE FROM journal WHERE sequence <= ?", (through,))
                 for name in ("last", "pruned", "dropped") if dropped else ("last", "pruned"):
                     raise_mark(connection, name, through)
+                if dropped:
+                    outdate(connection, after, through)
+            after = through
             time.sleep(_PAUSE_SECONDS)
 
 

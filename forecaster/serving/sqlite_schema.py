@@ -19,7 +19,9 @@ _VERSION = 2
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS journal (sequence INTEGER PRIMARY KEY, committed_us INTEGER NOT NULL,"
     " first_us INTEGER NOT NULL, last_us INTEGER NOT NULL, payload BLOB NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS attributes (series_id TEXT PRIMARY KEY, named TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS attributes (series_id TEXT NOT NULL, sequence INTEGER NOT NULL, named TEXT NOT NULL,"
+    " PRIMARY KEY (series_id, sequence)) WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS attributes_in_order ON attributes (sequence)",
     "CREATE TABLE IF NOT EXISTS erasures (sequence INTEGER PRIMARY KEY, series_id TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS active (version TEXT NOT NULL, fingerprint TEXT NOT NULL)",
@@ -50,14 +52,24 @@ def _take_over(database: Database, connection: sqlite3.Connection) -> None:
 
 
 def note(connection: sqlite3.Connection, sequence: int, record: Record) -> None:
-    """Keep what outlives a record: the latest static covariates, and which series wait for their erasure."""
+    """Keep what outlives a record: static covariates, and which series wait for their erasure."""
     if isinstance(record, Deletion):
         connection.execute("DELETE FROM attributes WHERE series_id = ?", (record.series_id,))
         connection.execute("INSERT INTO erasures VALUES (?, ?)", (sequence, record.series_id))
     elif isinstance(record, Attributes):
         named = zip(record.series_ids, record.numbers, record.categories, strict=True)
-        rows = [(name, json.dumps([numbers, categories])) for name, numbers, categories in named]
-        connection.executemany("INSERT OR REPLACE INTO attributes VALUES (?, ?)", rows)
+        rows = [(name, sequence, json.dumps([numbers, categories])) for name, numbers, categories in named]
+        connection.executemany("INSERT OR REPLACE INTO attributes VALUES (?, ?, ?)", rows)
+
+
+def outdate(connection: sqlite3.Connection, after: int, through: int) -> None:
+    """Remove static covariates that others replaced by the records behind `after` and up to `through`."""
+    connection.execute(
+        "DELETE FROM attributes WHERE (series_id, sequence) IN (SELECT old.series_id, old.sequence"
+        " FROM attributes AS new CROSS JOIN attributes AS old ON old.series_id = new.series_id"
+        " AND old.sequence < new.sequence WHERE new.sequence > ? AND new.sequence <= ?)",
+        (after, through),
+    )
 
 
 def remember_last(connection: sqlite3.Connection) -> None:

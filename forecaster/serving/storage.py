@@ -52,7 +52,8 @@ class Journal(Protocol):
     def read(self, after: int, *, since_us: int | None = None) -> Iterator[tuple[int, Record]]:
         """Yield the records behind sequence `after`, in order, from the history and then from the journal.
 
-        With `since_us`, records that hold only observations before that time may be left out. Raises StorageError at a
+        Of a record in the history there are its observations or its static covariates, perhaps in several parts. With
+        `since_us`, records that hold only observations before that time may be left out. Raises StorageError at a
         corrupted one, naming the file and what to do.
         """
         ...
@@ -61,16 +62,19 @@ class Journal(Protocol):
         """Look rows up by series and time, the newest records first, history included: whether found, and the value."""
         ...
 
-    def attributes(self, series_ids: Sequence[str]) -> Attributes:
-        """Return the latest static covariates of those of the series that were ever given some."""
+    def attributes(self, series_ids: Sequence[str], through: int = 2**62) -> Attributes:
+        """Return the latest static covariates, as of a record, of those of the series that were given some.
+
+        Known are the latest ones of all, and those as of every record behind `first_sequence`.
+        """
         ...
 
     def prune(self, through: int, *, committed_before_us: int, keep_history: bool) -> int:
         """Take records up to sequence `through` that were committed before a time out of the journal.
 
-        With `keep_history` their observations go to the Parquet history first, durably. A part of the work at a time:
-        call again until it returns 0, the number of records taken. Never takes a record whose series waits for
-        `erase`; that one first.
+        With `keep_history` their observations go to the Parquet history first, durably, and static covariates stay. A
+        part of the work at a time: call again until it returns 0, the number of records taken. Never takes a record
+        whose series waits for `erase`; that one first.
         """
         ...
 

@@ -78,7 +78,10 @@ class Swap:
         except BaseException:
             await asyncio.shield(self._take_back(lane))
             raise
-        await self._in_thread(self._clean_up, keep)
+        try:
+            await self._in_thread(self._clean_up, keep)
+        except StorageError as error:  # the new version serves all the same
+            LOGGER.warning("snapshots of former versions stay until the next replacement: %s", error)
 
     async def _move_all(self, source: Lane, target: Lane, *, goes_on: bool, into_next: bool) -> None:
         """Move every bucket that has not moved (or moved back)."""
@@ -199,6 +202,7 @@ def move(engine: Engine, staging: Staging, moving: np.ndarray, source: Lane, tar
     rebuilt = staging.rebuilt()
     standing = source.store.standing(rebuilt.names)
     _check(rebuilt, standing)
+    target.store.sequence = source.store.sequence  # who has to leave for others is saved as of it
     at_once = max(target.store.max_resident // 2, 1)
     for start in range(0, len(rebuilt.names), at_once):
         target.store.begin_turn()  # those before may leave again
@@ -207,7 +211,6 @@ def move(engine: Engine, staging: Staging, moving: np.ndarray, source: Lane, tar
         slots = target.store.take(part.names, part.state, part.static_digest, part.touched_us)
         _count_on(target, part, standing.of(rows), slots)
     source.store.forget(rebuilt.names)
-    target.store.sequence = source.store.sequence
     engine.lanes.moved[moving] = into_next
 
 

@@ -50,8 +50,8 @@ class VolatileJournal:
         """Find nothing."""
         return np.zeros(len(wanted), dtype=bool), np.full(len(wanted), np.nan)
 
-    def attributes(self, series_ids: Sequence[str]) -> Attributes:
-        """See `Journal.attributes`."""
+    def attributes(self, series_ids: Sequence[str], through: int = 2**62) -> Attributes:
+        """See `Journal.attributes`: no record can be read, so the latest ones are all that is known."""
         known = [name for name in dict.fromkeys(series_ids) if name in self._attributes]
         numbers, categories = (tuple(self._attributes[name][k] for name in known) for k in (0, 1))
         return Attributes(tuple(known), numbers, categories)  # type: ignore[arg-type]

@@ -245,11 +245,12 @@ def test_batches_larger_than_a_chunk(change: dict[str, object]) -> None:
 @torch.inference_mode()
 def test_extreme_values_stay_finite() -> None:
     model = carried("gru")
-    stepper, fast, plain = Stepper(model), model.initial_state(3), model.initial_state(3)
-    slots = torch.tensor([0, 1, 2])
+    stepper, fast, plain = Stepper(model), model.initial_state(4), model.initial_state(4)
+    slots = torch.tensor([0, 1, 2, 3])
     for t, value in enumerate([0.0, 0.0, 1e-300, 1.0, 1e30, -1e30, 1e100, 5.0]):
-        time_us = torch.full((3,), START_US + t * HOUR_US)
-        values = torch.tensor([value, 7.0, 1.0 + 1e-12 * t], dtype=torch.float64)
+        time_us = torch.full((4,), START_US + t * HOUR_US)
+        subnormal = 5e-324 * (t % 3)  # one over it is infinite
+        values = torch.tensor([value, 7.0, 1.0 + 1e-12 * t, subnormal], dtype=torch.float64)
         stepper.step(fast, slots, time_us, values)
         plain_step(model, plain, slots, Observations.of(time_us, values))
         assert_same_states(fast, plain)

@@ -98,7 +98,7 @@ class CuttingProxy:
 
     def _hold(self, link: Link, data: bytes) -> None:
         """Take the rest of the request, up to its Sync, from the client, and leave that alone."""
-        while not data.endswith(b"S\x00\x00\x00\x04"):
+        while b"S\x00\x00\x00\x04" not in data:  # a Flush may follow it
             data += link.client.recv(1 << 20)
         link.held, self.late = data, link
         link.client.shutdown(socket.SHUT_RDWR)

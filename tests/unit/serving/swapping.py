@@ -188,13 +188,14 @@ class Fleet:
     async def check(self) -> None:
         """Every series is there, once, and its forecast is the offline fold under the weights of its version."""
         listed, total = await self.batcher.call(lambda: self.engine.page("", 10_000))
-        assert [info.series_id for info in listed] == sorted(self.series)
+        found = [info.series_id for info in listed]
+        assert found == sorted(self.series), (found, sorted(self.series))
         assert total == len(self.series)
         if not self.series:
             return
         for info in listed:
             series = self.series[info.series_id]
-            assert info.length == len(series.steps), info.series_id
+            assert info.length == len(series.steps), (info, len(series.steps))
             assert info.observed_length == sum(math.isfinite(value) for _, value, _, _ in series.steps)
         names = sorted(self.series)
         for start in range(0, len(names), self.at_once):

@@ -97,7 +97,8 @@ def forecast(engine: Engine, series_id: str, **more: object) -> np.ndarray:
     return answer.quantiles[0]
 
 
-number = st.one_of(st.floats(-50, 50), st.just(math.nan))
+# Subnormal numbers have too few digits for two orders of summation to agree.
+number = st.one_of(st.floats(-50, 50, width=32, allow_subnormal=False), st.just(math.nan))
 static_covariates = st.tuples(
     st.dictionaries(st.just("area"), st.floats(0, 100)),
     st.dictionaries(st.sampled_from(["region", "kind"]), st.sampled_from(["north", "south", "a", "elsewhere"])),

@@ -18,6 +18,7 @@ IDS = ("a", "b", "é b", "long " * 20)
 ids = st.sampled_from(IDS)
 rows = st.lists(st.tuples(ids, st.floats(allow_infinity=False)), min_size=1, max_size=8)
 
+Given = tuple[int, str, dict[str, float]]  # sequence, id, static covariates
 Row = tuple[int, str, int, str, tuple[tuple[str, float], ...]]  # sequence, id, time, value, covariates
 
 
@@ -31,7 +32,7 @@ class StorageMachine(RuleBasedStateMachine):
         self.storage: Storage = self._opener()
         self.rows: list[Row] = []
         self.deletions: dict[int, str] = {}
-        self.known: dict[str, tuple[dict[str, float], dict[str, str]]] = {}
+        self.given: list[Given] = []
         self.snapshots: dict[tuple[str, str], Snapshot] = {}
         self.last = self.clock = self.dropped = 0
 
@@ -56,14 +57,14 @@ class StorageMachine(RuleBasedStateMachine):
         record = Attributes(tuple(names), ({"area": area},) * count, ({"region": "é"},) * count)
         self.last += 1
         assert self.storage.journal.append(record) == self.last
-        self.known |= dict.fromkeys(names, ({"area": area}, {"region": "é"}))
+        self.given += [(self.last, name, {"area": area}) for name in names]
 
     @rule(name=ids)
     def delete(self, name: str) -> None:
         self.last += 1
         assert self.storage.journal.append(Deletion(name)) == self.last
         self.deletions[self.last] = name
-        self.known.pop(name, None)
+        self.given = [one for one in self.given if one[1] != name]
         self.rows = [row for row in self.rows if row[1] != name]
         self.snapshots = {key: s for key, s in self.snapshots.items() if key[1] != name}
 
@@ -103,13 +104,20 @@ class StorageMachine(RuleBasedStateMachine):
     def the_fold_is_the_same(self) -> None:
         assert self.storage.journal.last_sequence() == self.last
         read: list[Row] = []
+        given: list[Given] = []
         for sequence, record in self.storage.journal.read(0):
             assert self.dropped < sequence <= self.last
             if isinstance(record, Deletion):
                 read = [row for row in read if row[1] != record.series_id]
+                given = [one for one in given if one[1] != record.series_id]
+            elif isinstance(record, Attributes):
+                given += [(sequence, *one) for one in zip(record.series_ids, record.numbers, strict=True)]
+                assert all(one == {"region": "é"} for one in record.categories)
             elif isinstance(record, Columns):
                 read += rows_of(sequence, record)
         assert by_series(read) == by_series([row for row in self.rows if row[0] > self.dropped])
+        expected = [one for one in self.given if one[0] > self.dropped]
+        assert sorted(given, key=lambda one: one[:2]) == sorted(expected, key=lambda one: one[:2])
 
     @invariant()
     def rows_are_found(self) -> None:
@@ -125,9 +133,10 @@ class StorageMachine(RuleBasedStateMachine):
 
     @invariant()
     def attributes_are_the_latest(self) -> None:
-        known = self.storage.journal.attributes(IDS)
-        beside = zip(known.numbers, known.categories, strict=True)
-        assert dict(zip(known.series_ids, beside, strict=True)) == self.known
+        for through in {self.dropped, (self.dropped + self.last) // 2, self.last}:
+            known = self.storage.journal.attributes(IDS, through)
+            expected = {name: numbers for sequence, name, numbers in self.given if sequence <= through}
+            assert dict(zip(known.series_ids, known.numbers, strict=True)) == expected
 
     @invariant()
     def snapshots_are_the_latest(self) -> None:

@@ -469,7 +469,7 @@ def test_any_interleaving_is_the_offline_fold(
                 try:
                     await fleet.swap(other, hook=hook)
                 except StoppedError:
-                    assert fleet.engine.lanes.active.version != other
+                    assert fleet.engine.lanes.next is None
                 fleet.batcher.hook = None
                 await fleet.check()
 
@@ -507,11 +507,11 @@ def test_a_full_queue_does_not_end_a_swap() -> None:
         fleet = Fleet(VolatileStorage(), {"1": BUNDLE, "2": OTHERS["other weights"]})
         async with fleet.running():
             await fleet.observe(walk("a", range(20), 1))
-            fleet.batcher._max_queued = 1  # one request, and there is room for none
+            fleet.batcher.max_queued = 1  # one request, and there is room for none
 
             async def ask() -> None:
                 while fleet.engine.lanes.active.version == "1":
-                    await fleet.forecast(["a"])
+                    await asyncio.gather(*(fleet.forecast(["a"]) for _ in range(4)))
 
             _, *answers = await asyncio.gather(fleet.swap("2"), ask(), ask(), return_exceptions=True)
             assert fleet.engine.lanes.active.version == "2"
