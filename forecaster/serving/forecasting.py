@@ -70,7 +70,7 @@ def _forecast(lane: Lane, requests: Sequence[ForecastWork]) -> list[Forecasts]:
     return [
         Forecasts(
             one.series_ids,
-            store.clock_us[one.slots],
+            store.mirrors.clock_us[one.slots],
             prediction.quantiles[..., trained.index(0.5)].numpy(),
             quantiles[at],
             one.failed,
@@ -136,7 +136,7 @@ def _ask(lane: Lane, work: ForecastWork) -> _Asked:
         failed = dict.fromkeys(work.series_ids, error)
     future = None
     if work.futures:
-        clocks = store.clock_us[slots]
+        clocks = store.mirrors.clock_us[slots]
         future, off_grid = _ahead(work, clocks, model.step_us, len(model.covariates.future))
         for series_id in (work.series_ids[at] for at in np.flatnonzero(off_grid)):
             failed.setdefault(series_id, InvalidArgumentError(f"a future covariate is off the grid of {series_id!r}"))

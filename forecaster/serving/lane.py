@@ -60,7 +60,11 @@ class Lane:
         store = self.store
         slots = store.bring(columns.series_ids)
         exists = slots >= 0
-        clocks = np.where(exists, store.clock_us[slots], 0) if len(store.clock_us) else np.zeros(len(slots), np.int64)
+        clocks = (
+            np.where(exists, store.mirrors.clock_us[slots], 0)
+            if len(store.mirrors.clock_us)
+            else np.zeros(len(slots), np.int64)
+        )
 
         def held(series: IntArray, time_us: IntArray) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
             back = (clocks[series] - time_us) // self.bundle.step_us
@@ -84,7 +88,7 @@ class Lane:
         new = []
         for k, (name, slot) in enumerate(zip(attributes.series_ids, slots.tolist(), strict=True)):
             given = digest(attributes.numbers[k], attributes.categories[k])
-            if self.store.static_digest[slot] != given if slot >= 0 else name in begun:
+            if self.store.mirrors.static_digest[slot] != given if slot >= 0 else name in begun:
                 new.append(k)
         return attributes.of(new) if new else None
 
@@ -124,7 +128,7 @@ class Lane:
         fresh = steps[first] == 0
         if fresh.any():
             self.store.clear(slots[fresh], keep=STATIC)  # what never changes outlasts a long gap
-        position = np.where(fresh, 0, self.store.position[slots])
+        position = np.where(fresh, 0, self.store.mirrors.position[slots])
         if scoring is not None and issued is not None:
             scoring.replay(slots, position, runs, issued, self.store.resident)
         elif scoring is not None:
@@ -149,15 +153,20 @@ class Lane:
         found: dict[str, SeriesInfo] = {}
         for name in series_ids:
             if (slot := store.resident.get(name, -1)) >= 0:
-                mirrors = (store.clock_us, store.position, store.observed_count, store.touched_us)
+                mirrors = (
+                    store.mirrors.clock_us,
+                    store.mirrors.position,
+                    store.mirrors.observed_count,
+                    store.mirrors.touched_us,
+                )
                 known = tuple(int(mirror[slot]) for mirror in mirrors)
                 found[name] = self._info(name, known, store.slab.tensors, slot)
         cold = [name for name in series_ids if name not in found]
-        for name, packed in (store.peek(cold) if cold else {}).items():
+        for name, packed in (store.cold.peek(cold) if cold else {}).items():
             state = packed.state
             numbers = (state["time_us"], state["position"], state["observed_count"], packed.touched_us)
             found[name] = self._info(name, tuple(int(one[0]) for one in numbers), state, 0)
-        if lost := store.lost([name for name in cold if name not in found]):
+        if lost := store.cold.lost([name for name in cold if name not in found]):
             store.begin_turn()
             store.bring(lost)
             found |= self.describe([name for name in lost if name in store.resident])

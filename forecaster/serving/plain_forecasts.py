@@ -41,7 +41,7 @@ def forecast_alike(lane: Lane, requests: Sequence[ForecastWork]) -> list[Forecas
         quantiles = lane.scoring.corrected(distinct, whole, levels)
     else:
         quantiles = interpolated(whole, trained, levels)
-    median, origins = whole[..., trained.index(0.5)], lane.store.clock_us[distinct]
+    median, origins = whole[..., trained.index(0.5)], lane.store.mirrors.clock_us[distinct]
     shown = ended if lane.model.config.end_of_sequence else None
     answers, at, row = [], 0, 0
     for request in requests:
@@ -67,9 +67,9 @@ def failures(
         reason = f"version {lane.version} of the model has another horizon or other levels than the one before"
         return dict.fromkeys(range(len(names)), InvalidArgumentError(reason))
     needed = config.min_history or 1
-    if not len(lane.store.observed_count):
+    if not len(lane.store.mirrors.observed_count):
         return {at: _no_series(name) for at, name in enumerate(names)}
-    counts = lane.store.observed_count[slots]
+    counts = lane.store.mirrors.observed_count[slots]
     failed: dict[int, ForecasterError] = {}
     for at in np.flatnonzero((slots < 0) | (counts < needed)).tolist():
         message = f"series {names[at]!r} has {counts[at]} values; a forecast needs {needed}"

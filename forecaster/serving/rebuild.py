@@ -112,7 +112,9 @@ class Staging:
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise StorageError(f"the rebuilt states have numbers in {name!r} that are not finite")
         offset = np.array([self._offset[k] if (k := self._index.get(name, -1)) >= 0 else 0 for name in names])
-        return Rebuilt(names, state, store.static_digest[slots], store.touched_us[slots], offset.astype(np.int64))
+        return Rebuilt(
+            names, state, store.mirrors.static_digest[slots], store.mirrors.touched_us[slots], offset.astype(np.int64)
+        )
 
     def incomplete(self, source: Lane) -> list[str]:
         """Return the series of which less was found than a lane's states remember; they are left out from now on.
@@ -129,7 +131,7 @@ class Staging:
                 continue
             clock_us, position = self._census.clock_us[k], self._census.position[k]
             if (slot := resident.get(name, -1)) >= 0:
-                clock_us, position = source.store.clock_us[slot], source.store.position[slot]
+                clock_us, position = source.store.mirrors.clock_us[slot], source.store.mirrors.position[slot]
             if first_us > clock_us - (min(position, memory) - 1) * step_us:
                 short.append(name)
         store.forget(name for name in short if name in store.resident)
@@ -149,8 +151,8 @@ class Staging:
             self._replay(max(self._sequence, 1), columns)
             slots = store.bring(some)
             needed = np.minimum(observed, self.lane.model.config.min_history or 1)
-            few = store.observed_count[slots] < needed
-            store.count_on(slots[few], store.position[slots[few]], needed[few])
+            few = store.mirrors.observed_count[slots] < needed
+            store.count_on(slots[few], store.mirrors.position[slots[few]], needed[few])
 
     def _begin(self) -> int:
         """Begin with the snapshots or the windows, and take in what came before the census; return how many rows."""

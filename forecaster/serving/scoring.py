@@ -33,22 +33,22 @@ class Scoring:
 
     def __init__(self, calibration: Calibration, store: SeriesStore) -> None:
         self._calibration, self._store = calibration, store
-        self._fingerprint = store.fingerprint
+        self._fingerprint = store.cold.fingerprint
         self.pending: list[Issued] = []  # to be journaled before the next observations
 
     def step(self, slots: IntArray, values: Float64) -> None:
         """Score what waits for the next step of N different series, before their states advance."""
         store = self._store
-        due = np.flatnonzero(store.next_target[slots] <= store.position[slots] + 1)
+        due = np.flatnonzero(store.mirrors.next_target[slots] <= store.mirrors.position[slots] + 1)
         if len(due):
             at = slots[due]
-            self._calibration.score_step(store.slab.tensors, at, store.position[at], values[due])
+            self._calibration.score_step(store.slab.tensors, at, store.mirrors.position[at], values[due])
             store.refresh_targets(at)
 
     def scan(self, slots: IntArray, position: IntArray, runs: Runs) -> None:
         """Score what waits for a step of the runs of N different series, before their states advance."""
         store = self._store
-        if (store.next_target[slots] <= position + runs.lengths.numpy()).any():
+        if (store.mirrors.next_target[slots] <= position + runs.lengths.numpy()).any():
             self._calibration.score(store.slab.tensors, slots, position, runs)
             store.refresh_targets(slots)
 
@@ -68,14 +68,14 @@ class Scoring:
         beside = np.array(sorted({slot for slot in wanted if slot >= 0} - set(run_of_slot)), dtype=np.int64)
         run_of_slot |= {slot: len(slots) + k for k, slot in enumerate(beside.tolist())}
         whole = Runs(
-            torch.cat([runs.start_us, torch.from_numpy(store.clock_us[beside] + self._calibration.step_us)]),
+            torch.cat([runs.start_us, torch.from_numpy(store.mirrors.clock_us[beside] + self._calibration.step_us)]),
             torch.cat([runs.lengths, torch.zeros(len(beside), dtype=torch.int64)]),
             runs.row_run,
             runs.row_step,
             runs.values,
         )
         every = np.concatenate([slots, beside])
-        positions = np.concatenate([position, store.position[beside]])
+        positions = np.concatenate([position, store.mirrors.position[beside]])
         run_of = np.array([run_of_slot.get(slot, -1) for slot in wanted], dtype=np.int64)
         self._calibration.replay(store.slab.tensors, every, positions, whole, issued, run_of)
         store.refresh_targets(every)
@@ -100,7 +100,7 @@ class Scoring:
         shown = horizons
         if over.any():
             shown = np.minimum(horizons, np.where(over.any(axis=1), np.maximum(over.argmax(axis=1), 1), horizons))
-        origins = (store.position[slots], store.clock_us[slots])
+        origins = (store.mirrors.position[slots], store.mirrors.clock_us[slots])
         names: list[str] = store.names(slots)
         issued = self._calibration.issue(store.slab.tensors, slots, quantiles, origins, names, shown)
         if issued is not None:

@@ -10,7 +10,6 @@ Shapes: N series.
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import repeat
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,8 @@ from forecaster.errors import LimitReachedError
 from forecaster.model.bundle import Bundle
 from forecaster.model.state import State, StateSpec
 from forecaster.serving.calibration import NEVER, Calibration
+from forecaster.serving.cold import ColdStates, merged
+from forecaster.serving.mirrors import Mirrors, Standing
 from forecaster.serving.packing import Packed, Packing
 from forecaster.serving.records import IntArray, Snapshot
 from forecaster.serving.slab import Slab
@@ -28,26 +29,6 @@ from forecaster.serving.telemetry import LOGGER
 
 _SNAPSHOTS_AT_ONCE = 1024
 _LEAVING_SHARE = 32  # one part in so many leaves at a time, so that choosing whom is seldom
-
-
-class Standing(NamedTuple):
-    """Where N series stand; -1 where there is no such series.
-
-    Args:
-        clock_us: int64 [N].
-        position: int64 [N].
-        observed_count: int64 [N].
-        exists: bool [N].
-    """
-
-    clock_us: IntArray
-    position: IntArray
-    observed_count: IntArray
-    exists: npt.NDArray[np.bool_]
-
-    def of(self, rows: slice) -> "Standing":
-        """Return that of some of the series."""
-        return Standing(self.clock_us[rows], self.position[rows], self.observed_count[rows], self.exists[rows])
 
 
 class SeriesStore:
@@ -75,30 +56,18 @@ class SeriesStore:
         self._model_names = [one.name for one in bundle.model.state_spec]
         self.calibration = calibration
         spec = StateSpec([*bundle.model.state_spec, *(calibration.spec if calibration else ())])
-        self._packing = Packing(spec)
-        self.fingerprint, self._snapshots, self._max_resident = bundle.fingerprint, snapshots, max_resident
+        self.cold = ColdStates(snapshots, bundle.fingerprint, Packing(spec))
+        self._max_resident = max_resident
         self._memory = {one.name: one.shape for one in bundle.model.state_spec}["ring"][0]
         self.slab = Slab(spec, device, max_slots=max_resident)
         self._slots: dict[str, int] = {}
-        self._cold = 0 if empty else snapshots.count(bundle.fingerprint)
+        self._cold = 0 if empty else self.cold.count()
         self._sorted_unsaved: list[str] | None = None
         self.sequence = 0  # of the last record that the states hold
         self._lost: set[str] = set()  # series whose snapshots are corrupted
         self.on_lost: Callable[[list[str]], None] = _leave  # who makes them resident all the same
         self._turn = 0
-        # By slot: the series, whether it is in use, its last turn; whether its snapshot is older than its state, and of
-        # which record it is (0 without one); then what `Packed` has of it.
-        self._ids = np.zeros(0, dtype=object)
-        self._used = np.zeros(0, dtype=bool)
-        self._touched = np.zeros(0, dtype=np.int64)
-        self._dirty = np.zeros(0, dtype=bool)
-        self._saved = np.zeros(0, dtype=np.int64)
-        self.clock_us = np.zeros(0, dtype=np.int64)
-        self.position = np.zeros(0, dtype=np.int64)
-        self.observed_count = np.zeros(0, dtype=np.int64)
-        self.touched_us = np.zeros(0, dtype=np.int64)
-        self.static_digest = np.zeros(0, dtype=np.int64)
-        self.next_target = np.zeros(0, dtype=np.int64)  # the position of the next step that a forecast waits for
+        self.mirrors = Mirrors()
 
     def __len__(self) -> int:
         return len(self._slots) + self._cold
@@ -128,11 +97,10 @@ class SeriesStore:
         LimitReachedError if more series than may be resident are wanted in one turn.
         """
         slots = self._look_up(series_ids)
-        self._touched[slots[slots >= 0]] = self._turn  # they must not leave for the others
+        self.mirrors.touched[slots[slots >= 0]] = self._turn  # they must not leave for the others
         if (self._cold or self._lost) and (missing := np.flatnonzero(slots < 0)).size:
             wanted = [series_ids[i] for i in missing.tolist()]
-            found = self._snapshots.fetch(self.fingerprint, wanted)
-            if found:
+            if found := self.cold.fetch(wanted):
                 self.adopt([one for one in found if one.series_id not in self._lost])
                 if lost := self._lost.intersection(wanted):
                     self.on_lost(sorted(lost))
@@ -146,16 +114,16 @@ class SeriesStore:
 
     def adopt(self, snapshots: Sequence[Snapshot]) -> list[str]:
         """Make cold series resident from their snapshots; return those whose snapshot is corrupted, which stay out."""
-        whole = [one for one in snapshots if self.can_unpack(one)]
+        whole = [one for one in snapshots if self.cold.can_unpack(one)]
         if whole:
-            packed = self._packing.unpack([one.state for one in whole])
+            packed = self.cold.unpack(whole)
             slots = self._place([one.series_id for one in whole])
             self._cold -= len(whole)
-            self._saved[slots] = [one.sequence for one in whole]
-            self._dirty[slots] = False
+            self.mirrors.saved[slots] = [one.sequence for one in whole]
+            self.mirrors.dirty[slots] = False
             self.scatter(slots, packed.state)
             self.refresh_targets(slots)
-            self.static_digest[slots], self.touched_us[slots] = packed.static_digest, packed.touched_us
+            self.mirrors.take(slots, packed.static_digest, packed.touched_us)
         broken = [one.series_id for one in snapshots if one not in whole] if len(whole) < len(snapshots) else []
         for series_id in broken:
             LOGGER.warning("the snapshot of series %r is corrupted: it is rebuilt from the journal", series_id)
@@ -169,10 +137,7 @@ class SeriesStore:
         rows = torch.from_numpy(slots).to(self.slab.device)
         for tensor in self.slab.tensors.values():
             tensor[rows] = 0
-        self._saved[slots], self._dirty[slots] = 0, True
-        for mirror in (self.clock_us, self.position, self.observed_count, self.touched_us, self.static_digest):
-            mirror[slots] = 0
-        self.next_target[slots] = NEVER
+        self.mirrors.begin(slots)
         self._sorted_unsaved = None
         self._lost.difference_update(series_ids)
         return slots
@@ -182,20 +147,17 @@ class SeriesStore:
         slots = self._place(series_ids)
         self.scatter(slots, state)
         self.refresh_targets(slots)
-        self.static_digest[slots], self.touched_us[slots] = static_digest, touched_us
-        self._saved[slots], self._dirty[slots] = 0, True
+        self.mirrors.take(slots, static_digest, touched_us)
+        self.mirrors.saved[slots], self.mirrors.dirty[slots] = 0, True
         self._sorted_unsaved = None
         self._lost.difference_update(series_ids)
         return slots
 
     def standing(self, series_ids: Sequence[str]) -> Standing:
         """Return where series stand; cold ones stay cold."""
-        slots = self._look_up(series_ids)
-        there = slots >= 0
-        clocks, positions, counts = (np.where(there, mirror[slots], -1) for mirror in self._standing_mirrors())
-        found = Standing(clocks, positions, counts, there)
-        cold = np.flatnonzero(~there)
-        for name, packed in (self.peek([series_ids[i] for i in cold.tolist()]) if len(cold) else {}).items():
+        found = self.mirrors.standing(self._look_up(series_ids))
+        cold = np.flatnonzero(~found.exists)
+        for name, packed in (self.cold.peek([series_ids[i] for i in cold.tolist()]) if len(cold) else {}).items():
             at = series_ids.index(name)
             state = packed.state
             for part, tensor in zip(found, ("time_us", "position", "observed_count"), strict=False):
@@ -207,7 +169,7 @@ class SeriesStore:
         """Set how many steps series have seen, and how many of them had a value, int64 [N] each."""
         counts = {"position": torch.from_numpy(position), "observed_count": torch.from_numpy(observed_count)}
         self.slab.scatter(torch.from_numpy(slots).to(self.slab.device), counts)
-        self.position[slots], self.observed_count[slots] = position, observed_count
+        self.mirrors.position[slots], self.mirrors.observed_count[slots] = position, observed_count
 
     def forget(self, series_ids: Iterable[str]) -> None:
         """Drop series without a snapshot, resident or cold; all of them exist."""
@@ -231,61 +193,59 @@ class SeriesStore:
         for name, tensor in self.slab.tensors.items():
             if name not in keep:
                 tensor[rows] = 0
-        self.next_target[slots] = NEVER
+        self.mirrors.next_target[slots] = NEVER
 
     def refresh_targets(self, slots: IntArray) -> None:
         """Take over which step the forecasts of some series wait for next."""
         if self.calibration is not None:
-            self.next_target[slots] = self.calibration.next_target(self.slab.tensors, slots)
+            self.mirrors.next_target[slots] = self.calibration.next_target(self.slab.tensors, slots)
 
     def touch_calibration(self, slots: IntArray) -> None:
         """Note that the calibration of some series is newer than their snapshots."""
-        self._dirty[slots] = True
+        self.mirrors.dirty[slots] = True
 
     def names(self, slots: IntArray) -> list[str]:
         """Return the series in `slots`, all in use."""
-        return self._ids[slots].tolist()  # type: ignore[no-any-return]
+        return self.mirrors.ids[slots].tolist()  # type: ignore[no-any-return]
 
     def used_slots(self, first: int, behind: int) -> IntArray:
         """Return the slots that are in use, from `first` on and before `behind`."""
-        return first + np.flatnonzero(self._used[first:behind])
+        return first + np.flatnonzero(self.mirrors.used[first:behind])
 
     def scatter(self, slots: IntArray, state: State) -> None:
         """Put states into `slots`, all different, and the mirrors with them."""
         self.slab.scatter(torch.from_numpy(slots).to(self.slab.device), state)
-        self.clock_us[slots] = state["time_us"].cpu().numpy()
-        self.position[slots] = state["position"].cpu().numpy()
-        self.observed_count[slots] = state["observed_count"].cpu().numpy()
+        self.mirrors.stand(slots, *(state[name].cpu().numpy() for name in ("time_us", "position", "observed_count")))
 
     def advanced(self, slots: IntArray, clock_us: IntArray, steps: IntArray, observed: IntArray) -> None:
         """Note that the states in `slots` were advanced in place: their clocks, and the steps and values seen since."""
-        self.clock_us[slots] = clock_us
-        self.position[slots] += steps
-        self.observed_count[slots] += observed
+        self.mirrors.clock_us[slots] = clock_us
+        self.mirrors.position[slots] += steps
+        self.mirrors.observed_count[slots] += observed
         self.changed(slots)
 
     def changed(self, slots: IntArray) -> None:
         """Note that the states in `slots` are newer than their snapshots."""
-        self._dirty[slots] = True
-        self.touched_us[slots] = time.time_ns() // 1000
+        self.mirrors.dirty[slots] = True
+        self.mirrors.touched_us[slots] = time.time_ns() // 1000
 
     def set_static(self, slots: IntArray, static: State, digests: Sequence[int]) -> None:
         """Put the tensors of static covariates into `slots`, all different; nothing else of the states changes."""
         self.slab.scatter(torch.from_numpy(slots).to(self.slab.device), static)
-        self.static_digest[slots] = digests
-        self._dirty[slots] = True
+        self.mirrors.static_digest[slots] = digests
+        self.mirrors.dirty[slots] = True
 
     def stands(self, slots: IntArray) -> IntArray:
         """Return the record of which each slot's snapshot is, 0 without one, int64 [N]."""
-        return self._saved[slots]
+        return self.mirrors.saved[slots]
 
     def dirty(self) -> IntArray:
         """Return the slots whose snapshots are older than their states."""
-        return np.flatnonzero(self._dirty)
+        return np.flatnonzero(self.mirrors.dirty)
 
     def count_dirty(self) -> int:
         """Return how many snapshots are older than their states; any thread may ask."""
-        return int(np.count_nonzero(self._dirty))
+        return int(np.count_nonzero(self.mirrors.dirty))
 
     def save(self, slots: IntArray, *, sequence: int | None = None) -> None:
         """Write snapshots of `slots` as of a record, the last one if none is named.
@@ -293,47 +253,23 @@ class SeriesStore:
         Those that are not in use or have not changed are left out.
         """
         sequence = self.sequence if sequence is None else sequence
-        slots = slots[self._dirty[slots]]
+        slots = slots[self.mirrors.dirty[slots]]
         for start in range(0, len(slots), _SNAPSHOTS_AT_ONCE):
             part = slots[start : start + _SNAPSHOTS_AT_ONCE]
-            packed = self._packing.pack(
-                Packed(self.gather_whole(part), self.static_digest[part], self.touched_us[part])
-            )
-            names: list[str] = self._ids[part].tolist()
-            made = [Snapshot.of(name, sequence, one) for name, one in zip(names, packed, strict=True)]
-            self._snapshots.save(self.fingerprint, made)
-            self._dirty[part] = False
-            if (self._saved[part] == 0).any():
+            packed = Packed(self.gather_whole(part), self.mirrors.static_digest[part], self.mirrors.touched_us[part])
+            self.cold.save(self.names(part), sequence, packed)
+            self.mirrors.dirty[part] = False
+            if (self.mirrors.saved[part] == 0).any():
                 self._sorted_unsaved = None
-            self._saved[part] = max(sequence, 1)
+            self.mirrors.saved[part] = max(sequence, 1)
 
     def page(self, after: str) -> Iterator[str]:
         """Yield the series ids behind `after`, ascending by code points."""
         if self._sorted_unsaved is None:
-            slots = np.flatnonzero(self._used & (self._saved == 0))
-            self._sorted_unsaved = sorted(self._ids[slots].tolist())
+            slots = np.flatnonzero(self.mirrors.used & (self.mirrors.saved == 0))
+            self._sorted_unsaved = sorted(self.mirrors.ids[slots].tolist())
         unsaved = (one for one in self._sorted_unsaved if one > after)
-        saved = (one.series_id for one in self._snapshots.read(self.fingerprint, after))
-        return _merged(unsaved, saved)
-
-    def peek(self, series_ids: Sequence[str]) -> dict[str, Packed]:
-        """Return what is known of cold series, which stay cold."""
-        found = self._snapshots.fetch(self.fingerprint, series_ids)
-        whole = [one for one in found if self.can_unpack(one)]
-        return {one.series_id: self.unpack([one]) for one in whole}
-
-    def lost(self, series_ids: Sequence[str]) -> list[str]:
-        """Return those of cold series whose snapshots are corrupted."""
-        found = self._snapshots.fetch(self.fingerprint, series_ids) if series_ids else []
-        return [one.series_id for one in found if not self.can_unpack(one)]
-
-    def can_unpack(self, snapshot: Snapshot) -> bool:
-        """Return whether a snapshot is what was written of a state of this model."""
-        return snapshot.is_whole and len(snapshot.state) == self._packing.num_bytes
-
-    def unpack(self, snapshots: Sequence[Snapshot]) -> Packed:
-        """Return what snapshots of this model hold."""
-        return self._packing.unpack([one.state for one in snapshots])
+        return merged(unsaved, self.cold.page(after))
 
     def held(self, slots: IntArray, steps_back: IntArray) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
         """Look up remembered values.
@@ -345,7 +281,7 @@ class SeriesStore:
         Returns:
             Whether the memory reaches that far, bool [N], and the value, NaN where missing, float64 [N].
         """
-        position = self.position[slots]
+        position = self.mirrors.position[slots]
         reached = steps_back < np.minimum(self._memory, position)
         index = torch.from_numpy((position - 1 - steps_back) % self._memory).to(self.slab.device)
         rows = torch.from_numpy(slots).to(self.slab.device)
@@ -354,13 +290,7 @@ class SeriesStore:
 
     def inventory(self) -> tuple[dict[str, int], IntArray, IntArray]:
         """Return a copy of the resident series' slots, and of all slots' clocks and positions."""
-        return dict(self._slots), self.clock_us.copy(), self.position.copy()
-
-    def _standing_mirrors(self) -> tuple[IntArray, IntArray, IntArray]:
-        """Return clocks, positions and counts by slot, and one of no slot behind them, so that -1 may be asked for."""
-        mirrors = (self.clock_us, self.position, self.observed_count)
-        nothing = np.zeros(1, dtype=np.int64)
-        return mirrors if len(self.clock_us) else (nothing, nothing, nothing)
+        return dict(self._slots), self.mirrors.clock_us.copy(), self.mirrors.position.copy()
 
     def _look_up(self, series_ids: Sequence[str]) -> IntArray:
         return np.fromiter(map(self._slots.get, series_ids, repeat(-1)), np.int64, len(series_ids))
@@ -369,66 +299,34 @@ class SeriesStore:
         """Return slots for series that become resident, whose states are yet to be filled in."""
         self._make_room(len(series_ids))
         slots = self.slab.reserve(len(series_ids))
-        self._fit_mirrors()
+        self.mirrors.fit(self.slab.capacity)
         self._slots.update(zip(series_ids, slots.tolist(), strict=True))
-        self._ids[slots] = np.array(series_ids, dtype=object)
-        self._used[slots], self._touched[slots] = True, self._turn
+        self.mirrors.ids[slots] = np.array(series_ids, dtype=object)
+        self.mirrors.used[slots], self.mirrors.touched[slots] = True, self._turn
         return slots
 
     def _make_room(self, needed: int) -> None:
         over = len(self._slots) + needed - self._max_resident
         if over <= 0:
             return
-        candidates = np.flatnonzero(self._used & (self._touched < self._turn))
-        if len(candidates) < over:
+        leaving = self.mirrors.least_recent(self._turn, max(over, self._max_resident // _LEAVING_SHARE))
+        if len(leaving) < over:
             raise LimitReachedError(
                 f"more series at once than may be resident, {self._max_resident}: ask for fewer at once",
                 retry_after_seconds=0.1,
             )
-        n = min(max(over, self._max_resident // _LEAVING_SHARE), len(candidates))
-        leaving = candidates[np.argpartition(self._touched[candidates], n - 1)[:n]]
         self.save(leaving)
-        for name in self._ids[leaving].tolist():
+        for name in self.mirrors.ids[leaving].tolist():
             del self._slots[name]
         self._free(leaving)
-        self._cold += n
+        self._cold += len(leaving)
 
     def _free(self, slots: IntArray) -> None:
-        self._used[slots] = self._dirty[slots] = False
-        self._ids[slots] = None
+        self.mirrors.used[slots] = self.mirrors.dirty[slots] = False
+        self.mirrors.ids[slots] = None
         self.slab.release(slots)
         self._sorted_unsaved = None
-
-    def _fit_mirrors(self) -> None:
-        missing = self.slab.capacity - len(self._used)
-        if missing > 0:
-            names = ("_ids", "_used", "_touched", "_dirty", "_saved")
-            for name in (
-                *names,
-                "clock_us",
-                "position",
-                "observed_count",
-                "touched_us",
-                "static_digest",
-                "next_target",
-            ):
-                setattr(self, name, np.pad(getattr(self, name), (0, missing)))
 
 
 def _leave(series_ids: list[str]) -> None:
     """Do nothing: while the journal is replayed, it creates them anew."""
-
-
-def _merged(first: Iterator[str], second: Iterator[str]) -> Iterator[str]:
-    """Yield two ascending runs as one, without what stands in both twice."""
-    a, b = next(first, None), next(second, None)
-    while a is not None or b is not None:
-        if b is None or (a is not None and a <= b):
-            assert a is not None
-            yield a
-            if a == b:
-                b = next(second, None)
-            a = next(first, None)
-        else:
-            yield b
-            b = next(second, None)

@@ -20,10 +20,10 @@ from forecaster.serving.census import EARLIEST_US, Census
 from forecaster.serving.engine import Engine
 from forecaster.serving.lane import Lane
 from forecaster.serving.lanes import BUCKETS, bucket
+from forecaster.serving.mirrors import Standing
 from forecaster.serving.rebuild import Rebuilt, Staging
 from forecaster.serving.records import IntArray
 from forecaster.serving.storage import Activation, Storage, in_batches
-from forecaster.serving.store import Standing
 from forecaster.serving.telemetry import LOGGER
 
 _SERIES_AT_ONCE = 2048  # of a part, at least
@@ -174,11 +174,11 @@ class Swap:
         names, clocks, positions = list(slots), [clock_us[at]], [position[at]]
         for batch in in_batches(self._storage.snapshots.read(source.bundle.fingerprint), _SERIES_AT_ONCE):
             cold = [one for one in batch if one.series_id not in slots]
-            whole = [one for one in cold if source.store.can_unpack(one)]
-            broken = [one.series_id for one in cold if not source.store.can_unpack(one)]
+            whole = [one for one in cold if source.store.cold.can_unpack(one)]
+            broken = [one.series_id for one in cold if not source.store.cold.can_unpack(one)]
             names += [*(one.series_id for one in whole), *broken]
             if whole:
-                packed = source.store.unpack(whole)
+                packed = source.store.cold.unpack(whole)
                 clocks.append(packed.state["time_us"].numpy())
                 positions.append(packed.state["position"].numpy())
             clocks.append(np.full(len(broken), EARLIEST_US))  # of those everything counts
@@ -225,6 +225,6 @@ def _check(rebuilt: Rebuilt, standing: Standing) -> None:
 
 def _count_on(target: Lane, rebuilt: Rebuilt, standing: Standing, slots: IntArray) -> None:
     """Let series whose windows do not reach back to their start count the steps before as well."""
-    counted = target.store.position[slots] + rebuilt.offset == standing.position
+    counted = target.store.mirrors.position[slots] + rebuilt.offset == standing.position
     long = np.flatnonzero((rebuilt.offset > 0) & counted)
     target.store.count_on(slots[long], standing.position[long], standing.observed_count[long])

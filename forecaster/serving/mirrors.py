@@ -1,0 +1,105 @@
+"""What the host knows of each slot, so that admission reads no tensor: clocks, counts, whose it is.
+
+Shapes: C slots, N series.
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from forecaster.serving.calibration import NEVER
+from forecaster.serving.records import IntArray
+
+
+class Standing(NamedTuple):
+    """Where N series stand; -1 where there is no such series.
+
+    Args:
+        clock_us: int64 [N].
+        position: int64 [N].
+        observed_count: int64 [N].
+        exists: bool [N].
+    """
+
+    clock_us: IntArray
+    position: IntArray
+    observed_count: IntArray
+    exists: npt.NDArray[np.bool_]
+
+    def of(self, rows: slice) -> "Standing":
+        """Return that of some of the series."""
+        return Standing(self.clock_us[rows], self.position[rows], self.observed_count[rows], self.exists[rows])
+
+
+def _int64() -> IntArray:
+    return np.zeros(0, dtype=np.int64)
+
+
+@dataclass(slots=True)
+class Mirrors:
+    """Arrays by slot [C].
+
+    Args:
+        ids: the series, None where the slot is free.
+        used: whether it is in use.
+        touched: its last turn.
+        dirty: whether its snapshot is older than its state.
+        saved: of which record its snapshot is, 0 without one.
+        clock_us: of its last step.
+        position: steps seen.
+        observed_count: of them with a value.
+        touched_us: when it last advanced.
+        static_digest: tells its static covariates from others.
+        next_target: the position of the next step that a forecast waits for.
+    """
+
+    ids: npt.NDArray[np.object_] = field(default_factory=lambda: np.zeros(0, dtype=object))
+    used: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    touched: IntArray = field(default_factory=_int64)
+    dirty: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    saved: IntArray = field(default_factory=_int64)
+    clock_us: IntArray = field(default_factory=_int64)
+    position: IntArray = field(default_factory=_int64)
+    observed_count: IntArray = field(default_factory=_int64)
+    touched_us: IntArray = field(default_factory=_int64)
+    static_digest: IntArray = field(default_factory=_int64)
+    next_target: IntArray = field(default_factory=_int64)
+
+    def fit(self, capacity: int) -> None:
+        """Grow to so many slots."""
+        missing = capacity - len(self.used)
+        if missing > 0:
+            for one in fields(self):
+                setattr(self, one.name, np.pad(getattr(self, one.name), (0, missing)))
+
+    def standing(self, slots: IntArray) -> Standing:
+        """Return where the series in slots [N] stand, -1 being none."""
+        there = slots >= 0
+        clocks, positions, counts = (np.full(len(slots), -1, dtype=np.int64) for _ in range(3))
+        clocks[there], positions[there] = self.clock_us[slots[there]], self.position[slots[there]]
+        counts[there] = self.observed_count[slots[there]]
+        return Standing(clocks, positions, counts, there)
+
+    def stand(self, slots: IntArray, clock_us: IntArray, position: IntArray, observed_count: IntArray) -> None:
+        """Set where the series in slots [N] stand."""
+        self.clock_us[slots], self.position[slots], self.observed_count[slots] = clock_us, position, observed_count
+
+    def take(self, slots: IntArray, static_digest: IntArray, touched_us: IntArray) -> None:
+        """Set what a snapshot has of slots [N] beside the state."""
+        self.static_digest[slots], self.touched_us[slots] = static_digest, touched_us
+
+    def begin(self, slots: IntArray) -> None:
+        """Let slots [N] be those of fresh series."""
+        for mirror in (self.saved, self.clock_us, self.position, self.observed_count):
+            mirror[slots] = 0
+        self.static_digest[slots] = self.touched_us[slots] = 0
+        self.dirty[slots], self.next_target[slots] = True, NEVER
+
+    def least_recent(self, turn: int, most: int) -> IntArray:
+        """Return the slots that were not touched for longest, `most` of them at most, none of them in a turn."""
+        candidates = np.flatnonzero(self.used & (self.touched < turn))
+        if len(candidates) <= most:
+            return candidates
+        return candidates[np.argpartition(self.touched[candidates], most - 1)[:most]]
