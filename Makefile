@@ -8,6 +8,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 /usr/bin/pyt
 	$$p -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 STAMP := $(VENV)/.installed
 DEMO_OUTPUT ?= demo-output
+WORKERS ?= 2
 
 .PHONY: help setup demo test check bench bench-peers bench-accuracy proto format clean
 
@@ -26,8 +27,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## train, register, serve, stream, kill -9, recover, report
 	$(BIN)/forecaster demo --output $(DEMO_OUTPUT)
 
+# Those without servers two at a time; WORKERS=0 runs all in one process.
 test: setup  ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/unit
+	$(BIN)/python -m pytest tests/integration tests/e2e
 
 check: setup  ## lint, types, import order, API rules, generated code
 	$(BIN)/ruff check .

@@ -1,9 +1,13 @@
 """What several kinds of tests need: an empty MLflow store that is made once and copied."""
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+
+# Torch reads it when it is imported: several threads each for two workers, and for the servers they start, are slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from forecaster.config import TrackingConfig
 from tests.postgres import postgres  # noqa: F401 -- a fixture

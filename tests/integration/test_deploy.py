@@ -77,7 +77,7 @@ def mlflow_port(services: dict[str, Any], folder: pathlib.Path) -> Iterator[int]
         yield port
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def test_the_composed_services_find_each_other(

@@ -21,5 +21,5 @@ def test_a_storage_equals_lists(postgres: Cluster) -> None:
             self._opener = lambda: open_postgres(url, "interval", name, lease_wait_seconds=0)
             self.storage = self._opener()
 
-    few = settings(max_examples=12, stateful_step_count=20, deadline=None)
+    few = settings(max_examples=6, stateful_step_count=20, deadline=None)
     run_state_machine_as_test(PostgresMachine, settings=few)
