@@ -1,13 +1,14 @@
 """Another version under load: 10,000 series are rebuilt from 168 observations each while requests keep coming."""
 
 import math
+import statistics
 import time
 
 import grpc
 
 from forecaster.v1 import forecast_service_pb2 as api
 from forecaster.v1 import model_service_pb2, model_service_pb2_grpc, observation_pb2
-from tests.benchmarks.figures import Bar, Figure
+from tests.benchmarks.figures import Bar, Figure, percentile, spread
 from tests.benchmarks.load import Plan, Run, joined, unary
 from tests.benchmarks.messages import FORECAST, OBSERVE, Fleet, observe
 from tests.benchmarks.rig import Rig, make_bundle, served_model, setting
@@ -15,10 +16,11 @@ from tests.integration.conftest import Server, register_bundle
 
 SERIES, HISTORY = 10_000, 168
 RATE, ROWS = 100.0, 10  # requests a second, observing and forecasting in turns; series of each
-BEFORE, BEHIND, MOST = 2.0, 2.0, 240.0  # seconds of load before the swap, behind it, and in all
+BEFORE, BEHIND, MOST = 6.0, 2.0, 240.0  # seconds of load before the swap, behind it, and in all
 BARS = (
     Bar("swap of 10,000 series under load: failed requests", "", 0.0, "≤"),
     Bar("swap of 10,000 series under load: longest pause", "ms", 200.0, "<"),
+    Bar("swap of 10,000 series under load: p99 during it ÷ before", "×", 3.0, "≤"),
 )
 
 
@@ -28,6 +30,7 @@ def measure(rig: Rig) -> list[Figure]:
         return [bar.missing("this version cannot swap models (no ModelService.ActivateModel)") for bar in BARS]
     fleet = Fleet(rig.scaled(SERIES, least=100) // ROWS * ROWS)
     failed, pauses, calm, seconds = [0], [], [], []
+    late: list[tuple[float, float]] = []  # p99 before and during
     options = setting("poll_seconds", 86_400)  # the swap begins when it is told to
     with rig.serving(*options, state="swap") as server:
         observe(rig.generator, server.address, fleet.history(HISTORY))
@@ -39,13 +42,21 @@ def measure(rig: Rig) -> list[Figure]:
             sent = [k / RATE for k in range(len(run.latencies))]
             during = [x for at, x in zip(sent, run.latencies, strict=True) if began - 1 <= at <= ended + BEHIND]
             pauses.append(max(during))
-            calm.append(max(x for at, x in zip(sent, run.latencies, strict=True) if at < began - 1))
+            before = [x for at, x in zip(sent, run.latencies, strict=True) if at < began - 1]
+            calm.append(max(before))
+            late.append((percentile(before, 99), percentile(during, 99)))
     note = (
         f"{fleet.size:,} series × {HISTORY}, {rig.runs} swaps of {min(seconds):.1f} to {max(seconds):.1f} s, "
         f"{RATE:g} requests/s of {ROWS} series"
     )
     longest = f"the longest of all; before a swap {1e3 * max(calm):.0f} ms; {run.cores}"
-    return [BARS[0].met_by(sum(failed), note), BARS[1].met_by(1e3 * max(pauses), longest)]
+    ratios = [during / before for before, during in late]
+    middle = " ÷ ".join(f"{1e3 * statistics.median(one[k] for one in late):.1f}" for k in (1, 0))
+    return [
+        BARS[0].met_by(sum(failed), note),
+        BARS[1].met_by(1e3 * max(pauses), longest),
+        BARS[2].met_by(statistics.median(ratios), f"{middle} ms; {spread(ratios)}"),
+    ]
 
 
 def _swap(rig: Rig, server: Server, fleet: Fleet) -> tuple[float, float, Run, int]:
