@@ -56,14 +56,14 @@ class History:
 
     def __init__(self, folder: pathlib.Path) -> None:
         self._folder = folder
-        self._bounds: dict[tuple[str, int], _Bounds] = {}
+        self._bounds: dict[str, tuple[int, _Bounds]] = {}  # by name, with the inode: another one if it was rewritten
 
     def files(self) -> list[HistoryFile]:
         """Return the files that count, in order."""
         return _outermost(self._all())
 
     def repair(self) -> None:
-        """Remove what a crash left: unfinished files, and merged ones."""
+        """Remove unfinished files and merged ones; what is left survives a power cut."""
         files = self._all()
         leftover = {file.path for file in files} - {file.path for file in _outermost(files)}
         if self._folder.is_dir():
@@ -71,6 +71,8 @@ class History:
         try:
             for path in leftover:
                 path.unlink()
+            if files:
+                sync_folder(self._folder)
         except OSError as error:
             raise StorageError(f"{self._folder}: cannot be tidied up: {error.strerror}; check permissions") from error
 
@@ -95,8 +97,8 @@ class History:
         whole = pl.concat(parts, how="diagonal")
         self._folder.mkdir(parents=True, exist_ok=True)
         self._write(self._folder / f"{first:016d}-{last:016d}{_SUFFIX}", whole)
-        for file in merged:
-            file.path.unlink()
+        if merged:
+            self.repair()
 
     def read(self, file: HistoryFile, after: int) -> Iterator[tuple[int, Columns]]:
         """Yield a file's records behind sequence `after`: what is missing of covariates is NaN.
@@ -164,15 +166,24 @@ class History:
     def bounds(self, file: HistoryFile) -> _Bounds:
         """Return what a file's metadata say."""
         try:
-            key = (file.path.name, file.path.stat().st_ino)  # another one when it was rewritten
-            if key not in self._bounds:
+            inode = file.path.stat().st_ino
+            known = self._bounds.get(file.path.name)
+            if known is None or known[0] != inode:
+                self._forget()
                 said = pl.read_parquet_metadata(file.path)
-                self._bounds[key] = _Bounds(int(said["rows"]), int(said["first_us"]), int(said["last_us"]))
+                known = inode, _Bounds(int(said["rows"]), int(said["first_us"]), int(said["last_us"]))
+                self._bounds[file.path.name] = known
         except FileNotFoundError:
             raise
         except (OSError, pl.exceptions.PolarsError, KeyError, ValueError) as error:
             raise _corrupted(file.path, error) from error
-        return self._bounds[key]
+        return known[1]
+
+    def _forget(self) -> None:
+        """Forget what the metadata of files that are gone said."""
+        names = {file.path.name for file in self._all()}
+        for name in self._bounds.keys() - names:
+            self._bounds.pop(name, None)  # readers look at other files meanwhile
 
     def _all(self) -> list[HistoryFile]:
         found = []

@@ -1,7 +1,8 @@
 """Takes the oldest records out of the journal, into the history first where that is kept.
 
 Another connection appends meanwhile: what is read and written to the history holds no lock, and rows go in short
-transactions. A crash between leaves rows that the history has already; `finish` removes them at the next start.
+transactions. A crash or a full disk between leaves rows that the history has already; `finish` removes them at the
+next start, and before more is pruned.
 """
 
 import time
@@ -36,6 +37,7 @@ class Pruning:
 
     def prune(self, through: int, committed_before_us: int, *, keep_history: bool) -> int:
         """See `Journal.prune`."""
+        self.finish()  # a part that failed half-way must not be written a second time
         part, records = self._oldest(through, committed_before_us, keep_history)
         if not part:
             return 0
@@ -51,6 +53,7 @@ class Pruning:
         files = self._history.files()
         if not files or files[-1].last <= mark(self._database, "pruned"):
             return
+        self._history.repair()  # whatever failed may have left merged files, and names that are not on the disk yet
         last = files[-1].last
         query = "SELECT sequence, length(payload) FROM journal WHERE sequence <= ? ORDER BY sequence"
         self._take(self._database.rows(query, (last,)), last, dropped=False)

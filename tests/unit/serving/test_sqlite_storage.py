@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 
 from forecaster.errors import StorageError
-from forecaster.serving import history
+from forecaster.serving import history, sqlite_pruning, sqlite_schema
 from forecaster.serving.opening import open_storage, quoted
 from forecaster.serving.records import Attributes, Deletion, Record, Snapshot, encode
 from forecaster.serving.sqlite_storage import own
@@ -276,6 +276,19 @@ class TestHistoryFiles:
         assert [sequence for sequence, _ in contents(storage)] == list(range(1, 201))
         storage.close()
 
+    def test_what_is_known_of_merged_ones_is_forgotten(self, tmp_path: pathlib.Path) -> None:
+        written, read = history.History(tmp_path), history.History(tmp_path)
+        for k in range(1, 100):
+            written.append(k, k, [(k, 0, columns(("a", k, 1.0)))])
+            for file in read.files():
+                assert read.bounds(file).rows == file.last - file.first + 1
+        present = {file.path.name for file in written.files()}
+        assert len(present) < 10
+        assert set(read._bounds) == present
+        assert len(written._bounds) < 10
+        assert written.erase(written.files()[0], ["a"])
+        assert (read.bounds(read.files()[0]).rows, set(read._bounds)) == (0, present)  # the same name, another file
+
     def test_a_broken_one_is_named(self, tmp_path: pathlib.Path) -> None:
         storage = opened(tmp_path)
         storage.journal.append(columns(("a", 1, 1.0)))
@@ -439,6 +452,38 @@ class TestFullDisk:
         assert [sequence for sequence, _ in contents(storage)] == [1, 2, 3]
         assert prune_all(storage, 3) == 3
         assert sum(len(record) for _, record in storage.journal.read(0)) == 150_000  # type: ignore[arg-type]
+        storage.close()
+
+    @pytest.mark.parametrize("transactions", [0, 1, 2])
+    def test_what_could_not_be_taken_out_is_not_written_twice(
+        self, tmp_path: pathlib.Path, transactions: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The history has a part, and some of the transactions that take it out of the journal fail."""
+        storage = opened(tmp_path)
+        for k in range(300):
+            storage.journal.append(columns(("a", k, float(k))))
+        assert storage.journal.prune(5, committed_before_us=FOR_EVER_US, keep_history=True) == 5
+        left = iter(range(transactions))
+
+        def remember_last(connection: sqlite3.Connection) -> None:
+            if next(left, None) is None:
+                raise sqlite3.OperationalError("database or disk is full")
+            sqlite_schema.remember_last(connection)
+
+        with monkeypatch.context() as full:
+            full.setattr(sqlite_pruning, "remember_last", remember_last)
+            for _ in range(2):
+                with pytest.raises(StorageError, match="check disk space"):
+                    storage.journal.prune(300, committed_before_us=FOR_EVER_US, keep_history=True)
+        assert [sequence for sequence, _ in contents(storage)] == list(range(1, 301))
+        for k in range(300, 310):
+            storage.journal.append(columns(("a", k, float(k))))
+        assert prune_all(storage, 310) == 10  # the others are in the history already
+        for _ in range(2):
+            assert [sequence for sequence, _ in contents(storage)] == list(range(1, 311))
+            assert history.scan(files(tmp_path) / "history").collect()["ds"].to_physical().to_list() == list(range(310))
+            storage.close()
+            storage = opened(tmp_path)
         storage.close()
 
     def test_reading_only_is_told(self, tmp_path: pathlib.Path) -> None:
