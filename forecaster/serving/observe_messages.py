@@ -6,20 +6,18 @@ it is applied.
 Shapes: N rows, C covariates.
 """
 
-import itertools
-import math
+import asyncio
+import functools
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import numpy.typing as npt
 
 from forecaster.errors import InvalidArgumentError
 from forecaster.model.bundle import Bundle
 from forecaster.model.covariates import CovariateSpec
 from forecaster.serving.forecast_messages import Plan, forecast_plan, forecast_work
 from forecaster.serving.messages import (
-    ALLOWED,
-    MAX_MAGNITUDE,
     MAX_TIME_US,
     MAX_VIOLATIONS,
     MIN_TIME_US,
@@ -30,13 +28,17 @@ from forecaster.serving.messages import (
     check_series_ids,
     covariate_columns,
     packed,
-    time_us,
 )
 from forecaster.serving.records import Attributes, Columns
+from forecaster.serving.row_messages import from_rows
 from forecaster.serving.work import Chain, ForecastWork, ObserveWork
 from forecaster.v1 import forecast_pb2, forecast_service_pb2, observation_pb2
 
 MAX_CATEGORY_CHARACTERS = 256
+_MANY = (
+    1000  # messages of rows and of static covariates, a millisecond or two: more are not validated on the event loop
+)
+Request = forecast_service_pb2.ObserveRequest | forecast_service_pb2.StreamForecastsRequest
 
 
 class Plans:
@@ -61,8 +63,29 @@ class Plans:
         return self._plan.work(series_ids)
 
 
+class Validator:
+    """Validates requests; large ones on a thread, one after another, so that the event loop goes on.
+
+    Args:
+        largest: most rows, and most of everything else, of one request.
+    """
+
+    def __init__(self, largest: int) -> None:
+        self._largest = largest
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="validation")
+
+    async def work(
+        self, request: Request, bundle: Bundle, chain: Chain | None = None, plans: Plans | None = None
+    ) -> ObserveWork:
+        """Return what a request asks for; see `observe_work`."""
+        validate = functools.partial(observe_work, request, bundle, self._largest, chain, plans)
+        if len(request.observations) + len(request.attributes) <= _MANY:
+            return validate()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, validate)
+
+
 def observe_work(
-    request: forecast_service_pb2.ObserveRequest | forecast_service_pb2.StreamForecastsRequest,
+    request: Request,
     bundle: Bundle,
     largest: int,
     chain: Chain | None = None,
@@ -107,65 +130,6 @@ def check_sizes(sizes: Mapping[str, int], largest: int) -> None:
     if not any(sizes.values()):
         violations.add(next(iter(sizes)), "it is empty")
     violations.raise_if_any()
-
-
-def from_rows(rows: Sequence[observation_pb2.Observation], known: Sequence[str] = ()) -> Columns:
-    """Return row messages as columns; raises InvalidArgumentError naming every wrong field.
-
-    Args:
-        rows: the messages.
-        known: the names of the model's past and known-future covariates.
-    """
-    violations = Violations()
-    index: dict[str, int] = {}
-    series, times, values = [], [], []
-    for i, row in enumerate(rows):
-        series_id = row.series_id
-        if series_id not in index:
-            check_series_id(series_id, f"observations[{i}].series_id", violations)
-            index[series_id] = len(index)
-        series.append(index[series_id])
-        times.append(_row_time(row, i, violations))
-        value = row.value
-        if value == 0 and not row.HasField("value"):
-            value = math.nan
-        elif not abs(value) <= MAX_MAGNITUDE:
-            violations.add(f"observations[{i}].value", f"{value} is not {ALLOWED}; leave a missing value out")
-        values.append(value)
-    beside = _row_covariates(rows, known, violations)
-    violations.raise_if_any()
-    names = () if beside is None else tuple(known)
-    columns = (np.array(series, np.int32), np.array(times, np.int64), np.array(values, np.float64))
-    return Columns(tuple(index), *columns, names, beside)
-
-
-def _row_time(row: observation_pb2.Observation, i: int, violations: Violations) -> int:
-    """Return a row's time in microseconds; notes what is wrong with it."""
-    stamp = row.observation_time
-    nanos, seconds_us = stamp.nanos, stamp.seconds * 1_000_000
-    if nanos == 0 and seconds_us and MIN_TIME_US <= seconds_us <= MAX_TIME_US:
-        return seconds_us
-    if not row.HasField("observation_time"):
-        violations.add(f"observations[{i}].observation_time", "the time is missing")
-        return 0
-    return time_us(stamp, f"observations[{i}].observation_time", violations)
-
-
-def _row_covariates(
-    rows: Sequence[observation_pb2.Observation], known: Sequence[str], violations: Violations
-) -> npt.NDArray[np.float64] | None:
-    """Return the rows' covariates in the order of `known`, [N, C]; None if there are none."""
-    beside: npt.NDArray[np.float64] | None = None
-    # To look into every row costs as much as reading its value, and where nothing is known could only find the unused.
-    for i, row in enumerate(rows if known else itertools.islice(rows, 1)):
-        for name, value in row.covariates.items():
-            field = f"observations[{i}].covariates[{name!r}]"
-            if check_name(name, known, "past or known-future covariate", field, violations):
-                check_number(value, field, violations)
-                if beside is None:
-                    beside = np.full((len(rows), len(known)), math.nan)
-                beside[i, known.index(name)] = value
-    return beside
 
 
 def from_columns(message: observation_pb2.ObservationColumns, known: Sequence[str] = ()) -> Columns:

@@ -12,7 +12,7 @@ from forecaster.serving.backend import Backend, Served
 from forecaster.serving.forecast_messages import MAX_FORECAST_VALUES, forecast_work
 from forecaster.serving.handlers import Context, streaming, unary
 from forecaster.serving.messages import Violations, check_series_id, to_duration, to_live_scores, to_timestamp
-from forecaster.serving.observe_messages import Plans, check_sizes, observe_work
+from forecaster.serving.observe_messages import Plans, Validator, check_sizes
 from forecaster.serving.streams import Begin, Stream, Window
 from forecaster.serving.work import Chain, Forecasts, ObserveWork, SeriesInfo
 from forecaster.v1 import forecast_service_pb2 as api
@@ -33,13 +33,14 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
         self._backend, self.calls = backend, backend.calls
         self._durability = _DURABILITY[backend.config.durability]
         self._largest = backend.config.max_request_observations
+        self._validator = Validator(self._largest)
 
     @unary
     async def Observe(self, request: api.ObserveRequest, context: Context) -> api.ObserveResponse:
         """Advance series by observations."""
         served = self._backend.served(request.model)
         # Not begun, it is dropped whole if the caller goes away; begun, it is done whole, and a retry finds duplicates.
-        work = observe_work(request, served.bundle, self._largest)
+        work = await self._validator.work(request, served.bundle)
         observed = await served.batcher.observe(work)
         response = api.ObserveResponse(durability=self._durability)
         await add_outcomes(response, observed)
@@ -65,9 +66,9 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
         """Answer the messages of the stream in order; the first wrong one ends it with its status."""
         chain, plans = Chain(), Plans()
 
-        def prepare(request: api.StreamForecastsRequest) -> tuple[float, Begin[api.StreamForecastsResponse]]:
+        async def prepare(request: api.StreamForecastsRequest) -> tuple[float, Begin[api.StreamForecastsResponse]]:
             served = self._backend.served(request.model)
-            work = observe_work(request, served.bundle, self._largest, chain, plans)
+            work = await self._validator.work(request, served.bundle, chain, plans)
             values = 0 if work.then is None else len(work.then.series_ids) * plans.each
             share = max(len(work.columns) / self._largest, values / MAX_FORECAST_VALUES)
             packed = request.options.packed

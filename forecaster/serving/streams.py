@@ -53,7 +53,7 @@ class Stream(Generic[Request, Response]):
 
     Args:
         requests: what comes.
-        prepare: checks a message; returns its share of the window, and what begins it. Called in order.
+        prepare: checks a message; returns its share of the window, and what begins it. One by one, in order.
         write: sends one answer, and waits while the client does not take it.
         window: how much may be unanswered.
     """
@@ -61,7 +61,7 @@ class Stream(Generic[Request, Response]):
     def __init__(
         self,
         requests: AsyncIterator[Request],
-        prepare: Callable[[Request], tuple[float, Begin[Response]]],
+        prepare: Callable[[Request], Awaitable[tuple[float, Begin[Response]]]],
         write: Callable[[Response], Awaitable[None]],
         window: Window,
     ) -> None:
@@ -93,7 +93,7 @@ class Stream(Generic[Request, Response]):
 
     async def _read(self) -> None:
         async for request in self._requests:
-            share, begin = self._prepare(request)
+            share, begin = await self._prepare(request)
             await self._window.take(share)
             self._begun.put_nowait((share, asyncio.create_task(begin())))
 

@@ -15,7 +15,8 @@ from forecaster.packing import fill, varints
 from forecaster.serving.answers import add_forecasts, add_outcomes
 from forecaster.serving.forecast_messages import forecast_plan, forecast_work
 from forecaster.serving.messages import Violations, check_series_id, check_series_ids, to_duration
-from forecaster.serving.observe_messages import Plans, from_columns, from_rows, observe_work
+from forecaster.serving.observe_messages import Plans, from_columns, observe_work
+from forecaster.serving.row_messages import from_rows
 from forecaster.serving.work import Forecasts, Observed
 from forecaster.v1.forecast_pb2 import ForecastOptions, FutureCovariates
 from forecaster.v1.forecast_service_pb2 import (

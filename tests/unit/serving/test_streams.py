@@ -26,7 +26,7 @@ class Talk:
         self.share = share
         self.stream = Stream(messages, self.prepare, self.write, Window(window))
 
-    def prepare(self, message: int) -> tuple[float, object]:
+    async def prepare(self, message: int) -> tuple[float, object]:
         if message == 13:
             raise InvalidArgumentError("13 is wrong")
         self.prepared.append(message)
@@ -60,6 +60,23 @@ def test_answers_come_in_order() -> None:
         one.go.set()
         await one.stream.run(asyncio.Event())
         assert one.written == [10 * k for k in range(10)]
+
+    run(talk())
+
+
+def test_messages_begin_in_order_however_long_their_checks_take() -> None:
+    async def talk() -> None:
+        one = Talk(sent(*range(5)))
+        prepare = one.stream._prepare
+
+        async def slowly(message: int) -> tuple[float, object]:
+            await asyncio.sleep(0.001 * (5 - message))
+            return await prepare(message)
+
+        one.stream._prepare = slowly
+        one.go.set()
+        await one.stream.run(asyncio.Event())
+        assert one.begun == list(range(5))
 
     run(talk())
 
