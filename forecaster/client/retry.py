@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 from forecaster import errors
 from forecaster.errors import FieldViolation, ForecasterError
 
+_TOO_LARGE = ("message larger than max", "metadata size exceeds")  # gRPC's own words
 _DETAILS_KEY = "grpc-status-details-bin"
 _BY_REASON: dict[str, type[ForecasterError]] = {
     kind.reason: kind
@@ -155,7 +156,9 @@ def _build(  # noqa: PLR0911 -- one return for each kind of detail
         retry = error_details_pb2.RetryInfo()
         found_any = [detail.Unpack(retry) for detail in status.details]
         if issubclass(kind, errors.LimitReachedError) and not any(found_any):
-            return kind(message, None)  # gRPC's own limit on a message
+            # Proxies refuse what is too much at once without a detail; what is too large stays too large.
+            is_final = info.reason or any(text in message for text in _TOO_LARGE)
+            return kind(message, None if is_final else 0.0)
         return kind(message, retry.retry_delay.ToNanoseconds() / 1e9)
     return kind(message)
 

@@ -29,6 +29,7 @@ class ServingConfig:
         max_batch_observations: most observations in one micro-batch.
         max_queued_observations: refuse more than this many waiting observations.
         max_request_observations: refuse larger requests.
+        max_concurrent_rpcs: refuse calls and streams while so many run; health checks do not count.
         max_stream_in_flight: most unanswered messages of one stream; past them it is not read on.
         max_series: refuse new series past this many.
         max_resident_series: keep no more states in memory; the least recently used are read back when needed.
@@ -56,6 +57,7 @@ class ServingConfig:
     max_batch_observations: int = 65_536
     max_queued_observations: int = 262_144
     max_request_observations: int = 65_536
+    max_concurrent_rpcs: int = 1024
     max_stream_in_flight: int = 64
     max_series: int = 10_000_000
     max_resident_series: int = 250_000
@@ -74,7 +76,7 @@ class ServingConfig:
         choices = get_args(DurabilityName)
         require(self.durability in choices, "serving.durability", self.durability, ", ".join(choices))
         limits = ("max_batch_observations", "max_queued_observations", "max_request_observations", "max_series")
-        for name in (*limits, "max_stream_in_flight", "max_resident_series", "replay_steps"):
+        for name in (*limits, "max_concurrent_rpcs", "max_stream_in_flight", "max_resident_series", "replay_steps"):
             require(getattr(self, name) >= 1, f"serving.{name}", getattr(self, name), "1 or more")
         for name in ("poll_seconds", "snapshot_seconds", "lease_seconds"):
             require(getattr(self, name) > 0, f"serving.{name}", getattr(self, name), "more than 0 seconds")

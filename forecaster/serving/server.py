@@ -24,6 +24,7 @@ from forecaster.serving.backend import Backend, Phase
 from forecaster.serving.host import Host, Source, open_sources
 from forecaster.serving.metrics import exposed
 from forecaster.serving.model_service import ModelServicer
+from forecaster.serving.rpc_limit import RpcLimit
 from forecaster.serving.service import ForecastServicer
 from forecaster.serving.telemetry import LOGGER
 from forecaster.v1 import forecast_service_pb2, forecast_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
@@ -135,11 +136,12 @@ def _snapshot(hosts: Sequence[Host], config: ServingConfig) -> int:
 def _bind(backend: Backend, servicer: health.aio.HealthServicer, config: ServingConfig) -> tuple[grpc.aio.Server, int]:
     # so_reuseport 0: two processes sharing a port would split one series' state between them.
     server = grpc.aio.server(
+        interceptors=[RpcLimit(config.max_concurrent_rpcs, SERVICES, backend.calls)],
         options=[
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", -1),
-        ]
+        ],
     )
     forecast_service_pb2_grpc.add_ForecastServiceServicer_to_server(ForecastServicer(backend), server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(backend), server)

@@ -3,12 +3,16 @@
 import datetime as dt
 import math
 import signal
+import threading
+import time
+from collections.abc import Iterator
 
 import grpc
 import polars as pl
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from forecaster.client import ForecastClient, RetryPolicy
 from forecaster.errors import (
@@ -16,6 +20,7 @@ from forecaster.errors import (
     DeadlineError,
     ForecasterError,
     InvalidArgumentError,
+    LimitReachedError,
     ModelNotFoundError,
     SeriesNotFoundError,
     TooLittleHistoryError,
@@ -51,6 +56,41 @@ def test_typed_errors_say_what_to_do(client: ForecastClient) -> None:
         client.forecast([])
     with pytest.raises(DataError, match="unique_id"):
         client.observe(pl.DataFrame({"a": [1]}))
+
+
+def test_past_the_most_rpcs_only_health_is_told(servers: ServerFactory) -> None:
+    server = servers("--serving.max_concurrent_rpcs=2")
+    with grpc.insecure_channel(server.address) as channel, ForecastClient(server.address) as patient:
+        stub, hold = ForecastServiceStub(channel), threading.Event()
+
+        def silence() -> Iterator[forecast_service_pb2.StreamForecastsRequest]:
+            hold.wait(30)
+            yield from ()
+
+        streams = [stub.StreamForecasts(silence()) for _ in range(2)]
+        deadline = time.monotonic() + 10
+        with pytest.raises(grpc.RpcError) as refused:  # noqa: PT012 -- once both have begun
+            while time.monotonic() < deadline:
+                stub.ListSeries(forecast_service_pb2.ListSeriesRequest())
+        rpc, status, retry = refused.value, status_pb2.Status(), error_details_pb2.RetryInfo()
+        assert rpc.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        status.ParseFromString(dict(rpc.trailing_metadata())["grpc-status-details-bin"])
+        assert any(detail.Unpack(retry) for detail in status.details)
+        assert retry.retry_delay.ToMilliseconds() == 100
+        with pytest.raises(grpc.RpcError, match="2 RPCs are running"):
+            next(stub.StreamForecasts(silence()))
+        check = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        assert check.status == health_pb2.HealthCheckResponse.SERVING
+        with (
+            ForecastClient(server.address, retry=RetryPolicy(timeout_seconds=0.5)) as hasty,
+            pytest.raises(LimitReachedError, match="end some streams"),
+        ):
+            hasty.get_model()
+        threading.Timer(0.5, streams[0].cancel).start()
+        began = time.monotonic()
+        assert patient.observe(wander(1, 30)).applied == 30  # when there is room
+        assert time.monotonic() - began >= 0.4
+        hold.set()
 
 
 def test_refused_rows_come_back_with_the_reason(client: ForecastClient) -> None:

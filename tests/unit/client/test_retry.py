@@ -1,0 +1,60 @@
+"""Which refusals are tried again: those of a server that says nothing of its own, as a proxy does."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+
+from forecaster.client import ForecastClient, RetryPolicy
+from forecaster.errors import LimitReachedError
+from forecaster.serving.status import DETAILS_KEY, to_status
+from forecaster.v1 import forecast_service_pb2 as api
+from forecaster.v1 import forecast_service_pb2_grpc
+
+HASTE = RetryPolicy(timeout_seconds=10, first_delay_seconds=0.001)
+OURS = LimitReachedError("the server holds as many series as it may")
+
+
+class Refusing(forecast_service_pb2_grpc.ForecastServiceServicer):
+    """Refuses the first three calls."""
+
+    def __init__(self) -> None:
+        self.text, self.metadata, self.calls = "", (), 0
+
+    def DeleteSeries(  # noqa: N802 -- the API's name
+        self, request: api.DeleteSeriesRequest, context: grpc.ServicerContext
+    ) -> api.DeleteSeriesResponse:
+        self.calls += 1
+        if self.calls <= 3:
+            context.set_trailing_metadata(self.metadata)
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, self.text)
+        return api.DeleteSeriesResponse()
+
+
+@pytest.fixture
+def refusing() -> Iterator[tuple[Refusing, ForecastClient]]:
+    servicer, server = Refusing(), grpc.server(ThreadPoolExecutor(1))
+    forecast_service_pb2_grpc.add_ForecastServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with ForecastClient(f"127.0.0.1:{port}", retry=HASTE) as client:
+        yield servicer, client
+    server.stop(None).wait()
+
+
+def test_too_much_at_once_is_tried_again(refusing: tuple[Refusing, ForecastClient]) -> None:
+    servicer, client = refusing
+    servicer.text = "Concurrent RPC limit exceeded!"
+    client.delete_series("a")
+    assert servicer.calls == 4
+
+
+@pytest.mark.parametrize("text", ["SERVER: Received message larger than max (9 vs. 4)", str(OURS)])
+def test_what_stays_too_much_is_not(refusing: tuple[Refusing, ForecastClient], text: str) -> None:
+    servicer, client = refusing
+    servicer.text = text
+    servicer.metadata = ((DETAILS_KEY, to_status(OURS).SerializeToString()),) if text == str(OURS) else ()
+    with pytest.raises(LimitReachedError, match=r"larger|holds"):
+        client.delete_series("a")
+    assert servicer.calls == 1
