@@ -212,6 +212,7 @@ class Engine:
         for lane, rows, part, given in self.lanes.split(columns, attributes):
             judged = lane.judge(part, self._journal.find, room=room, latest_us=latest_us)
             verdict = judged[0]
+            room -= _new_series(part, *judged) if self.lanes.next is not None else 0  # it is for all lanes together
             outcomes[rows] = verdict.outcomes
             errors |= {int(rows[row]): error for row, error in verdict.errors.items()}
             new = None if given is None else lane.new_attributes(given, part, verdict)
@@ -262,6 +263,13 @@ class Engine:
                 message = f"attributes[{k}]: no series {name!r}, and no observation of it in the request"
                 return InvalidArgumentError(message, [FieldViolation(f"attributes[{k}].series_id", message)])
         return None
+
+
+def _new_series(columns: Columns, verdict: Verdict, slots: IntArray) -> int:
+    """Return how many series begin with a judgement."""
+    begins = np.zeros(len(slots), dtype=bool)
+    begins[columns.series[verdict.accepted]] = True
+    return int((begins & (slots < 0)).sum())
 
 
 def _accepted(columns: Columns, verdict: Verdict) -> Columns:

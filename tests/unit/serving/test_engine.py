@@ -356,3 +356,18 @@ def test_pages_go_through_all_series() -> None:
         names += [info.series_id for info in page]
         after = names[-1]
     assert names == [f"s{k:02}" for k in range(25)]
+
+
+def test_room_for_new_series_is_one_for_both_versions() -> None:
+    """Some of the series have moved to the next version, where there is as much room as is left in all."""
+    engine = Engine(BUNDLE, VolatileStorage(), max_series=5)
+    engine.lanes.begin(Engine(make_bundle(seed=4), VolatileStorage()).lanes.active)
+    engine.lanes.moved[::2] = True
+    names = tuple(f"s{k}" for k in range(40))
+    rows = np.append(np.arange(40), np.arange(40))  # two of each
+    times = np.repeat([HOUR_US, 2 * HOUR_US], 40)
+    answer = engine.observe([ObserveWork(Columns(names, rows.astype(np.int32), times, np.ones(80)))])[0]
+    assert not isinstance(answer, Exception)
+    assert sorted(set(answer.outcomes.tolist())) == [1, 3]
+    assert (answer.outcomes == 1).sum() == 2 * 5
+    assert len(engine.lanes) == 5
