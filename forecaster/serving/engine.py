@@ -86,8 +86,9 @@ class Engine:
     def observe(self, requests: Sequence[ObserveWork]) -> list[Observed]:
         """Judge, journal and apply a micro-batch of requests; rows of one series stay in order.
 
-        What the requests ask for afterwards (`then`) is not done here. Raises StorageError, with nothing applied, if
-        the journal cannot be written.
+        What the requests ask for afterwards (`then`) is not done here. A request behind one of its chain that failed
+        or is refused is refused with the same error. Raises StorageError, with nothing applied, if the journal cannot
+        be written.
         """
         self._begin()
         answers: list[Observed] = []
@@ -181,7 +182,7 @@ class Engine:
             raise InternalError("the engine stopped at an earlier defect; restart the server to recover")
 
     def _observe(self, requests: Sequence[ObserveWork]) -> list[Observed]:
-        refused = [self._nobodys_attributes(request) for request in requests]
+        refused = [self._refusal(request) for request in requests]
         taken = [request for request, error in zip(requests, refused, strict=True) if error is None]
         answered = iter(self._observe_whole(taken) if taken else [])
         return [next(answered) if error is None else Observed.nothing(error) for error in refused]
@@ -251,6 +252,16 @@ class Engine:
         except Exception as error:
             self.broken = error
             raise
+
+    def _refusal(self, request: ObserveWork) -> Exception | None:
+        """Return why nothing of a request may be applied, and let its chain end with it."""
+        chain = request.chain
+        if chain is not None and chain.failed is not None:
+            return chain.failed
+        error = self._nobodys_attributes(request)
+        if error is not None and chain is not None:
+            chain.fail(error)
+        return error
 
     def _nobodys_attributes(self, request: ObserveWork) -> InvalidArgumentError | None:
         """Return what is wrong with static covariates of a series that does not exist and is not being observed."""

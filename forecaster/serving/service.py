@@ -85,8 +85,8 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
             raise work.chain.failed
         try:
             observed = await served.batcher.observe(work)
-        except Exception as error:
-            work.chain.failed = work.chain.failed or error
+        except BaseException as error:  # a cancelled one too is not applied, or is not known to be
+            work.chain.fail(error)
             raise
         response = api.StreamForecastsResponse(sequence=sequence, durability=self._durability)
         await add_outcomes(response, observed)
