@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from forecaster.errors import FencedError, LimitReachedError
 from forecaster.serving.engine import Engine
+from forecaster.serving.telemetry import told
 from forecaster.serving.work import Forecasts, ForecastWork, Observed, ObserveWork
 
 T = TypeVar("T")
@@ -166,9 +167,9 @@ class Batcher:
             if work.then is not None and isinstance(answers[i], Observed) and answers[i].refused is None
         }
         self._together(self._engine.forecast, [*forecasting, *((i, after) for i, (_, after) in then.items())], answers)
-        for i, (observed, _) in then.items():
-            if isinstance(answers[i], Forecasts):
-                answers[i] = dataclasses.replace(observed, forecasts=answers[i])
+        for i, (observed, after) in then.items():  # what was applied is answered, whatever becomes of its forecasts
+            found = answers[i] if isinstance(answers[i], Forecasts) else Forecasts.nothing(after, told(answers[i]))
+            answers[i] = dataclasses.replace(observed, forecasts=found)
         for i, other in enumerate(works):
             if callable(other):
                 answers[i] = self._attempt(other)

@@ -51,6 +51,7 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
         served = self._backend.served(request.model)
         check_sizes({"series_ids": len(request.series_ids)}, self._largest)
         work = forecast_work(request.series_ids, request.options, served.bundle)
+        served.engine.check(work)
         answer = await served.batcher.forecast(work)
         if answer.failures and not request.allow_partial:
             raise joined_failures(answer)
@@ -68,6 +69,7 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
         def prepare(request: api.StreamForecastsRequest) -> tuple[float, Begin[api.StreamForecastsResponse]]:
             served = self._backend.served(request.model)
             work = observe_work(request, served.bundle, self._largest, chain, plans)
+            served.engine.check(work.then)
             values = 0 if work.then is None else len(work.then.series_ids) * plans.each
             share = max(len(work.columns) / self._largest, values / MAX_FORECAST_VALUES)
             packed = request.options.packed

@@ -186,6 +186,13 @@ class Forecasts:
     drawn: Drawn | None = None
     versions: tuple[str, ...] = ("",)
 
+    @classmethod
+    def nothing(cls, request: ForecastWork, why: ForecasterError) -> "Forecasts":
+        """Return the answer to a request of which no series has a forecast."""
+        failures: dict[str, ForecasterError] = dict.fromkeys(request.series_ids, why)
+        shape = (0, request.horizon)
+        return cls((), np.zeros(0, np.int64), np.zeros(shape), np.zeros((*shape, len(request.levels))), failures)
+
 
 @dataclass(frozen=True, slots=True)
 class LiveScores:
