@@ -148,6 +148,8 @@ def joined_failures(answer: Forecasts) -> ForecasterError:
     joined = type(first)(message)
     if hasattr(joined, "resource_names"):
         joined.resource_names = tuple(names)
+    if hasattr(joined, "retry_after_seconds"):
+        joined.retry_after_seconds = first.retry_after_seconds  # type: ignore[attr-defined]
     return joined
 
 

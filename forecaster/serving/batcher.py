@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from forecaster.errors import FencedError, LimitReachedError
 from forecaster.serving.engine import Engine
+from forecaster.serving.telemetry import told
 from forecaster.serving.work import Forecasts, ForecastWork, Observed, ObserveWork
 
 T = TypeVar("T")
@@ -115,7 +116,7 @@ class Batcher:
             self._wake.clear()
             while batch := self._take():
                 # Work whose caller went away before its turn was dropped whole; from here on it is done whole.
-                answers = await loop.run_in_executor(self._thread, self._turn, [job.work for job in batch])
+                answers = await loop.run_in_executor(self._thread, self._whole_turn, [job.work for job in batch])
                 for job, answer in zip(batch, answers, strict=True):
                     self._queued -= job.weight
                     if job.future.cancelled():
@@ -132,23 +133,32 @@ class Batcher:
             job = self._jobs.popleft()
             if job.future.cancelled():
                 self._queued -= job.weight
+                _fail(job.work, asyncio.CancelledError())
                 continue
             batch.append(job)
             rows += job.weight
         return batch
 
+    def _whole_turn(self, works: Sequence[Work]) -> list[Any]:
+        """Do one turn; a defect of ours in it must leave nobody waiting, neither now nor in the turns behind it."""
+        try:
+            return self._turn(works)
+        except BaseException as error:  # noqa: BLE001 -- handed to all who wait, and to on_defect
+            shown = _for_future(error)
+            for work in works:
+                _fail(work, shown)
+            self._on_defect(shown)
+            return [shown] * len(works)
+
     def _turn(self, works: Sequence[Work]) -> list[Any]:
         """Do one turn on the engine's thread; an answer is a result or the exception to raise."""
         answers: list[Any] = [None] * len(works)
         observing = [(i, work) for i, work in enumerate(works) if isinstance(work, ObserveWork)]
-        failed = [(i, work.chain.failed) for i, work in observing if work.chain is not None and work.chain.failed]
-        for i, error in failed:
-            answers[i] = error
-        self._together(self._engine.observe, [(i, work) for i, work in observing if answers[i] is None], answers)
+        self._together(self._engine.observe, observing, answers)
         for i, work in observing:
             error = answers[i] if isinstance(answers[i], Exception) else answers[i].refused
-            if error is not None and work.chain is not None:
-                work.chain.failed = work.chain.failed or error
+            if error is not None:
+                _fail(work, error)
         forecasting = [(i, work) for i, work in enumerate(works) if isinstance(work, ForecastWork)]
         self.turns += bool(observing or forecasting)
         then = {
@@ -157,9 +167,9 @@ class Batcher:
             if work.then is not None and isinstance(answers[i], Observed) and answers[i].refused is None
         }
         self._together(self._engine.forecast, [*forecasting, *((i, after) for i, (_, after) in then.items())], answers)
-        for i, (observed, _) in then.items():
-            if isinstance(answers[i], Forecasts):
-                answers[i] = dataclasses.replace(observed, forecasts=answers[i])
+        for i, (observed, after) in then.items():  # what was applied is answered, whatever becomes of its forecasts
+            found = answers[i] if isinstance(answers[i], Forecasts) else Forecasts.nothing(after, told(answers[i]))
+            answers[i] = dataclasses.replace(observed, forecasts=found)
         for i, other in enumerate(works):
             if callable(other):
                 answers[i] = self._attempt(other)
@@ -178,4 +188,19 @@ class Batcher:
         except Exception as error:  # noqa: BLE001 -- handed to whoever waits, and to on_defect
             if self._engine.broken is error or isinstance(error, FencedError):
                 self._on_defect(error)
-            return error
+            return _for_future(error)
+
+
+def _for_future(error: BaseException) -> Exception:
+    """Return what a future takes and what does not end the event loop, as a thread's SystemExit would."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    wrapped = RuntimeError(f"the engine's thread was ended by {error!r}")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def _fail(work: Work, error: BaseException) -> None:
+    """Note that a request failed: none behind it in its chain, if it has one, is applied."""
+    if isinstance(work, ObserveWork) and work.chain is not None:
+        work.chain.fail(error)

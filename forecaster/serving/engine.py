@@ -12,16 +12,19 @@ from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from forecaster.errors import FieldViolation, ForecasterError, InternalError, InvalidArgumentError, StorageError
 from forecaster.model.bundle import Bundle
 from forecaster.serving.admission import Verdict, join
-from forecaster.serving.attributes import in_parts, merged
+from forecaster.serving.attributes import merged
 from forecaster.serving.calibration import Calibration
 from forecaster.serving.counters import WorkDone
 from forecaster.serving.forecasting import no_series
+from forecaster.serving.isolation import UnwrittenError, observe_in_parts, refusals, refused
 from forecaster.serving.lane import Lane
 from forecaster.serving.lanes import Lanes
+from forecaster.serving.plain_forecasts import uncalibrated
 from forecaster.serving.rebuild import refolded
 from forecaster.serving.records import Attributes, Columns, Deletion, IntArray, Record
 from forecaster.serving.recovery import recover
@@ -68,7 +71,7 @@ class Engine:
         """Return a lane of this engine's storage and limits; an `empty` one has no series whatever snapshots say."""
         bundle.model.to(self._device)
         calibration = None
-        if self._device == "cpu":  # it is NumPy's
+        if torch.device(self._device).type == "cpu":  # it is NumPy's
             calibration = Calibration(bundle.model.config, bundle.step_us, bundle.fingerprint)
         store = SeriesStore(
             bundle,
@@ -86,20 +89,11 @@ class Engine:
     def observe(self, requests: Sequence[ObserveWork]) -> list[Observed]:
         """Judge, journal and apply a micro-batch of requests; rows of one series stay in order.
 
-        What the requests ask for afterwards (`then`) is not done here. Raises StorageError, with nothing applied, if
-        the journal cannot be written.
+        What the requests ask for afterwards (`then`) is not done here. A request behind one of its chain that failed
+        or is refused is refused with the same error; one whose series' states cannot be had is refused alone. Raises
+        what `isolation.observe_in_parts` raises.
         """
-        self._begin()
-        answers: list[Observed] = []
-        for part in in_parts(requests):
-            try:
-                answers += self._observe(part)
-            except StorageError as error:
-                if not answers:
-                    raise
-                answers += [Observed.nothing(error)] * (len(requests) - len(answers))
-                break
-        return answers
+        return observe_in_parts(requests, self._observe, self._at_hand)
 
     def forecast(self, requests: Sequence[ForecastWork]) -> list[Forecasts]:
         """Forecast a micro-batch of requests together; consumes nothing."""
@@ -107,6 +101,11 @@ class Engine:
         answers = self.lanes.forecast(requests)
         self.done.forecasts += sum(len(one.series_ids) for one in answers)
         return answers
+
+    def check(self, request: ForecastWork | None) -> None:
+        """Raise UnsupportedError for what this engine cannot do, before anything of a request is applied."""
+        if (error := uncalibrated(self.lanes.active, request)) is not None:
+            raise error
 
     def describe(self, series_id: str) -> SeriesInfo:
         """Describe one series; raises SeriesNotFoundError."""
@@ -181,10 +180,19 @@ class Engine:
             raise InternalError("the engine stopped at an earlier defect; restart the server to recover")
 
     def _observe(self, requests: Sequence[ObserveWork]) -> list[Observed]:
-        refused = [self._nobodys_attributes(request) for request in requests]
-        taken = [request for request, error in zip(requests, refused, strict=True) if error is None]
+        self._begin()
+        errors = refusals(requests, self._nobodys_attributes)
+        taken = [request for request, error in zip(requests, errors, strict=True) if error is None]
         answered = iter(self._observe_whole(taken) if taken else [])
-        return [next(answered) if error is None else Observed.nothing(error) for error in refused]
+        return [
+            next(answered) if error is None else refused(request, error)
+            for request, error in zip(requests, errors, strict=True)
+        ]
+
+    def _at_hand(self, request: ObserveWork) -> bool:
+        """Whether the states of all series of a request are in memory."""
+        given = () if request.attributes is None else request.attributes.series_ids
+        return all(name in self.lanes.of(name).store.resident for name in (*request.columns.series_ids, *given))
 
     def _observe_whole(self, requests: Sequence[ObserveWork]) -> list[Observed]:
         covariates = self.lanes.active.covariates
@@ -221,7 +229,10 @@ class Engine:
             lane.store.make_room(part.series_ids)  # what cannot be done must be known before it is journaled
             work.append((lane, part, judged, new))
         if records:
-            sequence = self._append(*records)
+            try:
+                sequence = self._append(*records)
+            except StorageError as error:
+                raise UnwrittenError(error) from error
             self._apply_journaled(work, sequence)
         applied = sum(len(judged[0].accepted) for _, _, judged, _ in work)
         self.done.applied += applied

@@ -20,7 +20,7 @@ from forecaster.model.sampling import Paths
 from forecaster.model.seq2seq import Prediction
 from forecaster.serving.drawing import unsupported
 from forecaster.serving.lane import Lane
-from forecaster.serving.plain_forecasts import failures, forecast_alike, interpolated, kind
+from forecaster.serving.plain_forecasts import brought, failures, forecast_alike, interpolated, kind
 from forecaster.serving.records import IntArray
 from forecaster.serving.work import Drawn, Forecasts, ForecastWork, Futures, Sampling, Search
 
@@ -129,8 +129,8 @@ def series_seed(seed: int, series_id: str) -> int:
 
 def _ask(lane: Lane, work: ForecastWork) -> _Asked:
     model, store = lane.model, lane.store
-    slots = store.bring(work.series_ids)
-    missing = failures(lane, work.series_ids, slots, work.horizon, work.levels)
+    slots, unread = brought(lane, [work.series_ids])
+    missing = failures(lane, work.series_ids, slots, work) | unread
     failed = {work.series_ids[at]: error for at, error in missing.items()}
     if (error := unsupported(work.drawing, model)) is not None:  # of a request that was checked against another version
         failed = dict.fromkeys(work.series_ids, error)

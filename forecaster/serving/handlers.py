@@ -11,10 +11,10 @@ from typing import Any, Protocol, TypeVar
 
 import grpc
 
-from forecaster.errors import DeadlineError, ForecasterError, InternalError, StorageError
+from forecaster.errors import DeadlineError, ForecasterError
 from forecaster.serving.counters import Calls
 from forecaster.serving.status import DETAILS_KEY, status_code, to_status
-from forecaster.serving.telemetry import LOGGER, log_internal_error
+from forecaster.serving.telemetry import told
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Request = TypeVar("Request")
@@ -30,14 +30,9 @@ class Servicer(Protocol):
 
 async def abort(context: Context, error: BaseException) -> None:
     """End a call with the error's status; a defect is logged and only its id told."""
-    if not isinstance(error, ForecasterError) or (isinstance(error, InternalError) and not error.error_id):
-        error_id = log_internal_error(error)
-        error = InternalError(f"an internal error; the server's log has it as {error_id}", error_id)
-    elif isinstance(error, StorageError):  # names files, which are the operator's matter
-        LOGGER.error("%s", error)
-        error = StorageError("the server cannot use its journal now; this request changed nothing")
-    metadata = ((DETAILS_KEY, to_status(error).SerializeToString()),)
-    await context.abort(status_code(error), str(error), metadata)
+    shown = told(error)
+    metadata = ((DETAILS_KEY, to_status(shown).SerializeToString()),)
+    await context.abort(status_code(shown), str(shown), metadata)
 
 
 def check_deadline(context: Context) -> None:

@@ -13,9 +13,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from forecaster.errors import ForecasterError, InvalidArgumentError, SeriesNotFoundError, TooLittleHistoryError
+from forecaster.errors import (
+    FencedError,
+    ForecasterError,
+    InvalidArgumentError,
+    LimitReachedError,
+    SeriesNotFoundError,
+    StorageError,
+    TooLittleHistoryError,
+    UnsupportedError,
+)
 from forecaster.serving.lane import Lane
 from forecaster.serving.records import IntArray
+from forecaster.serving.telemetry import told
 from forecaster.serving.work import Forecasts, ForecastWork
 
 Float64 = npt.NDArray[np.float64]
@@ -31,13 +41,13 @@ def forecast_alike(lane: Lane, requests: Sequence[ForecastWork]) -> list[Forecas
     """Forecast requests of one kind together."""
     horizon, levels = requests[0].horizon, requests[0].levels
     names = [name for request in requests for name in request.series_ids]
-    slots = lane.store.bring(names)
-    failed = failures(lane, names, slots, horizon, levels)
+    slots, unread = brought(lane, [request.series_ids for request in requests])
+    failed = failures(lane, names, slots, requests[0]) | unread
     kept = slots[[at not in failed for at in range(len(names))]] if failed else slots
     distinct, place = (kept, np.arange(len(kept))) if len(kept) == 1 else np.unique(kept, return_inverse=True)
     trained = lane.model.config.quantile_levels
     whole, ended = _decoded(lane, distinct, horizon)
-    if requests[0].calibrated and lane.scoring is not None:
+    if requests[0].calibrated and lane.scoring is not None:  # without it all have failed
         quantiles = lane.scoring.corrected(distinct, whole, levels)
     else:
         quantiles = interpolated(whole, trained, levels)
@@ -57,15 +67,52 @@ def forecast_alike(lane: Lane, requests: Sequence[ForecastWork]) -> list[Forecas
     return answers
 
 
-def failures(
-    lane: Lane, names: Sequence[str], slots: IntArray, horizon: int, levels: Sequence[float]
-) -> dict[int, ForecasterError]:
-    """Return why series cannot be forecast, by position."""
+def uncalibrated(lane: Lane, request: ForecastWork | None) -> UnsupportedError | None:
+    """Return what is wrong with a request for corrected quantiles where there are none."""
+    if request is None or not request.calibrated or lane.scoring is not None:
+        return None
+    device = lane.store.slab.device
+    return UnsupportedError(f"options.calibrated: states on {device} are not calibrated, ask without it")
+
+
+def brought(lane: Lane, requests: Sequence[Sequence[str]]) -> tuple[IntArray, dict[int, ForecasterError]]:
+    """Return the slots of all requests' series, -1 without one, and why states cannot be had, by position.
+
+    Raises FencedError.
+    """
+    names = [name for ids in requests for name in ids]
+    found: ForecasterError
+    try:
+        return lane.store.bring(names), {}
+    except FencedError:
+        raise
+    except LimitReachedError as error:
+        if len(requests) > 1:  # too many at once: some may fit
+            return _joined([brought(lane, [ids]) for ids in requests])
+        found = error
+    except StorageError as error:  # what it refuses one series that is not in memory, it would refuse each
+        found = told(error)
+    slots = np.array([lane.store.resident.get(name, -1) for name in names], dtype=np.int64)
+    return slots, dict.fromkeys(np.flatnonzero(slots < 0).tolist(), found)
+
+
+def _joined(
+    parts: Sequence[tuple[IntArray, dict[int, ForecasterError]]],
+) -> tuple[IntArray, dict[int, ForecasterError]]:
+    starts = np.cumsum([0, *(len(slots) for slots, _ in parts)]).tolist()
+    failed = {start + at: e for start, (_, errors) in zip(starts, parts, strict=False) for at, e in errors.items()}
+    return np.concatenate([slots for slots, _ in parts]), failed
+
+
+def failures(lane: Lane, names: Sequence[str], slots: IntArray, request: ForecastWork) -> dict[int, ForecasterError]:
+    """Return why series cannot be forecast as a request asks for, by position."""
     config = lane.model.config
-    trained = config.quantile_levels
-    if horizon > config.horizon or not trained[0] <= levels[0] <= levels[-1] <= trained[-1]:
+    trained, levels = config.quantile_levels, request.levels
+    if request.horizon > config.horizon or not trained[0] <= levels[0] <= levels[-1] <= trained[-1]:
         reason = f"version {lane.version} of the model has another horizon or other levels than the one before"
         return dict.fromkeys(range(len(names)), InvalidArgumentError(reason))
+    if (error := uncalibrated(lane, request)) is not None:
+        return dict.fromkeys(range(len(names)), error)
     needed = config.min_history or 1
     if not len(lane.store.mirrors.observed_count):
         return {at: _no_series(name) for at, name in enumerate(names)}

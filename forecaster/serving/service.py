@@ -52,6 +52,7 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
         served = self._backend.served(request.model)
         check_sizes({"series_ids": len(request.series_ids)}, self._largest)
         work = forecast_work(request.series_ids, request.options, served.bundle)
+        served.engine.check(work)
         answer = await served.batcher.forecast(work)
         if answer.failures and not request.allow_partial:
             raise joined_failures(answer)
@@ -69,6 +70,7 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
         async def prepare(request: api.StreamForecastsRequest) -> tuple[float, Begin[api.StreamForecastsResponse]]:
             served = self._backend.served(request.model)
             work = await self._validator.work(request, served.bundle, chain, plans)
+            served.engine.check(work.then)
             values = 0 if work.then is None else len(work.then.series_ids) * plans.each
             share = max(len(work.columns) / self._largest, values / MAX_FORECAST_VALUES)
             packed = request.options.packed
@@ -86,8 +88,8 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
             raise work.chain.failed
         try:
             observed = await served.batcher.observe(work)
-        except Exception as error:
-            work.chain.failed = work.chain.failed or error
+        except BaseException as error:  # a cancelled one too is not applied, or is not known to be
+            work.chain.fail(error)
             raise
         response = api.StreamForecastsResponse(sequence=sequence, durability=self._durability)
         await add_outcomes(response, observed)

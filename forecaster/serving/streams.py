@@ -78,10 +78,12 @@ class Stream(Generic[Request, Response]):
         ending = asyncio.create_task(end.wait())
         ending.add_done_callback(lambda _: reader.cancel())
         reader.add_done_callback(lambda _: self._begun.put_nowait(None))
+        answer: asyncio.Task[Response] | None = None
         try:
             while (one := await self._begun.get()) is not None:
                 share, answer = one
-                await self._write(await answer)
+                # Shielded, or it would be cancelled some passes of the loop before those behind it.
+                await self._write(await (answer if answer.done() else asyncio.shield(answer)))
                 self._window.give_back(share)
             if reader.cancelled():
                 raise UnavailableError(f"the server is {Phase.DRAINING.value}: try again shortly")
@@ -89,7 +91,7 @@ class Stream(Generic[Request, Response]):
         finally:
             ending.cancel()
             reader.cancel()
-            self._drop()
+            self._drop(answer)
 
     async def _read(self) -> None:
         async for request in self._requests:
@@ -97,9 +99,13 @@ class Stream(Generic[Request, Response]):
             await self._window.take(share)
             self._begun.put_nowait((share, asyncio.create_task(begin())))
 
-    def _drop(self) -> None:
+    def _drop(self, waited_for: asyncio.Task[Response] | None) -> None:
+        """Cancel the answer that is waited for and all behind it, at once: none may be begun behind one that is not."""
+        dropped = [] if waited_for is None else [waited_for]
         while not self._begun.empty():
             one = self._begun.get_nowait()
             if one is not None:
-                one[1].add_done_callback(lambda task: task.cancelled() or task.exception())
-                one[1].cancel()
+                dropped.append(one[1])
+        for task in dropped:
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            task.cancel()

@@ -7,7 +7,13 @@ import logging
 import secrets
 import sys
 
+from forecaster.errors import ForecasterError, InternalError, StorageError
+
 LOGGER = logging.getLogger("forecaster.serving")
+# Whether a commit that failed has left anything is not always known.
+_STORAGE = (
+    "the server cannot use its storage now: try again, which is safe; what was applied is then answered as a duplicate"
+)
 
 
 def configure_logging(level: int = logging.INFO) -> None:
@@ -25,3 +31,14 @@ def log_internal_error(error: BaseException) -> str:
     error_id = secrets.token_hex(6)
     LOGGER.error("internal error %s", error_id, exc_info=error)
     return error_id
+
+
+def told(error: BaseException) -> ForecasterError:
+    """Return what a client is told of an error: of a defect only an id that the log has, of storage no file's name."""
+    if not isinstance(error, ForecasterError) or (isinstance(error, InternalError) and not error.error_id):
+        error_id = log_internal_error(error)
+        return InternalError(f"an internal error; the server's log has it as {error_id}", error_id)
+    if isinstance(error, StorageError) and str(error) != _STORAGE:
+        LOGGER.error("%s", error)
+        return StorageError(_STORAGE)
+    return error

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from forecaster.errors import ForecasterError
+from forecaster.errors import ForecasterError, UnavailableError
 from forecaster.serving.records import Attributes, Columns, IntArray
 
 
@@ -25,6 +25,12 @@ class Chain:
     """
 
     failed: Exception | None = None
+
+    def fail(self, error: BaseException) -> None:
+        """Note why one of them failed; what is no Exception cancelled it."""
+        if self.failed is None:
+            gone = UnavailableError("the caller went away before it was applied")
+            self.failed = error if isinstance(error, Exception) else gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +63,11 @@ class Observed:
 
     outcomes: npt.NDArray[np.uint8]
     errors: dict[int, ForecasterError]
-    refused: ForecasterError | None = None
+    refused: Exception | None = None
     forecasts: "Forecasts | None" = None
 
     @classmethod
-    def nothing(cls, why: ForecasterError) -> "Observed":
+    def nothing(cls, why: Exception) -> "Observed":
         """Return the answer to a request that was refused whole."""
         return cls(np.zeros(0, dtype=np.uint8), {}, why)
 
@@ -179,6 +185,13 @@ class Forecasts:
     ended: npt.NDArray[np.float64] | None = None
     drawn: Drawn | None = None
     versions: tuple[str, ...] = ("",)
+
+    @classmethod
+    def nothing(cls, request: ForecastWork, why: ForecasterError) -> "Forecasts":
+        """Return the answer to a request of which no series has a forecast."""
+        failures: dict[str, ForecasterError] = dict.fromkeys(request.series_ids, why)
+        shape = (0, request.horizon)
+        return cls((), np.zeros(0, np.int64), np.zeros(shape), np.zeros((*shape, len(request.levels))), failures)
 
 
 @dataclass(frozen=True, slots=True)
