@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from forecaster.errors import FailedPreconditionError
 from forecaster.serving import forecasting
 from forecaster.serving.lane import Lane
 from forecaster.serving.records import Attributes, Columns, IntArray
@@ -52,7 +53,12 @@ class Lanes:
         return self.active if self.next is None or not self.moved[bucket(series_id)] else self.next
 
     def begin(self, lane: Lane) -> None:
-        """Set a lane beside the active one; no series belongs to it yet."""
+        """Set a lane beside the active one; no series belongs to it yet.
+
+        Raises FailedPreconditionError if there is one already: series belong to it that would be lost.
+        """
+        if self.next is not None:
+            raise FailedPreconditionError(f"version {self.next.version} is not gone yet: try again when it is")
         self.next, self.moved = lane, np.zeros(BUCKETS, dtype=bool)
         self.changes += 1
 

@@ -105,15 +105,20 @@ class Maintenance:
         self.live = lane.version, mean
 
     async def round(self) -> None:
-        """Write snapshots of all states that have changed, then prune and erase what may go."""
-        await self._save()
-        await asyncio.get_running_loop().run_in_executor(self._pool, self._tidy)
-        self.round_ended = time.time()
+        """Write snapshots of all states that have changed, then prune and erase what may go.
 
-    async def _save(self) -> None:
+        While a version is being replaced there is only erasing, and `round_ended` stands still.
+        """
+        saved = await self._save()
+        await asyncio.get_running_loop().run_in_executor(self._pool, self._tidy)
+        if saved:
+            self.round_ended = time.time()
+
+    async def _save(self) -> bool:
+        """Write the snapshots and return True; do nothing if a swap is under way, which writes its own."""
         lanes = self._engine.lanes
-        if lanes.next is not None:  # the swap writes its own
-            return
+        if lanes.next is not None:
+            return False
         lane, changes = lanes.active, lanes.changes
         dirty, sequence = await self._batcher.upkeep(lambda: (lane.store.dirty(), lane.store.sequence))
         if len(dirty) and self._config.durability == "interval":  # no snapshot may know more than the journal
@@ -122,6 +127,7 @@ class Maintenance:
             part = dirty[start : start + _SAVED_AT_ONCE]
             await self._batcher.upkeep(functools.partial(lane.store.save, part))
         await self._batcher.upkeep(lambda: self._complete(sequence, changes))
+        return True
 
     def _complete(self, sequence: int, changes: int) -> None:
         """Note what the snapshots hold, unless a swap began since: series that it moved to and fro were not saved."""

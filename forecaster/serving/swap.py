@@ -59,24 +59,28 @@ class Swap:
     ) -> None:
         self._engine, self._batcher, self._storage = engine, batcher, storage
         self._replay_steps, self._pool, self._progress = replay_steps, pool, progress
+        self._lane: Lane | None = None
+        self.left: Exception | None = None  # why the new version still has series, after `run` has failed
 
     async def run(self, bundle: Bundle, version: str) -> None:
         """Replace the active version; afterwards the old one's snapshots are kept for a reversal.
 
-        Raises ForecasterError, with the old version serving as before, if that cannot be done.
+        Raises ForecasterError if that cannot be done, with the old version serving as before, unless `left` says why
+        series could not be given back to it.
         """
         lanes = self._engine.lanes
         keep = {bundle.fingerprint, lanes.active.bundle.fingerprint}
-        goes_on = await self._in_thread(self._goes_on, bundle.fingerprint)
         lane = await self._in_thread(functools.partial(self._engine.make_lane, bundle, version, empty=True))
         await self._in_thread(lane.stepper.warm_up)
+        self._lane = lane
         try:
             await self._batcher.upkeep(lambda: lanes.begin(lane))
+            goes_on = await self._in_thread(self._goes_on, bundle.fingerprint)
             await self._move_all(lanes.active, lane, goes_on=goes_on, into_next=True)
             sequence = await self._save_all(lane)
             await self._batcher.upkeep(lambda: self._finish(bundle, version, sequence))
         except BaseException:
-            await asyncio.shield(self._take_back(lane))
+            await asyncio.shield(self.take_back())
             raise
         try:
             await self._in_thread(self._clean_up, keep)
@@ -136,9 +140,10 @@ class Swap:
             if fingerprint not in keep:
                 self._storage.snapshots.drop(fingerprint)
 
-    async def _take_back(self, lane: Lane) -> None:
-        """Give all buckets back to the active version."""
-        lanes = self._engine.lanes
+    async def take_back(self) -> None:
+        """Give all buckets back to the active version; what failed is in `left`, and may be tried again."""
+        lanes, lane = self._engine.lanes, self._lane
+        assert lane is not None
         try:
             # What the engine's thread was told before this is done by then, whoever stopped waiting for it.
             active, is_there, any_moved = await self._batcher.upkeep(
@@ -152,8 +157,14 @@ class Swap:
                 await self._move_all(lane, active, goes_on=goes_on, into_next=False)
             await self._batcher.upkeep(lanes.abandon)
             lane.store.retire()
+            self.left = None
         except Exception as error:  # noqa: BLE001 -- each series stays where it is, with its state
-            LOGGER.error("version %s cannot be taken back, restart the server", lane.version, exc_info=error)
+            self.left = error
+            LOGGER.error(
+                "version %s cannot be taken back yet; until it is, no snapshots are written and nothing is pruned",
+                lane.version,
+                exc_info=error,
+            )
 
     def _goes_on(self, fingerprint: str) -> bool:
         """Return whether a version's snapshots are whole and the journal still has all behind them; or drop them."""
@@ -203,15 +214,25 @@ def move(engine: Engine, staging: Staging, moving: np.ndarray, source: Lane, tar
     standing = source.store.standing(rebuilt.names)
     _check(rebuilt, standing)
     target.store.sequence = source.store.sequence  # who has to leave for others is saved as of it
-    at_once = max(target.store.max_resident // 2, 1)
-    for start in range(0, len(rebuilt.names), at_once):
-        target.store.begin_turn()  # those before may leave again
-        rows = slice(start, start + at_once)
-        part = rebuilt.of(rows)
-        slots = target.store.take(part.names, part.state, part.static_digest, part.touched_us)
-        _count_on(target, part, standing.of(rows), slots)
+    _take(target, rebuilt, standing)
     source.store.forget(rebuilt.names)
     engine.lanes.moved[moving] = into_next
+
+
+def _take(target: Lane, rebuilt: Rebuilt, standing: Standing) -> None:
+    """Add rebuilt series to a lane, all or none."""
+    at_once, taken = max(target.store.max_resident // 2, 1), 0
+    try:
+        for start in range(0, len(rebuilt.names), at_once):
+            target.store.begin_turn()  # those before may leave again
+            rows = slice(start, start + at_once)
+            part = rebuilt.of(rows)
+            slots = target.store.take(part.names, part.state, part.static_digest, part.touched_us)
+            taken += len(slots)
+            _count_on(target, part, standing.of(rows), slots)
+    except BaseException:  # who had to leave for them could not be saved, as a rule
+        target.store.forget(rebuilt.names[:taken])
+        raise
 
 
 def _check(rebuilt: Rebuilt, standing: Standing) -> None:

@@ -1,0 +1,179 @@
+"""Swaps that storage fails, that are told to stop, or beside which the journal is pruned: no series may be lost."""
+
+import asyncio
+import pathlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+
+from forecaster.config import ServingConfig, TrackingConfig
+from forecaster.errors import FailedPreconditionError, StorageError
+from forecaster.registry import RegisteredModel
+from forecaster.serving import versions as versions_module
+from forecaster.serving.maintenance import Maintenance
+from forecaster.serving.opening import open_storage
+from forecaster.serving.rebuild import Staging
+from forecaster.serving.records import Snapshot
+from forecaster.serving.sqlite_snapshots import SqliteSnapshots
+from forecaster.serving.storage import Storage
+from forecaster.serving.versions import ModelState, Versions
+from tests.unit.serving.swapping import Fleet, make_bundle, run, walk
+
+A, B = make_bundle(1), make_bundle(2)
+CONFIG = ServingConfig(journal_seconds=0.0, durability="interval", replay_steps=10_000)
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let few series make many parts."""
+    monkeypatch.setattr("forecaster.serving.swap._SERIES_AT_ONCE", 3)
+
+
+@pytest.fixture
+def storage(tmp_path: pathlib.Path) -> Iterator[Storage]:
+    with closing(open_storage(str(tmp_path / "state"), "interval")) as storage:
+        yield storage
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    while not holds():
+        await asyncio.sleep(0.01)
+
+
+class Outage:
+    """Folds that fail from the fourth one on, as long as it lasts."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.lasts, self.folds, fold = True, 0, Staging.fold
+
+        def broken(staging: Staging) -> int:
+            self.folds += 1
+            if self.lasts and self.folds >= 4:
+                raise StorageError("the disk cannot be read for a while")
+            return fold(staging)
+
+        monkeypatch.setattr(Staging, "fold", broken)
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_what_could_not_be_taken_back_stays_until_it_is(
+    saved: bool, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        fleet = Fleet(storage, {"1": A, "2": B})
+        async with fleet.running():
+            await fleet.observe([row for k in range(8) for row in walk(f"s{k}", range(30), k)])
+            if saved:
+                fleet.engine.snapshot()
+            await fleet.observe([(f"s{k}", 30, 5.0, ()) for k in range(8)])
+            outage, lanes = Outage(monkeypatch), fleet.engine.lanes
+            swap = fleet.prepared()
+            with pytest.raises(StorageError, match="cannot be read"):
+                await swap.run(B, "2")
+            assert isinstance(swap.left, StorageError)
+            assert lanes.next is not None
+            assert 0 < lanes.moved.sum() < len(lanes.moved)
+            outage.lasts = False
+            await fleet.check()
+            with pytest.raises(FailedPreconditionError, match="version 2 is not gone yet"):
+                await fleet.swap("2")
+            fleet.seen.clear()
+            await fleet.check()
+            assert "2" in fleet.seen
+            await swap.take_back()
+            assert swap.left is None
+            assert lanes.next is None
+            fleet.seen.clear()
+            await fleet.check()
+            assert fleet.seen == {"1"}
+            await fleet.swap("2")
+            await fleet.check()
+
+    run(scenario)
+
+
+def test_a_full_disk_leaves_nothing_half_moved(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Series that move make others leave, whose snapshots cannot be written: there and on the way back."""
+    save, room = SqliteSnapshots.save, [10**6]
+
+    def saved(self: SqliteSnapshots, fingerprint: str, snapshots: list[Snapshot]) -> None:
+        room[0] -= len(snapshots)
+        if room[0] < 0:
+            raise StorageError("the disk is full")
+        save(self, fingerprint, snapshots)
+
+    async def scenario() -> None:
+        fleet = Fleet(storage, {"1": A, "2": B}, max_resident=4)
+        async with fleet.running():
+            for k in range(16):
+                await fleet.observe(walk(f"s{k}", range(20), k))
+            swap, room[0] = fleet.prepared(), 5
+            with pytest.raises(StorageError, match="full"):
+                await swap.run(B, "2")
+            for _ in range(30):
+                if swap.left is None:
+                    break
+                room[0] = 3  # too little for a part of those that are to go back
+                assert len(fleet.engine.lanes) == 16
+                await swap.take_back()
+                monkeypatch.setattr("forecaster.serving.swap._SERIES_AT_ONCE", 1)
+            room[0] = 10**6
+            await swap.take_back()
+            assert fleet.engine.lanes.next is None
+            await fleet.check()
+
+    monkeypatch.setattr(SqliteSnapshots, "save", saved)
+    monkeypatch.setattr("forecaster.serving.swap._SERIES_AT_ONCE", 5)
+    run(scenario)
+
+
+class Activations:
+    """`Versions` of a fleet whose registry is a dictionary."""
+
+    def __init__(self, fleet: Fleet, storage: Storage, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch):
+        tracking = TrackingConfig(model="load")
+        bundles = fleet.bundles
+
+        def resolve(_: TrackingConfig, version: str) -> RegisteredModel:
+            return RegisteredModel("load", version, "", "")
+
+        monkeypatch.setattr(versions_module.registry, "resolve", resolve)
+        monkeypatch.setattr(
+            versions_module.registry, "load_bundle", lambda _, version: (resolve(_, version), bundles[version])
+        )
+        self.versions = Versions(tracking, CONFIG, resolve(tracking, "1"), fleet.engine, fleet.batcher, storage, pool)
+
+
+def test_the_server_tries_again_until_it_has_been_taken_back(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions_module, "_TAKE_BACK_SECONDS", 0.05)
+
+    async def scenario() -> None:
+        fleet = Fleet(storage, {"1": A, "2": B})
+        with ThreadPoolExecutor(1) as pool, ThreadPoolExecutor(1) as upkeep, closing(storage.beside()) as beside:
+            async with fleet.running():
+                await fleet.observe([row for k in range(8) for row in walk(f"s{k}", range(30), k)])
+                maintenance = Maintenance(fleet.engine, fleet.batcher, beside, upkeep, CONFIG)
+                versions = Activations(fleet, beside, pool, monkeypatch).versions
+                outage = Outage(monkeypatch)
+                version = await versions.activate("2")
+                await until(lambda: version.state is ModelState.FAILED and outage.folds > 7)  # after some attempts
+                assert "cannot be given back" in version.failure
+                ended = maintenance.round_ended
+                await maintenance.round()
+                assert maintenance.round_ended == ended  # an alert can tell
+                with pytest.raises(FailedPreconditionError, match=r"cannot be given back .* cannot be read"):
+                    await versions.activate("2")
+                await fleet.check()
+                outage.lasts = False
+                await until(lambda: fleet.engine.lanes.next is None)
+                await until(lambda: version.failure == "the disk cannot be read for a while")
+                await maintenance.round()
+                assert maintenance.round_ended > ended
+                version = await versions.activate("2")
+                await until(lambda: version.state is ModelState.ACTIVE)
+                await fleet.check()
+                await versions.close()
+
+    run(scenario)
