@@ -7,6 +7,7 @@ are still there. Knows nothing of registries or gRPC.
 
 import asyncio
 import functools
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -27,12 +28,27 @@ from forecaster.serving.storage import Activation, Storage, in_batches
 from forecaster.serving.telemetry import LOGGER
 
 _SERIES_AT_ONCE = 2048  # of a part, at least
-_RINGS_AT_ONCE = 256  # where there is no journal: the engine's thread does the rebuilding
-_MOST_PARTS = 64
-_FEW_ROWS = 4096  # may be left to be folded in while the engine waits
+_MOST_PARTS = 64  # each of them reads the journal once
+_FEW_ROWS = 512  # may be left to be folded in while the engine waits
+_MOVED_AT_FIRST, _MOST_MOVED = 64, 4096  # series; how many take a good while is found out
+_MOVE_SECONDS = 0.02
 _MOST_ROUNDS = 20
 _SAVED_AT_ONCE = 512
 Progress = Callable[[float], None]
+
+
+class _Pace:
+    """How many series move while the engine waits."""
+
+    def __init__(self) -> None:
+        self.series = _MOVED_AT_FIRST
+
+    def note(self, seconds: float) -> None:
+        """Take in how long the last ones took."""
+        if seconds > _MOVE_SECONDS:
+            self.series = max(self.series // 2, 1)
+        elif seconds < _MOVE_SECONDS / 3:
+            self.series = min(self.series * 2, _MOST_MOVED)
 
 
 class Swap:
@@ -59,6 +75,7 @@ class Swap:
     ) -> None:
         self._engine, self._batcher, self._storage = engine, batcher, storage
         self._replay_steps, self._pool, self._progress = replay_steps, pool, progress
+        self._pace = _Pace()
         self._lane: Lane | None = None
         self.left: Exception | None = None  # why the new version still has series, after `run` has failed
 
@@ -84,8 +101,8 @@ class Swap:
             raise
         try:
             await self._in_thread(self._clean_up, keep)
-        except StorageError as error:  # the new version serves all the same
-            LOGGER.warning("snapshots of former versions stay until the next replacement: %s", error)
+        except Exception as error:  # noqa: BLE001 -- the new version serves all the same
+            LOGGER.warning("snapshots of former versions stay until the next replacement", exc_info=error)
 
     async def _move_all(self, source: Lane, target: Lane, *, goes_on: bool, into_next: bool) -> None:
         """Move every bucket that has not moved (or moved back)."""
@@ -95,28 +112,42 @@ class Swap:
 
         waiting, *residents = await self._batcher.upkeep(begin)
         census = await self._in_thread(self._census, source, *residents)
-        journal = self._storage.journal
-        if journal.first_sequence() > journal.last_sequence():
-            parts = int(np.clip(len(census) // _RINGS_AT_ONCE, 1, BUCKETS))
-        else:
-            parts = int(np.clip(len(census) // _SERIES_AT_ONCE, 1, _MOST_PARTS))
+        parts = int(np.clip(len(census) // _SERIES_AT_ONCE, 1, _MOST_PARTS))
         for number, buckets in enumerate(np.array_split(np.flatnonzero(waiting), parts)):
-            moving = np.zeros(BUCKETS, dtype=bool)
-            moving[buckets] = True
-            snapshots = self._storage.snapshots if goes_on else None
-            mine = census.of(moving)
-            steps, calibration = self._replay_steps, target.store.calibration
+            mine = census.of(_marked(buckets))
             make = functools.partial(
-                Staging, target.bundle, mine, moving, journal, snapshots, replay_steps=steps, calibration=calibration
+                Staging,
+                target.bundle,
+                mine,
+                _marked(buckets),
+                self._storage.journal,
+                self._storage.snapshots if goes_on else None,
+                replay_steps=self._replay_steps,
+                calibration=target.store.calibration,
             )
             staging = await self._in_thread(make)
-            for _ in range(_MOST_ROUNDS):
-                if await self._in_thread(staging.fold) <= _FEW_ROWS:
-                    break
-            await self._batcher.upkeep(
-                functools.partial(move, self._engine, staging, moving, source, target, into_next)
-            )
+            left, series = buckets, np.bincount(mine.buckets, minlength=BUCKETS)[buckets]
+            while len(left):
+                few = max(int(np.searchsorted(np.cumsum(series), self._pace.series, side="right")), 1)
+                await self._move_some(staging, _marked(left[:few]), source, target, into_next)
+                left, series = left[few:], series[few:]
             self._progress((number + 1) / parts)
+
+    async def _move_some(
+        self, staging: Staging, moving: np.ndarray, source: Lane, target: Lane, into_next: bool
+    ) -> None:
+        """Move some of the buckets that are being rebuilt, as many as keep the engine's thread for a short while."""
+        for _ in range(_MOST_ROUNDS):
+            if await self._in_thread(staging.fold) <= _FEW_ROWS:
+                break
+
+        def timed() -> float:
+            began = time.perf_counter()
+            move(self._engine, staging, moving, source, target, into_next)
+            return time.perf_counter() - began
+
+        self._pace.note(await self._batcher.upkeep(timed))
+        await self._in_thread(staging.release, moving)
 
     async def _save_all(self, lane: Lane) -> int:
         """Write the new lane's snapshots, a few at a time; return the record up to which they hold everything."""
@@ -207,16 +238,23 @@ def move(engine: Engine, staging: Staging, moving: np.ndarray, source: Lane, tar
     for lane in engine.lanes:
         lane.store.begin_turn()
     staging.fold()
-    short = staging.incomplete(source)
+    short = staging.incomplete(source, moving)
     there = source.store.standing(short).exists
     staging.take_rings(source, [name for name, known in zip(short, there.tolist(), strict=True) if known])
-    rebuilt = staging.rebuilt()
+    rebuilt = staging.rebuilt(moving)
     standing = source.store.standing(rebuilt.names)
     _check(rebuilt, standing)
     target.store.sequence = source.store.sequence  # who has to leave for others is saved as of it
     _take(target, rebuilt, standing)
     source.store.forget(rebuilt.names)
     engine.lanes.moved[moving] = into_next
+
+
+def _marked(buckets: IntArray) -> np.ndarray:
+    """Return which buckets are among some, bool [1024]."""
+    marked = np.zeros(BUCKETS, dtype=bool)
+    marked[buckets] = True
+    return marked
 
 
 def _take(target: Lane, rebuilt: Rebuilt, standing: Standing) -> None:

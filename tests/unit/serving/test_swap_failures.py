@@ -29,6 +29,8 @@ CONFIG = ServingConfig(journal_seconds=0.0, durability="interval", replay_steps=
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let few series make many parts."""
     monkeypatch.setattr("forecaster.serving.swap._SERIES_AT_ONCE", 3)
+    monkeypatch.setattr("forecaster.serving.swap._MOVED_AT_FIRST", 1)
+    monkeypatch.setattr("forecaster.serving.swap._MOST_MOVED", 2)
 
 
 @pytest.fixture
