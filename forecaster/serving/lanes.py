@@ -7,8 +7,9 @@ Shapes: R rows, N series.
 """
 
 import heapq
+import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -39,6 +40,7 @@ class Lanes:
         self.next: Lane | None = None
         self.moved = np.zeros(BUCKETS, dtype=bool)  # by bucket: whether its series belong to the next lane
         self.changes = 0  # how often a lane came or went
+        self._pruning = threading.Lock()
 
     def __iter__(self) -> Iterator[Lane]:
         yield self.active
@@ -76,6 +78,19 @@ class Lanes:
         assert not self.moved.any()
         self.next = None
         self.changes += 1
+
+    def prune(self, work: Callable[[], int]) -> int:
+        """Do a part of the journal's pruning and return its result, or 0 while there is a next lane; for any thread.
+
+        The next lane's states are rebuilt from records that the active lane's snapshots make unnecessary.
+        """
+        with self._pruning:
+            return 0 if self.next is not None else work()
+
+    def await_pruning(self) -> None:
+        """Wait until no part of a pruning is under way that began before there was a next lane; for any thread."""
+        with self._pruning:
+            pass
 
     def page(self, after: str) -> Iterator[str]:
         """Yield the series behind `after`, ascending by code points."""

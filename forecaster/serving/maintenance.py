@@ -142,7 +142,8 @@ class Maintenance:
         through = snapshots.complete_through(self._engine.lanes.active.bundle.fingerprint) or 0
         before_us = int((time.time() - self._config.journal_seconds) * 1e6)
         keep = self._config.history
-        _until_none_is_left(lambda: journal.prune(through, committed_before_us=before_us, keep_history=keep))
+        prune = functools.partial(journal.prune, through, committed_before_us=before_us, keep_history=keep)
+        _until_none_is_left(lambda: self._engine.lanes.prune(prune))
 
 
 def _until_none_is_left(work: Callable[[], int]) -> None:

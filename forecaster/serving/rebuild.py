@@ -174,6 +174,7 @@ class Staging:
         """Begin with the snapshots or the windows, and take in what came before the census; return how many rows."""
         self._is_cut = self._journal.first_sequence() > 1
         if self._from_snapshots:
+            self._check_reach()
             self._go_on()
         self._begin_windows(np.flatnonzero(self._offset > 0))
         before = itertools.takewhile(
@@ -183,6 +184,11 @@ class Staging:
         rows = self._take(before)
         self._sequence = max(self._sequence, self._census.sequence)  # series that are newer may have older times
         return rows
+
+    def _check_reach(self) -> None:
+        """Raise StorageError if records behind the snapshots are gone."""
+        if self._sequence and (first := self._journal.first_sequence()) > self._sequence + 1:
+            raise StorageError(f"snapshots hold records up to {self._sequence} and the journal begins with {first}")
 
     def _go_on(self) -> None:
         """Take the states of snapshots; a series whose snapshot is corrupted is rebuilt from all that there is."""

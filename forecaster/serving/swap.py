@@ -198,7 +198,11 @@ class Swap:
             )
 
     def _goes_on(self, fingerprint: str) -> bool:
-        """Return whether a version's snapshots are whole and the journal still has all behind them; or drop them."""
+        """Return whether a version's snapshots are whole and the journal has all behind them, or drop them.
+
+        From here on it keeps what it has, as long as there are two lanes.
+        """
+        self._engine.lanes.await_pruning()
         if self._storage.snapshots.complete_through(fingerprint) is not None and self._reaches(fingerprint):
             return True
         self._storage.snapshots.drop(fingerprint)

@@ -1,7 +1,9 @@
 """Swaps that storage fails, that are told to stop, or beside which the journal is pruned: no series may be lost."""
 
 import asyncio
+import dataclasses
 import pathlib
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -15,10 +17,12 @@ from forecaster.serving import versions as versions_module
 from forecaster.serving.maintenance import Maintenance
 from forecaster.serving.opening import open_storage
 from forecaster.serving.rebuild import Staging
-from forecaster.serving.records import Snapshot
+from forecaster.serving.records import Record, Snapshot
 from forecaster.serving.sqlite_snapshots import SqliteSnapshots
 from forecaster.serving.storage import Storage
 from forecaster.serving.versions import ModelState, Versions
+from forecaster.serving.volatile_storage import VolatileStorage
+from tests.unit.serving.storages import prune_all
 from tests.unit.serving.swapping import Fleet, make_bundle, run, walk
 
 A, B = make_bundle(1), make_bundle(2)
@@ -179,3 +183,96 @@ def test_the_server_tries_again_until_it_has_been_taken_back(storage: Storage, m
                 await versions.close()
 
     run(scenario)
+
+
+@pytest.mark.parametrize("when", ["before it reads", "while it reads"])
+def test_nothing_that_is_still_to_be_read_is_pruned(
+    when: str, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a history; of a reversal, and of the first activation of a version."""
+    config = dataclasses.replace(CONFIG, history=False)
+    rounds: list[float] = []
+    begin, mine = Staging._begin, Staging._mine
+
+    async def scenario() -> None:
+        loop, fleet = asyncio.get_running_loop(), Fleet(storage, {"1": A, "2": B})
+        with ThreadPoolExecutor(1) as upkeep, closing(storage.beside()) as beside:
+            async with fleet.running():
+                maintenance = Maintenance(fleet.engine, fleet.batcher, beside, upkeep, config)
+
+                def go_round() -> None:  # on the rebuilding thread
+                    asyncio.run_coroutine_threadsafe(maintenance.round(), loop).result(60)
+                    rounds.append(maintenance.round_ended)
+
+                def later(staging: Staging) -> int:
+                    go_round()
+                    return begin(staging)
+
+                def overtaken(staging: Staging, records: Iterator[tuple[int, Record]]) -> Iterator[tuple[int, Record]]:
+                    for k, item in enumerate(mine(staging, records)):
+                        if k == 10:
+                            go_round()
+                        yield item
+
+                if when == "before it reads":
+                    monkeypatch.setattr(Staging, "_begin", later)
+                else:
+                    monkeypatch.setattr(Staging, "_mine", overtaken)
+                names = [f"s{k}" for k in range(4)]
+                for hour in range(150):
+                    await fleet.observe([(name, hour, float(hour % 7), ()) for name in names])
+                fleet.engine.snapshot()
+                await fleet.swap("2")
+                await fleet.check()
+                for hour in range(150, 180):
+                    await fleet.observe([(name, hour, float(hour % 7), ()) for name in names])
+                fleet.engine.snapshot()
+                await fleet.swap("1")
+                await fleet.check()
+                assert len(rounds) >= 2
+                assert storage.journal.first_sequence() == 1
+                await maintenance.round()
+                assert storage.journal.first_sequence() > 180  # pruning goes on afterwards
+
+    run(scenario)
+
+
+def test_a_swap_waits_for_a_pruning_that_is_under_way() -> None:
+    lanes = Fleet(VolatileStorage(), {"1": A}).engine.lanes
+    began, may_end = threading.Event(), threading.Event()
+    told: list[str] = []
+
+    def prune() -> int:
+        began.set()
+        assert may_end.wait(30)
+        told.append("pruned")
+        return 1
+
+    with ThreadPoolExecutor(2) as pool:
+        pruned = pool.submit(lanes.prune, prune)
+        assert began.wait(30)
+        lanes.begin(lanes.active)
+        waited = pool.submit(lambda: (lanes.await_pruning(), told.append("read")))
+        assert not waited.done()
+        may_end.set()
+        waited.result(30)
+        assert pruned.result() == 1
+    assert told == ["pruned", "read"]
+    assert lanes.prune(prune) == 0
+
+
+def test_a_reader_that_is_overtaken_says_so(storage: Storage) -> None:
+    fleet = Fleet(storage, {"1": A})
+
+    async def scenario() -> None:
+        async with fleet.running():
+            for hour in range(150):
+                await fleet.observe([("a", hour, 1.0, ())])
+
+    run(scenario)
+    reader = storage.journal.read(0)
+    assert next(reader)[0] == 1
+    assert prune_all(storage, 100, keep_history=False)
+    with pytest.raises(StorageError, match="records 65 to 100 were dropped"):
+        list(reader)
+    assert [sequence for sequence, _ in storage.journal.read(0)] == list(range(101, 151))
