@@ -7,6 +7,7 @@ thread's, with its own connections. Knows nothing of models or gRPC.
 import asyncio
 import contextlib
 import functools
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -42,13 +43,17 @@ class Maintenance:
     ) -> None:
         self._engine, self._batcher, self._storage = engine, batcher, storage
         self._pool, self._config = pool, config
-        self._due = asyncio.Event()
+        self._due, self._stopped = asyncio.Event(), threading.Event()
         self.round_ended = time.time()  # the last one that succeeded; before the first, the start
         self.live: tuple[str, tuple[LiveScores, ...]] | None = None  # see `score`
 
     def hasten(self) -> None:
         """Let the next round begin now: a series was deleted."""
         self._due.set()
+
+    def stop(self) -> None:
+        """Let pruning and erasing end soon; what is left, a later start does."""
+        self._stopped.set()
 
     async def run(self) -> None:
         """Do one round after the other until cancelled; what fails is logged and tried again in the next."""
@@ -138,14 +143,13 @@ class Maintenance:
         """Make the snapshots last, then let go of what they make unnecessary and of what deleted series left."""
         journal, snapshots = self._storage.journal, self._storage.snapshots
         snapshots.sync()
-        _until_none_is_left(journal.erase)
+        self._until_none_is_left(journal.erase)
         through = snapshots.complete_through(self._engine.lanes.active.bundle.fingerprint) or 0
         before_us = int((time.time() - self._config.journal_seconds) * 1e6)
         keep = self._config.history
         prune = functools.partial(journal.prune, through, committed_before_us=before_us, keep_history=keep)
-        _until_none_is_left(lambda: self._engine.lanes.prune(prune))
+        self._until_none_is_left(lambda: self._engine.lanes.prune(prune))
 
-
-def _until_none_is_left(work: Callable[[], int]) -> None:
-    while work():
-        time.sleep(0.001)  # the engine's turn
+    def _until_none_is_left(self, work: Callable[[], int]) -> None:
+        while not self._stopped.is_set() and work():
+            time.sleep(0.001)  # the engine's turn

@@ -10,13 +10,13 @@ Shapes: N series.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from forecaster.errors import StorageError
+from forecaster.errors import StorageError, UnavailableError
 from forecaster.model.bundle import Bundle
 from forecaster.model.state import State
 from forecaster.serving.calibration import Calibration
@@ -70,6 +70,7 @@ class Staging:
         snapshots: of that version, which all its series go on from; None to rebuild all.
         replay_steps: of a series at least, if it has seen so many.
         calibration: of that version, if series have any.
+        should_stop: asked at every record; `fold` raises UnavailableError soon after it says so.
     """
 
     def __init__(
@@ -82,7 +83,9 @@ class Staging:
         *,
         replay_steps: int,
         calibration: Calibration | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._should_stop = should_stop
         self._census, self._moving, self._journal = census, moving.copy(), journal
         self.lane = Lane(bundle, "", SeriesStore(bundle, snapshots or VolatileSnapshots(), calibration=calibration))
         self._index: dict[str, int] = {name: k for k, name in enumerate(census.names.tolist())}
@@ -245,6 +248,8 @@ class Staging:
     def _mine(self, records: Iterator[tuple[int, Record]]) -> Iterator[tuple[int, Record]]:
         """Yield what of the records concerns these series."""
         for sequence, record in records:
+            if self._should_stop():
+                raise UnavailableError("the server was told to stop while it rebuilt states")
             self._sequence = sequence
             if isinstance(record, Deletion):
                 if self._moving[bucket(record.series_id)]:

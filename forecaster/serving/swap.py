@@ -7,6 +7,7 @@ are still there. Knows nothing of registries or gRPC.
 
 import asyncio
 import functools
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,17 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from forecaster.errors import StorageError
+from forecaster.errors import StorageError, UnavailableError
 from forecaster.model.bundle import Bundle
 from forecaster.serving.batcher import Batcher
-from forecaster.serving.census import EARLIEST_US, Census
+from forecaster.serving.census import take_census
 from forecaster.serving.engine import Engine
 from forecaster.serving.lane import Lane
-from forecaster.serving.lanes import BUCKETS, bucket
+from forecaster.serving.lanes import BUCKETS
 from forecaster.serving.mirrors import Standing
 from forecaster.serving.rebuild import Rebuilt, Staging
 from forecaster.serving.records import IntArray
-from forecaster.serving.storage import Activation, Storage, in_batches
+from forecaster.serving.storage import Activation, Storage
 from forecaster.serving.telemetry import LOGGER
 
 _SERIES_AT_ONCE = 2048  # of a part, at least
@@ -75,7 +76,7 @@ class Swap:
     ) -> None:
         self._engine, self._batcher, self._storage = engine, batcher, storage
         self._replay_steps, self._pool, self._progress = replay_steps, pool, progress
-        self._pace = _Pace()
+        self._pace, self._stopped = _Pace(), threading.Event()
         self._lane: Lane | None = None
         self.left: Exception | None = None  # why the new version still has series, after `run` has failed
 
@@ -97,12 +98,20 @@ class Swap:
             sequence = await self._save_all(lane)
             await self._batcher.upkeep(lambda: self._finish(bundle, version, sequence))
         except BaseException:
-            await asyncio.shield(self.take_back())
+            if not self._stopped.is_set():
+                await asyncio.shield(self.take_back())
             raise
         try:
             await self._in_thread(self._clean_up, keep)
         except Exception as error:  # noqa: BLE001 -- the new version serves all the same
             LOGGER.warning("snapshots of former versions stay until the next replacement", exc_info=error)
+
+    def stop(self) -> None:
+        """Let what is under way fail soon and nothing be taken back: the process is about to end.
+
+        The next start goes on from the active version's snapshots, as after a crash.
+        """
+        self._stopped.set()
 
     async def _move_all(self, source: Lane, target: Lane, *, goes_on: bool, into_next: bool) -> None:
         """Move every bucket that has not moved (or moved back)."""
@@ -111,7 +120,7 @@ class Swap:
             return self._engine.lanes.moved != into_next, source.store.inventory(), source.store.sequence
 
         waiting, *residents = await self._batcher.upkeep(begin)
-        census = await self._in_thread(self._census, source, *residents)
+        census = await self._in_thread(take_census, source, self._storage.snapshots, self._check_going, *residents)
         parts = int(np.clip(len(census) // _SERIES_AT_ONCE, 1, _MOST_PARTS))
         for number, buckets in enumerate(np.array_split(np.flatnonzero(waiting), parts)):
             mine = census.of(_marked(buckets))
@@ -124,6 +133,7 @@ class Swap:
                 self._storage.snapshots if goes_on else None,
                 replay_steps=self._replay_steps,
                 calibration=target.store.calibration,
+                should_stop=self._stopped.is_set,
             )
             staging = await self._in_thread(make)
             left, series = buckets, np.bincount(mine.buckets, minlength=BUCKETS)[buckets]
@@ -191,6 +201,8 @@ class Swap:
             self.left = None
         except Exception as error:  # noqa: BLE001 -- each series stays where it is, with its state
             self.left = error
+            if self._stopped.is_set():
+                return
             LOGGER.error(
                 "version %s cannot be taken back yet; until it is, no snapshots are written and nothing is pruned",
                 lane.version,
@@ -213,27 +225,12 @@ class Swap:
         through = self._storage.snapshots.complete_through(fingerprint) or 0
         return self._storage.journal.first_sequence() <= through + 1
 
-    def _census(self, source: Lane, residents: tuple[dict[str, int], IntArray, IntArray], sequence: int) -> Census:
-        """Return all series of a lane, resident and cold."""
-        slots, clock_us, position = residents
-        at = np.fromiter(slots.values(), np.int64, len(slots))
-        names, clocks, positions = list(slots), [clock_us[at]], [position[at]]
-        for batch in in_batches(self._storage.snapshots.read(source.bundle.fingerprint), _SERIES_AT_ONCE):
-            cold = [one for one in batch if one.series_id not in slots]
-            whole = [one for one in cold if source.store.cold.can_unpack(one)]
-            broken = [one.series_id for one in cold if not source.store.cold.can_unpack(one)]
-            names += [*(one.series_id for one in whole), *broken]
-            if whole:
-                packed = source.store.cold.unpack(whole)
-                clocks.append(packed.state["time_us"].numpy())
-                positions.append(packed.state["position"].numpy())
-            clocks.append(np.full(len(broken), EARLIEST_US))  # of those everything counts
-            positions.append(np.zeros(len(broken), dtype=np.int64))
-        buckets = np.fromiter(map(bucket, names), np.int64, len(names))
-        every = np.array(names, dtype=object)
-        return Census(sequence, every, buckets, np.concatenate(clocks), np.concatenate(positions))
+    def _check_going(self) -> None:
+        if self._stopped.is_set():
+            raise UnavailableError("the server was told to stop while it replaced a version")
 
     async def _in_thread(self, function: Callable[..., Any], *values: Any) -> Any:
+        self._check_going()
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *values)
 
 

@@ -144,6 +144,8 @@ class Versions:
 
     async def close(self) -> None:
         """End a replacement that is under way; the served version stays, or the new one goes on at the next start."""
+        if self._swap is not None:
+            self._swap.stop()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=self._config.drain_seconds)

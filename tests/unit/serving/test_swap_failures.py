@@ -4,26 +4,33 @@ import asyncio
 import dataclasses
 import pathlib
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
+import numpy as np
 import pytest
 
+from forecaster import registry
 from forecaster.config import ServingConfig, TrackingConfig
 from forecaster.errors import FailedPreconditionError, StorageError
+from forecaster.model.bundle import Bundle
 from forecaster.registry import RegisteredModel
 from forecaster.serving import versions as versions_module
+from forecaster.serving.engine import Engine
+from forecaster.serving.host import Host, Source
 from forecaster.serving.maintenance import Maintenance
 from forecaster.serving.opening import open_storage
 from forecaster.serving.rebuild import Staging
-from forecaster.serving.records import Record, Snapshot
+from forecaster.serving.records import Columns, Record, Snapshot
 from forecaster.serving.sqlite_snapshots import SqliteSnapshots
 from forecaster.serving.storage import Storage
 from forecaster.serving.versions import ModelState, Versions
 from forecaster.serving.volatile_storage import VolatileStorage
+from forecaster.serving.work import ObserveWork
 from tests.unit.serving.storages import prune_all
-from tests.unit.serving.swapping import Fleet, make_bundle, run, walk
+from tests.unit.serving.swapping import HOUR_US, Fleet, make_bundle, run, walk
 
 A, B = make_bundle(1), make_bundle(2)
 CONFIG = ServingConfig(journal_seconds=0.0, durability="interval", replay_steps=10_000)
@@ -135,25 +142,19 @@ def test_a_full_disk_leaves_nothing_half_moved(storage: Storage, monkeypatch: py
     run(scenario)
 
 
-class Activations:
-    """`Versions` of a fleet whose registry is a dictionary."""
+def registry_of(bundles: Mapping[str, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the registry be a dictionary whose alias stands at version 1."""
 
-    def __init__(self, fleet: Fleet, storage: Storage, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch):
-        tracking = TrackingConfig(model="load")
-        bundles = fleet.bundles
+    def resolve(_: TrackingConfig, version: str) -> RegisteredModel:
+        return RegisteredModel("load", version if version.isdigit() else "1", "", "")
 
-        def resolve(_: TrackingConfig, version: str) -> RegisteredModel:
-            return RegisteredModel("load", version, "", "")
-
-        monkeypatch.setattr(versions_module.registry, "resolve", resolve)
-        monkeypatch.setattr(
-            versions_module.registry, "load_bundle", lambda _, version: (resolve(_, version), bundles[version])
-        )
-        self.versions = Versions(tracking, CONFIG, resolve(tracking, "1"), fleet.engine, fleet.batcher, storage, pool)
+    monkeypatch.setattr(registry, "resolve", resolve)
+    monkeypatch.setattr(registry, "load_bundle", lambda _, version: (resolve(_, version), bundles[version]))
 
 
 def test_the_server_tries_again_until_it_has_been_taken_back(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions_module, "_TAKE_BACK_SECONDS", 0.05)
+    registry_of({"1": A, "2": B}, monkeypatch)
 
     async def scenario() -> None:
         fleet = Fleet(storage, {"1": A, "2": B})
@@ -161,7 +162,9 @@ def test_the_server_tries_again_until_it_has_been_taken_back(storage: Storage, m
             async with fleet.running():
                 await fleet.observe([row for k in range(8) for row in walk(f"s{k}", range(30), k)])
                 maintenance = Maintenance(fleet.engine, fleet.batcher, beside, upkeep, CONFIG)
-                versions = Activations(fleet, beside, pool, monkeypatch).versions
+                registered = RegisteredModel("load", "1", "", "")
+                engine, batcher = fleet.engine, fleet.batcher
+                versions = Versions(TrackingConfig(model="load"), CONFIG, registered, engine, batcher, beside, pool)
                 outage = Outage(monkeypatch)
                 version = await versions.activate("2")
                 await until(lambda: version.state is ModelState.FAILED and outage.folds > 7)  # after some attempts
@@ -276,3 +279,76 @@ def test_a_reader_that_is_overtaken_says_so(storage: Storage) -> None:
     with pytest.raises(StorageError, match="records 65 to 100 were dropped"):
         list(reader)
     assert [sequence for sequence, _ in storage.journal.read(0)] == list(range(101, 151))
+
+
+def test_a_stop_amid_a_rebuild_is_soon(
+    tmp_path: pathlib.Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rebuilding would take a minute; the event loop goes on meanwhile, and the next start has every series."""
+    registry_of({"1": A, "2": B}, monkeypatch)
+    mine, read = Staging._mine, [0]
+
+    def slow(staging: Staging, records: Iterator[tuple[int, Record]]) -> Iterator[tuple[int, Record]]:
+        def slowed() -> Iterator[tuple[int, Record]]:
+            for one in records:
+                read[0] += 1
+                time.sleep(0.3)
+                yield one
+
+        yield from mine(staging, slowed())
+
+    monkeypatch.setattr(Staging, "_mine", slow)
+
+    async def scenario() -> None:
+        registered = RegisteredModel("load", "1", "", "")
+        host = Host(Source(TrackingConfig(model="load"), registered, A, storage), CONFIG, lambda error: None)
+        host.start()
+        await host.recover(lambda: False)
+        gaps = [0.0]
+
+        async def tick() -> None:
+            while True:
+                began = time.monotonic()
+                await asyncio.sleep(0.01)
+                gaps.append(time.monotonic() - began)
+
+        async with host.kept_up():
+            for hour in range(200):
+                columns = Columns(
+                    ("a",), np.zeros(1, np.int32), np.array([hour * HOUR_US]), np.array([float(hour % 7)])
+                )
+                await host.served.batcher.observe(ObserveWork(columns))
+            await host.served.versions.activate("2")
+            await until(lambda: read[0] > 2)
+            ticking, began = asyncio.create_task(tick()), time.monotonic()
+        await host.drain()
+        assert time.monotonic() - began < 5
+        assert max(gaps) < 1.0
+        ticking.cancel()
+        host.snapshot()
+        host.close()
+
+    run(scenario)
+    engine = Engine(A, storage, version="1")
+    assert engine.recover()[0] == 1
+    assert engine.describe("a").length == 200
+
+
+def test_a_version_serves_though_others_could_not_be_removed(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(self: SqliteSnapshots) -> list[str]:
+        raise RuntimeError("a defect")
+
+    async def scenario() -> None:
+        fleet = Fleet(storage, {"1": A, "2": B})
+        async with fleet.running():
+            await fleet.observe(walk("a", range(20), 1))
+            monkeypatch.setattr(SqliteSnapshots, "fingerprints", broken)
+            await fleet.swap("2")
+            fleet.seen.clear()
+            await fleet.check()
+            assert fleet.seen == {"2"}
+            assert "RuntimeError: a defect" in caplog.text  # with its traceback
+
+    run(scenario)
