@@ -6,6 +6,7 @@ Shapes: N series.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,11 @@ import torch
 from forecaster.model.bundle import Bundle
 from forecaster.model.memory import unroll
 from forecaster.serving.lane import Lane
+from forecaster.serving.lanes import bucket
 from forecaster.serving.records import Columns, IntArray
+from forecaster.serving.storage import Snapshots, in_batches
 
+_SNAPSHOTS_AT_ONCE = 2048
 EARLIEST_US = -(2**62)  # the clock of a series of which everything counts
 
 
@@ -44,6 +48,42 @@ class Census:
         """Return those whose buckets are marked, bool [1024]."""
         rows = np.flatnonzero(moving[self.buckets])
         return Census(self.sequence, self.names[rows], self.buckets[rows], self.clock_us[rows], self.position[rows])
+
+
+def take_census(
+    source: Lane,
+    snapshots: Snapshots,
+    check_going: Callable[[], None],
+    residents: tuple[dict[str, int], IntArray, IntArray],
+    sequence: int,
+) -> Census:
+    """Return all series of a lane, resident and cold.
+
+    Args:
+        source: the lane.
+        snapshots: for this thread.
+        check_going: called now and then; raises if this is to end.
+        residents: the store's inventory.
+        sequence: as of which it was taken.
+    """
+    slots, clock_us, position = residents
+    at = np.fromiter(slots.values(), np.int64, len(slots))
+    names, clocks, positions = list(slots), [clock_us[at]], [position[at]]
+    for batch in in_batches(snapshots.read(source.bundle.fingerprint), _SNAPSHOTS_AT_ONCE):
+        check_going()
+        cold = [one for one in batch if one.series_id not in slots]
+        whole = [one for one in cold if source.store.cold.can_unpack(one)]
+        broken = [one.series_id for one in cold if not source.store.cold.can_unpack(one)]
+        names += [*(one.series_id for one in whole), *broken]
+        if whole:
+            packed = source.store.cold.unpack(whole)
+            clocks.append(packed.state["time_us"].numpy())
+            positions.append(packed.state["position"].numpy())
+        clocks.append(np.full(len(broken), EARLIEST_US))  # of those everything counts
+        positions.append(np.zeros(len(broken), dtype=np.int64))
+    buckets = np.fromiter(map(bucket, names), np.int64, len(names))
+    every = np.array(names, dtype=object)
+    return Census(sequence, every, buckets, np.concatenate(clocks), np.concatenate(positions))
 
 
 def windows(census: Census, bundle: Bundle, replay_steps: int) -> tuple[IntArray, IntArray]:

@@ -7,6 +7,7 @@ Shapes: N series.
 
 from collections.abc import Iterator, Sequence
 
+from forecaster.model.state import State
 from forecaster.serving.packing import Packed, Packing
 from forecaster.serving.records import Snapshot
 from forecaster.serving.storage import Snapshots
@@ -35,6 +36,11 @@ class ColdStates:
     def peek(self, series_ids: Sequence[str]) -> dict[str, Packed]:
         """Return what is known of series, but for those whose snapshots are corrupted."""
         return {one.series_id: self.unpack([one]) for one in self.fetch(series_ids) if self.can_unpack(one)}
+
+    def peek_all(self, series_ids: Sequence[str]) -> tuple[list[str], State]:
+        """Return those of the series that have a whole snapshot, and their states, [N, ...] by name."""
+        whole = [one for one in self.fetch(series_ids) if self.can_unpack(one)]
+        return [one.series_id for one in whole], self.unpack(whole).state if whole else {}
 
     def lost(self, series_ids: Sequence[str]) -> list[str]:
         """Return those of the series whose snapshots are corrupted."""

@@ -178,6 +178,7 @@ class Host:
         try:
             yield
         finally:
+            maintenance.stop()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -186,8 +187,8 @@ class Host:
     async def drain(self) -> None:
         """Finish everything that waits."""
         await self._batcher.drain()
-        self._pool.shutdown()
-        self._upkeep.shutdown()
+        await asyncio.to_thread(self._pool.shutdown)
+        await asyncio.to_thread(self._upkeep.shutdown)
 
     def snapshot(self) -> int:
         """Write what has changed, so that the next start need not replay; return how many series."""

@@ -7,11 +7,13 @@ Shapes: R rows, N series.
 """
 
 import heapq
+import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from forecaster.errors import FailedPreconditionError
 from forecaster.serving import forecasting
 from forecaster.serving.lane import Lane
 from forecaster.serving.records import Attributes, Columns, IntArray
@@ -38,6 +40,7 @@ class Lanes:
         self.next: Lane | None = None
         self.moved = np.zeros(BUCKETS, dtype=bool)  # by bucket: whether its series belong to the next lane
         self.changes = 0  # how often a lane came or went
+        self._pruning = threading.Lock()
 
     def __iter__(self) -> Iterator[Lane]:
         yield self.active
@@ -52,7 +55,12 @@ class Lanes:
         return self.active if self.next is None or not self.moved[bucket(series_id)] else self.next
 
     def begin(self, lane: Lane) -> None:
-        """Set a lane beside the active one; no series belongs to it yet."""
+        """Set a lane beside the active one; no series belongs to it yet.
+
+        Raises FailedPreconditionError if there is one already: series belong to it that would be lost.
+        """
+        if self.next is not None:
+            raise FailedPreconditionError(f"version {self.next.version} is not gone yet: try again when it is")
         self.next, self.moved = lane, np.zeros(BUCKETS, dtype=bool)
         self.changes += 1
 
@@ -70,6 +78,19 @@ class Lanes:
         assert not self.moved.any()
         self.next = None
         self.changes += 1
+
+    def prune(self, work: Callable[[], int]) -> int:
+        """Do a part of the journal's pruning and return its result, or 0 while there is a next lane; for any thread.
+
+        The next lane's states are rebuilt from records that the active lane's snapshots make unnecessary.
+        """
+        with self._pruning:
+            return 0 if self.next is not None else work()
+
+    def await_pruning(self) -> None:
+        """Wait until no part of a pruning is under way that began before there was a next lane; for any thread."""
+        with self._pruning:
+            pass
 
     def page(self, after: str) -> Iterator[str]:
         """Yield the series behind `after`, ascending by code points."""

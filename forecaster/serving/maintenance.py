@@ -7,6 +7,7 @@ thread's, with its own connections. Knows nothing of models or gRPC.
 import asyncio
 import contextlib
 import functools
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -42,13 +43,17 @@ class Maintenance:
     ) -> None:
         self._engine, self._batcher, self._storage = engine, batcher, storage
         self._pool, self._config = pool, config
-        self._due = asyncio.Event()
+        self._due, self._stopped = asyncio.Event(), threading.Event()
         self.round_ended = time.time()  # the last one that succeeded; before the first, the start
         self.live: tuple[str, tuple[LiveScores, ...]] | None = None  # see `score`
 
     def hasten(self) -> None:
         """Let the next round begin now: a series was deleted."""
         self._due.set()
+
+    def stop(self) -> None:
+        """Let pruning and erasing end soon; what is left, a later start does."""
+        self._stopped.set()
 
     async def run(self) -> None:
         """Do one round after the other until cancelled; what fails is logged and tried again in the next."""
@@ -105,15 +110,20 @@ class Maintenance:
         self.live = lane.version, mean
 
     async def round(self) -> None:
-        """Write snapshots of all states that have changed, then prune and erase what may go."""
-        await self._save()
-        await asyncio.get_running_loop().run_in_executor(self._pool, self._tidy)
-        self.round_ended = time.time()
+        """Write snapshots of all states that have changed, then prune and erase what may go.
 
-    async def _save(self) -> None:
+        While a version is being replaced there is only erasing, and `round_ended` stands still.
+        """
+        saved = await self._save()
+        await asyncio.get_running_loop().run_in_executor(self._pool, self._tidy)
+        if saved:
+            self.round_ended = time.time()
+
+    async def _save(self) -> bool:
+        """Write the snapshots and return True; do nothing if a swap is under way, which writes its own."""
         lanes = self._engine.lanes
-        if lanes.next is not None:  # the swap writes its own
-            return
+        if lanes.next is not None:
+            return False
         lane, changes = lanes.active, lanes.changes
         dirty, sequence = await self._batcher.upkeep(lambda: (lane.store.dirty(), lane.store.sequence))
         if len(dirty) and self._config.durability == "interval":  # no snapshot may know more than the journal
@@ -122,6 +132,7 @@ class Maintenance:
             part = dirty[start : start + _SAVED_AT_ONCE]
             await self._batcher.upkeep(functools.partial(lane.store.save, part))
         await self._batcher.upkeep(lambda: self._complete(sequence, changes))
+        return True
 
     def _complete(self, sequence: int, changes: int) -> None:
         """Note what the snapshots hold, unless a swap began since: series that it moved to and fro were not saved."""
@@ -132,13 +143,13 @@ class Maintenance:
         """Make the snapshots last, then let go of what they make unnecessary and of what deleted series left."""
         journal, snapshots = self._storage.journal, self._storage.snapshots
         snapshots.sync()
-        _until_none_is_left(journal.erase)
+        self._until_none_is_left(journal.erase)
         through = snapshots.complete_through(self._engine.lanes.active.bundle.fingerprint) or 0
         before_us = int((time.time() - self._config.journal_seconds) * 1e6)
         keep = self._config.history
-        _until_none_is_left(lambda: journal.prune(through, committed_before_us=before_us, keep_history=keep))
+        prune = functools.partial(journal.prune, through, committed_before_us=before_us, keep_history=keep)
+        self._until_none_is_left(lambda: self._engine.lanes.prune(prune))
 
-
-def _until_none_is_left(work: Callable[[], int]) -> None:
-    while work():
-        time.sleep(0.001)  # the engine's turn
+    def _until_none_is_left(self, work: Callable[[], int]) -> None:
+        while not self._stopped.is_set() and work():
+            time.sleep(0.001)  # the engine's turn

@@ -152,7 +152,7 @@ def _work(models: Sequence[Served]) -> Iterator[Metric]:
     yield _counter("forecasts", text, _MODEL, each(lambda one: one.engine.done.forecasts))
     text = "The sequence of the journal's last record."
     yield _gauge("journal_last_sequence", text, _MODEL, each(lambda one: one.engine.done.journal_sequence))
-    text = "When the last round of snapshots and pruning succeeded, Unix time; before the first one, the start."
+    text = "When snapshots were last written and the journal pruned, Unix time; stands still amid a replacement."
     yield _gauge("snapshot_round_timestamp_seconds", text, _MODEL, each(lambda one: one.maintenance.round_ended))
 
 

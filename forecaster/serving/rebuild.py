@@ -10,13 +10,13 @@ Shapes: N series.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from forecaster.errors import StorageError
+from forecaster.errors import StorageError, UnavailableError
 from forecaster.model.bundle import Bundle
 from forecaster.model.state import State
 from forecaster.serving.calibration import Calibration
@@ -70,6 +70,7 @@ class Staging:
         snapshots: of that version, which all its series go on from; None to rebuild all.
         replay_steps: of a series at least, if it has seen so many.
         calibration: of that version, if series have any.
+        should_stop: asked at every record; `fold` raises UnavailableError soon after it says so.
     """
 
     def __init__(
@@ -82,13 +83,17 @@ class Staging:
         *,
         replay_steps: int,
         calibration: Calibration | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._census, self._moving, self._journal = census, moving, journal
+        self._should_stop = should_stop
+        self._census, self._moving, self._journal = census, moving.copy(), journal
         self.lane = Lane(bundle, "", SeriesStore(bundle, snapshots or VolatileSnapshots(), calibration=calibration))
         self._index: dict[str, int] = {name: k for k, name in enumerate(census.names.tolist())}
         self._behind_us, self._offset = windows(census, bundle, replay_steps)
         self._first_us = np.full(len(census), _NEVER_US)  # the first row that was found of each
         self._goes_on = np.zeros(len(census), dtype=bool)  # from a snapshot
+        self._newer: dict[str, int] = {}  # series that are not in the census, and their buckets
+        self._is_cut = False  # whether journal and history have less than everything
         self._sequence, self._begun = 0, False
         self._from_snapshots = snapshots is not None
         if snapshots is not None:
@@ -102,10 +107,10 @@ class Staging:
             rows += self._begin()
         return rows + self._take(itertools.takewhile(lambda one: one[0] <= through, self._journal.read(self._sequence)))
 
-    def rebuilt(self) -> Rebuilt:
-        """Return the states; raises StorageError if one of their numbers is not finite."""
+    def rebuilt(self, moving: np.ndarray) -> Rebuilt:
+        """Return the states of some of the buckets; raises StorageError if one of their numbers is not finite."""
         store = self.lane.store
-        names = list(store.resident)
+        names = [name for name in self._names(moving) if name in store.resident]
         slots = np.array([store.resident[name] for name in names], dtype=np.int64)
         state = store.gather_whole(slots)
         for name, tensor in state.items():
@@ -116,18 +121,27 @@ class Staging:
             names, state, store.mirrors.static_digest[slots], store.mirrors.touched_us[slots], offset.astype(np.int64)
         )
 
-    def incomplete(self, source: Lane) -> list[str]:
-        """Return the series of which less was found than a lane's states remember; they are left out from now on.
+    def release(self, moving: np.ndarray) -> None:
+        """Let go of buckets whose series have moved: nothing that comes concerns them."""
+        names, resident = self._names(moving), self.lane.store.resident
+        self.lane.store.forget([name for name in names if name in resident])
+        for name in names:
+            self._index.pop(name, None)
+            self._newer.pop(name, None)
+        self._moving &= ~moving
 
-        Where journal and history have everything there are none.
+    def incomplete(self, source: Lane, moving: np.ndarray) -> list[str]:
+        """Return the series of some buckets of which less was found than a lane's states remember.
+
+        They are left out from now on. Where journal and history have everything there are none.
         """
         store, resident = self.lane.store, source.store.resident
-        is_cut = self._journal.first_sequence() > 1
         memory, step_us = memory_steps(source.bundle), source.bundle.step_us
         short = []
-        for name, k in self._index.items():
-            first_us = self._first_us[k]
-            if self._goes_on[k] or (first_us < _NEVER_US and not is_cut):
+        for place in np.flatnonzero(moving[self._census.buckets]).tolist():
+            name, first_us = self._census.names[place], self._first_us[place]
+            k = self._index.get(name, -1)
+            if k < 0 or self._goes_on[k] or (first_us < _NEVER_US and not self._is_cut):
                 continue
             clock_us, position = self._census.clock_us[k], self._census.position[k]
             if (slot := resident.get(name, -1)) >= 0:
@@ -154,9 +168,16 @@ class Staging:
             few = store.mirrors.observed_count[slots] < needed
             store.count_on(slots[few], store.mirrors.position[slots[few]], needed[few])
 
+    def _names(self, moving: np.ndarray) -> list[str]:
+        """Return the series of some buckets, those that are newer than the census too."""
+        known = self._census.names[moving[self._census.buckets]].tolist()
+        return list(dict.fromkeys((*known, *(name for name, at in self._newer.items() if moving[at]))))
+
     def _begin(self) -> int:
         """Begin with the snapshots or the windows, and take in what came before the census; return how many rows."""
+        self._is_cut = self._journal.first_sequence() > 1
         if self._from_snapshots:
+            self._check_reach()
             self._go_on()
         self._begin_windows(np.flatnonzero(self._offset > 0))
         before = itertools.takewhile(
@@ -166,6 +187,11 @@ class Staging:
         rows = self._take(before)
         self._sequence = max(self._sequence, self._census.sequence)  # series that are newer may have older times
         return rows
+
+    def _check_reach(self) -> None:
+        """Raise StorageError if records behind the snapshots are gone."""
+        if self._sequence and (first := self._journal.first_sequence()) > self._sequence + 1:
+            raise StorageError(f"snapshots hold records up to {self._sequence} and the journal begins with {first}")
 
     def _go_on(self) -> None:
         """Take the states of snapshots; a series whose snapshot is corrupted is rebuilt from all that there is."""
@@ -222,6 +248,8 @@ class Staging:
     def _mine(self, records: Iterator[tuple[int, Record]]) -> Iterator[tuple[int, Record]]:
         """Yield what of the records concerns these series."""
         for sequence, record in records:
+            if self._should_stop():
+                raise UnavailableError("the server was told to stop while it rebuilt states")
             self._sequence = sequence
             if isinstance(record, Deletion):
                 if self._moving[bucket(record.series_id)]:
@@ -238,8 +266,9 @@ class Staging:
         codes = np.fromiter((self._index.get(name, -1) for name in names), np.int64, len(names))
         if sequence > self._census.sequence:
             for k in np.flatnonzero(codes < 0).tolist():
-                if self._moving[bucket(names[k])]:
-                    codes[k] = -2
+                at = bucket(names[k])
+                if self._moving[at]:
+                    codes[k], self._newer[names[k]] = -2, at
         return codes
 
     def _part(self, record: Columns | Attributes | Issued, codes: IntArray) -> Columns | Attributes | Issued:
@@ -268,4 +297,4 @@ def refolded(
     census = Census(through, every, buckets, clocks, zeros)
     staging = Staging(bundle, census, moving, journal, VolatileSnapshots(), replay_steps=1, calibration=calibration)
     staging.fold(through)
-    return staging.rebuilt()
+    return staging.rebuilt(moving)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from forecaster.errors import StorageError
 from forecaster.serving.history import History
 from forecaster.serving.records import Attributes, Columns, Deletion, Record, encode, find
 from forecaster.serving.sqlite_database import Database
@@ -80,7 +81,10 @@ class SqliteJournal:
         return kept[0] if kept else mark(self._database, "pruned") + 1
 
     def read(self, after: int, *, since_us: int | None = None) -> Iterator[tuple[int, Record]]:
-        """See `Journal.read`. Records may be pruned meanwhile: they are in the history before they leave."""
+        """See `Journal.read`. Records may be pruned meanwhile: they are in the history before they leave.
+
+        Raises StorageError if they leave without, and this reader has not seen them.
+        """
         after = max(after, mark(self._database, "dropped"))
         query = (
             "SELECT sequence, payload FROM journal WHERE sequence > ? AND (last_us >= ? OR first_us > last_us)"
@@ -98,6 +102,8 @@ class SqliteJournal:
                     yield from heapq.merge(rows, given, key=operator.itemgetter(0))
                     after = pruned.last
                 continue
+            if (dropped := mark(self._database, "dropped")) > after:  # asked for last: the page is older
+                raise StorageError(f"records {after + 1} to {dropped} were dropped while they were being read")
             if not page:
                 return
             yield from ((int(sequence), decoded(self._database, sequence, payload)) for sequence, payload in page)

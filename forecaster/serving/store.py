@@ -156,12 +156,12 @@ class SeriesStore:
     def standing(self, series_ids: Sequence[str]) -> Standing:
         """Return where series stand; cold ones stay cold."""
         found = self.mirrors.standing(self._look_up(series_ids))
-        cold = np.flatnonzero(~found.exists)
-        for name, packed in (self.cold.peek([series_ids[i] for i in cold.tolist()]) if len(cold) else {}).items():
-            at = series_ids.index(name)
-            state = packed.state
+        absent = {series_ids[i]: i for i in np.flatnonzero(~found.exists).tolist()}
+        cold, state = self.cold.peek_all(list(absent)) if absent and self._cold else ([], {})
+        if cold:
+            at = [absent[name] for name in cold]
             for part, tensor in zip(found, ("time_us", "position", "observed_count"), strict=False):
-                part[at] = int(state[tensor][0])
+                part[at] = state[tensor].numpy()
             found.exists[at] = True
         return found
 

@@ -7,32 +7,49 @@ are still there. Knows nothing of registries or gRPC.
 
 import asyncio
 import functools
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from forecaster.errors import StorageError
+from forecaster.errors import StorageError, UnavailableError
 from forecaster.model.bundle import Bundle
 from forecaster.serving.batcher import Batcher
-from forecaster.serving.census import EARLIEST_US, Census
+from forecaster.serving.census import take_census
 from forecaster.serving.engine import Engine
 from forecaster.serving.lane import Lane
-from forecaster.serving.lanes import BUCKETS, bucket
+from forecaster.serving.lanes import BUCKETS
 from forecaster.serving.mirrors import Standing
 from forecaster.serving.rebuild import Rebuilt, Staging
 from forecaster.serving.records import IntArray
-from forecaster.serving.storage import Activation, Storage, in_batches
+from forecaster.serving.storage import Activation, Storage
 from forecaster.serving.telemetry import LOGGER
 
 _SERIES_AT_ONCE = 2048  # of a part, at least
-_RINGS_AT_ONCE = 256  # where there is no journal: the engine's thread does the rebuilding
-_MOST_PARTS = 64
-_FEW_ROWS = 4096  # may be left to be folded in while the engine waits
+_MOST_PARTS = 64  # each of them reads the journal once
+_FEW_ROWS = 512  # may be left to be folded in while the engine waits
+_MOVED_AT_FIRST, _MOST_MOVED = 64, 4096  # series; how many take a good while is found out
+_MOVE_SECONDS = 0.02
 _MOST_ROUNDS = 20
 _SAVED_AT_ONCE = 512
 Progress = Callable[[float], None]
+
+
+class _Pace:
+    """How many series move while the engine waits."""
+
+    def __init__(self) -> None:
+        self.series = _MOVED_AT_FIRST
+
+    def note(self, seconds: float) -> None:
+        """Take in how long the last ones took."""
+        if seconds > _MOVE_SECONDS:
+            self.series = max(self.series // 2, 1)
+        elif seconds < _MOVE_SECONDS / 3:
+            self.series = min(self.series * 2, _MOST_MOVED)
 
 
 class Swap:
@@ -59,29 +76,42 @@ class Swap:
     ) -> None:
         self._engine, self._batcher, self._storage = engine, batcher, storage
         self._replay_steps, self._pool, self._progress = replay_steps, pool, progress
+        self._pace, self._stopped = _Pace(), threading.Event()
+        self._lane: Lane | None = None
+        self.left: Exception | None = None  # why the new version still has series, after `run` has failed
 
     async def run(self, bundle: Bundle, version: str) -> None:
         """Replace the active version; afterwards the old one's snapshots are kept for a reversal.
 
-        Raises ForecasterError, with the old version serving as before, if that cannot be done.
+        Raises ForecasterError if that cannot be done, with the old version serving as before, unless `left` says why
+        series could not be given back to it.
         """
         lanes = self._engine.lanes
         keep = {bundle.fingerprint, lanes.active.bundle.fingerprint}
-        goes_on = await self._in_thread(self._goes_on, bundle.fingerprint)
         lane = await self._in_thread(functools.partial(self._engine.make_lane, bundle, version, empty=True))
         await self._in_thread(lane.stepper.warm_up)
+        self._lane = lane
         try:
             await self._batcher.upkeep(lambda: lanes.begin(lane))
+            goes_on = await self._in_thread(self._goes_on, bundle.fingerprint)
             await self._move_all(lanes.active, lane, goes_on=goes_on, into_next=True)
             sequence = await self._save_all(lane)
             await self._batcher.upkeep(lambda: self._finish(bundle, version, sequence))
         except BaseException:
-            await asyncio.shield(self._take_back(lane))
+            if not self._stopped.is_set():
+                await asyncio.shield(self.take_back())
             raise
         try:
             await self._in_thread(self._clean_up, keep)
-        except StorageError as error:  # the new version serves all the same
-            LOGGER.warning("snapshots of former versions stay until the next replacement: %s", error)
+        except Exception as error:  # noqa: BLE001 -- the new version serves all the same
+            LOGGER.warning("snapshots of former versions stay until the next replacement", exc_info=error)
+
+    def stop(self) -> None:
+        """Let what is under way fail soon and nothing be taken back: the process is about to end.
+
+        The next start goes on from the active version's snapshots, as after a crash.
+        """
+        self._stopped.set()
 
     async def _move_all(self, source: Lane, target: Lane, *, goes_on: bool, into_next: bool) -> None:
         """Move every bucket that has not moved (or moved back)."""
@@ -90,29 +120,44 @@ class Swap:
             return self._engine.lanes.moved != into_next, source.store.inventory(), source.store.sequence
 
         waiting, *residents = await self._batcher.upkeep(begin)
-        census = await self._in_thread(self._census, source, *residents)
-        journal = self._storage.journal
-        if journal.first_sequence() > journal.last_sequence():
-            parts = int(np.clip(len(census) // _RINGS_AT_ONCE, 1, BUCKETS))
-        else:
-            parts = int(np.clip(len(census) // _SERIES_AT_ONCE, 1, _MOST_PARTS))
+        census = await self._in_thread(take_census, source, self._storage.snapshots, self._check_going, *residents)
+        parts = int(np.clip(len(census) // _SERIES_AT_ONCE, 1, _MOST_PARTS))
         for number, buckets in enumerate(np.array_split(np.flatnonzero(waiting), parts)):
-            moving = np.zeros(BUCKETS, dtype=bool)
-            moving[buckets] = True
-            snapshots = self._storage.snapshots if goes_on else None
-            mine = census.of(moving)
-            steps, calibration = self._replay_steps, target.store.calibration
+            mine = census.of(_marked(buckets))
             make = functools.partial(
-                Staging, target.bundle, mine, moving, journal, snapshots, replay_steps=steps, calibration=calibration
+                Staging,
+                target.bundle,
+                mine,
+                _marked(buckets),
+                self._storage.journal,
+                self._storage.snapshots if goes_on else None,
+                replay_steps=self._replay_steps,
+                calibration=target.store.calibration,
+                should_stop=self._stopped.is_set,
             )
             staging = await self._in_thread(make)
-            for _ in range(_MOST_ROUNDS):
-                if await self._in_thread(staging.fold) <= _FEW_ROWS:
-                    break
-            await self._batcher.upkeep(
-                functools.partial(move, self._engine, staging, moving, source, target, into_next)
-            )
+            left, series = buckets, np.bincount(mine.buckets, minlength=BUCKETS)[buckets]
+            while len(left):
+                few = max(int(np.searchsorted(np.cumsum(series), self._pace.series, side="right")), 1)
+                await self._move_some(staging, _marked(left[:few]), source, target, into_next)
+                left, series = left[few:], series[few:]
             self._progress((number + 1) / parts)
+
+    async def _move_some(
+        self, staging: Staging, moving: np.ndarray, source: Lane, target: Lane, into_next: bool
+    ) -> None:
+        """Move some of the buckets that are being rebuilt, as many as keep the engine's thread for a short while."""
+        for _ in range(_MOST_ROUNDS):
+            if await self._in_thread(staging.fold) <= _FEW_ROWS:
+                break
+
+        def timed() -> float:
+            began = time.perf_counter()
+            move(self._engine, staging, moving, source, target, into_next)
+            return time.perf_counter() - began
+
+        self._pace.note(await self._batcher.upkeep(timed))
+        await self._in_thread(staging.release, moving)
 
     async def _save_all(self, lane: Lane) -> int:
         """Write the new lane's snapshots, a few at a time; return the record up to which they hold everything."""
@@ -136,9 +181,10 @@ class Swap:
             if fingerprint not in keep:
                 self._storage.snapshots.drop(fingerprint)
 
-    async def _take_back(self, lane: Lane) -> None:
-        """Give all buckets back to the active version."""
-        lanes = self._engine.lanes
+    async def take_back(self) -> None:
+        """Give all buckets back to the active version; what failed is in `left`, and may be tried again."""
+        lanes, lane = self._engine.lanes, self._lane
+        assert lane is not None
         try:
             # What the engine's thread was told before this is done by then, whoever stopped waiting for it.
             active, is_there, any_moved = await self._batcher.upkeep(
@@ -152,11 +198,23 @@ class Swap:
                 await self._move_all(lane, active, goes_on=goes_on, into_next=False)
             await self._batcher.upkeep(lanes.abandon)
             lane.store.retire()
+            self.left = None
         except Exception as error:  # noqa: BLE001 -- each series stays where it is, with its state
-            LOGGER.error("version %s cannot be taken back, restart the server", lane.version, exc_info=error)
+            self.left = error
+            if self._stopped.is_set():
+                return
+            LOGGER.error(
+                "version %s cannot be taken back yet; until it is, no snapshots are written and nothing is pruned",
+                lane.version,
+                exc_info=error,
+            )
 
     def _goes_on(self, fingerprint: str) -> bool:
-        """Return whether a version's snapshots are whole and the journal still has all behind them; or drop them."""
+        """Return whether a version's snapshots are whole and the journal has all behind them, or drop them.
+
+        From here on it keeps what it has, as long as there are two lanes.
+        """
+        self._engine.lanes.await_pruning()
         if self._storage.snapshots.complete_through(fingerprint) is not None and self._reaches(fingerprint):
             return True
         self._storage.snapshots.drop(fingerprint)
@@ -167,27 +225,12 @@ class Swap:
         through = self._storage.snapshots.complete_through(fingerprint) or 0
         return self._storage.journal.first_sequence() <= through + 1
 
-    def _census(self, source: Lane, residents: tuple[dict[str, int], IntArray, IntArray], sequence: int) -> Census:
-        """Return all series of a lane, resident and cold."""
-        slots, clock_us, position = residents
-        at = np.fromiter(slots.values(), np.int64, len(slots))
-        names, clocks, positions = list(slots), [clock_us[at]], [position[at]]
-        for batch in in_batches(self._storage.snapshots.read(source.bundle.fingerprint), _SERIES_AT_ONCE):
-            cold = [one for one in batch if one.series_id not in slots]
-            whole = [one for one in cold if source.store.cold.can_unpack(one)]
-            broken = [one.series_id for one in cold if not source.store.cold.can_unpack(one)]
-            names += [*(one.series_id for one in whole), *broken]
-            if whole:
-                packed = source.store.cold.unpack(whole)
-                clocks.append(packed.state["time_us"].numpy())
-                positions.append(packed.state["position"].numpy())
-            clocks.append(np.full(len(broken), EARLIEST_US))  # of those everything counts
-            positions.append(np.zeros(len(broken), dtype=np.int64))
-        buckets = np.fromiter(map(bucket, names), np.int64, len(names))
-        every = np.array(names, dtype=object)
-        return Census(sequence, every, buckets, np.concatenate(clocks), np.concatenate(positions))
+    def _check_going(self) -> None:
+        if self._stopped.is_set():
+            raise UnavailableError("the server was told to stop while it replaced a version")
 
     async def _in_thread(self, function: Callable[..., Any], *values: Any) -> Any:
+        self._check_going()
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *values)
 
 
@@ -196,22 +239,39 @@ def move(engine: Engine, staging: Staging, moving: np.ndarray, source: Lane, tar
     for lane in engine.lanes:
         lane.store.begin_turn()
     staging.fold()
-    short = staging.incomplete(source)
+    short = staging.incomplete(source, moving)
     there = source.store.standing(short).exists
     staging.take_rings(source, [name for name, known in zip(short, there.tolist(), strict=True) if known])
-    rebuilt = staging.rebuilt()
+    rebuilt = staging.rebuilt(moving)
     standing = source.store.standing(rebuilt.names)
     _check(rebuilt, standing)
     target.store.sequence = source.store.sequence  # who has to leave for others is saved as of it
-    at_once = max(target.store.max_resident // 2, 1)
-    for start in range(0, len(rebuilt.names), at_once):
-        target.store.begin_turn()  # those before may leave again
-        rows = slice(start, start + at_once)
-        part = rebuilt.of(rows)
-        slots = target.store.take(part.names, part.state, part.static_digest, part.touched_us)
-        _count_on(target, part, standing.of(rows), slots)
+    _take(target, rebuilt, standing)
     source.store.forget(rebuilt.names)
     engine.lanes.moved[moving] = into_next
+
+
+def _marked(buckets: IntArray) -> np.ndarray:
+    """Return which buckets are among some, bool [1024]."""
+    marked = np.zeros(BUCKETS, dtype=bool)
+    marked[buckets] = True
+    return marked
+
+
+def _take(target: Lane, rebuilt: Rebuilt, standing: Standing) -> None:
+    """Add rebuilt series to a lane, all or none."""
+    at_once, taken = max(target.store.max_resident // 2, 1), 0
+    try:
+        for start in range(0, len(rebuilt.names), at_once):
+            target.store.begin_turn()  # those before may leave again
+            rows = slice(start, start + at_once)
+            part = rebuilt.of(rows)
+            slots = target.store.take(part.names, part.state, part.static_digest, part.touched_us)
+            taken += len(slots)
+            _count_on(target, part, standing.of(rows), slots)
+    except BaseException:  # who had to leave for them could not be saved, as a rule
+        target.store.forget(rebuilt.names[:taken])
+        raise
 
 
 def _check(rebuilt: Rebuilt, standing: Standing) -> None:

@@ -23,6 +23,7 @@ from forecaster.serving.telemetry import LOGGER, log_internal_error
 from forecaster.serving.verification import verify
 
 _RETRY_SECONDS = 60.0
+_TAKE_BACK_SECONDS, _MOST_TAKE_BACK_SECONDS = 1.0, 30.0  # between two attempts
 
 
 class ModelState(enum.IntEnum):
@@ -91,6 +92,7 @@ class Versions:
         self._active = active
         self._last_seen: str | None = None
         self._task: asyncio.Task[None] | None = None
+        self._swap: Swap | None = None  # the last one
 
     @property
     def active(self) -> Version:
@@ -142,6 +144,8 @@ class Versions:
 
     async def close(self) -> None:
         """End a replacement that is under way; the served version stays, or the new one goes on at the next start."""
+        if self._swap is not None:
+            self._swap.stop()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=self._config.drain_seconds)
@@ -155,6 +159,8 @@ class Versions:
         known = self._versions.get(registered.version)
         if self._is_busy() and known is not None and known.state in (ModelState.LOADING, ModelState.REBUILDING):
             return known  # a retry
+        if self._is_busy() and (stuck := self._stuck()):
+            raise FailedPreconditionError(stuck)
         if self._is_busy():
             raise FailedPreconditionError("another version is being activated: wait until it is ACTIVE or FAILED")
         version = Version(registered, ModelState.LOADING)
@@ -169,7 +175,7 @@ class Versions:
         try:
             bundle = await asyncio.to_thread(self._load, number)
             version.bundle, version.fingerprint = bundle, bundle.fingerprint
-            await self._swap(version, bundle)
+            await self._replace_lane(version, bundle)
         except asyncio.CancelledError:
             self._fail(version, "the server is shutting down", transient=True)
             raise
@@ -179,14 +185,36 @@ class Versions:
             self._fail(version, f"an internal error; the server's log has it as {log_internal_error(error)}")
         else:
             LOGGER.info("serving %s version %s after %.1f s", name, number, time.monotonic() - began)
+        await self._until_taken_back(version)
 
-    async def _swap(self, version: Version, bundle: Bundle) -> None:
+    async def _until_taken_back(self, version: Version) -> None:
+        """Try again, until cancelled, to give a failed version's series back; nothing else is activated meanwhile."""
+        why, seconds = version.failure, _TAKE_BACK_SECONDS
+        while stuck := self._stuck():
+            assert self._swap is not None
+            version.failure = f"{why}; {stuck}"
+            await asyncio.sleep(seconds)
+            seconds = min(2 * seconds, _MOST_TAKE_BACK_SECONDS)
+            await asyncio.shield(self._swap.take_back())
+        if version.failure != why:
+            version.failure = why
+            self._set(version, ModelState.FAILED)
+            LOGGER.info("%s version %s is taken back", version.registered.name, version.registered.version)
+
+    def _stuck(self) -> str:
+        """Return why series still belong to a version that failed, empty if none do."""
+        if self._swap is None or self._swap.left is None:
+            return ""
+        why = self._swap.left if isinstance(self._swap.left, ForecasterError) else "an internal error, see the log"
+        return f"a failed version's series cannot be given back to the one before yet, it is being tried again: {why}"
+
+    async def _replace_lane(self, version: Version, bundle: Bundle) -> None:
         former = self._active
         if bundle.fingerprint == former.fingerprint:  # the same weights under another number
             await self._batcher.upkeep(lambda: self._relabel(version.registered.version))
         else:
             self._set(version, ModelState.REBUILDING)
-            swap = Swap(
+            self._swap = Swap(
                 self._engine,
                 self._batcher,
                 self._storage,
@@ -194,7 +222,7 @@ class Versions:
                 pool=self._pool,
                 progress=lambda share: setattr(version, "progress", share),
             )
-            await swap.run(bundle, version.registered.version)
+            await self._swap.run(bundle, version.registered.version)
         version.progress = 1.0
         self._active = version
         self._set(version, ModelState.ACTIVE)

@@ -214,9 +214,13 @@ class Fleet:
 
     def swap(self, version: str, *, replay_steps: int = 10_000, hook: Hook | None = None) -> Awaitable[None]:
         """Begin to swap; the hook is called between all of its steps."""
+        return self.prepared(replay_steps=replay_steps, hook=hook).run(self.bundles[version], version)
+
+    def prepared(self, *, replay_steps: int = 10_000, hook: Hook | None = None) -> Swap:
+        """Return a swap that may begin."""
         swap = HookedSwap(self.engine, self.batcher, self._beside, replay_steps=replay_steps, pool=self._pool)
         swap.hook = self.batcher.hook = hook
-        return swap.run(self.bundles[version], version)
+        return swap
 
 
 def assert_same(found: np.ndarray, expected: np.ndarray, what: str) -> None:

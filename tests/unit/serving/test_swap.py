@@ -40,6 +40,8 @@ OTHERS: dict[str, Bundle] = {
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let few series make many parts."""
     monkeypatch.setattr("forecaster.serving.swap._SERIES_AT_ONCE", 3)
+    monkeypatch.setattr("forecaster.serving.swap._MOVED_AT_FIRST", 1)
+    monkeypatch.setattr("forecaster.serving.swap._MOST_MOVED", 2)
     monkeypatch.setattr("forecaster.serving.swap._SAVED_AT_ONCE", 3)
 
 
