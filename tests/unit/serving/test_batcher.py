@@ -121,8 +121,10 @@ def test_a_stream_that_is_cancelled_between_two_turns_leaves_no_gap() -> None:
         raise AssertionError("nobody takes answers")
 
     async def scenario(queue: Queue) -> None:
+        async def prepare(hour: int) -> tuple[float, Callable[[], Awaitable[Observed]]]:
+            return 0.1, lambda: queue.observe(hour)  # without a chain to help it
+
         await queue.hold()
-        prepare = lambda hour: (0.1, lambda: queue.observe(hour))  # noqa: E731 -- without a chain to help it
         stream = asyncio.ensure_future(Stream(requests(), prepare, write, Window(64)).run(asyncio.Event()))
         await asyncio.sleep(0.02)
         queue.go.set()
