@@ -149,7 +149,8 @@ class Staging:
             if first_us > clock_us - (min(position, memory) - 1) * step_us:
                 short.append(name)
         store.forget(name for name in short if name in store.resident)
-        return short
+        begun = source.store.begun or ()  # since the census: without a journal nothing tells of them
+        return short + [name for name in begun if moving[bucket(name)] and name not in store.resident]
 
     def take_rings(self, source: Lane, names: Sequence[str]) -> None:
         """Take the last values that a lane's states remember of some series, of which journal and history have less.
@@ -158,6 +159,7 @@ class Staging:
         forecast still can.
         """
         self._offset[[self._index[name] for name in names if name in self._index]] = 0
+        self._newer |= {name: bucket(name) for name in names if name not in self._index}
         at_once, store = min(_AT_ONCE, max(source.store.max_resident // 2, 1)), self.lane.store
         for start in range(0, len(names), at_once):
             some = tuple(names[start : start + at_once])

@@ -65,6 +65,7 @@ class SeriesStore:
         self._sorted_unsaved: list[str] | None = None
         self.sequence = 0  # of the last record that the states hold
         self._lost: set[str] = set()  # series whose snapshots are corrupted
+        self.begun: set[str] | None = None  # series that were created since an inventory
         self.on_lost: Callable[[list[str]], None] = _leave  # who makes them resident all the same
         self._turn = 0
         self.mirrors = Mirrors()
@@ -138,6 +139,8 @@ class SeriesStore:
         for tensor in self.slab.tensors.values():
             tensor[rows] = 0
         self.mirrors.begin(slots)
+        if self.begun is not None:
+            self.begun.update(series_ids)
         self._sorted_unsaved = None
         self._lost.difference_update(series_ids)
         return slots
@@ -177,6 +180,8 @@ class SeriesStore:
         slots = np.array([self._slots.pop(one) for one in names if one in self._slots], dtype=np.int64)
         self._free(slots)
         self._cold -= len(names) - len(slots)
+        if self.begun:
+            self.begun.difference_update(names)
 
     def gather(self, slots: IntArray) -> State:
         """Return a copy of the model's states in `slots`."""
@@ -289,7 +294,8 @@ class SeriesStore:
         return reached, values.cpu().numpy()
 
     def inventory(self) -> tuple[dict[str, int], IntArray, IntArray]:
-        """Return a copy of the resident series' slots, and of all slots' clocks and positions."""
+        """Return a copy of the resident series' slots, and of all slots' clocks and positions; from now on fill `begun`."""
+        self.begun = set()
         return dict(self._slots), self.mirrors.clock_us.copy(), self.mirrors.position.copy()
 
     def _look_up(self, series_ids: Sequence[str]) -> IntArray:

@@ -1,6 +1,7 @@
 """Swaps of an engine's model: at any moment a forecast is the offline fold under the weights it is stamped with."""
 
 import asyncio
+import itertools
 import math
 import pathlib
 from collections.abc import Callable, Iterator
@@ -333,6 +334,26 @@ def at_stage(stage: int, action: Callable[[], None], then: Hook) -> tuple[Hook, 
             action()
 
     return hook, count
+
+
+def test_without_a_journal_series_that_begin_during_a_swap_move_too() -> None:
+    async def scenario() -> None:
+        fleet, calls = Fleet(VolatileStorage(), {"1": BUNDLE, "2": OTHERS["other weights"]}), itertools.count()
+        async with fleet.running():
+            await fleet.observe([row for k in range(8) for row in walk(f"s{k}", range(10), k)])
+
+            async def begin_one() -> None:
+                number = next(calls)
+                if number % 2:
+                    await fleet.observe(walk(f"n{number}", range(5), number))
+
+            await fleet.swap("2", hook=begin_one)
+            fleet.batcher.hook = None
+            assert next(calls) > 10
+            await fleet.check()
+            assert fleet.seen == {"2"}
+
+    run(scenario)
 
 
 def fail() -> None:
