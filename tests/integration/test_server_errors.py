@@ -63,22 +63,23 @@ def test_past_the_most_rpcs_only_health_is_told(servers: ServerFactory) -> None:
     with grpc.insecure_channel(server.address) as channel, ForecastClient(server.address) as patient:
         stub, hold = ForecastServiceStub(channel), threading.Event()
 
-        def silence() -> Iterator[forecast_service_pb2.StreamForecastsRequest]:
-            hold.wait(30)
-            yield from ()
+        def silence(hour: int) -> Iterator[forecast_service_pb2.StreamForecastsRequest]:
+            row = observation_pb2.Observation(series_id="silent", observation_time=Timestamp(seconds=3600 * hour))
+            yield forecast_service_pb2.StreamForecastsRequest(observations=[row])
+            hold.wait(100)
 
-        streams = [stub.StreamForecasts(silence()) for _ in range(2)]
-        deadline = time.monotonic() + 10
-        with pytest.raises(grpc.RpcError) as refused:  # noqa: PT012 -- once both have begun
-            while time.monotonic() < deadline:
-                stub.ListSeries(forecast_service_pb2.ListSeriesRequest())
+        streams = [stub.StreamForecasts(silence(hour)) for hour in range(2)]
+        for stream in streams:
+            next(stream)  # it has begun
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.ListSeries(forecast_service_pb2.ListSeriesRequest())
         rpc, status, retry = refused.value, status_pb2.Status(), error_details_pb2.RetryInfo()
         assert rpc.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         status.ParseFromString(dict(rpc.trailing_metadata())["grpc-status-details-bin"])
         assert any(detail.Unpack(retry) for detail in status.details)
         assert retry.retry_delay.ToMilliseconds() == 100
         with pytest.raises(grpc.RpcError, match="2 RPCs are running"):
-            next(stub.StreamForecasts(silence()))
+            next(stub.StreamForecasts(silence(2)))
         check = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
         assert check.status == health_pb2.HealthCheckResponse.SERVING
         with (
