@@ -294,7 +294,7 @@ class SeriesStore:
         return reached, values.cpu().numpy()
 
     def inventory(self) -> tuple[dict[str, int], IntArray, IntArray]:
-        """Return copies of the resident series' slots and of all clocks and positions; `begun` is filled from now on."""
+        """Return copies of the resident series' slots, clocks and positions; `begun` is filled from then on."""
         self.begun = set()
         return dict(self._slots), self.mirrors.clock_us.copy(), self.mirrors.position.copy()
 

@@ -73,7 +73,7 @@ def test_header_without_rows(write: Write) -> None:
         (b"\x89PNG\r\n\x1a\n\x00\x00", "it holds binary data"),
         (b"PAR1\x15\x04", "it is a Parquet file: name it .parquet"),
         (b"PK\x03\x04\x14", "it is a zip or Excel file: export it as CSV"),
-        (gzip.compress(b"unique_id,ds,y\n"), "it is gzip-compressed: name it .csv.gz"),
+        (gzip.compress(b"unique_id,ds,y\n", mtime=0), "it is gzip-compressed: name it .csv.gz"),
         (csv("a,2013-01-31,1").encode("utf-16"), "it is UTF-16 text: save it as UTF-8"),
         ("Dear all\nplease find it attached\n", "its first line 'Dear all' has no commas; use commas"),
         (csv(header="unique_id;ds;y"), "'unique_id;ds;y' has no commas but semicolons; use commas"),
