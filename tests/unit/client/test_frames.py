@@ -6,7 +6,7 @@ import math
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -90,6 +90,7 @@ rows_of_frames = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(rows=rows_of_frames)
 def test_a_small_frame_is_sent_as_a_large_one_would_be(rows: list[tuple[str, dt.datetime, float | None]]) -> None:
     given = pl.DataFrame(
