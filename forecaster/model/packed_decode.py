@@ -16,7 +16,7 @@ from torch import Tensor
 from forecaster.data.features import DAY_US
 from forecaster.model import decode_kernel
 from forecaster.model.direct_decoder import DirectDecoder
-from forecaster.model.packed_step import Array, arrays, flat, periods_of
+from forecaster.model.packed_step import Array, Memory, periods_of
 from forecaster.model.quantiles import interpolate_quantiles
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State
@@ -37,32 +37,35 @@ class PackedDecode:
         self.plan = np.array(first.lags, dtype=np.int64), periods, _turns(first, periods), self.trained.index(0.5)
         weights = zip(*(_weights(member) for member in members), strict=True)
         self.weights = tuple(np.ascontiguousarray(torch.stack(parts).numpy()) for parts in weights)
+        self._memory = Memory()
         self.wanted: dict[tuple[float, ...], tuple[tuple[int, int], Array, Array]] = {}
 
     def predict(
         self,
         tensors: State,
-        slots: Tensor,
-        out: Tensor,
-        future: Tensor | None,
-        static: Tensor | None,
+        slots: Array,
+        out: Array,
+        future: Array | None,
+        static: Array | None,
         levels: tuple[float, ...],
     ) -> None:
         """Write the quantiles of the series in `slots` at `levels` into `out`, float64 [N, D, V].
 
+        All arrays are contiguous and writable.
+
         Args:
             tensors: contiguous, [C, ...] each; they stay as they are.
             slots: int64 [N].
-            out: contiguous, [N, D, V].
+            out: [N, D, V].
             future: features of the known-future covariates, float32 [N, D, .]; None: all missing.
             static: features of the series, float32 [N, E]; None without such.
             levels: within the trained ones.
         """
         n, horizon = out.shape[:2]
-        ahead = np.zeros((n, horizon, self.future), np.float32) if future is None else flat(future)
-        beside = np.zeros((n, 0), np.float32) if static is None else flat(static)
+        ahead = np.zeros((n, horizon, self.future), np.float32) if future is None else future
+        beside = np.zeros((n, 0), np.float32) if static is None else static
         plan = (*self.plan, *self._between(levels))
-        decode_kernel.predict(arrays(tensors), flat(slots), out.numpy(), ahead, beside, plan, self.weights)
+        decode_kernel.predict(self._memory.of(tensors), slots, out, ahead, beside, plan, self.weights)
 
     def _between(self, levels: tuple[float, ...]) -> tuple[tuple[int, int], Array, Array]:
         """Return which trained levels matter, and for each wanted one the trained one below and its share of the next.

@@ -6,6 +6,7 @@ their cells.
 Shapes: C slots, N series, I inputs, E other inputs, K members, L layers, H hidden, G gates.
 """
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +37,7 @@ class PackedStep:
         first = members[0]
         config = first.config
         self.others = first.inputs.dynamic_size + first.inputs.static_size
+        self._memory = Memory()
         self.lags = np.array(first.lags, dtype=np.int64)
         decay = 1.0 - 1.0 / float(config.timescale or 1)
         self.plan = step_kernel.KINDS.index(config.cell), self.lags, decay, periods_of(first)
@@ -49,8 +51,8 @@ class PackedStep:
             _stacked([torch.stack([bias for _, _, bias in member]) for member in layers]),
         )
 
-    def step(self, tensors: State, slots: Tensor, time_us: Tensor, values: Tensor, others: Tensor | None) -> None:
-        """Advance the series in `slots` by one step in place.
+    def step(self, tensors: State, slots: Array, time_us: Array, values: Array, others: Array | None) -> None:
+        """Advance the series in `slots` by one step in place. All arrays are contiguous and writable.
 
         Args:
             tensors: contiguous, [C, ...] each.
@@ -59,20 +61,26 @@ class PackedStep:
             values: float64 [N], NaN where missing.
             others: features of covariates, float32 [N, E]; None: all missing.
         """
-        beside = np.zeros((len(slots), self.others), np.float32) if others is None else flat(others)
-        step_kernel.step(arrays(tensors), flat(slots), flat(time_us), flat(values), beside, self.plan, self.weights)
+        beside = np.zeros((len(slots), self.others), np.float32) if others is None else others
+        step_kernel.step(self._memory.of(tensors), slots, time_us, values, beside, self.plan, self.weights)
 
 
-def arrays(tensors: State) -> tuple[Array, ...]:
-    """Return a slab's memory in the kernels' order."""
-    hidden = tensors["hidden"].numpy()
-    cell = tensors["cell"].numpy() if "cell" in tensors else hidden
-    return (hidden, cell, *(tensors[name].numpy() for name in _SLAB))
+class Memory:
+    """A slab's memory in the kernels' order; looked up again only when the slab has other tensors than before.
 
+    To ask a tensor for its array takes longer than a kernel's step of one series.
+    """
 
-def flat(tensor: Tensor) -> Array:
-    """Return a tensor's numbers without gaps: kernels are compiled for nothing else."""
-    return np.ascontiguousarray(tensor.numpy())
+    def __init__(self) -> None:
+        self._tensors: list[Tensor] = []
+        self._arrays: tuple[Array, ...] = ()
+
+    def of(self, tensors: State) -> tuple[Array, ...]:
+        """Return hidden, cell (hidden again without one), and the other tensors' arrays."""
+        mine = [tensors[name] for name in ("hidden", "cell" if "cell" in tensors else "hidden", *_SLAB)]
+        if len(self._tensors) != len(mine) or any(map(operator.is_not, mine, self._tensors)):
+            self._tensors, self._arrays = mine, tuple(tensor.numpy() for tensor in mine)
+        return self._arrays
 
 
 def periods_of(model: Seq2Seq) -> Array:

@@ -12,8 +12,10 @@ Shapes: C slots, N series, D horizon steps, W levels, F known-future covariates.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from forecaster.model.packed_decode import PackedDecode
     from forecaster.model.packed_step import PackedStep
 
+IntArray = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
 _STEP_ROWS = 1024  # series of one step without kernels
 _DECODE_ROWS = 4096  # series × horizon steps of one decode without them
 
@@ -80,8 +84,8 @@ class Stepper:
         if self._step is None:
             self._step_plainly(tensors, slots, time_us, values, covariates)
         elif len(slots):
-            others = self._others(tensors, slots, covariates) if self._step.others else None
-            self._step.step(tensors, slots, time_us, values, others)
+            others = _flat(self._others(tensors, slots, covariates)) if self._step.others else None
+            self._step.step(tensors, _flat(slots), _flat(time_us), _flat(values), others)
 
     def predict(
         self,
@@ -110,10 +114,43 @@ class Stepper:
         if self._decode is None:
             self._predict_plainly(tensors, slots, future, levels, found)
         elif n:
-            static = self._static(tensors, slots) if self._decode.static else None
-            known = None if future is None or not self._decode.future else self._known(future, n, horizon)
-            self._decode.predict(tensors, slots, quantiles, known, static, levels)
+            static = _flat(self._static(tensors, slots)) if self._decode.static else None
+            known = None if future is None or not self._decode.future else _flat(self._known(future, n, horizon))
+            self._decode.predict(tensors, _flat(slots), quantiles.numpy(), known, static, levels)
         return found
+
+    def advance(
+        self, tensors: State, slots: IntArray, time_us: IntArray, values: Float64, covariates: Float64 | None = None
+    ) -> None:
+        """Do what `step` does with arrays of the host."""
+        if self._step is not None and not self._step.others:  # for few series to make tensors takes as long as the step
+            if len(slots):
+                self._step.step(tensors, _flat(slots), _flat(time_us), _flat(values), None)
+            return
+        device = tensors["position"].device
+        given = [torch.from_numpy(_flat(one)).to(device) for one in (slots, time_us, values)]
+        self.step(
+            tensors,
+            given[0],
+            given[1],
+            given[2],
+            None if covariates is None else torch.from_numpy(_flat(covariates)).to(device),
+        )
+
+    def forecast(self, tensors: State, slots: IntArray, horizon: int) -> tuple[Float64, Float64]:
+        """Do what `predict` does with arrays of the host, at the trained levels and with nothing known of the future.
+
+        Returns:
+            The quantiles, [N, D, Q], and the probabilities that a series has ended, [N, D].
+        """
+        if self._decode is not None and not self._decode.static:
+            levels = self._model.config.quantile_levels
+            quantiles, ended = np.empty((len(slots), horizon, len(levels))), np.zeros((len(slots), horizon))
+            if len(slots):
+                self._decode.predict(tensors, _flat(slots), quantiles, None, None, levels)
+            return quantiles, ended
+        found = self.predict(tensors, torch.from_numpy(_flat(slots)).to(tensors["position"].device), horizon)
+        return found.quantiles.cpu().numpy(), found.ended.cpu().numpy()
 
     def warm_up(self) -> None:
         """Run the kernels once on a state of their own: the first call in a process loads or compiles them."""
@@ -178,6 +215,12 @@ def is_plain(stack: Stack) -> bool:
         and isinstance(layer.into, torch.nn.Identity)
         for layer in stack.layers
     )
+
+
+def _flat(numbers: Tensor | npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return numbers without gaps, and not read-only: kernels are compiled for nothing else."""
+    array: npt.NDArray[Any] = numbers.numpy() if isinstance(numbers, Tensor) else numbers
+    return array if array.flags.c_contiguous and array.flags.writeable else array.copy(order="C")
 
 
 def _compiles() -> bool:

@@ -10,6 +10,7 @@ Shapes: R rows, S series.
 
 import datetime as dt
 import enum
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from forecaster.errors import ConflictError, ForecasterError, InvalidArgumentError, LimitReachedError, OutOfOrderError
 from forecaster.serving.records import Columns, IntArray
 
+_FEW = 256  # rows
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -29,6 +31,9 @@ class Outcome(enum.IntEnum):
     APPLIED = 1
     DUPLICATE = 2
     REJECTED = 3
+
+
+_APPLIED = np.uint8(Outcome.APPLIED)
 
 
 def to_datetime(time_us: int) -> dt.datetime:
@@ -66,16 +71,22 @@ class Verdict:
         accepted: the rows to apply, grouped by series, in order within each, int64 [A].
         advance: for each accepted row, the steps from the row before to it, int64 [A]; 0 where a series
             starts afresh at it.
+        one_step_each: every row is the only one of its series and advances it by one step, as most do.
     """
 
     outcomes: npt.NDArray[np.uint8]
     errors: dict[int, ForecasterError]
     accepted: IntArray
     advance: IntArray
+    one_step_each: bool = False
 
 
 def admit(columns: Columns, known: Known, *, step_us: int, max_gap_steps: int) -> Verdict:
     """Judge all rows of `columns`."""
+    if len(columns) <= _FEW and _one_step_each(columns, known, step_us):
+        n = len(columns)
+        steps = np.ones(n, dtype=np.int64)
+        return Verdict(steps.astype(np.uint8) * _APPLIED, {}, np.arange(n), steps, one_step_each=True)
     if (columns.series[1:] >= columns.series[:-1]).all():  # as a rule
         order = np.arange(len(columns))
         series, time_us, values = columns.series.astype(np.int64), columns.time_us, columns.values
@@ -116,6 +127,19 @@ def admit(columns: Columns, known: Known, *, step_us: int, max_gap_steps: int) -
     by_row = np.empty_like(outcomes)
     by_row[order] = outcomes
     return Verdict(by_row, errors, order[accepted], advance[accepted])
+
+
+def _one_step_each(columns: Columns, known: Known, step_us: int) -> bool:
+    """Whether all of few rows are the usual ones: a value of the next step for each of different series that exist.
+
+    NumPy's fixed cost for a handful of rows is a hundred times that of looking at them.
+    """
+    clocks, exists, before = known.clock_us.tolist(), known.exists.tolist(), -1
+    for series, time_us in zip(columns.series.tolist(), columns.time_us.tolist(), strict=True):
+        if series <= before or not exists[series] or time_us != clocks[series] + step_us or time_us > known.latest_us:
+            return False
+        before = series
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,15 +263,16 @@ def join(parts: Sequence[Columns]) -> tuple[Columns, list[slice]]:
     if len(parts) == 1:
         return parts[0], [slice(0, len(parts[0]))]
     index: dict[str, int] = {}
-    series, slices, start = [], [], 0
-    for part in parts:
-        local = [index.setdefault(name, len(index)) for name in part.series_ids]
-        series.append(np.array(local, dtype=np.int32)[part.series] if local else part.series)
-        slices.append(slice(start, start + len(part)))
-        start += len(part)
+    if all(len(part) == 1 == len(part.series_ids) for part in parts):  # as those of a stream are
+        series = np.array([index.setdefault(part.series_ids[0], len(index)) for part in parts], dtype=np.int32)
+    else:
+        local = [[index.setdefault(name, len(index)) for name in part.series_ids] for part in parts]
+        series = np.concatenate([np.array(mine, np.int32)[p.series] for mine, p in zip(local, parts, strict=True)])
+    ends = list(itertools.accumulate(map(len, parts)))
+    slices = [slice(end - len(part), end) for end, part in zip(ends, parts, strict=True)]
     joined = Columns(
         tuple(index),
-        np.concatenate(series),
+        series,
         np.concatenate([part.time_us for part in parts]),
         np.concatenate([part.values for part in parts]),
         *_join_covariates(parts),

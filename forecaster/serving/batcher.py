@@ -1,17 +1,17 @@
 """Forms micro-batches: many requests wait, one engine thread works, each turn takes all that fits.
 
 While the engine computes and the journal commits, the next requests gather; that is the whole schedule, so an
-idle server adds no wait. Requests are taken in the order of their arrival; within a turn observations go
-before forecasts. Knows nothing of tensors or gRPC.
+idle server adds no wait. The thread takes its next turn itself: it need not wait for an event loop that is busy.
+Requests are taken in the order of their arrival; within a turn observations go before forecasts. Knows nothing of
+tensors or gRPC.
 """
 
 import asyncio
-import contextlib
-import dataclasses
 import functools
+import queue
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -48,17 +48,25 @@ class Batcher:
         self._max_batch, self.max_queued = max_batch, max_queued
         self.turns = 0  # that had observations or forecasts
         self._on_defect = on_defect
-        self._jobs: deque[_Job] = deque()
-        self._queued = 0
-        self._wake = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._task: asyncio.Task[None] | None = None
+        self._queued = 0  # rows
+        self._waiting = 0  # requests and calls
+        self._gathered: list[_Job] = []  # in this pass of the loop
+        self._jobs: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def begin(self, work: ObserveWork) -> "asyncio.Future[Observed]":
+        """Let one request's observations wait for their turn; the answer may say that it is refused whole.
+
+        Cancelled before its turn, it is dropped whole, and its chain with it. The future raises what the engine raises.
+        Raises LimitReachedError.
+        """
+        static = 0 if work.attributes is None else len(work.attributes)
+        after = 0 if work.then is None else work.then.weight
+        return self._submit(work, min(max(len(work.columns), static) + after, self.max_queued))
 
     async def observe(self, work: ObserveWork) -> Observed:
         """Apply one request's observations; raises what the engine raises, or LimitReachedError."""
-        static = 0 if work.attributes is None else len(work.attributes)
-        after = 0 if work.then is None else work.then.weight
-        answer: Observed = await self._submit(work, min(max(len(work.columns), static) + after, self.max_queued))
+        answer = await self.begin(work)
         if answer.refused is not None:
             raise answer.refused
         return answer
@@ -85,59 +93,80 @@ class Batcher:
 
     def start(self) -> None:
         """Begin to work; needs a running event loop."""
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="batcher")
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
 
     async def drain(self) -> None:
         """Finish everything that waits, then stop."""
-        while self._jobs or self._queued:
+        while self._waiting:
             await asyncio.sleep(0.005)
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-        self._thread.shutdown()
+        self._jobs.put(None)
+        if self._thread.ident is not None:
+            await asyncio.to_thread(self._thread.join)
 
-    async def _submit(self, work: Work, weight: int) -> Any:
+    def _submit(self, work: Work, weight: int) -> "asyncio.Future[Any]":
         if self._queued + weight > self.max_queued:
             raise LimitReachedError(
                 f"{self._queued} rows wait already and {self.max_queued} may: slow down and try again",
                 retry_after_seconds=0.1,
             )
         job = _Job(work, weight, asyncio.get_running_loop().create_future())
-        self._jobs.append(job)
         self._queued += weight
-        self._wake.set()
-        return await job.future
+        self._waiting += 1
+        if not self._gathered:  # what comes in the same pass of the loop goes together
+            asyncio.get_running_loop().call_soon(self._hand_over)
+        self._gathered.append(job)
+        return job.future
 
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
+    def _hand_over(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        self._jobs.put(gathered)
+
+    def _run(self) -> None:
+        """Work until told to stop; the engine's thread."""
+        waiting: deque[_Job] = deque()
         while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while batch := self._take():
-                # Work whose caller went away before its turn was dropped whole; from here on it is done whole.
-                answers = await loop.run_in_executor(self._thread, self._whole_turn, [job.work for job in batch])
-                for job, answer in zip(batch, answers, strict=True):
-                    self._queued -= job.weight
-                    if job.future.cancelled():
-                        continue
-                    if isinstance(answer, BaseException):
-                        job.future.set_exception(answer)
-                    else:
-                        job.future.set_result(answer)
+            if not waiting:
+                if (found := self._jobs.get()) is None:
+                    return
+                waiting.extend(found)
+            while not self._jobs.empty() and (found := self._jobs.get()) is not None:
+                waiting.extend(found)
+            batch, dropped = self._take(waiting)
+            # Work whose caller went away before its turn was dropped whole; from here on it is done whole.
+            answers = self._whole_turn([job.work for job in batch]) if batch else []
+            try:
+                self._loop.call_soon_threadsafe(self._deliver, batch, answers, dropped)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                return
 
-    def _take(self) -> list[_Job]:
+    def _take(self, waiting: deque[_Job]) -> tuple[list[_Job], list[_Job]]:
+        """Return the next turn's jobs, and those whose callers went away."""
         batch: list[_Job] = []
+        dropped: list[_Job] = []
         rows = 0
-        while self._jobs and (not batch or rows + self._jobs[0].weight <= self._max_batch):
-            job = self._jobs.popleft()
+        while waiting and (not batch or rows + waiting[0].weight <= self._max_batch):
+            job = waiting.popleft()
             if job.future.cancelled():
-                self._queued -= job.weight
                 _fail(job.work, asyncio.CancelledError())
+                dropped.append(job)
                 continue
             batch.append(job)
             rows += job.weight
-        return batch
+        return batch, dropped
+
+    def _deliver(self, batch: Sequence[_Job], answers: Sequence[Any], dropped: Sequence[_Job]) -> None:
+        """Hand a turn's answers to those who still wait for them; on the event loop."""
+        self._waiting -= len(batch) + len(dropped)
+        self._queued -= sum(job.weight for job in dropped)
+        for job, answer in zip(batch, answers, strict=True):
+            self._queued -= job.weight
+            if job.future.cancelled():
+                continue
+            if isinstance(answer, BaseException):
+                job.future.set_exception(answer)
+            else:
+                job.future.set_result(answer)
 
     def _whole_turn(self, works: Sequence[Work]) -> list[Any]:
         """Do one turn; a defect of ours in it must leave nobody waiting, neither now nor in the turns behind it."""
@@ -169,7 +198,7 @@ class Batcher:
         self._together(self._engine.forecast, [*forecasting, *((i, after) for i, (_, after) in then.items())], answers)
         for i, (observed, after) in then.items():  # what was applied is answered, whatever becomes of its forecasts
             found = answers[i] if isinstance(answers[i], Forecasts) else Forecasts.nothing(after, told(answers[i]))
-            answers[i] = dataclasses.replace(observed, forecasts=found)
+            answers[i] = Observed(observed.outcomes, observed.errors, None, found)
         for i, other in enumerate(works):
             if callable(other):
                 answers[i] = self._attempt(other)

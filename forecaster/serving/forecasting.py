@@ -52,13 +52,13 @@ def forecast(lane: Lane, requests: Sequence[ForecastWork]) -> list[Forecasts]:
     for at, request in enumerate(requests):
         groups.setdefault(kind(request), []).append(at)
     answers: dict[int, Forecasts] = {}
-    with torch.inference_mode():
-        for which, members in groups.items():
-            mine = [requests[at] for at in members]
-            answers.update(zip(members, (_forecast if which is None else forecast_alike)(lane, mine), strict=True))
+    for which, members in groups.items():
+        mine = [requests[at] for at in members]
+        answers.update(zip(members, (_forecast if which is None else forecast_alike)(lane, mine), strict=True))
     return [answers[at] for at in range(len(requests))]
 
 
+@torch.inference_mode()
 def _forecast(lane: Lane, requests: Sequence[ForecastWork]) -> list[Forecasts]:
     """Forecast requests with futures or paths."""
     model, store = lane.model, lane.store

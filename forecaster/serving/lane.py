@@ -108,6 +108,11 @@ class Lane:
             issued: of this model version, in order.
         """
         verdict, slots = judged
+        if verdict.one_step_each and issued is None:
+            if attributes is not None:
+                self.set_attributes(attributes)
+            self._one_step(slots[columns.series], columns)
+            return
         rows, steps = _since_last_start(columns, verdict)
         by_row = columns.series[rows]  # ascending
         first = np.flatnonzero(np.diff(by_row, prepend=-1))
@@ -120,9 +125,7 @@ class Lane:
         slots = slots[series]
         scoring = self.scoring
         if len(rows) == len(series) and issued is None and (steps == 1).all():  # as a rule
-            if scoring is not None:
-                scoring.step(slots, columns.values[rows])
-            self._step(slots, columns, rows)
+            self._one_step(slots, columns.rows(rows))
             return
         runs = _runs(columns, rows, steps, first, self.bundle.step_us)
         fresh = steps[first] == 0
@@ -218,7 +221,7 @@ class Lane:
         few = np.logical_and.reduceat(steps == 1, first) & (counts <= _FEW_STEPS)
         for k in range(counts[few].max(initial=0)):
             some = np.flatnonzero(few & (counts > k))
-            self._step(slots[some], columns, rows[first[some] + k])
+            self._step(slots[some], columns.rows(rows[first[some] + k]))
         many = np.flatnonzero(~few)
         if len(many):
             with torch.inference_mode():
@@ -226,14 +229,16 @@ class Lane:
                 self.store.scatter(slots[many], state)
             self.store.changed(slots[many])
 
-    def _step(self, slots: IntArray, columns: Columns, rows: IntArray) -> None:
-        """Advance each of N different series by one step, in place."""
-        time_us, values = columns.time_us[rows], columns.values[rows]
-        beside = None if columns.covariates is None else torch.from_numpy(columns.covariates[rows])
-        with torch.inference_mode():
-            tensors, device = self.store.slab.tensors, self.store.slab.device
-            at, times, given = (torch.from_numpy(one).to(device) for one in (slots, time_us, values))
-            self.stepper.step(tensors, at, times, given, None if beside is None else beside.to(device))
+    def _one_step(self, slots: IntArray, columns: Columns) -> None:
+        """Score what N different series wait for and advance each by its row."""
+        if self.scoring is not None:
+            self.scoring.step(slots, columns.values)
+        self._step(slots, columns)
+
+    def _step(self, slots: IntArray, columns: Columns) -> None:
+        """Advance each of N different series by its row, one step, in place."""
+        time_us, values = columns.time_us, columns.values
+        self.stepper.advance(self.store.slab.tensors, slots, time_us, values, columns.covariates)
         one = np.ones(len(slots), dtype=np.int64)
         self.store.advanced(slots, time_us, one, np.isfinite(values).astype(np.int64))
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from forecaster.errors import (
     FencedError,
@@ -44,7 +43,10 @@ def forecast_alike(lane: Lane, requests: Sequence[ForecastWork]) -> list[Forecas
     slots, unread = brought(lane, [request.series_ids for request in requests])
     failed = failures(lane, names, slots, requests[0]) | unread
     kept = slots[[at not in failed for at in range(len(names))]] if failed else slots
-    distinct, place = (kept, np.arange(len(kept))) if len(kept) == 1 else np.unique(kept, return_inverse=True)
+    place = None
+    distinct = kept
+    if len(set(names)) < len(names):
+        distinct, place = np.unique(kept, return_inverse=True)
     trained = lane.model.config.quantile_levels
     whole, ended = _decoded(lane, distinct, horizon)
     if requests[0].calibrated and lane.scoring is not None:  # without it all have failed
@@ -60,7 +62,7 @@ def forecast_alike(lane: Lane, requests: Sequence[ForecastWork]) -> list[Forecas
         if failed:
             mine = {names[k]: failed[k] for k in range(at, at + len(ids)) if k in failed}
             ids = tuple(name for name in ids if name not in mine)
-        rows = place[row : row + len(ids)]
+        rows = slice(row, row + len(ids)) if place is None else place[row : row + len(ids)]
         at, row = at + len(request.series_ids), row + len(ids)
         ends = None if shown is None else shown[rows]
         answers.append(Forecasts(ids, origins[rows], median[rows], quantiles[rows], mine, ends, None, (lane.version,)))
@@ -151,16 +153,12 @@ def _decoded(lane: Lane, slots: IntArray, horizon: int) -> tuple[Float64, Float6
     store, trained = lane.store, lane.model.config.quantile_levels
     if not len(slots):
         return np.zeros((0, horizon, len(trained))), np.zeros((0, horizon))
-    rows = torch.from_numpy(slots).to(store.slab.device)
     at_once = max(_DECODE_CELLS // horizon, 1)
     parts = [
-        lane.stepper.predict(store.slab.tensors, rows[low : low + at_once], horizon)
+        lane.stepper.forecast(store.slab.tensors, slots[low : low + at_once], horizon)
         for low in range(0, len(slots), at_once)
     ]
-    quantiles, ended = (
-        np.concatenate(fields) if len(fields) > 1 else fields[0]
-        for fields in ([part[k].cpu().numpy() for part in parts] for k in (0, 1))
-    )
+    quantiles, ended = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
     if lane.scoring is not None:
         lane.scoring.issue(slots, quantiles, ended, np.full(len(slots), horizon))
     return quantiles, ended

@@ -1,8 +1,10 @@
 """The gRPC servicers: validate, hand to the batcher, answer. Nothing is computed here."""
 
+import asyncio
 import functools
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -13,8 +15,8 @@ from forecaster.serving.forecast_messages import MAX_FORECAST_VALUES, forecast_w
 from forecaster.serving.handlers import Context, streaming, unary
 from forecaster.serving.messages import Violations, check_series_id, to_duration, to_live_scores, to_timestamp
 from forecaster.serving.observe_messages import Plans, Validator, check_sizes
-from forecaster.serving.streams import Begin, Stream, Window
-from forecaster.serving.work import Chain, Forecasts, ObserveWork, SeriesInfo
+from forecaster.serving.streams import Stream, Window
+from forecaster.serving.work import Chain, Forecasts, Observed, ObserveWork, SeriesInfo
 from forecaster.v1 import forecast_service_pb2 as api
 from forecaster.v1 import forecast_service_pb2_grpc, observation_pb2
 
@@ -67,36 +69,30 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
         """Answer the messages of the stream in order; the first wrong one ends it with its status."""
         chain, plans = Chain(), Plans()
 
-        async def prepare(request: api.StreamForecastsRequest) -> tuple[float, Begin[api.StreamForecastsResponse]]:
+        async def prepare(request: api.StreamForecastsRequest) -> tuple[float, _Message]:
             served = self._backend.served(request.model)
             work = await self._validator.work(request, served.bundle, chain, plans)
             served.engine.check(work.then)
             values = 0 if work.then is None else len(work.then.series_ids) * plans.each
             share = max(len(work.columns) / self._largest, values / MAX_FORECAST_VALUES)
-            packed = request.options.packed
-            return share, lambda: self._stream_answer(served, request.sequence, work, packed=packed)
+            return share, _Message(served, request.sequence, work, request.options.packed, time.perf_counter())
+
+        async def write(message: _Message, observed: Observed) -> None:
+            await context.write(await self._stream_response(message, observed))
 
         window = Window(self._backend.config.max_stream_in_flight)
-        await Stream(request_iterator, prepare, context.write, window).run(self._backend.draining)
+        await Stream(request_iterator, prepare, _begin, write, window).run(self._backend.draining)
 
-    async def _stream_answer(
-        self, served: Served, sequence: int, work: ObserveWork, *, packed: bool
-    ) -> api.StreamForecastsResponse:
-        began = time.perf_counter()
-        assert work.chain is not None
-        if work.chain.failed is not None:
-            raise work.chain.failed
-        try:
-            observed = await served.batcher.observe(work)
-        except BaseException as error:  # a cancelled one too is not applied, or is not known to be
-            work.chain.fail(error)
-            raise
-        response = api.StreamForecastsResponse(sequence=sequence, durability=self._durability)
+    async def _stream_response(self, message: "_Message", observed: Observed) -> api.StreamForecastsResponse:
+        if observed.refused is not None:
+            raise observed.refused
+        response = api.StreamForecastsResponse(sequence=message.sequence, durability=self._durability)
         await add_outcomes(response, observed)
-        if work.then is not None:
+        if message.work.then is not None:
             assert observed.forecasts is not None
-            await _add_forecasts(served, response, observed.forecasts, work.then.levels, packed=packed)
-        self.calls.took("StreamForecasts", time.perf_counter() - began)
+            levels = message.work.then.levels
+            await _add_forecasts(message.served, response, observed.forecasts, levels, packed=message.packed)
+        self.calls.took("StreamForecasts", time.perf_counter() - message.began)
         return response
 
     @unary
@@ -132,6 +128,31 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
         check_series_id(series_id, "series_id", violations)
         violations.raise_if_any()
         return served
+
+
+@dataclass(slots=True)
+class _Message:
+    """One message of a stream, and when it began."""
+
+    served: Served
+    sequence: int
+    work: ObserveWork
+    packed: bool
+    began: float
+
+
+def _begin(message: _Message) -> "asyncio.Future[Observed]":
+    chain = message.work.chain
+    assert chain is not None
+    try:
+        if chain.failed is not None:
+            raise chain.failed
+        return message.served.batcher.begin(message.work)
+    except Exception as error:  # noqa: BLE001 -- told behind the answers to the messages before
+        chain.fail(error)
+        refused: asyncio.Future[Observed] = asyncio.get_running_loop().create_future()
+        refused.set_exception(error)
+        return refused
 
 
 async def _add_forecasts(

@@ -3,19 +3,20 @@
 What is unanswered is bounded by messages and by size. Past that nothing more is read, and HTTP/2's flow control holds
 the client back; a client that does not take its answers comes to the same.
 
-Knows nothing of what a message says.
+A message has no task of its own: it is begun by the reader and answered by the writer. Knows nothing of what a message
+says.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any, Generic, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Generic, TypeVar
 
 from forecaster.errors import UnavailableError
 from forecaster.serving.backend import Phase
 
 Request = TypeVar("Request")
-Response = TypeVar("Response")
-Begin = Callable[[], Coroutine[Any, Any, Response]]
+Message = TypeVar("Message")
+Answer = TypeVar("Answer")
 
 
 class Window:
@@ -48,25 +49,28 @@ class Window:
         self._room.set()
 
 
-class Stream(Generic[Request, Response]):
+class Stream(Generic[Request, Message, Answer]):
     """Answers one stream.
 
     Args:
         requests: what comes.
-        prepare: checks a message; returns its share of the window, and what begins it. One by one, in order.
-        write: sends one answer, and waits while the client does not take it.
+        prepare: checks a request; returns its share of the window, and what the others take. One by one, in order.
+        begin: lets a message wait for its answer; must not raise. In order.
+        write: sends the answer to a message, and waits while the client does not take it. In order.
         window: how much may be unanswered.
     """
 
     def __init__(
         self,
         requests: AsyncIterator[Request],
-        prepare: Callable[[Request], Awaitable[tuple[float, Begin[Response]]]],
-        write: Callable[[Response], Awaitable[None]],
+        prepare: Callable[[Request], Awaitable[tuple[float, Message]]],
+        begin: "Callable[[Message], asyncio.Future[Answer]]",
+        write: Callable[[Message, Answer], Awaitable[None]],
         window: Window,
     ) -> None:
-        self._requests, self._prepare, self._write, self._window = requests, prepare, write, window
-        self._begun: asyncio.Queue[tuple[float, asyncio.Task[Response]] | None] = asyncio.Queue()
+        self._requests, self._prepare, self._begin, self._write = requests, prepare, begin, write
+        self._window = window
+        self._begun: asyncio.Queue[tuple[float, Message, asyncio.Future[Answer]] | None] = asyncio.Queue()
 
     async def run(self, end: asyncio.Event) -> None:
         """Answer all messages; raises what the first failing one raises, after the answers to those before.
@@ -78,12 +82,12 @@ class Stream(Generic[Request, Response]):
         ending = asyncio.create_task(end.wait())
         ending.add_done_callback(lambda _: reader.cancel())
         reader.add_done_callback(lambda _: self._begun.put_nowait(None))
-        answer: asyncio.Task[Response] | None = None
+        answer: asyncio.Future[Answer] | None = None
         try:
             while (one := await self._begun.get()) is not None:
-                share, answer = one
+                share, message, answer = one
                 # Shielded, or it would be cancelled some passes of the loop before those behind it.
-                await self._write(await (answer if answer.done() else asyncio.shield(answer)))
+                await self._write(message, answer.result() if answer.done() else await asyncio.shield(answer))
                 self._window.give_back(share)
             if reader.cancelled():
                 raise UnavailableError(f"the server is {Phase.DRAINING.value}: try again shortly")
@@ -95,17 +99,17 @@ class Stream(Generic[Request, Response]):
 
     async def _read(self) -> None:
         async for request in self._requests:
-            share, begin = await self._prepare(request)
+            share, message = await self._prepare(request)
             await self._window.take(share)
-            self._begun.put_nowait((share, asyncio.create_task(begin())))
+            self._begun.put_nowait((share, message, self._begin(message)))
 
-    def _drop(self, waited_for: asyncio.Task[Response] | None) -> None:
-        """Cancel the answer that is waited for and all behind it, at once: none may be begun behind one that is not."""
+    def _drop(self, waited_for: "asyncio.Future[Answer] | None") -> None:
+        """Cancel the answer that is waited for and all behind it."""
         dropped = [] if waited_for is None else [waited_for]
         while not self._begun.empty():
             one = self._begun.get_nowait()
             if one is not None:
-                dropped.append(one[1])
-        for task in dropped:
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
-            task.cancel()
+                dropped.append(one[2])
+        for answer in dropped:
+            answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+            answer.cancel()

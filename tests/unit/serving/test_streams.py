@@ -24,13 +24,16 @@ class Talk:
         self.go, self.taken = asyncio.Event(), asyncio.Event()
         self.taken.set()
         self.share = share
-        self.stream = Stream(messages, self.prepare, self.write, Window(window))
+        self.stream = Stream(messages, self.prepare, self.begin, self.write, Window(window))
 
-    async def prepare(self, message: int) -> tuple[float, object]:
+    async def prepare(self, message: int) -> tuple[float, int]:
         if message == 13:
             raise InvalidArgumentError("13 is wrong")
         self.prepared.append(message)
-        return self.share, lambda: self.answer(message)
+        return self.share, message
+
+    def begin(self, message: int) -> asyncio.Future[int]:
+        return asyncio.ensure_future(self.answer(message))
 
     async def answer(self, message: int) -> int:
         self.begun.append(message)
@@ -40,7 +43,8 @@ class Talk:
         await asyncio.sleep(0.001 * (5 - message % 5))  # later ones are ready sooner
         return 10 * message
 
-    async def write(self, answer: int) -> None:
+    async def write(self, message: int, answer: int) -> None:
+        assert answer == 10 * message
         await self.taken.wait()
         self.written.append(answer)
 
@@ -69,7 +73,7 @@ def test_messages_begin_in_order_however_long_their_checks_take() -> None:
         one = Talk(sent(*range(5)))
         prepare = one.stream._prepare
 
-        async def slowly(message: int) -> tuple[float, object]:
+        async def slowly(message: int) -> tuple[float, int]:
             await asyncio.sleep(0.001 * (5 - message))
             return await prepare(message)
 
