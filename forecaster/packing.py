@@ -19,10 +19,14 @@ def fill(message: Message, **fields: npt.NDArray[Any]) -> None:
 
     Fields of `double` take float64, of `sfixed64` int64; of `uint32`, `int64` and of enumerations, what `varints` made.
     """
-    known = message.DESCRIPTOR.fields_by_name
     for name, array in fields.items():
-        head = _varint(known[name].number << 3 | _LENGTH_DELIMITED) + _varint(array.nbytes)
+        head = field_head(type(message), name, array.nbytes)
         message.MergeFromString(head + array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+
+
+def field_head(kind: type[Message], name: str, size: int) -> bytes:
+    """Return what stands before the `size` bytes of a packed field, or of a message in a field, on the wire."""
+    return _varint(kind.DESCRIPTOR.fields_by_name[name].number << 3 | _LENGTH_DELIMITED) + _varint(size)
 
 
 def varints(numbers: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

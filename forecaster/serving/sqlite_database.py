@@ -64,6 +64,18 @@ class Database:
         except sqlite3.Error as error:
             raise self.failed("read", error) from error
 
+    def commit(self, statement: str, values: Sequence[Any]) -> list[Any]:
+        """Run a statement as a transaction of its own and return its rows.
+
+        As such it takes one call, and the lock of the interpreter is given away once; `transaction` does so five times.
+        """
+        with self.lock:
+            try:
+                return self._connection.execute(statement, values).fetchall()
+            except sqlite3.Error as error:
+                self._roll_back()
+                raise self.failed("written", error) from error
+
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Commit what the block did, all of it or nothing."""

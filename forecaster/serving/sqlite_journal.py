@@ -4,6 +4,7 @@ It knows series ids, times and values; it does not know models.
 """
 
 import contextlib
+import functools
 import heapq
 import itertools
 import json
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 from forecaster.errors import StorageError
 from forecaster.serving.history import History
+from forecaster.serving.issued import Issued
 from forecaster.serving.records import Attributes, Columns, Deletion, Record, encode, find
 from forecaster.serving.sqlite_database import Database
 from forecaster.serving.sqlite_erasure import Erasure
@@ -23,6 +25,7 @@ from forecaster.serving.sqlite_pruning import Pruning
 from forecaster.serving.sqlite_schema import ALWAYS, LAST_SEQUENCE, decoded, mark, note, times
 
 _MOST_ROWS_LOOKED_AT = 4_000_000  # for rows older than the states remember: about a second
+_FEW_RECORDS = 8
 _PAGE_ATTRIBUTES = 4096
 _PAGE_RECORDS = 64  # of one query, so that no reader keeps the log from being written back
 
@@ -55,6 +58,9 @@ class SqliteJournal:
         """See `Journal.append`."""
         now_us = time.time_ns() // 1000
         rows = [(now_us, *times(record), encode(record)) for record in records]
+        if len(rows) <= _FEW_RECORDS and all(isinstance(record, Columns | Issued) for record in records):
+            values = [value for k, row in enumerate(rows, start=1) for value in (k, *row)]
+            return max(int(row[0]) for row in self._database.commit(_appending(len(rows)), values))
         deleted: dict[str, int] = {}
         with self._database.transaction() as connection:
             sequence = int(connection.execute(LAST_SEQUENCE).fetchone()[0])
@@ -164,6 +170,15 @@ class SqliteJournal:
         while page := self._database.rows(query, (before, *spanned, _PAGE_RECORDS)):
             yield from (decoded(self._database, sequence, payload) for sequence, payload in page)
             before = int(page[-1][0])
+
+
+@functools.cache
+def _appending(count: int) -> str:
+    """Return the statement that appends so many records and returns their sequences."""
+    return (
+        f"INSERT INTO journal SELECT ({LAST_SEQUENCE}) + column1, column2, column3, column4, column5"
+        f" FROM (VALUES {', '.join(['(?, ?, ?, ?, ?)'] * count)}) RETURNING sequence"
+    )
 
 
 def _attributes(rows: Sequence[tuple[str, str]]) -> Attributes:
