@@ -86,8 +86,7 @@ class Stream(Generic[Request, Message, Answer]):
         try:
             while (one := await self._begun.get()) is not None:
                 share, message, answer = one
-                # Shielded, or it would be cancelled some passes of the loop before those behind it.
-                await self._write(message, answer.result() if answer.done() else await asyncio.shield(answer))
+                await self._write(message, await answer)
                 self._window.give_back(share)
             if reader.cancelled():
                 raise UnavailableError(f"the server is {Phase.DRAINING.value}: try again shortly")
