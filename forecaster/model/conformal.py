@@ -5,7 +5,7 @@ quantile head's samples have it. C(α) = [q(α/2), q(1 - α/2)] is then a nested
 conformal inference (Gibbs & Candès 2021, eq. 2) moves α after each actual value: α_{t+1} = α_t + γ·(α - err_t), where
 err_t is 1 if the value lay outside the interval that was issued.
 
-*Too few intervals hold*: where α_t falls below `_FLOOR`, the level goes on as _FLOOR · exp((α_t - _FLOOR) / _FLOOR)
+*Too few intervals hold*: where α_t falls below `FLOOR`, the level goes on as FLOOR · exp((α_t - FLOOR) / FLOOR)
 instead of reaching zero, so that the interval grows by the same length of tail for every step of α. The paper's
 interval is infinite at α_t ≤ 0, of no use to anybody who reads it; this one is finite for every α_t and grows without
 bound up to 250 lengths of the tail. The paper's promise, that the mean of err_t tends to α whatever the data
@@ -20,40 +20,28 @@ that concerns all horizons so reaches the long ones at once, although their own 
 horizon's time; these move only what the shortest leaves. The promise holds for each horizon, since the sum of its own
 moves is bounded wherever both are.
 
-Knows nothing of states, series or time.
+The arithmetic is `conformal_kernel`'s; here is what it is given. Knows nothing of states, series or time.
 
 Shapes: ... any, P rows, Q trained levels, K horizons, C tracked coverages, W wanted levels.
 """
 
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-# Arrays, since NumPy takes longer with numbers.
-_FLOOR = np.array(0.02)
-_ONE = np.array(1.0)
-_LEAST = np.array(-5.0)  # of moves: an interval of 250 lengths of the tail
+from forecaster.model import conformal_kernel
+
 _NARROWEST = 0.5  # of the way from α to 1
 _COVERAGES = (0.5, 0.8, 0.9, 0.95)
 
-FloatArray = npt.NDArray[np.floating]
 Float64 = npt.NDArray[np.float64]
 
 
 def tracked_coverages(levels: Sequence[float]) -> tuple[float, ...]:
     """Return the nominal coverages whose two levels lie within the trained ones, ascending."""
     return tuple(c for c in _COVERAGES if levels[0] <= (1 - c) / 2 + 1e-9 and (1 + c) / 2 - 1e-9 <= levels[-1])
-
-
-class Sides(NamedTuple):
-    """On which side of the median each of W quantiles lies, and what follows from it; see `QuantileFunction.sides`."""
-
-    sign: Float64  # [W]
-    base: Float64  # [W]
-    edge: Float64  # [W]
-    rates: Float64  # [Q, W]
 
 
 class QuantileFunction:
@@ -65,47 +53,29 @@ class QuantileFunction:
 
     def __init__(self, levels: Sequence[float]) -> None:
         self.median_index = tuple(levels).index(0.5)
-        self._levels = np.array(levels)
-        self._inner = self._levels[1:-1].copy()
-        self._inverse = 1.0 / np.diff(self._levels)
+        self.levels: Float64 = np.array(levels, dtype=np.float64)
+        self.tails: Float64 = np.zeros(2)  # the lengths of the two, in differences of the two outermost quantiles
+        if len(levels) > 1:
+            outermost = [levels[1] / levels[0], (1.0 - levels[-2]) / (1.0 - levels[-1])]
+            self.tails = 1.0 / np.log(outermost)
 
-    def sides(self, above: Sequence[bool] | npt.NDArray[np.bool_]) -> Sides:
-        """Return what `at` needs to know of quantiles of which some are `above` the median."""
-        levels, above = self._levels, np.array(above, dtype=bool)
-        rates = np.zeros((len(levels), len(above)))
-        if len(levels) > 1:  # the lengths of the two tails, through the two outermost quantiles of each
-            low, high = 1.0 / np.log(levels[1] / levels[0]), 1.0 / np.log((1.0 - levels[-2]) / (1.0 - levels[-1]))
-            rates[0], rates[1] = -low * ~above, low * ~above
-            rates[-2] += high * above
-            rates[-1] -= high * above
-        edge = np.where(above, 1.0 - levels[-1], levels[0])
-        return Sides(np.where(above, -1.0, 1.0), np.where(above, 1.0, 0.0), edge, rates)
-
-    def at(self, quantiles: Float64, shares: Float64, sides: Sides) -> Float64:
+    def at(self, quantiles: Float64, shares: Float64, above: npt.NDArray[np.bool_]) -> Float64:
         """Return the quantiles at the levels `shares`, or at 1 - `shares` if they lie above the median, [P, W].
 
         Args:
             quantiles: trained ones, [P, Q].
             shares: in (0, 0.5], [P, W].
-            sides: of the W.
+            above: which of the W are counted from above.
         """
-        if not len(self._inverse):  # nothing is known but the median
-            return np.repeat(quantiles, shares.shape[-1], axis=-1)
-        inner = np.maximum(shares, sides.edge)
-        levels = sides.base + sides.sign * inner
-        left = self._inner.searchsorted(levels)
-        share = (levels - self._levels.take(left)) * self._inverse.take(left)
-        if len(quantiles) > 1:
-            left += np.arange(0, quantiles.size, quantiles.shape[1])[:, None]
-        low, high = quantiles.take(left), quantiles.take(left + 1)
-        depth = np.log(shares / inner)
-        found: Float64 = low + (high - low) * share + (quantiles @ sides.rates) * depth
+        found: Float64 = np.empty(shares.shape)
+        rows, shares = np.ascontiguousarray(quantiles), np.ascontiguousarray(shares)
+        conformal_kernel.quantiles_at(rows, shares, above, self.levels, self.tails, found)
         return found
 
     def uncrossed(self, quantiles: Float64, shares: Float64, levels: Sequence[float]) -> Float64:
         """Return quantiles that stand for ascending `levels` and never cross, the median as it is, [P, W]; see `at`."""
         low, high = np.searchsorted(levels, 0.5), np.searchsorted(levels, 0.5, side="right")
-        found = self.at(quantiles, shares, self.sides(np.array(levels) > 0.5))
+        found = self.at(quantiles, shares, np.array(levels) > 0.5)
         found[:, low:high] = quantiles[:, self.median_index, None]
         below = found[:, :high][:, ::-1]  # rounding must not cross them either
         np.minimum.accumulate(below, axis=-1, out=below)
@@ -124,26 +94,19 @@ class AdaptiveLevels:
     def __init__(self, coverages: Sequence[float], rates: Sequence[float]) -> None:
         self.alpha: Float64 = 1.0 - np.array(coverages, dtype=np.float64)
         self.gamma: Float64 = np.array(rates)[:, None] * self.alpha  # [K, C]
-        self._most: Float64 = _NARROWEST * (1.0 - self.alpha)
-        self._most_alpha: Float64 = self.alpha + self._most
+        self.most: Float64 = _NARROWEST * (1.0 - self.alpha)  # of moves, [C]
+        self.most_alpha: Float64 = self.alpha + self.most
 
-    def shares(self, moves: FloatArray) -> Float64:
+    def shares(self, moves: Float64) -> Float64:
         """Return the two-sided level of each tracked interval, in (0, 1), not ascending along C, [..., C].
 
         Args:
             moves: of a horizon and of the shortest together, [..., C]. An interval never lies within one of a smaller
                 nominal coverage: where the moves would have it so, it is that one.
         """
-        alpha = np.minimum(self.alpha + moves, self._most_alpha)
-        deep = np.minimum(alpha, _FLOOR)
-        # max(alpha, floor) · exp((min(alpha, floor) - floor) / floor)
-        found: Float64 = np.minimum.accumulate((alpha - deep + _FLOOR) * np.exp(deep / _FLOOR - _ONE), axis=-1)
-        return found
-
-    def moved(self, moves: FloatArray, horizons: npt.NDArray[np.int64], missed: npt.NDArray[np.bool_]) -> Float64:
-        """Return moves [P, C] of `horizons` (positions among the K, [P]) after intervals that missed, or did not."""
-        moved = np.minimum(moves + self.gamma.take(horizons, axis=0) * (self.alpha - missed), self._most)
-        found: Float64 = np.maximum(moved, _LEAST, out=moved)
+        found: Float64 = np.empty(moves.shape)
+        rows = np.ascontiguousarray(moves).reshape(math.prod(moves.shape[:-1]), len(self.alpha))
+        conformal_kernel.two_sided_levels(rows, self.alpha, self.most_alpha, found.reshape(rows.shape))
         return found
 
     def mixture(self, levels: Sequence[float]) -> tuple[Float64, Float64]:

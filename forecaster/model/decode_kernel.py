@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from forecaster.model.compiling import entry, part, units
 from forecaster.model.kernels import (
     ONE,
     TILE,
@@ -15,18 +16,15 @@ from forecaster.model.kernels import (
     add,
     calendar,
     copy,
-    entry,
     exp,
     f4,
     fill,
-    part,
     product,
     silu,
     soft_clip,
     softplus,
-    statistics,
-    units,
 )
+from forecaster.model.normalizer_kernel import statistics
 
 _FAR = f4(1e30)
 

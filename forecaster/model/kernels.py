@@ -10,16 +10,14 @@ Here is what both are made of.
 """
 
 import math
-from pathlib import Path
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from forecaster.data.features import DAY_US
-from forecaster.model.normalizer import CHANGE_FLOOR, RELATIVE_FLOOR
+from forecaster.model.compiling import part, units
 
 TILE = 32  # series whose gates are computed at once: these stay in the cache
 _PRODUCT = 1 << 18  # multiplications up to which OpenBLAS starts no threads
@@ -35,22 +33,6 @@ _ROUND = f4(12582912.0)  # 1.5 · 2²³: a number added to it is rounded to an i
 _E2, _E3, _E4, _E5, _E6 = (f4(c) for c in (0.5, 0.16666576, 0.041666467, 0.00836318, 0.0013933652))
 # log(1 + t) = 2 artanh(s), s = t / (2 + t) ≤ 1/3; s (2 + s² w(s²)), w fitted alike, to 2e-8.
 _L0, _L1, _L2, _L3 = (f4(c) for c in (0.6666664, 0.40007672, 0.28233954, 0.26867554))
-
-_options = {"nogil": True, "error_model": "numpy"}
-part = numba.njit(**_options)
-units = numba.njit(**_options, fastmath={"contract", "nsz"})
-
-
-def entry(function):
-    """Compile at the first call, or load what an earlier process compiled where there is a folder for it."""
-    try:
-        found = numba.njit(**_options, cache=True)(function)
-    except RuntimeError:  # no folder can be written
-        return numba.njit(**_options)(function)
-    # By itself numba takes what it kept for good while the file of the entry is what it was, whatever it calls.
-    files = [path.stat() for path in sorted(Path(__file__).parent.glob("*kernel*.py"))]
-    found._cache._cache_file._source_stamp = tuple((file.st_mtime, file.st_size) for file in files)
-    return found
 
 
 @intrinsic
@@ -126,20 +108,6 @@ def calendar(time_us, periods, out):
         cycles = (time_us / DAY_US + periods[p, 0]) / periods[p, 1]
         angle = (cycles - math.trunc(cycles)) * math.tau
         out[p], out[count + p] = math.sin(angle), math.cos(angle)
-
-
-@part
-def statistics(sums, changes):
-    """Return level and scale that sums [W] mean, and write the changes [S + 1]; see `normalizer.statistics`."""
-    level = sums[1] / sums[0] if sums[0] > 0 else 0.0
-    scale = sums[3] / sums[2] if sums[2] > 0 else 0.0
-    if not scale > abs(level) * RELATIVE_FLOOR:
-        scale = abs(level) if level != 0 else 1.0
-    for c in range(changes.size):
-        weight = sums[5 + c]
-        change = sums[5 + changes.size + c] / weight if weight > 0 else scale
-        changes[c] = max(change, scale * CHANGE_FLOOR)
-    return level, scale
 
 
 @units

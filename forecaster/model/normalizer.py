@@ -12,8 +12,6 @@ Shapes: B series, T steps.
 
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,7 +19,6 @@ _LEVEL = 5  # weight, level sum, deviation weight, deviation sum, last observed 
 _BLOCK = 64
 RELATIVE_FLOOR = 1e-9
 CHANGE_FLOOR = 1e-3  # of the scale
-_TINY = 5e-324  # a sum of weights is this or more, or zero, and then so is what they weigh
 
 
 def width(num_changes: int) -> int:
@@ -115,23 +112,6 @@ def statistics(sums: Tensor) -> Statistics:
     weight, moved = sums[..., _LEVEL:].chunk(2, dim=-1)
     changes = torch.where(weight > 0, _ratio(moved, weight), scale[..., None])
     return Statistics(level, scale, sums[..., 4], sums[..., 0] > 0, changes.maximum(scale[..., None] * CHANGE_FLOOR))
-
-
-def mean_change(sums: npt.NDArray[np.float64], lag: int) -> npt.NDArray[np.float64]:
-    """Return `statistics(sums).changes[..., lag]` of sums [N, W] without torch, whose calls take longer."""
-    change_weight = _LEVEL + lag
-    weights = sums.take([0, 2, change_weight], axis=1)
-    sums = sums.take([1, 3, change_weight + (sums.shape[1] - _LEVEL) // 2], axis=1)
-    level, scale, change = (sums / np.maximum(weights, _TINY)).T
-    magnitude = np.abs(level)
-    varied = scale > magnitude * RELATIVE_FLOOR
-    if not varied.all():
-        scale = np.where(varied, scale, np.where(magnitude > 0, magnitude, 1.0))
-    known = weights[:, 2] > 0
-    if not known.all():
-        change = np.where(known, change, scale)
-    found: npt.NDArray[np.float64] = np.maximum(change, scale * CHANGE_FLOOR)
-    return found
 
 
 def soft_clip(x: Tensor, limit: float = 10.0) -> Tensor:

@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from forecaster.model.compiling import entry, part, units
 from forecaster.model.kernels import (
     ONE,
     TILE,
@@ -15,16 +16,13 @@ from forecaster.model.kernels import (
     add,
     calendar,
     copy,
-    entry,
     f4,
-    part,
     product,
     sigmoid,
     soft_clip,
-    statistics,
     tanh,
-    units,
 )
+from forecaster.model.normalizer_kernel import statistics
 
 KINDS = ("gru", "lstm", "rnn_tanh", "rnn_relu")
 

@@ -5,7 +5,7 @@ Knows its columns; knows neither the journal that holds it nor how forecasts are
 Shapes: S series, R rows, B bounds.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,20 +84,3 @@ class Issued:
         series, horizons, origin_us, frame, bounds = arrays
         wide = (frame.reshape(rows, 2), bounds.reshape(rows, width))
         return cls(fingerprint, tuple(series_ids), series, horizons, origin_us, *wide)
-
-
-def distinct(series: npt.NDArray[np.int64]) -> tuple[list[int], npt.NDArray[np.int32]]:
-    """Return the different ones of ascending numbers, and for each number its position among them."""
-    if series[0] == series[-1]:
-        return [int(series[0])], np.zeros(len(series), dtype=np.int32)
-    begins = np.diff(series, prepend=-1) > 0
-    return series[begins].tolist(), (begins.cumsum() - 1).astype(np.int32)
-
-
-def in_turns(keys: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield the positions of the first of every key, then of every second one, and so on."""
-    order = np.argsort(keys, kind="stable")
-    first = np.flatnonzero(np.diff(keys[order], prepend=-1))
-    rank = np.arange(len(order)) - np.repeat(first, np.diff(np.append(first, len(order))))
-    by_rank = np.argsort(rank, kind="stable")
-    yield from np.split(order[by_rank], np.flatnonzero(np.diff(rank[by_rank])) + 1) if len(order) else ()

@@ -11,11 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from forecaster.serving.calibration_kernel import MEMORY
 from forecaster.serving.work import LiveScores
-
-_MEMORY = np.float32(100.0)  # scored forecasts in which the weight of one falls to 1/e
-_MOST_UNITS = np.float32(1e6)  # a larger error counts as this one: one mad value must not blind a mean for ever
-_FADE = np.array([0, 1, 1, 1, 1], dtype=np.float32)  # the number of scores does not
 
 IntArray = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -45,12 +42,12 @@ class Report:
 
     @classmethod
     def of_sums(cls, horizons: tuple[int, ...], nominal: float, sums: npt.NDArray[np.float32]) -> "Report":
-        """Return what the sums of `add_score` mean, [N, K, 5].
+        """Return what the sums of scores mean, [N, K, 5].
 
         They begin at zero: divided by the sum of their weights, 1 - (1 - 1/m)^count, few scores are a mean too.
         """
         count = sums[..., 0].astype(np.float64)
-        weight = -np.expm1(np.where(count > 0, count, np.nan) * np.log1p(-1.0 / _MEMORY))
+        weight = -np.expm1(np.where(count > 0, count, np.nan) * np.log1p(-1.0 / MEMORY))
         mase, bias, coverage, calibrated = np.moveaxis(sums[..., 1:] / weight[..., None], -1, 0)
         if np.isnan(nominal):
             coverage = calibrated = np.full_like(mase, np.nan)
@@ -87,26 +84,3 @@ class Report:
             LiveScores(horizon, int(self.scored[:, k].sum()), self.nominal, *(float(mean[k]) for mean in means))
             for k, horizon in enumerate(self.horizons)
         )
-
-
-def add_score(
-    sums: npt.NDArray[np.float32],
-    error: npt.NDArray[np.float32],
-    raw_missed: npt.NDArray[np.bool_],
-    missed: npt.NDArray[np.bool_],
-) -> None:
-    """Take one more score of each pair into its sums.
-
-    Args:
-        sums: how many scores; weighted sums of |error|, of forecast minus value, and of whether the raw interval held,
-            and the corrected one; changed in place, [P, 5].
-        error: value minus forecast, in units, [P].
-        raw_missed: whether the raw interval missed the value, [P].
-        missed: whether the corrected one did, [P].
-    """
-    score = np.empty((len(sums), 5), dtype=np.float32)
-    size = np.minimum(np.abs(error), _MOST_UNITS)
-    score[:, 0], score[:, 1] = _MEMORY, size
-    np.copysign(size, -error, out=score[:, 2])
-    score[:, 3], score[:, 4] = ~raw_missed, ~missed
-    sums += (score - sums * _FADE) / _MEMORY

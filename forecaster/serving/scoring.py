@@ -38,19 +38,14 @@ class Scoring:
 
     def step(self, slots: IntArray, values: Float64) -> None:
         """Score what waits for the next step of N different series, before their states advance."""
-        store = self._store
-        due = np.flatnonzero(store.mirrors.next_target[slots] <= store.mirrors.position[slots] + 1)
-        if len(due):
-            at = slots[due]
-            self._calibration.score_step(store.slab.tensors, at, store.mirrors.position[at], values[due])
-            store.refresh_targets(at)
+        store, mirrors = self._store, self._store.mirrors
+        position = mirrors.position[slots]
+        self._calibration.score_step(store.slab.tensors, mirrors.next_target, slots, position, values)
 
     def scan(self, slots: IntArray, position: IntArray, runs: Runs) -> None:
         """Score what waits for a step of the runs of N different series, before their states advance."""
         store = self._store
-        if (store.mirrors.next_target[slots] <= position + runs.lengths.numpy()).any():
-            self._calibration.score(store.slab.tensors, slots, position, runs)
-            store.refresh_targets(slots)
+        self._calibration.score(store.slab.tensors, store.mirrors.next_target, slots, position, runs)
 
     def replay(self, slots: IntArray, position: IntArray, runs: Runs, issued: Issued, names: dict[str, int]) -> None:
         """Do what was done while the runs of N different series were observed first, and forecasts were issued.
@@ -77,8 +72,8 @@ class Scoring:
         every = np.concatenate([slots, beside])
         positions = np.concatenate([position, store.mirrors.position[beside]])
         run_of = np.array([run_of_slot.get(slot, -1) for slot in wanted], dtype=np.int64)
-        self._calibration.replay(store.slab.tensors, every, positions, whole, issued, run_of)
-        store.refresh_targets(every)
+        at, targets = (every, positions), store.mirrors.next_target
+        self._calibration.replay(store.slab.tensors, targets, at, whole, issued, run_of)
         store.touch_calibration(every)
 
     def own(self, parts: Sequence[Issued]) -> Issued | None:
@@ -95,18 +90,17 @@ class Scoring:
             ended: the probability that a series has ended before a step, float64 [N, D].
             horizons: steps that were asked for, int64 [N].
         """
-        store = self._store
-        over = ended > 0.5
-        shown = horizons
-        if over.any():
-            shown = np.minimum(horizons, np.where(over.any(axis=1), np.maximum(over.argmax(axis=1), 1), horizons))
-        origins = (store.mirrors.position[slots], store.mirrors.clock_us[slots])
-        names: list[str] = store.names(slots)
-        issued = self._calibration.issue(store.slab.tensors, slots, quantiles, origins, names, shown)
+        store, mirrors = self._store, self._store.mirrors
+        origins = (mirrors.position[slots], mirrors.clock_us[slots], horizons)
+        targets, forecasts = mirrors.next_target, (quantiles, ended)
+        issued = self._calibration.issue(store.slab.tensors, targets, slots, forecasts, origins, store.names)
         if issued is not None:
             self.pending.append(issued)
-            store.refresh_targets(slots)
             store.touch_calibration(slots)
+
+    def warm_up(self) -> None:
+        """Run the kernels once on a state of their own: the first call in a process loads or compiles them."""
+        self._calibration.warm_up(self._store.slab.shape("normalizer"))
 
     def corrected(self, slots: IntArray, quantiles: Float64, levels: Sequence[float]) -> Float64:
         """Return quantiles at `levels` that hold what these say, float64 [N, D, W]; see `Calibration.corrected`."""

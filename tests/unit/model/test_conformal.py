@@ -1,23 +1,27 @@
 """Intervals of any width, and the law by which they move."""
 
-import itertools
 import math
 
 import hypothesis.strategies as st
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 
+from forecaster.model import conformal_kernel
 from forecaster.model.conformal import AdaptiveLevels, QuantileFunction, tracked_coverages
 from forecaster.model.heads import Frame, QuantileHead
-from forecaster.model.normalizer import mean_change, statistics, width
 
 LEVELS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975)
 COVERAGES = (0.5, 0.8, 0.9, 0.95)
 
 moves = st.lists(st.floats(-5, 0.375, width=32), min_size=4, max_size=4)
 rows = st.lists(st.floats(-1e6, 1e6), min_size=13, max_size=13).map(sorted)
+
+
+def moved(levels: AdaptiveLevels, horizon: int, now: np.ndarray, missed: np.ndarray) -> np.ndarray:
+    """Return the moves [C] of a horizon after intervals that missed, or did not."""
+    each = zip(now, levels.gamma[horizon], levels.alpha, missed, levels.most, strict=True)
+    return np.array([conformal_kernel.moved(*one) for one in each])
 
 
 def test_tracked_coverages_lie_within_the_trained_levels() -> None:
@@ -38,12 +42,12 @@ def test_the_distribution_is_the_one_that_the_quantile_head_samples() -> None:
     above = uniform.numpy() > 0.5
     shares = np.where(above, 1 - uniform.numpy(), uniform.numpy())[None]
     function = QuantileFunction(LEVELS)
-    np.testing.assert_allclose(function.at(quantiles, shares, function.sides(above))[0], sampled.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(function.at(quantiles, shares, above)[0], sampled.numpy(), rtol=1e-6)
 
 
 def test_a_median_alone_is_every_quantile() -> None:
     function = QuantileFunction((0.5,))
-    found = function.at(np.array([[3.0], [4.0]]), np.full((2, 2), 0.1), function.sides([False, True]))
+    found = function.at(np.array([[3.0], [4.0]]), np.full((2, 2), 0.1), np.array([False, True]))
     np.testing.assert_array_equal(found, [[3.0, 3.0], [4.0, 4.0]])
 
 
@@ -69,7 +73,7 @@ def test_an_interval_widens_for_every_step_and_stays_finite() -> None:
     levels, function = AdaptiveLevels((0.8,), (0.2,)), QuantileFunction(LEVELS)
     shares = levels.shares(np.linspace(0.4, -10, 1000)[:, None])
     quantiles = np.repeat(np.array(LEVELS)[None] * 10, 1000, axis=0)
-    lower = function.at(quantiles, shares / 2, function.sides([False]))[:, 0]
+    lower = function.at(quantiles, shares / 2, np.array([False]))[:, 0]
     assert np.isfinite(lower).all()
     assert (np.diff(lower) < 0).all()
     deep = np.diff(lower)[200:]
@@ -103,34 +107,18 @@ def test_corrected_quantiles_never_cross(
 def test_moves_add_up_to_gamma_times_the_excess_of_hits(missed: list[list[bool]]) -> None:
     """Gibbs & Candès 2021, eq. 2, summed; where no bound is met."""
     levels = AdaptiveLevels(COVERAGES, (0.02, 0.01))
-    now = np.zeros((1, 4))
+    now = np.zeros(4)
     for one in missed:
-        now = levels.moved(now, np.array([1]), np.array([one]))
+        now = moved(levels, 1, now, np.array(one))
     alpha = 1 - np.array(COVERAGES)
-    np.testing.assert_allclose(now[0], 0.01 * alpha * (alpha - np.array(missed)).sum(axis=0), atol=1e-12)
+    np.testing.assert_allclose(now, 0.01 * alpha * (alpha - np.array(missed)).sum(axis=0), atol=1e-12)
 
 
 def test_moves_have_bounds() -> None:
-    levels, never, always = AdaptiveLevels(COVERAGES, (0.2,)), np.zeros((1, 4)), np.zeros((1, 4))
+    levels, never, always = AdaptiveLevels(COVERAGES, (0.2,)), np.zeros(4), np.zeros(4)
     for _ in range(10_000):
-        never = levels.moved(never, np.array([0]), np.zeros((1, 4), dtype=bool))
-        always = levels.moved(always, np.array([0]), np.ones((1, 4), dtype=bool))
-    np.testing.assert_allclose(levels.shares(never)[0], [0.75, 0.6, 0.55, 0.525])  # half-way to 1
+        never = moved(levels, 0, never, np.zeros(4, dtype=bool))
+        always = moved(levels, 0, always, np.ones(4, dtype=bool))
+    np.testing.assert_allclose(levels.shares(never), [0.75, 0.6, 0.55, 0.525])  # half-way to 1
     np.testing.assert_allclose(always, -5)
     assert (np.log(levels.shares(always + always)) > -1000).all()
-
-
-@pytest.mark.parametrize("lags", [0, 2])
-def test_the_mean_change_is_the_normalizers(lags: int) -> None:
-    rng = np.random.default_rng(3)
-    sums = rng.exponential(size=(400, width(1 + lags)))
-    sums[:, 1] *= rng.choice([-1e10, 1, 0], 400)
-    for column in range(sums.shape[1]):
-        sums[rng.random(400) < 0.1, column] = 0.0
-    sums[:5] = 0.0
-    weights = [0, 2, *range(5, 6 + lags)]
-    for weight, weighed in zip(weights, [1, 3, *range(6 + lags, 7 + 2 * lags)], strict=True):
-        sums[sums[:, weight] == 0, weighed] = 0.0
-    for lag, rows_of in itertools.product(range(1 + lags), (slice(None), slice(7, 8), slice(0, 1))):
-        expected = statistics(torch.from_numpy(sums[rows_of])).changes[:, lag]
-        np.testing.assert_allclose(mean_change(sums[rows_of], lag), expected.numpy(), rtol=1e-15)

@@ -2,10 +2,12 @@
 
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 
-from forecaster.model.normalizer import decayed_sums, normalize, soft_clip, width
+from forecaster.model import normalizer_kernel
+from forecaster.model.normalizer import decayed_sums, normalize, soft_clip, statistics, width
 
 LAGS = (1, 7)
 
@@ -94,3 +96,21 @@ def test_soft_clip_is_odd_monotone_and_bounded() -> None:
 def test_soft_clip_keeps_the_largest_numbers_large() -> None:
     torch.testing.assert_close(soft_clip(torch.tensor([-1e25, 3e38, torch.inf])), torch.tensor([-10.0, 10.0, 10.0]))
     assert float(soft_clip(torch.tensor(1e200, dtype=torch.float64))) == 10.0
+
+
+@pytest.mark.parametrize("lags", [0, 2])
+def test_one_series_statistics_are_the_tensors(lags: int) -> None:
+    rng = np.random.default_rng(3)
+    sums = rng.exponential(size=(400, width(1 + lags)))
+    sums[:, 1] *= rng.choice([-1e10, 1, 0], 400)
+    for column in range(sums.shape[1]):
+        sums[rng.random(400) < 0.1, column] = 0.0
+    sums[:5] = 0.0
+    weights = [0, 2, *range(5, 6 + lags)]
+    for weight, weighed in zip(weights, [1, 3, *range(6 + lags, 7 + 2 * lags)], strict=True):
+        sums[sums[:, weight] == 0, weighed] = 0.0
+    expected, changes = statistics(torch.from_numpy(sums)), np.empty((400, 1 + lags))
+    level, scale = np.transpose([normalizer_kernel.statistics(*one) for one in zip(sums, changes, strict=True)])
+    np.testing.assert_allclose(level, expected.level.numpy(), rtol=1e-15)
+    np.testing.assert_allclose(scale, expected.scale.numpy(), rtol=1e-15)
+    np.testing.assert_allclose(changes, expected.changes.numpy(), rtol=1e-15)

@@ -12,7 +12,7 @@ from forecaster.config import ModelConfig
 from forecaster.model.normalizer import width
 from forecaster.model.ragged import Runs
 from forecaster.model.state import State, StateSpec, TensorSpec
-from forecaster.serving.calibration import Calibration
+from forecaster.serving.calibration import NEVER, Calibration
 from forecaster.serving.issued import Issued
 
 HOUR_US = 3_600_000_000
@@ -68,6 +68,7 @@ class Series:
         self.tensors: State = spec.zeros(n)
         self.tensors["normalizer"][:, [0, 2, 5]] = 1.0
         self.tensors["normalizer"][:, [3, 6]] = self.unit
+        self.targets = self.calibration.next_target(self.tensors, np.arange(n))
 
     def observe(self, runs: Mapping[int, Run], issued: Issued | None = None) -> None:
         """Apply runs of some series; with `issued`, as a replay."""
@@ -78,13 +79,14 @@ class Series:
                 self.position[i] = 0
                 for one in self.calibration.spec:
                     self.tensors[one.name][self.slots[i]] = 0
+                self.targets[self.slots[i]] = NEVER
         at = self.slots[which], self.position[which]
         if issued is None:
-            self.calibration.score(self.tensors, *at, as_runs(list(runs.values())))
+            self.calibration.score(self.tensors, self.targets, *at, as_runs(list(runs.values())))
         else:
             place = {self.names[i]: k for k, i in enumerate(runs)}
             run_of = np.array([place.get(name, -1) for name in issued.series_ids], dtype=np.int64)
-            self.calibration.replay(self.tensors, *at, as_runs(list(runs.values())), issued, run_of)
+            self.calibration.replay(self.tensors, self.targets, at, as_runs(list(runs.values())), issued, run_of)
         for i, run in runs.items():
             self.position[i] += len(run.values)
             if run.values:
@@ -93,12 +95,20 @@ class Series:
     def forecast(self, which: Sequence[int], quantiles: Values, shown: Sequence[int] | None = None) -> Issued | None:
         """Give forecasts [N, D, Q] of some series."""
         at = np.array(which, dtype=np.int64)
-        steps = None if shown is None else np.array(shown, dtype=np.int64)
-        origins, names = (self.position[at], self.clock_us[at]), [self.names[i] for i in which]
-        issued = self.calibration.issue(self.tensors, self.slots[at], quantiles, origins, names, steps)
+        ahead = quantiles.shape[1]
+        ended = np.zeros((len(at), ahead)) if shown is None else 1.0 * (np.arange(ahead) >= np.array(shown)[:, None])
+        origins = self.position[at], self.clock_us[at], np.full(len(at), ahead)
+        issued = self.calibration.issue(
+            self.tensors, self.targets, self.slots[at], (quantiles, ended), origins, self.names_of
+        )
         if issued is not None:
             self.log.append(issued)
         return issued
+
+    def names_of(self, slots: npt.NDArray[np.int64]) -> list[str]:
+        """Return the names of the series in `slots`."""
+        by_slot = {int(slot): name for slot, name in zip(self.slots, self.names, strict=True)}
+        return [by_slot[slot] for slot in slots.tolist()]
 
     def next_run(self, i: int, values: Sequence[float | None]) -> Run:
         """Return the run of these values behind the series' clock."""

@@ -34,7 +34,8 @@ class Stream:
                     series.tensors, series.slots, self.quantiles, (0.1, 0.9)
                 )
                 series.forecast(everyone, self.quantiles)
-            series.calibration.score_step(series.tensors, series.slots, series.position, values)
+            at = series.targets, series.slots, series.position
+            series.calibration.score_step(series.tensors, *at, np.ascontiguousarray(values))
             series.position += 1
             series.clock_us += HOUR_US
 

@@ -200,6 +200,7 @@ def test_replaying_what_a_snapshot_holds_already_changes_nothing() -> None:
     series.observe({0: run})
     later = Series(calibration(8), ("a",))
     later.tensors, later.position = snapshot, position
+    later.targets = later.calibration.next_target(snapshot, later.slots)
     later.observe({0: run}, issued)
     assert torch.equal(later.tensors[LEARNT], series.tensors[LEARNT])
     assert torch.equal(later.tensors[WAITING], series.tensors[WAITING])
@@ -222,7 +223,7 @@ def test_one_step_is_a_run_of_one_step() -> None:
     for _ in range(40):
         values = np.where(rng.random(2) < 0.2, math.nan, rng.normal(size=2))
         one.observe({i: one.next_run(i, [value]) for i, value in enumerate(values.tolist())})
-        other.calibration.score_step(other.tensors, other.slots, other.position, values)
+        other.calibration.score_step(other.tensors, other.targets, other.slots, other.position, values)
         other.position, other.clock_us = one.position.copy(), one.clock_us.copy()
         for series in (one, other):
             series.forecast([0, 1], gaussian(2, 8))
