@@ -44,7 +44,7 @@ def two_sided(own, first, follows, alpha, most, found):
 
 
 @part
-def quantiles(row, shares, above, levels, tails, found):
+def quantiles_of(row, shares, above, levels, tails, found):
     """Write quantiles at the levels `shares`, in (0, 0.5], or at 1 - `shares` above the median.
 
     Args:
@@ -82,6 +82,6 @@ def two_sided_levels(moves, alpha, most, found):
 
 @entry
 def quantiles_at(rows, shares, above, levels, tails, found):
-    """Write the quantiles [P, W] of rows [P, Q] at the levels [P, W], some above the median [W]; see `quantiles`."""
+    """Write the quantiles [P, W] of rows [P, Q] at the levels [P, W], some above the median [W]; see `quantiles_of`."""
     for p in range(len(rows)):
-        quantiles(rows[p], shares[p], above, levels, tails, found[p])
+        quantiles_of(rows[p], shares[p], above, levels, tails, found[p])

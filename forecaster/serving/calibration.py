@@ -9,8 +9,8 @@ Nothing is hidden here: the functions take the tensors of all series and the slo
 What is issued comes back as a record, `Issued`, that is journaled before the next observations; `replay` of the records
 gives the same bits as what happened.
 
-The arithmetic of a pair of series and horizon is `calibration_kernel`'s, on the CPU. Knows nothing of journals or
-requests.
+The arithmetic of a pair of series and horizon is `calibration_kernel`'s and `issue_kernel`'s, on the CPU. Knows nothing
+of journals or requests.
 
 Shapes: S slots, N series, K horizons that are scored, C tracked coverages, D steps ahead, Q trained levels, W wanted
 ones, R rows of a record.
@@ -27,7 +27,7 @@ from forecaster.config import ModelConfig
 from forecaster.model.conformal import AdaptiveLevels, Float64, QuantileFunction, tracked_coverages
 from forecaster.model.ragged import Runs
 from forecaster.model.state import State, StateSpec, TensorSpec
-from forecaster.serving import calibration_kernel
+from forecaster.serving import calibration_kernel, issue_kernel
 from forecaster.serving.issued import Issued
 from forecaster.serving.live_scores import Report
 from forecaster.serving.records import IntArray
@@ -67,7 +67,6 @@ class Calibration:
         self.horizons = scored_horizons(config.horizon)
         self.coverages = tracked_coverages(config.quantile_levels)
         k, c = len(self.horizons), len(self.coverages)
-        steps = np.array(self.horizons, dtype=np.int64)
         lag = 1 if config.season_lengths else 0  # of the change that is the unit: the shortest season, or a step
         self._distribution = QuantileFunction(config.quantile_levels)
         self._levels = AdaptiveLevels(self.coverages, [rates[0]] + [rates[1]] * (k - 1))
@@ -76,12 +75,12 @@ class Calibration:
         bounds = 2 * c + 2 if c else 0
         self._moves = slice(bounds, bounds + c)
         self._scores = slice(bounds + c, bounds + c + 5)
-        # As the kernels take them.
+        # As the kernels take them: few arrays, since each costs a call a part of a microsecond.
         kept, trained = self._levels, self._distribution
-        self._settling = kept.alpha, kept.gamma, kept.most, kept.most_alpha, self._shown
-        above = np.array([False] * c + [True] * c + [False, True][:bounds], dtype=bool)
-        self._bounding = trained.levels, trained.tails, trained.median_index, above
-        self._issuing, self._replaying = (steps, lag), (steps, step_us)
+        self._settling = np.stack([kept.alpha, kept.most, kept.most_alpha, *kept.gamma]), self._shown
+        issuing = [self._shown, trained.median_index, lag, int(config.end_of_sequence), *self.horizons]
+        self._issuing = np.array(issuing), self._settling[0], np.concatenate([trained.tails, trained.levels])
+        self._replaying = np.array(self.horizons), step_us
         self.spec = [
             TensorSpec(_WAITING, (k, 3), torch.float64),
             TensorSpec(_LEARNT, (k, self._scores.stop), torch.float32),
@@ -106,13 +105,13 @@ class Calibration:
             position: steps that these had seen before it, int64 [N].
             runs: one of each series, their rows by ascending run and step.
         """
-        calibration_kernel.score(_states(tensors, targets), slots, position, _arrays(runs), self._settling)
+        calibration_kernel.score(_states(tensors, targets), slots, position, _arrays(runs), *self._settling)
 
     def score_step(
         self, tensors: State, targets: IntArray, slots: IntArray, position: IntArray, values: Float64
     ) -> None:
         """Score what waits for the one next step of each series, whose values are float64 [N]; see `score`."""
-        calibration_kernel.score_step(_states(tensors, targets), slots, position, values, self._settling)
+        calibration_kernel.score_step(_states(tensors, targets), slots, position, values, *self._settling)
 
     def issue(
         self,
@@ -139,17 +138,17 @@ class Calibration:
         Returns:
             The record to journal before anything else of these series, None if every horizon waits already.
         """
-        used, *columns = calibration_kernel.issue(
+        used, *columns = issue_kernel.issue(
             _states(tensors, targets),
             tensors["normalizer"].numpy(),
             slots,
             (np.ascontiguousarray(forecasts[0]), np.ascontiguousarray(forecasts[1])),
             origins,
-            self._issuing,
-            self._settling,
-            self._bounding,
+            *self._issuing,
         )
-        return Issued(self._fingerprint, tuple(names(slots[used])), *columns) if len(used) else None
+        if not len(used):
+            return None
+        return Issued(self._fingerprint, tuple(names(slots if len(used) == len(slots) else slots[used])), *columns)
 
     def replay(
         self,
@@ -179,7 +178,7 @@ class Calibration:
             _arrays(runs),
             (run_of[issued.series], issued.horizons.astype(np.int64), *rest),
             self._replaying,
-            self._settling,
+            *self._settling,
         )
 
     def corrected(self, tensors: State, slots: IntArray, quantiles: Float64, levels: Sequence[float]) -> Float64:

@@ -22,11 +22,11 @@ Values = npt.NDArray[np.float64]
 
 
 def calibration(
-    horizon: int, rates: tuple[float, float] = (0.2, 0.1), levels: tuple[float, ...] = LEVELS
+    horizon: int, rates: tuple[float, float] = (0.2, 0.1), levels: tuple[float, ...] = LEVELS, *, ends: bool = False
 ) -> Calibration:
     """Return the calibration of some model of hours."""
-    config = ModelConfig(horizon=horizon, season_lengths=(), quantile_levels=levels).resolve(HOUR_US)
-    return Calibration(config, HOUR_US, "f" * 64, rates=rates)
+    config = ModelConfig(horizon=horizon, season_lengths=(), quantile_levels=levels, end_of_sequence=ends)
+    return Calibration(config.resolve(HOUR_US), HOUR_US, "f" * 64, rates=rates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Series:
                 self.clock_us[i] = run.start_us + (len(run.values) - 1) * HOUR_US
 
     def forecast(self, which: Sequence[int], quantiles: Values, shown: Sequence[int] | None = None) -> Issued | None:
-        """Give forecasts [N, D, Q] of some series."""
+        """Give forecasts [N, D, Q] of some series, of which so many steps are shown if they may end."""
         at = np.array(which, dtype=np.int64)
         ahead = quantiles.shape[1]
         ended = np.zeros((len(at), ahead)) if shown is None else 1.0 * (np.arange(ahead) >= np.array(shown)[:, None])

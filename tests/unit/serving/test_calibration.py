@@ -66,13 +66,15 @@ def test_a_horizon_waits_for_one_forecast_at_a_time() -> None:
 
 
 def test_a_shorter_forecast_reaches_fewer_horizons() -> None:
-    series = Series(calibration(8), ("a", "b"))
-    series.observe({0: series.next_run(0, [0.0]), 1: series.next_run(1, [0.0])})
+    series = Series(calibration(8, ends=True), ("a", "b", "c"))
+    series.observe({i: series.next_run(i, [0.0]) for i in range(3)})
     issued = series.forecast([0], gaussian(1, 3))
     assert issued is not None
     assert waiting(series, 0) == [2, 3, 0, 0]
     series.forecast([1], gaussian(1, 8), shown=[4])  # of a series that may end
     assert waiting(series, 1) == [2, 3, 5, 0]
+    series.forecast([2], gaussian(1, 8), shown=[0])  # it may be over, but the next step is always shown
+    assert waiting(series, 2) == [2, 0, 0, 0]
 
 
 def test_what_is_not_a_number_is_not_issued() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from forecaster.serving import calibration_kernel
+from forecaster.serving import calibration_kernel, issue_kernel
 from forecaster.serving.calibration import scored_horizons
 from tests.unit.serving.calibrating import GAUSSIAN, LEVELS, Series, calibration
 from tests.unit.serving.plain_calibration import PlainSeries
@@ -76,14 +76,15 @@ def test_warming_up() -> None:
     """After it nothing is compiled any more."""
     one = calibration(HORIZON, RATES)
     one.warm_up(torch.Size([7]))
-    entries = ("next_targets", "score_step", "score", "replay", "issue")
-    compiled = [getattr(calibration_kernel, name).signatures for name in entries]
+    kernel = calibration_kernel
+    entries = (kernel.next_targets, kernel.score_step, kernel.score, kernel.replay, issue_kernel.issue)
+    compiled = [one.signatures for one in entries]
     assert all(compiled)
     series = played(("a", "b"), *drawn(0, 2, 20, 1.0))
     issued = series.forecast([0, 1], drawn(1, 2, 1, 1.0)[1][0])
     series.observe({0: series.next_run(0, [1.0, None, 2.0])})
     series.observe({1: series.next_run(1, [1.0])}, issued)
-    assert [getattr(calibration_kernel, name).signatures for name in entries] == compiled
+    assert [one.signatures for one in entries] == compiled
 
 
 PLAYED = """
