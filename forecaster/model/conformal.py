@@ -25,6 +25,7 @@ The arithmetic is `conformal_kernel`'s; here is what it is given. Knows nothing 
 Shapes: ... any, P rows, Q trained levels, K horizons, C tracked coverages, W wanted levels.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -92,6 +93,7 @@ class AdaptiveLevels:
     """
 
     def __init__(self, coverages: Sequence[float], rates: Sequence[float]) -> None:
+        self._coverages = tuple(coverages)
         self.alpha: Float64 = 1.0 - np.array(coverages, dtype=np.float64)
         self.gamma: Float64 = np.array(rates)[:, None] * self.alpha  # [K, C]
         self.most: Float64 = _NARROWEST * (1.0 - self.alpha)  # of moves, [C]
@@ -115,14 +117,19 @@ class AdaptiveLevels:
         Linear between the tracked coverages, proportional beyond the widest, and the median stays.
 
         Returns:
-            M, [C, W], and m, [W].
+            M, [C, W], and m, [W], which are others' too: not to be written to.
         """
-        knots = np.concatenate([[0.0], self.alpha[::-1], [1.0]])
-        wanted = 2.0 * np.minimum(levels, 1.0 - np.array(levels))
-        right = np.searchsorted(knots, wanted).clip(1, len(knots) - 1)
-        share = (wanted - knots[right - 1]) / (knots[right] - knots[right - 1])
-        weights = np.zeros((len(knots), len(wanted)))
-        columns = np.arange(len(wanted))
-        weights[right - 1, columns] = 1.0 - share
-        weights[right, columns] += share
-        return weights[-2:0:-1], weights[-1]
+        return _mixture(self._coverages, tuple(levels))
+
+
+@functools.lru_cache(maxsize=256)
+def _mixture(coverages: tuple[float, ...], levels: tuple[float, ...]) -> tuple[Float64, Float64]:
+    knots = np.concatenate([[0.0], (1.0 - np.array(coverages))[::-1], [1.0]])
+    wanted = 2.0 * np.minimum(levels, 1.0 - np.array(levels))
+    right = np.searchsorted(knots, wanted).clip(1, len(knots) - 1)
+    share = (wanted - knots[right - 1]) / (knots[right] - knots[right - 1])
+    weights = np.zeros((len(knots), len(wanted)))
+    columns = np.arange(len(wanted))
+    weights[right - 1, columns] = 1.0 - share
+    weights[right, columns] += share
+    return weights[-2:0:-1], weights[-1]

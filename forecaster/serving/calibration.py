@@ -16,6 +16,7 @@ Shapes: S slots, N series, K horizons that are scored, C tracked coverages, D st
 ones, R rows of a record.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -195,8 +196,7 @@ class Calibration:
             the tracked coverages the correction is interpolated.
         """
         n, ahead, trained = quantiles.shape
-        steps = np.arange(1, ahead + 1)
-        by_horizon = np.stack([np.interp(steps, self.horizons, one) for one in np.eye(len(self.horizons))], axis=1)
+        by_horizon = _shares_of_horizons(self.horizons, ahead)
         learnt = tensors[_LEARNT].numpy()[slots]
         tracked = self._together(learnt, learnt[:, :1])
         weights, constant = self._levels.mixture(levels)
@@ -232,6 +232,13 @@ class Calibration:
         moves = own[..., self._moves].astype(np.float64)
         moves[:, 1:] += first[..., self._moves]
         return self._levels.shares(moves)
+
+
+@functools.lru_cache(maxsize=256)
+def _shares_of_horizons(horizons: tuple[int, ...], ahead: int) -> Float64:
+    """Return how much of each scored horizon the steps up to `ahead` have, [D, K]; not to be written to."""
+    steps = np.arange(1, ahead + 1)
+    return np.stack([np.interp(steps, horizons, one) for one in np.eye(len(horizons))], axis=1)
 
 
 def _states(tensors: State, targets: IntArray) -> tuple[npt.NDArray[Any], ...]:
