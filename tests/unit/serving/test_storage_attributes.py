@@ -1,4 +1,4 @@
-"""One contract for the static covariates that every storage keeps: what pruning leaves of them, and what a fold sees."""
+"""One contract for static covariates, which every storage keeps: what pruning leaves of them, what a fold sees."""
 
 import pytest
 
