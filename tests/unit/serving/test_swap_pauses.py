@@ -17,9 +17,8 @@ from forecaster.serving.cold import ColdStates
 from forecaster.serving.packing import Packed
 from forecaster.serving.records import Snapshot
 from forecaster.serving.volatile_storage import VolatileStorage
-from tests.unit.serving.swapping import Fleet, make_bundle, run, walk
-
-A, B = make_bundle(1), make_bundle(2)
+from tests.unit.serving.folding import walk
+from tests.unit.serving.swapping import A, B, Fleet, run
 
 
 def test_cold_series_are_looked_at_together(monkeypatch: pytest.MonkeyPatch) -> None:
