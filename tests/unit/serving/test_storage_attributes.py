@@ -65,6 +65,20 @@ class TestWithoutAHistory:
         storage.close()
 
 
+class TestAHistoryThatEnds:
+    def test_former_values_go_with_the_first_records_that_are_dropped(self, opener: Opener) -> None:
+        storage = opener()
+        storage.journal.append(given(1.0, "a", "b"), columns(("a", 1, 1.0)), given(2.0, "a"), given(3.0, "b"))
+        storage.journal.append(columns(("a", 2, 1.0)), columns(("a", 3, 1.0)))
+        prune_all(storage, 3)
+        assert storage.journal.first_sequence() == 1
+        prune_all(storage, 5, keep_history=False)
+        assert storage.journal.first_sequence() == 6
+        assert [sequence for sequence, _ in storage.journal.read(0)] == [6]
+        assert [rows(storage, name, 6) for name in ("a", "b")] == [[2.0], [3.0]]
+        storage.close()
+
+
 class TestWithAHistory:
     @pytest.mark.parametrize("through", [0, 2, 3, 5, 6])
     def test_what_held_at_each_record_is_known(self, opener: Opener, through: int) -> None:
