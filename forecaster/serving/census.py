@@ -14,8 +14,8 @@ import torch
 
 from forecaster.model.bundle import Bundle
 from forecaster.model.memory import unroll
+from forecaster.serving.buckets import bucket
 from forecaster.serving.lane import Lane
-from forecaster.serving.lanes import bucket
 from forecaster.serving.records import Columns, IntArray
 from forecaster.serving.storage import Snapshots, in_batches
 

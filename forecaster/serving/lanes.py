@@ -8,24 +8,17 @@ Shapes: R rows, N series.
 
 import heapq
 import threading
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from forecaster.errors import FailedPreconditionError
 from forecaster.serving import forecasting
+from forecaster.serving.buckets import BUCKETS, bucket
 from forecaster.serving.lane import Lane
 from forecaster.serving.records import Attributes, Columns, IntArray
 from forecaster.serving.storage import Snapshots
 from forecaster.serving.work import Forecasts, ForecastWork
-
-BUCKETS = 1024
-
-
-def bucket(series_id: str) -> int:
-    """Return a series' bucket, 0 to 1023, the same in every process."""
-    return zlib.crc32(series_id.encode()) % BUCKETS
 
 
 class Lanes:
@@ -68,16 +61,14 @@ class Lanes:
         """Make the next lane the active one and return the former; every bucket has moved."""
         assert self.next is not None
         assert self.moved.all()
-        former, self.active = self.active, self.next
-        self.next = None
-        self.changes += 1
+        former = self.active
+        self._end(self.next)
         return former
 
     def abandon(self) -> None:
         """Let the next lane go; no bucket has moved."""
         assert not self.moved.any()
-        self.next = None
-        self.changes += 1
+        self._end(self.active)
 
     def prune(self, work: Callable[[], int]) -> int:
         """Do a part of the journal's pruning and return its result, or 0 while there is a next lane; for any thread.
@@ -135,6 +126,13 @@ class Lanes:
             for at, answer in zip(asked, forecasting.forecast(lane, works) if works else [], strict=True):
                 answers[at].append((places[at], answer))
         return [forecasting.joined(request, parts) for request, parts in zip(requests, answers, strict=True)]
+
+    def _end(self, active: Lane) -> None:
+        """Go on with one of the lanes; nobody asks any more which series began meanwhile."""
+        for lane in self:
+            lane.store.begun = None
+        self.active, self.next = active, None
+        self.changes += 1
 
     def _page(self, lane: Lane, after: str) -> Iterator[str]:
         """Yield a lane's series; snapshots of those that have left it may still be there."""

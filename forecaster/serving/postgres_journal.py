@@ -37,6 +37,8 @@ _INSERT_ATTRIBUTES = """
 INSERT INTO forecaster.attributes (shard, series_id, sequence, payload)
 SELECT %s, series_id, %s, payload FROM unnest(%b::text[], %b::bytea[]) AS one (series_id, payload)
 """
+_NOTE_DROPPED = "UPDATE forecaster.leases SET dropped_through = greatest(dropped_through, %s) WHERE shard = %s"
+_DROPPED = "SELECT dropped_through FROM forecaster.leases WHERE shard = %s"
 _INSERT_ERASURE = "INSERT INTO forecaster.erasures (shard, series_id, sequence) VALUES (%s, %s, %s)"
 _UNDO = (
     "DELETE FROM forecaster.journal WHERE shard = %s AND sequence > %s",
@@ -93,7 +95,7 @@ taken AS (
     WHERE old.shard = %(shard)s AND old.sequence = one.sequence AND one.before < 16777216 RETURNING old.*),
 kept AS (INSERT INTO forecaster.history SELECT * FROM taken
          WHERE %(keep)s AND (first_us <= last_us OR get_byte(payload, {KIND_AT}) = {ATTRIBUTES}))
-SELECT count(*), coalesce(min(sequence), 0), coalesce(max(sequence), 0) FROM taken
+SELECT count(*), coalesce(max(sequence), 0) FROM taken
 """
 
 
@@ -157,12 +159,12 @@ class PostgresJournal:
 
     def first_sequence(self) -> int:
         """See `Journal.first_sequence`."""
-        query = "SELECT min(sequence) FROM forecaster.records WHERE shard = %s AND sequence <= %s"
-        found = self._session.rows(query, (self._session.shard, self._head.last))[0][0]
+        query = "SELECT min(sequence) FROM forecaster.records WHERE shard = %s AND sequence > %s AND sequence <= %s"
+        found = self._session.rows(query, (self._session.shard, self._dropped(), self._head.last))[0][0]
         return self._head.last + 1 if found is None else int(found)
 
     def read(self, after: int, *, since_us: int | None = None) -> Iterator[tuple[int, Record]]:
-        """See `Journal.read`."""
+        """See `Journal.read`. Raises StorageError if records are dropped that this reader has not seen."""
         if since_us is None:
             return self._read(after, "true", ())
         return self._read(after, "(last_us >= %s OR first_us > last_us)", (since_us,))
@@ -190,10 +192,12 @@ class PostgresJournal:
 
         def work(connection: psycopg.Connection) -> int:
             found = connection.execute(_PRUNE, values | {"shard": self._session.shard}).fetchone()
-            count, first, last = found or (0, 0, 0)
+            count, last = found or (0, 0)
             if count and not keep_history:
-                bounds = {"shard": self._session.shard, "after": first - 1, "through": last}
+                (after,) = connection.execute(_DROPPED, (self._session.shard,)).fetchone() or (0,)
+                bounds = {"shard": self._session.shard, "after": after, "through": last}
                 connection.execute(_OUTDATE_ATTRIBUTES, bounds)
+                connection.execute(_NOTE_DROPPED, (last, self._session.shard))
             if count:
                 connection.execute(NOTE_REMOVED, (last, self._session.shard))
             return int(count)
@@ -217,11 +221,20 @@ class PostgresJournal:
 
     def _read(self, after: int, which: str, values: tuple[int, ...]) -> Iterator[tuple[int, Record]]:
         query = _PART.format(table="records", which=which)
-        through = self._head.last
-        while part := self._session.rows(query, (self._session.shard, after, through, *values)):
+        after, through = max(after, self._dropped()), self._head.last
+        while True:
+            part = self._session.rows(query, (self._session.shard, after, through, *values))
+            if (dropped := self._dropped()) > after:  # asked for last: the part is older
+                raise StorageError(f"records {after + 1} to {dropped} were dropped while they were being read")
+            if not part:
+                return
             for sequence, payload in part:
                 yield sequence, self._decoded(sequence, payload)
             after = part[-1][0]
+
+    def _dropped(self) -> int:
+        """Return up to which record there is neither journal nor history that counts."""
+        return int(self._session.rows(_DROPPED, (self._session.shard,))[0][0])
 
     def _newest_first(self, wanted: Columns) -> Iterator[Record]:
         """Yield the records that span the times of some rows, and deletions."""

@@ -8,7 +8,7 @@ import psycopg
 
 from forecaster.errors import StorageError
 
-_VERSION = 1
+_VERSION = 2
 _LOCK = 0x666F726563617374  # of making the tables: "forecast"
 
 # Ids are compared by their bytes in UTF-8, which is by code points. Statistics would copy ids and values out of the
@@ -27,6 +27,7 @@ CREATE TABLE forecaster.leases (
     owner text NOT NULL DEFAULT '',
     expires_at timestamptz NOT NULL DEFAULT 'epoch',
     removed_through bigint NOT NULL DEFAULT 0,
+    dropped_through bigint NOT NULL DEFAULT 0, -- of them without a history
     vacuum_due boolean NOT NULL DEFAULT false);
 
 CREATE TABLE forecaster.journal (
@@ -82,29 +83,40 @@ BEGIN
     END IF;
 END $$;
 """
+_UPGRADES = {1: "ALTER TABLE forecaster.leases ADD COLUMN dropped_through bigint NOT NULL DEFAULT 0"}  # from a version
 FENCED = "FC001"  # the SQLSTATE of `check_lease`
 
 
 def prepare(connection: psycopg.Connection, label: str) -> None:
-    """Make the tables where there are none, by a connection that is closed afterwards.
+    """Make the tables where there are none, or bring them up to date, by a connection that is closed afterwards.
 
-    Raises StorageError if they are of another version, or the database cannot hold ids of all scripts, and
+    Raises StorageError if they are of a later version, or the database cannot hold ids of all scripts, and
     psycopg.Error.
     """
     encoding = connection.info.parameter_status("server_encoding")
     if encoding != "UTF8":
         raise StorageError(f"{label}: its encoding is {encoding}: make a database with ENCODING 'UTF8'")
     version = _version(connection)
-    if version is None:
+    if version is None or version in _UPGRADES:
         connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))  # until the connection is closed
-        version = _version(connection)
-        if version is None:  # still: another server may just have made them
-            version = _VERSION
-            with connection.transaction():
-                connection.execute(_TABLES)
-                connection.execute("INSERT INTO forecaster.schema_version VALUES (%s)", (version,))
+        with connection.transaction():
+            version = _make(connection)
     if version != _VERSION:
         raise StorageError(f"{label}: its tables are of version {version}, this server knows {_VERSION}")
+
+
+def _make(connection: psycopg.Connection) -> int:
+    """Make the tables, or those of today of an earlier version's; return the version that they are of then."""
+    version = _version(connection)  # another server may just have done it
+    if version is None:
+        connection.execute(_TABLES)
+        connection.execute("INSERT INTO forecaster.schema_version VALUES (%s)", (_VERSION,))
+        return _VERSION
+    while version in _UPGRADES:
+        connection.execute(_UPGRADES[version])
+        version += 1
+        connection.execute("UPDATE forecaster.schema_version SET version = %s", (version,))
+    return version
 
 
 def _version(connection: psycopg.Connection) -> int | None:

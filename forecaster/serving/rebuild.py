@@ -19,11 +19,11 @@ import torch
 from forecaster.errors import StorageError, UnavailableError
 from forecaster.model.bundle import Bundle
 from forecaster.model.state import State
+from forecaster.serving.buckets import BUCKETS, Grouped, bucket
 from forecaster.serving.calibration import Calibration
 from forecaster.serving.census import EARLIEST_US, Census, memory_steps, ring_rows, windows
 from forecaster.serving.issued import Issued
 from forecaster.serving.lane import Lane
-from forecaster.serving.lanes import BUCKETS, bucket
 from forecaster.serving.records import Attributes, Columns, Deletion, IntArray, Record
 from forecaster.serving.recovery import remembered
 from forecaster.serving.replay import Part, in_parts
@@ -92,7 +92,7 @@ class Staging:
         self._behind_us, self._offset = windows(census, bundle, replay_steps)
         self._first_us = np.full(len(census), _NEVER_US)  # the first row that was found of each
         self._goes_on = np.zeros(len(census), dtype=bool)  # from a snapshot
-        self._newer: dict[str, int] = {}  # series that are not in the census, and their buckets
+        self._newer = Grouped()  # series that are not in the census
         self._is_cut = False  # whether journal and history have less than everything
         self._sequence, self._begun = 0, False
         self._from_snapshots = snapshots is not None
@@ -125,9 +125,9 @@ class Staging:
         """Let go of buckets whose series have moved: nothing that comes concerns them."""
         names, resident = self._names(moving), self.lane.store.resident
         self.lane.store.forget([name for name in names if name in resident])
+        self._newer.discard(names)
         for name in names:
             self._index.pop(name, None)
-            self._newer.pop(name, None)
         self._moving &= ~moving
 
     def incomplete(self, source: Lane, moving: np.ndarray) -> list[str]:
@@ -149,8 +149,9 @@ class Staging:
             if first_us > clock_us - (min(position, memory) - 1) * step_us:
                 short.append(name)
         store.forget(name for name in short if name in store.resident)
-        begun = source.store.begun or ()  # since the census: without a journal nothing tells of them
-        return short + [name for name in begun if moving[bucket(name)] and name not in store.resident]
+        # Those that began since the census: without a journal nothing else tells of them.
+        begun = source.store.begun.of(moving) if source.store.begun is not None else []
+        return short + [name for name in begun if name not in store.resident]
 
     def take_rings(self, source: Lane, names: Sequence[str]) -> None:
         """Take the last values that a lane's states remember of some series, of which journal and history have less.
@@ -159,7 +160,7 @@ class Staging:
         forecast still can.
         """
         self._offset[[self._index[name] for name in names if name in self._index]] = 0
-        self._newer |= {name: bucket(name) for name in names if name not in self._index}
+        self._newer.add(name for name in names if name not in self._index)
         at_once, store = min(_AT_ONCE, max(source.store.max_resident // 2, 1)), self.lane.store
         for start in range(0, len(names), at_once):
             some = tuple(names[start : start + at_once])
@@ -173,7 +174,7 @@ class Staging:
     def _names(self, moving: np.ndarray) -> list[str]:
         """Return the series of some buckets, those that are newer than the census too."""
         known = self._census.names[moving[self._census.buckets]].tolist()
-        return list(dict.fromkeys((*known, *(name for name, at in self._newer.items() if moving[at]))))
+        return list(dict.fromkeys((*known, *self._newer.of(moving))))
 
     def _begin(self) -> int:
         """Begin with the snapshots or the windows, and take in what came before the census; return how many rows."""
@@ -268,9 +269,9 @@ class Staging:
         codes = np.fromiter((self._index.get(name, -1) for name in names), np.int64, len(names))
         if sequence > self._census.sequence:
             for k in np.flatnonzero(codes < 0).tolist():
-                at = bucket(names[k])
-                if self._moving[at]:
-                    codes[k], self._newer[names[k]] = -2, at
+                if self._moving[bucket(names[k])]:
+                    codes[k] = -2
+                    self._newer.add([names[k]])
         return codes
 
     def _part(self, record: Columns | Attributes | Issued, codes: IntArray) -> Columns | Attributes | Issued:

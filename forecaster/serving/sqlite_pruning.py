@@ -92,7 +92,7 @@ class Pruning:
     def _take(self, part: list[tuple[int, int]], last: int, *, dropped: bool) -> None:
         """Remove records in short transactions, the oldest first."""
         self._before_taking()
-        after = 0
+        after = mark(self._database, "dropped")  # what replaced others up to there has done so
         for through in (*_cuts(part), last):
             with self._database.transaction() as connection:
                 remember_last(connection)

@@ -18,6 +18,7 @@ import torch
 from forecaster.errors import LimitReachedError
 from forecaster.model.bundle import Bundle
 from forecaster.model.state import State, StateSpec
+from forecaster.serving.buckets import Grouped
 from forecaster.serving.calibration import NEVER, Calibration
 from forecaster.serving.cold import ColdStates, merged
 from forecaster.serving.mirrors import Mirrors, Standing
@@ -65,7 +66,7 @@ class SeriesStore:
         self._sorted_unsaved: list[str] | None = None
         self.sequence = 0  # of the last record that the states hold
         self._lost: set[str] = set()  # series whose snapshots are corrupted
-        self.begun: set[str] | None = None  # series that were created since an inventory
+        self.begun: Grouped | None = None  # series that were created since an inventory, while a lane is being replaced
         self.on_lost: Callable[[list[str]], None] = _leave  # who makes them resident all the same
         self._turn = 0
         self.mirrors = Mirrors()
@@ -140,7 +141,7 @@ class SeriesStore:
             tensor[rows] = 0
         self.mirrors.begin(slots)
         if self.begun is not None:
-            self.begun.update(series_ids)
+            self.begun.add(series_ids)
         self._sorted_unsaved = None
         self._lost.difference_update(series_ids)
         return slots
@@ -180,8 +181,8 @@ class SeriesStore:
         slots = np.array([self._slots.pop(one) for one in names if one in self._slots], dtype=np.int64)
         self._free(slots)
         self._cold -= len(names) - len(slots)
-        if self.begun:
-            self.begun.difference_update(names)
+        if self.begun is not None:
+            self.begun.discard(names)
 
     def gather(self, slots: IntArray) -> State:
         """Return a copy of the model's states in `slots`."""
@@ -295,7 +296,7 @@ class SeriesStore:
 
     def inventory(self) -> tuple[dict[str, int], IntArray, IntArray]:
         """Return copies of the resident series' slots, clocks and positions; `begun` is filled from then on."""
-        self.begun = set()
+        self.begun = Grouped()
         return dict(self._slots), self.mirrors.clock_us.copy(), self.mirrors.position.copy()
 
     def _look_up(self, series_ids: Sequence[str]) -> IntArray:

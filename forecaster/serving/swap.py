@@ -18,10 +18,10 @@ import numpy as np
 from forecaster.errors import StorageError, UnavailableError
 from forecaster.model.bundle import Bundle
 from forecaster.serving.batcher import Batcher
+from forecaster.serving.buckets import BUCKETS
 from forecaster.serving.census import take_census
 from forecaster.serving.engine import Engine
 from forecaster.serving.lane import Lane
-from forecaster.serving.lanes import BUCKETS
 from forecaster.serving.mirrors import Standing
 from forecaster.serving.rebuild import Rebuilt, Staging
 from forecaster.serving.records import IntArray

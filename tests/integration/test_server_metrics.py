@@ -1,5 +1,6 @@
 """A real server, scraped over HTTP while it observes and forecasts."""
 
+import asyncio
 import re
 import subprocess
 import threading
@@ -10,7 +11,7 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from forecaster.client import ForecastClient, RetryPolicy
+from forecaster.client import AsyncForecastClient, ForecastClient, RetryPolicy
 from forecaster.errors import SeriesNotFoundError
 
 from .conftest import Server, ServerFactory, wander
@@ -92,6 +93,36 @@ def test_a_server_is_scraped_while_it_works(servers: ServerFactory) -> None:
     assert server.stop() == 0
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(url, timeout=5)
+
+
+async def stream_by_asyncio(address: str) -> None:
+    """Let two streams end: one with a frame at a time, and one with several under way at once."""
+    async with AsyncForecastClient(address, retry=RetryPolicy(timeout_seconds=20)) as client:
+        async with client.stream(horizon=3) as stream:
+            assert (await stream.send(wander(3, 1, start=40))).observed.applied == 3
+        async with client.stream(horizon=3) as stream:
+            for hour in range(41, 46):
+                await stream.send_nowait(wander(3, 1, start=hour))
+            assert [reply.observed.applied async for reply in stream] == [3] * 5
+
+
+def test_an_asyncio_stream_whose_frames_have_answers_ends_as_a_call_that_succeeded(servers: ServerFactory) -> None:
+    server = servers("--serving.metrics_port=0")
+    url = metrics_url(server)
+    with ForecastClient(server.address) as client:
+        client.observe(wander(3, 40))
+    asyncio.run(stream_by_asyncio(server.address))
+    deadline = time.monotonic() + 20
+    while sum((codes := stream_codes(scrape(url))).values()) != 2:
+        assert time.monotonic() < deadline, codes
+        time.sleep(0.05)
+    assert codes == {"OK": 2}
+
+
+def stream_codes(scraped: dict[tuple[str, frozenset[tuple[str, str]]], float]) -> dict[str, float]:
+    """Return how many streams have ended, by their code."""
+    counts = {tuple(sorted(labels)): count for (name, labels), count in scraped.items() if name == at("rpcs_total")[0]}
+    return {dict(labels)["code"]: n for labels, n in counts.items() if dict(labels)["method"] == "StreamForecasts"}
 
 
 def test_none_is_served_unless_it_is_asked_for(server: Server) -> None:

@@ -26,14 +26,12 @@ def test_long_ragged_runs_go_through_several_chunks() -> None:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize(
-    ("name", "steps"), [("gru", 10_000), ("lstm", 10_000), ("rnn relu", 2_000), ("deep transition", 2_000)]
-)
-def test_thousands_of_carried_steps_stay_exact(name: str, steps: int) -> None:
-    model, observations = MODELS[name], draw_observations(5, 2, steps, 0.05)
+@pytest.mark.parametrize("name", ["gru", "lstm", "rnn relu", "deep transition"])
+def test_ten_thousand_carried_steps_stay_exact(name: str) -> None:
+    model, observations = MODELS[name], draw_observations(5, 2, 10_000, 0.05)
     whole, _ = model.scan(model.initial_state(2), observations)
     state = model.initial_state(2)
-    for t in range(steps):
+    for t in range(10_000):
         state = model.step(state, observations.at(t))
     left, right = model.decode(whole, 6), model.decode(state, 6)
     assert ((left - right).abs() / right.abs().clamp_min(1e-9)).max() < 1e-4

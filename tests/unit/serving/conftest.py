@@ -1,10 +1,14 @@
-"""The storages that the contract suite runs against."""
+"""The storages that the contract suite runs against, and what swaps of small fleets need."""
 
 import pathlib
+from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
+from forecaster.serving.opening import open_storage
 from forecaster.serving.postgres_storage import open_postgres
+from forecaster.serving.storage import Storage
 from forecaster.serving.volatile_storage import VolatileStorage
 from tests.postgres import Cluster
 from tests.unit.serving.storages import Opener, sqlite_opener
@@ -29,3 +33,19 @@ def opener(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Opener:
 def snapshots_opener(request: pytest.FixtureRequest, opener: Opener) -> Opener:
     """Return how any backend is opened once."""
     return opener if request.param == "durable" else VolatileStorage
+
+
+@pytest.fixture
+def storage(tmp_path: pathlib.Path) -> Iterator[Storage]:
+    """Return a storage in SQLite files that does not wait for the disk."""
+    with closing(open_storage(str(tmp_path / "state"), "interval")) as storage:
+        yield storage
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let few series make many parts of a swap."""
+    monkeypatch.setattr("forecaster.serving.swap._SERIES_AT_ONCE", 3)
+    monkeypatch.setattr("forecaster.serving.swap._MOVED_AT_FIRST", 1)
+    monkeypatch.setattr("forecaster.serving.swap._MOST_MOVED", 2)
+    monkeypatch.setattr("forecaster.serving.swap._SAVED_AT_ONCE", 3)

@@ -1,92 +1,45 @@
-"""What tests of swaps share: small models, a fleet that knows what each forecast must be, and an engine one can stop.
-
-The offline model is the reference: `Fleet` keeps every series' steps and folds them in one plain pass.
-"""
+"""What tests of swaps share: a fleet that knows what each forecast must be, its traffic, and an engine one can stop."""
 
 import asyncio
 import contextlib
-import itertools
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
-from forecaster.config import ModelConfig
 from forecaster.model.bundle import Bundle
-from forecaster.model.covariates import CovariateSpec, with_attributes
-from forecaster.model.observations import Observations
-from forecaster.model.seq2seq import Seq2Seq
 from forecaster.serving.batcher import Batcher
 from forecaster.serving.engine import Engine
-from forecaster.serving.records import Attributes, Columns
 from forecaster.serving.storage import Storage
 from forecaster.serving.swap import Swap
-from forecaster.serving.work import Forecasts, ForecastWork, Observed, ObserveWork
+from forecaster.serving.work import Forecasts, ForecastWork, Observed
+from tests.unit.serving.folding import GAP, HORIZON, Row, Series, Static, assert_same, make_bundle, walk, work
 
-HOUR_US = 3_600_000_000
-GAP, HORIZON = 20, 5
-Row = tuple[str, int, float, tuple[float, ...]]  # series, hour, value, covariates
-Static = tuple[dict[str, float], dict[str, str]]
 Hook = Callable[[], Awaitable[None]]
 
-
-def make_bundle(seed: int, spec: CovariateSpec | None = None, **changes: object) -> Bundle:
-    """Return a small model with weights far from the initial zeros."""
-    torch.manual_seed(seed)
-    fields: dict[str, object] = {"hidden_size": 6, "decoder_size": 6, "season_lengths": (4,), "min_history": 1}
-    model = Seq2Seq(ModelConfig(horizon=HORIZON, **(fields | changes)), HOUR_US, spec or CovariateSpec())  # type: ignore[arg-type]
-    for parameter in model.parameters():
-        parameter.data += 0.3 * torch.randn_like(parameter)
-    return Bundle.of(model, frequency="1h", max_gap_steps=GAP)
-
-
-@dataclass
-class Series:
-    """One series by the rules: every step of its last run, and the static covariates that held at each."""
-
-    steps: list[tuple[int, float, tuple[float, ...], Static]] = field(default_factory=list)
-    static: Static = ({}, {})
-
-    def observe(self, hour: int, value: float, beside: tuple[float, ...]) -> None:
-        if self.steps and hour - self.steps[-1][0] > GAP + 1:
-            self.steps = []
-        missing = (math.nan,) * len(beside)
-        while self.steps and self.steps[-1][0] < hour - 1:
-            self.steps.append((self.steps[-1][0] + 1, math.nan, missing, self.static))
-        self.steps.append((hour, value, beside, self.static))
-
-    @property
-    def has_values(self) -> bool:
-        return any(math.isfinite(value) for _, value, _, _ in self.steps)
-
-    def forecast(self, bundle: Bundle, *, last: int | None = None, first_is_missing: bool = False) -> np.ndarray:
-        """Return the quantiles [D, Q] of one pass over all steps, or over the last ones."""
-        model, steps = bundle.model, list(self.steps[-last:] if last else self.steps)
-        if first_is_missing:
-            hour, _, beside, static = steps[0]
-            steps[0] = (hour, math.nan, (math.nan,) * len(beside), static)
-        state = model.initial_state(1)
-        with torch.inference_mode():
-            for static, run_ in itertools.groupby(steps, key=lambda step: step[3]):
-                state = _with_static(bundle, state, static)
-                hours, values, beside, _ = zip(*run_, strict=True)
-                values_ = torch.tensor([values], dtype=torch.float64)
-                times = torch.tensor([hours]) * HOUR_US
-                covariates = torch.tensor([beside], dtype=torch.float64) if beside[0] else None
-                state, _ = model.scan(state, Observations.of(times, values_, covariates))
-            return model.decode(_with_static(bundle, state, self.static), HORIZON)[0].numpy()
+A, B = make_bundle(1), make_bundle(2)
+OTHERS: dict[str, Bundle] = {
+    "other weights": B,
+    "lstm, deeper and wider": make_bundle(2, cell="lstm", hidden_size=9, num_layers=2),
+    "more memory": make_bundle(2, season_lengths=(5, 30)),
+    "slow layers": make_bundle(2, cell="rnn_tanh", num_layers=2, layer_periods=(2, 5)),
+    "attention, recurrent decoder": make_bundle(
+        2, attention="dot", attention_steps=7, decoder="recurrent", sample_paths=4
+    ),
+}
 
 
-def _with_static(bundle: Bundle, state: dict[str, torch.Tensor], static: Static) -> dict[str, torch.Tensor]:
-    spec = bundle.model.covariates
-    numbers = [static[0].get(one.name, math.nan) for one in spec.static]
-    codes = spec.codes([static[1].get(one.name, "") for one in spec.categories])
-    numbers_, codes_ = torch.tensor([numbers], dtype=torch.float64), torch.tensor([codes], dtype=torch.int64)
-    return with_attributes(state, numbers_.reshape(1, -1), codes_.reshape(1, -1))
+def history(series: int, steps: int, seed: int = 0, covariates: int = 0) -> list[Row]:
+    """Return rows hour by hour; some series have gaps, one a gap so long that it starts afresh."""
+    rows: list[Row] = []
+    for k in range(series):
+        hours = [hour for hour in range(steps) if k % 3 or hour % 11 not in (4, 5, 6)]
+        if k % 5 == 1:
+            hours = [hour + (GAP + 5 if hour > steps // 2 else 0) for hour in hours]
+        rows += walk(f"s{k}", hours, seed + k, covariates)
+    return sorted(rows, key=lambda row: row[1])
 
 
 class HookedBatcher(Batcher):
@@ -158,24 +111,14 @@ class Fleet:
     async def observe(self, rows: Sequence[Row], static: Mapping[str, Static] | None = None) -> None:
         """Observe rows, all of which are new."""
         given = dict(static or {})
-        ids = tuple(dict.fromkeys(row[0] for row in rows))
         names = next(iter(self.bundles.values())).model.covariates.dynamic
-        columns = Columns(
-            ids,
-            np.array([ids.index(row[0]) for row in rows], dtype=np.int32),
-            np.array([row[1] * HOUR_US for row in rows], dtype=np.int64),
-            np.array([row[2] for row in rows], dtype=np.float64),
-            names,
-            np.array([row[3] for row in rows], dtype=np.float64).reshape(len(rows), len(names)) if names else None,
-        )
-        parts = (tuple(given), tuple(n for n, _ in given.values()), tuple(c for _, c in given.values()))
-        answer: Observed = await self.batcher.observe(ObserveWork(columns, Attributes(*parts) if given else None))
+        answer: Observed = await self.batcher.observe(work(rows, given, names))
         assert not answer.errors
         assert (answer.outcomes == 1).all()
         for name, covariates in given.items():
-            self.series.setdefault(name, Series()).static = covariates
+            self.series.setdefault(name, Series(names)).static = covariates
         for name, hour, value, beside in rows:
-            self.series.setdefault(name, Series()).observe(hour, value, beside)
+            self.series.setdefault(name, Series(names)).observe(hour, value, beside)
 
     async def delete(self, name: str) -> None:
         await self.batcher.call(lambda: self.engine.delete(name))
@@ -223,20 +166,38 @@ class Fleet:
         return swap
 
 
-def assert_same(found: np.ndarray, expected: np.ndarray, what: str) -> None:
-    scale = 1.0 + float(np.abs(expected).max())
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5 * scale, err_msg=what)
+class Traffic:
+    """What clients do meanwhile: new values, new series with an old past, deletions, series that come again."""
 
+    def __init__(self, fleet: Fleet, seed: int = 0) -> None:
+        self._fleet, self._rng, self._new, self._turn = fleet, np.random.default_rng(seed), 0, 0
 
-def walk(name: str, hours: Sequence[int], seed: int, covariates: int = 0) -> list[Row]:
-    """Return rows with missing values at these hours."""
-    rng = np.random.default_rng([seed, len(hours)])
-    values = rng.normal(10, 3, len(hours))
-    values[rng.random(len(hours)) < 0.1] = math.nan
-    values[0] = 10.0
-    beside = rng.normal(5, 10, (len(hours), covariates))
-    beside[rng.random(beside.shape) < 0.2] = math.nan
-    return [(name, hour, float(v), tuple(x)) for hour, v, x in zip(hours, values, beside.tolist(), strict=True)]
+    async def __call__(self) -> None:
+        fleet, rng = self._fleet, self._rng
+        names = sorted(fleet.series)
+        some = rng.choice(names, min(len(names), 3), replace=False).tolist()
+        steps = rng.choice([1, 1, 1, 2, GAP + 3], len(some))
+        rows = [
+            (name, fleet.series[name].steps[-1][0] + int(n), float(rng.normal(10, 3)), ())
+            for name, n in zip(some, steps, strict=True)
+        ]
+        await fleet.observe(rows)
+        what = rng.integers(6)
+        if what == 0 and len(names) > 4:
+            await fleet.delete(some[0])
+        elif what == 1:
+            self._new += 1
+            first = int(rng.integers(-300, 30))
+            for hour in range(first, first + 6, 2):  # its past comes in several requests
+                await fleet.observe(
+                    [(f"n{self._new % 3}-{self._new}", h, float(rng.normal(10, 3)), ()) for h in (hour, hour + 1)]
+                )
+        elif what == 2 and len(names) > 4:
+            await fleet.delete(some[1])
+            await fleet.observe(walk(some[1], range(5, 12), self._new))
+        self._turn += 1
+        if self._turn % 3 == 0:
+            await fleet.check()
 
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:

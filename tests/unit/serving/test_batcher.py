@@ -25,7 +25,7 @@ from forecaster.serving.streams import Stream, Window
 from forecaster.serving.telemetry import told
 from forecaster.serving.volatile_storage import VolatileSnapshots, VolatileStorage
 from forecaster.serving.work import Chain, ForecastWork, Observed, ObserveWork, Sampling
-from tests.unit.serving.swapping import HORIZON, HOUR_US, make_bundle
+from tests.unit.serving.folding import HORIZON, HOUR_US, make_bundle
 
 
 class Queue:

@@ -22,7 +22,7 @@ from forecaster.serving.records import Columns, Deletion, Snapshot
 from forecaster.serving.storage import Activation, Storage
 from forecaster.serving.volatile_storage import VolatileStorage
 from forecaster.serving.work import ForecastWork
-from tests.unit.serving.test_engine import BUNDLE, GAP, HOUR_US, columns
+from tests.unit.serving.folding import BUNDLE, GAP, HOUR_US, columns
 from tests.unit.serving.test_eviction import assert_folded
 
 LIMIT = 3

@@ -16,7 +16,7 @@ from forecaster.serving.opening import open_storage
 from forecaster.serving.storage import Storage
 from forecaster.serving.volatile_storage import VolatileStorage
 from forecaster.serving.work import ForecastWork
-from tests.unit.serving.test_engine import BUNDLE, GAP, columns
+from tests.unit.serving.folding import BUNDLE, GAP, columns
 
 LIMIT = 4
 LEVELS = (0.1, 0.5, 0.9)

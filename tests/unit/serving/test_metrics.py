@@ -27,7 +27,7 @@ from forecaster.serving.metrics import ServerCollector, exposed
 from forecaster.serving.opening import open_storage
 from forecaster.serving.versions import ModelState, Version
 from forecaster.serving.work import ForecastWork
-from tests.unit.serving.test_engine import BUNDLE, columns, make_bundle
+from tests.unit.serving.folding import BUNDLE, columns, make_bundle
 
 LEVELS = (0.1, 0.5, 0.9)
 

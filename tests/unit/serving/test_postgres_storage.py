@@ -274,8 +274,25 @@ def test_tables_of_another_version_are_refused(postgres: Cluster, database: str)
     open_postgres(postgres.url(database), "commit", "model").close()
     with postgres.connect(database) as connection:
         connection.execute("UPDATE forecaster.schema_version SET version = 99")
-    with pytest.raises(StorageError, match="version 99, this server knows 1"):
+    with pytest.raises(StorageError, match="version 99, this server knows 2"):
         open_postgres(postgres.url(database), "commit", "model")
+
+
+def test_tables_of_an_earlier_version_are_brought_up_to_date(postgres: Cluster, database: str) -> None:
+    storage = open_postgres(postgres.url(database), "commit", "model")
+    storage.journal.append(columns(("a", 1, 1.0)), columns(("a", 2, 1.0)))
+    storage.close()
+    with postgres.connect(database) as connection:
+        connection.execute("ALTER TABLE forecaster.leases DROP COLUMN dropped_through")
+        connection.execute("UPDATE forecaster.schema_version SET version = 1")
+    for _ in range(2):
+        storage = open_postgres(postgres.url(database), "commit", "model")
+        assert rows(storage) == [("a", 1, 1.0), ("a", 2, 1.0)]
+        storage.close()
+    storage = open_postgres(postgres.url(database), "commit", "model")
+    assert storage.journal.prune(1, committed_before_us=EVER, keep_history=False) == 1
+    assert rows(storage) == [("a", 2, 1.0)]
+    storage.close()
 
 
 def test_a_database_that_cannot_hold_all_ids_is_refused(postgres: Cluster, database: str) -> None:

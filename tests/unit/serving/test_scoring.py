@@ -14,7 +14,8 @@ from forecaster.model.state import State
 from forecaster.serving.engine import Engine
 from forecaster.serving.opening import open_storage
 from forecaster.serving.work import ForecastWork
-from tests.unit.serving.test_engine import BUNDLE, GAP, FailingStorage, columns
+from tests.unit.serving.failing import FailingStorage
+from tests.unit.serving.folding import BUNDLE, GAP, columns
 
 LEVELS = (0.1, 0.5, 0.9)
 NAMES = ("a", "b", "c", "d")

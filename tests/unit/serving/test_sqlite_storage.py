@@ -1,36 +1,22 @@
-"""What is special to SQLite: files, older versions' files, what is left of the deleted, full disks, corruption."""
+"""What is special to SQLite: files, older versions' files, what is left of the deleted."""
 
 import logging
 import pathlib
 import random
-import resource
 import sqlite3
 import struct
 import subprocess
-import sys
-import textwrap
-import zlib
 
 import polars as pl
 import pytest
 
 from forecaster.errors import StorageError
-from forecaster.serving import history, sqlite_pruning, sqlite_schema
+from forecaster.serving import history
 from forecaster.serving.opening import open_storage, quoted
 from forecaster.serving.records import Attributes, Deletion, Record, Snapshot, encode
 from forecaster.serving.sqlite_storage import own
-from forecaster.serving.storage import Storage
-from tests.unit.serving.storages import FOR_EVER_US, columns, contents, erase_all, plain, prune_all
-
-MODEL = "a model/of mine"
-
-
-def opened(folder: pathlib.Path, durability: str = "commit") -> Storage:
-    return open_storage(str(folder), durability, MODEL)  # type: ignore[arg-type]
-
-
-def files(folder: pathlib.Path) -> pathlib.Path:
-    return folder / quoted(MODEL)
+from tests.unit.serving.sqlite_files import MODEL, files, opened
+from tests.unit.serving.storages import columns, contents, erase_all, plain, prune_all
 
 
 def holding(folder: pathlib.Path, needle: bytes) -> list[str]:
@@ -299,206 +285,3 @@ class TestHistoryFiles:
             with pytest.raises(StorageError, match=rf"{path.name}: cannot be read .* restore the file from a copy"):
                 use()
         storage.close()
-
-
-class TestBrokenFiles:
-    def test_corruption_in_the_middle_is_named(self, tmp_path: pathlib.Path) -> None:
-        storage = opened(tmp_path)
-        for k in range(3):
-            storage.journal.append(columns(("a", k, float(k))))
-        storage.close()
-        with sqlite3.connect(files(tmp_path) / "journal.db") as database:
-            database.execute("UPDATE journal SET payload = x'01020304' WHERE sequence = 2")
-        database.close()
-        storage = opened(tmp_path)
-        named = r"journal\.db: record 2 is corrupted .* restore the file from a copy"
-        with pytest.raises(StorageError, match=named):
-            contents(storage)
-        with pytest.raises(StorageError, match=named):
-            prune_all(storage, 3)
-        assert [s for s, _ in contents(storage, 2)] == [3]
-        storage.close()
-
-    def test_a_truncated_log_keeps_what_was_acknowledged_before(self, tmp_path: pathlib.Path) -> None:
-        script = f"""
-            import os, signal, sys
-            from forecaster.serving.opening import open_storage
-            from tests.unit.serving.storages import columns
-            storage = open_storage({str(tmp_path)!r}, "commit", {MODEL!r})
-            log = {str(files(tmp_path) / "journal.db-wal")!r}
-            for k in range(5):
-                storage.journal.append(columns(("a", k, float(k))))
-                print(os.path.getsize(log), flush=True)
-            os.kill(os.getpid(), signal.SIGKILL)
-        """
-        done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(script)], check=False, capture_output=True, text=True
-        )
-        assert done.returncode == -9, done.stderr
-        sizes = [int(size) for size in done.stdout.split()]
-        with (files(tmp_path) / "journal.db-wal").open("r+b") as log:
-            log.truncate(sizes[3] + (sizes[4] - sizes[3]) // 2)  # in the middle of the last one
-        storage = opened(tmp_path)
-        assert [record for _, record in contents(storage)] == [plain(columns(("a", k, float(k)))) for k in range(4)]
-        assert storage.journal.append(columns(("a", 9, 1.0))) == 5
-        storage.close()
-
-    @pytest.mark.parametrize("damage", ["missing", "no database", "torn", "later version"])
-    def test_snapshots_are_a_cache(self, tmp_path: pathlib.Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
-        storage = opened(tmp_path)
-        storage.journal.append(columns(("a", 1, 1.0)))
-        storage.snapshots.save("f", [Snapshot.of(f"{k}", 1, bytes(3000)) for k in range(100)])
-        storage.snapshots.complete("f", 1)
-        storage.close()
-        path = files(tmp_path) / "snapshots.db"
-        if damage == "missing":
-            path.unlink()
-        elif damage == "later version":
-            with sqlite3.connect(path) as database:
-                database.execute("PRAGMA user_version=9")
-            database.close()
-        else:
-            whole = path.read_bytes()
-            path.write_bytes(
-                b"this is no database" * 1000 if damage == "no database" else b"\xff" * 9000 + whole[9000:]
-            )
-        with caplog.at_level(logging.WARNING):
-            storage = opened(tmp_path)
-        assert (damage == "missing") == ("set aside" not in caplog.text)
-        assert len(list(files(tmp_path).glob("snapshots.db.broken-*"))) == (0 if damage == "missing" else 1)
-        assert storage.snapshots.fingerprints() == []
-        assert storage.snapshots.complete_through("f") is None
-        storage.snapshots.save("f", [Snapshot.of("a", 1, b"x")])
-        assert len(contents(storage)) == storage.snapshots.count("f") == 1
-        storage.close()
-
-    def test_snapshots_of_what_the_journal_lost_are_dropped(self, tmp_path: pathlib.Path) -> None:
-        """A power cut under `interval` may take the journal's end but not the snapshots of it."""
-        storage = opened(tmp_path, "interval")
-        for k in range(1, 6):
-            storage.journal.append(columns(("a", k, 1.0)))
-        storage.snapshots.save("f", [Snapshot.of("a", 5, b"x"), Snapshot.of("b", 2, b"y")])
-        storage.snapshots.save("g", [Snapshot.of("b", 3, b"z")])
-        storage.snapshots.complete("f", 5)
-        storage.snapshots.complete("g", 5)
-        storage.close()
-        with sqlite3.connect(files(tmp_path) / "journal.db") as database:
-            database.execute("DELETE FROM journal WHERE sequence > 3")
-        database.close()
-        storage = opened(tmp_path, "interval")
-        assert storage.journal.last_sequence() == 3
-        assert list(storage.snapshots.read("f")) == [Snapshot.of("b", 2, b"y")]
-        assert list(storage.snapshots.read("g")) == [Snapshot.of("b", 3, b"z")]
-        assert storage.snapshots.complete_through("f") is None  # the whole journal has to be replayed
-        assert storage.snapshots.complete_through("g") == 3
-        storage.close()
-
-    def test_sequences_of_the_history_are_not_given_again(self, tmp_path: pathlib.Path) -> None:
-        """After a power cut under `interval` the history, which is synced, may reach further than the journal."""
-        storage = opened(tmp_path, "interval")
-        for k in range(1, 6):
-            storage.journal.append(columns(("a", k, 1.0)))
-        prune_all(storage, 5)
-        storage.close()
-        with sqlite3.connect(files(tmp_path) / "journal.db") as database:
-            database.execute("DELETE FROM marks")
-        database.close()
-        storage = opened(tmp_path, "interval")
-        assert storage.journal.append(columns(("a", 6, 1.0))) == 6
-        storage.close()
-        storage = opened(tmp_path, "interval")
-        assert [sequence for sequence, _ in contents(storage)] == [1, 2, 3, 4, 5, 6]
-        storage.close()
-
-
-class TestFullDisk:
-    def test_it_refuses_writes_keeps_reading_and_resumes(self, tmp_path: pathlib.Path) -> None:
-        storage = opened(tmp_path)
-        storage.journal.append(columns(("a", 1, 1.0)))
-        big = columns(*(("a", k, 1.0) for k in range(2, 300_000)))
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))  # "file too large": all that a test can fill
-        try:
-            for records in ([big], [Attributes(("a",), ({"area": 1.0},), ({},)), big]):
-                with pytest.raises(StorageError, match=r"journal\.db: cannot be written: .*check disk space"):
-                    storage.journal.append(*records)
-            with pytest.raises(StorageError, match=r"snapshots\.db: cannot be written"):
-                storage.snapshots.save("f", [Snapshot.of(f"{k}", 1, random.randbytes(9000)) for k in range(300)])
-            assert contents(storage) == [(1, plain(columns(("a", 1, 1.0))))]
-            assert storage.journal.last_sequence() == 1
-            assert len(storage.journal.attributes(["a"])) == storage.snapshots.count("f") == 0
-            assert storage.journal.append(columns(("a", 2, 1.0))) == 2  # a small one fits
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        assert storage.journal.append(big) == 3
-        storage.close()
-        storage = opened(tmp_path)
-        assert [sequence for sequence, _ in contents(storage)] == [1, 2, 3]
-        storage.close()
-
-    def test_pruning_takes_nothing_that_the_history_cannot_take(self, tmp_path: pathlib.Path) -> None:
-        storage = opened(tmp_path)
-        rng = random.Random(1)
-        for k in range(3):
-            storage.journal.append(columns(*((f"s{n}", k, rng.random()) for n in range(50_000))))
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
-        try:
-            with pytest.raises(StorageError, match=r"parquet: cannot be written"):
-                storage.journal.prune(3, committed_before_us=FOR_EVER_US, keep_history=True)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        assert list((files(tmp_path) / "history").iterdir()) == []
-        assert [sequence for sequence, _ in contents(storage)] == [1, 2, 3]
-        assert prune_all(storage, 3) == 3
-        assert sum(len(record) for _, record in storage.journal.read(0)) == 150_000  # type: ignore[arg-type]
-        storage.close()
-
-    @pytest.mark.parametrize("transactions", [0, 1, 2])
-    def test_what_could_not_be_taken_out_is_not_written_twice(
-        self, tmp_path: pathlib.Path, transactions: int, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """The history has a part, and some of the transactions that take it out of the journal fail."""
-        storage = opened(tmp_path)
-        for k in range(300):
-            storage.journal.append(columns(("a", k, float(k))))
-        assert storage.journal.prune(5, committed_before_us=FOR_EVER_US, keep_history=True) == 5
-        left = iter(range(transactions))
-
-        def remember_last(connection: sqlite3.Connection) -> None:
-            if next(left, None) is None:
-                raise sqlite3.OperationalError("database or disk is full")
-            sqlite_schema.remember_last(connection)
-
-        with monkeypatch.context() as full:
-            full.setattr(sqlite_pruning, "remember_last", remember_last)
-            for _ in range(2):
-                with pytest.raises(StorageError, match="check disk space"):
-                    storage.journal.prune(300, committed_before_us=FOR_EVER_US, keep_history=True)
-        assert [sequence for sequence, _ in contents(storage)] == list(range(1, 301))
-        for k in range(300, 310):
-            storage.journal.append(columns(("a", k, float(k))))
-        assert prune_all(storage, 310) == 10  # the others are in the history already
-        for _ in range(2):
-            assert [sequence for sequence, _ in contents(storage)] == list(range(1, 311))
-            assert history.scan(files(tmp_path) / "history").collect()["ds"].to_physical().to_list() == list(range(310))
-            storage.close()
-            storage = opened(tmp_path)
-        storage.close()
-
-    def test_reading_only_is_told(self, tmp_path: pathlib.Path) -> None:
-        storage = opened(tmp_path)
-        storage.journal.append(columns(("a", 1, 1.0)))
-        storage._database._connection.execute("PRAGMA query_only=ON")  # type: ignore[attr-defined]
-        with pytest.raises(StorageError, match="readonly"):
-            storage.journal.append(columns(("a", 2, 1.0)))
-        storage._database._connection.execute("PRAGMA query_only=OFF")  # type: ignore[attr-defined]
-        assert storage.journal.append(columns(("a", 2, 1.0))) == 2
-        storage.close()
-
-
-def test_a_snapshot_that_rotted_is_told_from_a_whole_one(tmp_path: pathlib.Path) -> None:
-    storage = opened(tmp_path)
-    storage.snapshots.save("f", [Snapshot.of("a", 0, b"state"), Snapshot("b", 0, b"stale", zlib.crc32(b"state"))])
-    assert [one.is_whole for one in storage.snapshots.read("f")] == [True, False]
-    storage.close()

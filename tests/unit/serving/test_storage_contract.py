@@ -173,6 +173,19 @@ class TestHistory:
         assert found_at(storage, ("a", 2), ("a", 3)) == [2.0 if keep_history else None, 3.0]
         storage.close()
 
+    def test_a_reader_that_is_overtaken_says_so(self, opener: Opener) -> None:
+        storage = opener()
+        for k in range(1, 2501):
+            storage.journal.append(columns(("a", k, 1.0)))
+        prune_all(storage, 10)
+        reader = storage.journal.read(0)
+        assert next(reader)[0] == 1
+        assert prune_all(storage, 2400, keep_history=False) == 2390
+        with pytest.raises(StorageError, match=r"records \d+ to 2400 were dropped"):
+            list(reader)
+        assert [sequence for sequence, _ in storage.journal.read(0)] == list(range(2401, 2501))
+        storage.close()
+
     def test_rows_of_a_series_stay_in_order(self, opener: Opener) -> None:
         storage = opener()
         rows = [(f"s{k % 3}", 1000 - k, float(k)) for k in range(50)]  # times need not ascend

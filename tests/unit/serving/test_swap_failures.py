@@ -21,7 +21,6 @@ from forecaster.serving import versions as versions_module
 from forecaster.serving.engine import Engine
 from forecaster.serving.host import Host, Source
 from forecaster.serving.maintenance import Maintenance
-from forecaster.serving.opening import open_storage
 from forecaster.serving.rebuild import Staging
 from forecaster.serving.records import Columns, Record, Snapshot
 from forecaster.serving.sqlite_snapshots import SqliteSnapshots
@@ -29,25 +28,12 @@ from forecaster.serving.storage import Storage
 from forecaster.serving.versions import ModelState, Versions
 from forecaster.serving.volatile_storage import VolatileStorage
 from forecaster.serving.work import ObserveWork
+from tests.unit.serving.folding import HOUR_US, walk
 from tests.unit.serving.storages import prune_all
-from tests.unit.serving.swapping import HOUR_US, Fleet, make_bundle, run, walk
+from tests.unit.serving.swapping import A, B, Fleet, run
 
-A, B = make_bundle(1), make_bundle(2)
 CONFIG = ServingConfig(journal_seconds=0.0, durability="interval", replay_steps=10_000)
-
-
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let few series make many parts."""
-    monkeypatch.setattr("forecaster.serving.swap._SERIES_AT_ONCE", 3)
-    monkeypatch.setattr("forecaster.serving.swap._MOVED_AT_FIRST", 1)
-    monkeypatch.setattr("forecaster.serving.swap._MOST_MOVED", 2)
-
-
-@pytest.fixture
-def storage(tmp_path: pathlib.Path) -> Iterator[Storage]:
-    with closing(open_storage(str(tmp_path / "state"), "interval")) as storage:
-        yield storage
+pytestmark = pytest.mark.usefixtures("small_parts")
 
 
 async def until(holds: Callable[[], bool]) -> None:

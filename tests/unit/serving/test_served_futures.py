@@ -1,0 +1,63 @@
+"""Forecasts that are told of the time ahead: the steps that a future is laid on, and one that fits none."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from forecaster.errors import InvalidArgumentError
+from forecaster.serving.engine import Engine
+from forecaster.serving.volatile_storage import VolatileStorage
+from forecaster.serving.work import ForecastWork, Futures
+from tests.unit.model.family import HORIZON
+from tests.unit.serving.folding import HOUR_US
+from tests.unit.serving.with_covariates import BUNDLE, LEVELS, folded, history, work
+
+
+def futures(series: Sequence[int], first: Sequence[int | None], values: np.ndarray) -> Futures:
+    return Futures(
+        np.array(series),
+        np.array([hour is not None for hour in first]),
+        np.array([(hour or 0) * HOUR_US for hour in first]),
+        values,
+    )
+
+
+def test_futures_are_laid_on_the_steps_ahead() -> None:
+    engine = Engine(BUNDLE, VolatileStorage(), max_series=10)
+    engine.observe([work([*history("a"), *history("b", 25)])])
+    one, two = folded(history("a")), folded(history("b", 25))
+    rng = np.random.default_rng(0)
+    common, own = rng.normal(10, 3, (8, 2)), rng.normal(10, 3, (3, 2))
+    own[1, 0] = math.nan
+    levels = BUNDLE.model.config.quantile_levels
+    both = (
+        futures([0, 1], [28, 28], np.broadcast_to(common, (2, 8, 2))),  # from hour 28 on, for both
+        futures([1], [None], own[None]),
+    )
+    asked = [
+        ForecastWork(("a", "b"), HORIZON, levels, both),
+        ForecastWork(("b", "a"), 3, levels),
+        ForecastWork(("a",), HORIZON, levels, (futures([0], [27], np.zeros((1, 3, 2))),)),  # all of it has passed
+    ]
+    first, second, third = engine.forecast(asked)
+    ahead = torch.full((2, HORIZON, 2), math.nan, dtype=torch.float64)
+    ahead[0] = torch.from_numpy(common[2:])  # series a stands at hour 29
+    ahead[1, 3:] = torch.from_numpy(common[: HORIZON - 3])  # series b at hour 24
+    ahead[1, :3] = torch.from_numpy(own)
+    assert not np.allclose(one.forecast(BUNDLE, ahead[:1]), one.forecast(BUNDLE), rtol=1e-3)
+    np.testing.assert_allclose(first.quantiles[0], one.forecast(BUNDLE, ahead[:1]), rtol=1e-4)
+    np.testing.assert_allclose(first.quantiles[1], two.forecast(BUNDLE, ahead[1:]), rtol=1e-4)
+    np.testing.assert_allclose(second.quantiles[0], two.forecast(BUNDLE)[:3], rtol=1e-4)
+    np.testing.assert_allclose(second.quantiles[1], one.forecast(BUNDLE)[:3], rtol=1e-4)
+    np.testing.assert_allclose(third.quantiles[0], one.forecast(BUNDLE), rtol=1e-4)
+
+
+def test_a_future_off_the_grid_fails_its_series_alone() -> None:
+    engine = Engine(BUNDLE, VolatileStorage(), max_series=10)
+    engine.observe([work([*history("a"), *history("b")])])
+    odd = Futures(np.array([0]), np.array([True]), np.array([HOUR_US // 2]), np.zeros((1, 1, 2)))
+    answer = engine.forecast([ForecastWork(("a", "b"), HORIZON, LEVELS, (odd,))])[0]
+    assert answer.series_ids == ("b",)
+    assert isinstance(answer.failures["a"], InvalidArgumentError)
