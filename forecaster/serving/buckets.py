@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterable
 
 import numpy as np
+import numpy.typing as npt
 
 BUCKETS = 1024
 
@@ -15,6 +16,13 @@ BUCKETS = 1024
 def bucket(series_id: str) -> int:
     """Return a series' bucket, 0 to 1023, the same in every process."""
     return zlib.crc32(series_id.encode()) % BUCKETS
+
+
+def marked(buckets: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Return which buckets are among some, bool [1024]."""
+    found = np.zeros(BUCKETS, dtype=bool)
+    found[buckets] = True
+    return found
 
 
 class Grouped:
@@ -33,6 +41,6 @@ class Grouped:
         for name in series_ids:
             self._names[bucket(name)].pop(name, None)
 
-    def of(self, marked: np.ndarray) -> list[str]:
-        """Return the ids of marked buckets, bool [1024]."""
-        return list(itertools.chain.from_iterable(self._names[at] for at in np.flatnonzero(marked).tolist()))
+    def of(self, moving: np.ndarray) -> list[str]:
+        """Return the ids of the buckets that are marked, bool [1024]."""
+        return list(itertools.chain.from_iterable(self._names[at] for at in np.flatnonzero(moving).tolist()))

@@ -19,7 +19,7 @@ import torch
 from forecaster.errors import StorageError, UnavailableError
 from forecaster.model.bundle import Bundle
 from forecaster.model.state import State
-from forecaster.serving.buckets import BUCKETS, Grouped, bucket
+from forecaster.serving.buckets import Grouped, bucket, marked
 from forecaster.serving.calibration import Calibration
 from forecaster.serving.census import EARLIEST_US, Census, memory_steps, ring_rows, windows
 from forecaster.serving.issued import Issued
@@ -101,10 +101,7 @@ class Staging:
 
     def fold(self, through: int = 2**62) -> int:
         """Take in what the journal holds up to a record behind what was taken in before; return how many rows."""
-        rows = 0
-        if not self._begun:
-            self._begun = True
-            rows += self._begin()
+        rows = 0 if self._begun else self._begin()
         return rows + self._take(itertools.takewhile(lambda one: one[0] <= through, self._journal.read(self._sequence)))
 
     def rebuilt(self, moving: np.ndarray) -> Rebuilt:
@@ -178,7 +175,7 @@ class Staging:
 
     def _begin(self) -> int:
         """Begin with the snapshots or the windows, and take in what came before the census; return how many rows."""
-        self._is_cut = self._journal.first_sequence() > 1
+        self._begun, self._is_cut = True, self._journal.first_sequence() > 1
         if self._from_snapshots:
             self._check_reach()
             self._go_on()
@@ -295,8 +292,7 @@ def refolded(
     every = np.array(names, dtype=object)
     buckets, zeros = np.fromiter(map(bucket, names), np.int64, len(names)), np.zeros(len(names), dtype=np.int64)
     clocks = np.full(len(names), EARLIEST_US)
-    moving = np.zeros(BUCKETS, dtype=bool)
-    moving[buckets] = True
+    moving = marked(buckets)
     census = Census(through, every, buckets, clocks, zeros)
     staging = Staging(bundle, census, moving, journal, VolatileSnapshots(), replay_steps=1, calibration=calibration)
     staging.fold(through)

@@ -18,7 +18,7 @@ import numpy as np
 from forecaster.errors import StorageError, UnavailableError
 from forecaster.model.bundle import Bundle
 from forecaster.serving.batcher import Batcher
-from forecaster.serving.buckets import BUCKETS
+from forecaster.serving.buckets import BUCKETS, marked
 from forecaster.serving.census import take_census
 from forecaster.serving.engine import Engine
 from forecaster.serving.lane import Lane
@@ -123,12 +123,12 @@ class Swap:
         census = await self._in_thread(take_census, source, self._storage.snapshots, self._check_going, *residents)
         parts = int(np.clip(len(census) // _SERIES_AT_ONCE, 1, _MOST_PARTS))
         for number, buckets in enumerate(np.array_split(np.flatnonzero(waiting), parts)):
-            mine = census.of(_marked(buckets))
+            mine = census.of(marked(buckets))
             make = functools.partial(
                 Staging,
                 target.bundle,
                 mine,
-                _marked(buckets),
+                marked(buckets),
                 self._storage.journal,
                 self._storage.snapshots if goes_on else None,
                 replay_steps=self._replay_steps,
@@ -139,7 +139,7 @@ class Swap:
             left, series = buckets, np.bincount(mine.buckets, minlength=BUCKETS)[buckets]
             while len(left):
                 few = max(int(np.searchsorted(np.cumsum(series), self._pace.series, side="right")), 1)
-                await self._move_some(staging, _marked(left[:few]), source, target, into_next)
+                await self._move_some(staging, marked(left[:few]), source, target, into_next)
                 left, series = left[few:], series[few:]
             self._progress((number + 1) / parts)
 
@@ -249,13 +249,6 @@ def move(engine: Engine, staging: Staging, moving: np.ndarray, source: Lane, tar
     _take(target, rebuilt, standing)
     source.store.forget(rebuilt.names)
     engine.lanes.moved[moving] = into_next
-
-
-def _marked(buckets: IntArray) -> np.ndarray:
-    """Return which buckets are among some, bool [1024]."""
-    marked = np.zeros(BUCKETS, dtype=bool)
-    marked[buckets] = True
-    return marked
 
 
 def _take(target: Lane, rebuilt: Rebuilt, standing: Standing) -> None:
