@@ -29,8 +29,7 @@ _POLL_SECONDS = 0.2
 
 
 def _train(arguments: Namespace) -> int:
-    with without_collections():
-        from forecaster.training.job import train
+    from forecaster.training.job import train
 
     print(train(read_config(arguments), until=read_until(arguments)).line())
     return 0

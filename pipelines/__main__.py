@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from jsonargparse import Namespace
 
 from forecaster.arguments import Command, add_until, dispatch, read_config, read_until
-from forecaster.imports import without_collections
 
 
 def _train(arguments: Namespace) -> int:
-    with without_collections():
-        from pipelines.train import train
+    from pipelines.train import train
 
     result = train(read_config(arguments), until=read_until(arguments))
     sys.stdout.write(result.line() + "\n")

@@ -17,7 +17,7 @@ _HEAVY = {"torch", "mlflow", "lightning", "scipy", "numba", "pandas", "matplotli
         ("forecaster.cli", _HEAVY | {"polars", "numpy", "grpc"}),
         ("forecaster.client, forecaster.data.report, forecaster.data.schema, forecaster.data.windows", _HEAVY),
         ("forecaster.serving.server", {"mlflow", "lightning", "scipy.stats", "pandas", "matplotlib"}),
-        ("forecaster.training.job", {"mlflow", "lightning", "scipy.stats", "pandas", "matplotlib"}),
+        ("forecaster.training.job, pipelines.train", _HEAVY),
     ],
 )
 def test_nothing_large_is_imported_before_it_is_needed(modules: str, absent: set[str]) -> None:
