@@ -25,6 +25,8 @@ from forecaster.serving.records import Columns, Deletion, Issued
 from .conftest import START, Server, ServerFactory
 from .test_server_journey import assert_forecasts_are_the_offline_models
 
+pytestmark = pytest.mark.alone
+
 KILLS = int(os.environ.get("FORECASTER_KILLS", "10"))
 SERIES, RESIDENT, ROWS = 200, 64, 16
 OPTIONS = (

@@ -11,6 +11,8 @@ from tests.postgres import Cluster
 from .conftest import Server, ServerFactory, wander
 from .test_server_journey import assert_forecasts_are_the_offline_models
 
+pytestmark = pytest.mark.alone
+
 LEASE = ("--serving.lease_seconds=2", "--serving.lease_wait_seconds=30")
 
 

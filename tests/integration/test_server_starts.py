@@ -19,6 +19,8 @@ from forecaster.errors import UnavailableError
 
 from .conftest import Server, ServerFactory, wander
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture
 def commands(servers: ServerFactory) -> ServerFactory:

@@ -28,6 +28,8 @@ from .conftest import HOUR_US, Server, ServerFactory, make_bundle, register_bund
 from .nursery import Nursery
 from .test_server_journey import offline
 
+pytestmark = pytest.mark.alone
+
 SERIES, HISTORY = 40, 60
 
 
