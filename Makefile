@@ -27,10 +27,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## train, register, serve, stream, kill -9, recover, report
 	$(BIN)/forecaster demo --output $(DEMO_OUTPUT)
 
-# Those without servers two at a time; WORKERS=0 runs all in one process.
+# Two at a time, except for those that kill, stop or hurry servers; WORKERS=0 runs all in one process.
 test: setup  ## run the tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/unit
-	$(BIN)/python -m pytest tests/integration tests/e2e
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not alone' tests/integration tests/e2e
+	$(BIN)/python -m pytest -m alone tests/integration
 
 check: setup  ## lint, types, import order, API rules, generated code
 	$(BIN)/ruff check .

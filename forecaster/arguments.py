@@ -51,20 +51,23 @@ def dispatch(
     commands: Mapping[str, Command], argv: Sequence[str] | None, *, program: str, description: str, noun: str
 ) -> int:
     """Run the subcommand that `argv` names and return its exit code; without one show the help."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    named = next((word for word in words if not word.startswith("-")), None)
     parser = command_parser(description, usage=f"{program} [-h] {noun.upper()} [options]")
     subcommands = parser.add_subcommands(title=f"{noun}s", metavar=noun.upper())
     for name, command in commands.items():
         one = command_parser(command.help, usage=f"{program} {name} [-h] [--config FILE] [options]")
-        command.add_arguments(one)
-        if command.has_config:
-            add_config_arguments(one, command.sections)
+        if name == named:  # the others' options, two hundred each, would take longer than all else here
+            command.add_arguments(one)
+            if command.has_config:
+                add_config_arguments(one, command.sections)
         subcommands.add_subcommand(name, one, help=command.help)
 
     def chosen() -> int:
-        if not (sys.argv[1:] if argv is None else argv):
+        if not words:
             parser.print_help(sys.stderr)
             return 2
-        arguments = parse(parser, argv)
+        arguments = parse(parser, words)
         return commands[arguments.subcommand].run(arguments[arguments.subcommand])
 
     return run(chosen)

@@ -11,15 +11,17 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import polars as pl
 from jsonargparse import ArgumentParser, Namespace
 
 from forecaster.arguments import Command, add_until, dispatch, read_config, read_until, utc_time
 from forecaster.benchmarks import NAMES
 from forecaster.config import require
 from forecaster.errors import ConfigError, DataError
+from forecaster.imports import without_collections
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from forecaster.client import ModelInfo
 
 _PATIENCE_SECONDS = 5.0
@@ -62,7 +64,8 @@ def _add_evaluate_arguments(parser: ArgumentParser) -> None:
 
 
 def _evaluate(arguments: Namespace) -> int:
-    from forecaster.evaluation_report import evaluate
+    with without_collections():
+        from forecaster.evaluation_report import evaluate
 
     report = evaluate(
         read_config(arguments),
@@ -80,8 +83,9 @@ def _evaluate(arguments: Namespace) -> int:
 def _serve(arguments: Namespace) -> int:
     # As torch's threads, see `serve`; the compiled kernels' products are OpenBLAS', which reads this when it is loaded.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from forecaster.serving.server import serve
-    from forecaster.serving.telemetry import configure_logging
+    with without_collections():
+        from forecaster.serving.server import serve
+        from forecaster.serving.telemetry import configure_logging
 
     configure_logging()
     return serve(read_config(arguments))
@@ -136,7 +140,9 @@ def _add_forecast_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--beams", type=int, metavar="K", help="show the most probable paths instead")
 
 
-def _read_future(path: str) -> pl.DataFrame:
+def _read_future(path: str) -> "pl.DataFrame":
+    import polars as pl
+
     try:
         if path.lower().endswith((".parquet", ".pq")):
             return pl.read_parquet(path)
@@ -147,6 +153,8 @@ def _read_future(path: str) -> pl.DataFrame:
 
 
 def _forecast(arguments: Namespace) -> int:
+    import polars as pl
+
     from forecaster.client import ForecastClient
 
     if arguments.paths is not None and arguments.beams is not None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from forecaster.config import TrackingConfig
 from forecaster.errors import ConfigError, ModelNotFoundError, UnavailableError
+from forecaster.imports import without_collections
 from forecaster.model.bundle import CONFIG_FILE, WEIGHTS_FILE, Bundle
 from forecaster.store_uri import artifact_location, moved, sqlite_path, without_password
 
@@ -65,7 +66,8 @@ def connect(config: TrackingConfig) -> "MlflowClient":
     """Return a client of the store; a SQLite file that does not exist is made."""
     for name, value in _MLFLOW_SETTINGS.items():
         os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
+    with without_collections():
+        from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -6,7 +6,6 @@ Shapes: ... any, Q quantiles, H hidden, K bins.
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.stats
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -25,6 +24,8 @@ class NegativeBinomialHead(nn.Module):
     error_power = 0
 
     def __init__(self, hidden_size: int) -> None:
+        import scipy.stats  # noqa: F401 -- takes a second: only where counts are forecast, and not at the first forecast
+
         super().__init__()
         self.linear = nn.Linear(hidden_size, 2)
         nn.init.zeros_(self.linear.weight)
@@ -53,6 +54,8 @@ class NegativeBinomialHead(nn.Module):
 
     def sample(self, parameters: Tensor, uniform: Tensor, frame: Frame) -> Tensor:
         """Return the least count whose probability to be reached or undercut is `uniform`."""
+        import scipy.stats
+
         mean, alpha = self._mean(parameters, frame), parameters[..., 1].double()
         mean, alpha, uniform = (x.cpu().numpy() for x in torch.broadcast_tensors(mean, alpha, uniform))
         counts = scipy.stats.nbinom.ppf(uniform, 1 / alpha, 1 / (1 + alpha * mean))

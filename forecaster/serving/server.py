@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection
 
 from forecaster.config import Config, ServingConfig
 from forecaster.errors import ConfigError, ForecasterError, StorageError, UnavailableError
+from forecaster.imports import without_collections
 from forecaster.serving.backend import Backend, Phase
 from forecaster.serving.host import Host, Source, open_sources
 from forecaster.serving.metrics import exposed
@@ -46,7 +47,8 @@ def serve(config: Config) -> int:
     # More shards, not more threads: two OpenMP threads on two busy cores are far slower than one.
     torch.set_num_threads(1)
     sys.setswitchinterval(_SWITCH_SECONDS)
-    sources = open_sources(config)
+    with without_collections():
+        sources = open_sources(config)
     # What the libraries made stays for good: a collection that looks through it holds every request up for 150 ms.
     gc.collect()
     gc.freeze()

@@ -17,9 +17,10 @@ from forecaster.data.report import inspect_frame
 from forecaster.data.schema import read_frame
 from forecaster.data.windows import Series, to_segments
 from forecaster.errors import ConfigError, DataError
-from forecaster.registry import CHAMPION, RegisteredModel
+from forecaster.imports import without_collections
 
 if TYPE_CHECKING:
+    from forecaster.registry import RegisteredModel
     from forecaster.training.fit import FitResult
 
 
@@ -35,13 +36,15 @@ class TrainResult:
     """
 
     run_id: str
-    model: RegisteredModel
+    model: "RegisteredModel"
     fit: "FitResult"
     refusal: str
 
     @property
     def is_champion(self) -> bool:
         """Whether the version became the champion."""
+        from forecaster.registry import CHAMPION
+
         return CHAMPION in self.model.aliases
 
     def line(self) -> str:
@@ -76,11 +79,11 @@ def train(
     if not config.training.holdout:
         raise ConfigError("training.holdout=False leaves nothing to judge a champion by: leave it out")
     frame, series = read_series(config.data, until=until, stream=stream)
-    # Lightning and MLflow take seconds to import: what is wrong with the data is said before.
-    from forecaster.training.callbacks import progress_on
-    from forecaster.training.fit import fit
-    from forecaster.training.inspection import describe, settle
-    from forecaster.training.tracking import track, verdict
+    with without_collections():  # Lightning and torch take seconds: what is wrong with the data is said before
+        from forecaster.training.callbacks import progress_on
+        from forecaster.training.fit import fit
+        from forecaster.training.inspection import describe, settle
+        from forecaster.training.tracking import track, verdict
 
     callbacks, write_line = progress_on(stream, config.training.max_epochs)
     with track(config, trigger=trigger) as run:

@@ -1,6 +1,5 @@
 """A registered small model and real server processes on loopback."""
 
-import contextlib
 import dataclasses
 import datetime as dt
 import os
@@ -23,7 +22,7 @@ from forecaster.config import ModelConfig, TrackingConfig
 from forecaster.model.bundle import Bundle
 from forecaster.model.seq2seq import Seq2Seq
 
-from .nursery import Nursery
+from .nursery import Forked, Nursery
 
 HOUR_US = 3_600_000_000
 START = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
@@ -57,12 +56,12 @@ def wander(series: int, steps: int, *, seed: int = 0, start: int = 0) -> pl.Data
 class Server:
     """One server process."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | Forked
     address: str
     log: pathlib.Path
 
     def kill(self) -> None:
-        """End it as a power switch would."""
+        """End it as a power switch would; its files are free when this returns."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(10)
 
@@ -74,35 +73,57 @@ class Server:
 
 @dataclass
 class ServerFactory:
-    """Starts servers of one registered model."""
+    """Starts servers of one registered model: by the nursery, or without one as a shell does, which takes seconds."""
 
     tracking: TrackingConfig
     bundle: Bundle
     folder: pathlib.Path
+    nursery: Nursery | None = None
     started: list[Server] = dataclasses.field(default_factory=list)
     timeout_seconds: float = 60.0
 
-    def command(self, *options: str, state: str = "state") -> list[str]:
-        """Return the command line of a server on a free port."""
+    def begin(self, *options: str, state: str = "state") -> Server:
+        """Start a server on a free port; it has no address yet."""
+        log = self.folder / f"server-{len(self.started)}.log"
         fixed = [f"--tracking.uri={self.tracking.uri}", f"--serving.state={self.folder / state}", "--serving.port=0"]
-        return [sys.executable, "-m", "forecaster", "serve", *fixed, *options]
+        arguments = ["serve", *fixed, f"--serving.address_file={log.with_suffix('.address')}", *options]
+        server = Server(self._start(arguments, log), "", log)
+        self.started.append(server)
+        return server
 
     def __call__(self, *options: str, state: str = "state") -> Server:
         """Start a server and wait until it serves."""
-        address_file = self.folder / f"address-{len(self.started)}"
-        log = self.folder / f"server-{len(self.started)}.log"
-        command = self.command(f"--serving.address_file={address_file}", *options, state=state)
-        with log.open("w") as stream:
-            process = subprocess.Popen(command, stderr=stream, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        server = Server(process, "", log)
-        self.started.append(server)
+        server = self.begin(*options, state=state)
+        address_file = server.log.with_suffix(".address")
         deadline = time.monotonic() + self.timeout_seconds
         while not address_file.exists():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"the server did not start: {log.read_text()}")
-            time.sleep(0.02)
+            if server.process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"the server did not start: {server.log.read_text()}")
+            time.sleep(0.01)
         server.address = address_file.read_text().strip()
         return server
+
+    def refused(self, *options: str, state: str = "state") -> str:
+        """Start a server that ends at once and return the one line that it says."""
+        server = self.begin(*options, state=state)
+        status, said = server.process.wait(self.timeout_seconds), server.log.read_text()
+        assert status == 2, said
+        assert "Traceback" not in said
+        (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
+        return line
+
+    def end(self) -> None:
+        """Kill the servers that run."""
+        for server in self.started:
+            if server.process.poll() is None:
+                server.kill()
+
+    def _start(self, arguments: list[str], log: pathlib.Path) -> subprocess.Popen[str] | Forked:
+        if self.nursery is not None:
+            return self.nursery.start(arguments, log)
+        command, environment = [sys.executable, "-m", "forecaster", *arguments], {**os.environ, "OMP_NUM_THREADS": "1"}
+        with log.open("w") as stream:
+            return subprocess.Popen(command, stderr=stream, text=True, env=environment)
 
 
 def register_bundle(tracking: TrackingConfig, bundle: Bundle, history: pl.DataFrame | None = None) -> None:
@@ -127,23 +148,22 @@ def registered(empty_store: pathlib.Path, tmp_path_factory: pytest.TempPathFacto
     return tracking, bundle
 
 
-@pytest.fixture
-def servers(registered: tuple[TrackingConfig, Bundle], tmp_path: pathlib.Path) -> Iterator[ServerFactory]:
-    """Return what starts servers; the test's end stops those that run."""
-    factory = ServerFactory(*registered, tmp_path)
-    yield factory
-    for server in factory.started:
-        if server.process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                server.kill()
-
-
 @pytest.fixture(scope="session")
 def nursery() -> Iterator[Nursery]:
     """Return what starts servers quickly; they end with the session, or when the test kills them."""
     made = Nursery()
     yield made
     made.close()
+
+
+@pytest.fixture
+def servers(
+    registered: tuple[TrackingConfig, Bundle], tmp_path: pathlib.Path, nursery: Nursery
+) -> Iterator[ServerFactory]:
+    """Return what starts servers; the test's end stops those that run."""
+    factory = ServerFactory(*registered, tmp_path, nursery)
+    yield factory
+    factory.end()
 
 
 @pytest.fixture

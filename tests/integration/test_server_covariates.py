@@ -1,7 +1,6 @@
 """A real server with a model that knows covariates, draws and searches paths, and forecasts the ends of series."""
 
 import asyncio
-import contextlib
 import datetime as dt
 import pathlib
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from forecaster.v1.forecast_service_pb2_grpc import ForecastServiceStub
 from forecaster.v1.observation_pb2 import SeriesAttributes
 
 from .conftest import HOUR_US, START, ServerFactory, register_bundle, wander
+from .nursery import Nursery
 from .test_cli import forecaster
 
 HORIZON = 6
@@ -115,14 +115,11 @@ def known(empty_store: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture
-def servers(known: tuple[TrackingConfig, Bundle], tmp_path: pathlib.Path) -> Iterator[ServerFactory]:
+def servers(known: tuple[TrackingConfig, Bundle], tmp_path: pathlib.Path, nursery: Nursery) -> Iterator[ServerFactory]:
     """Return what starts servers of that model."""
-    factory = ServerFactory(*known, tmp_path)
+    factory = ServerFactory(*known, tmp_path, nursery)
     yield factory
-    for server in factory.started:
-        if server.process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                server.kill()
+    factory.end()
 
 
 IDS = ["s0", "s1", "s2"]
@@ -310,7 +307,7 @@ def test_covariates_from_the_shell(servers: ServerFactory, tmp_path: pathlib.Pat
 def test_another_model_does_not_draw(
     registered: tuple[TrackingConfig, Bundle], tmp_path: pathlib.Path, servers: ServerFactory
 ) -> None:
-    plain = ServerFactory(*registered, tmp_path / "plain", servers.started)
+    plain = ServerFactory(*registered, tmp_path / "plain", servers.nursery, servers.started)
     plain.folder.mkdir()
     with ForecastClient(plain().address) as client:
         client.observe(beside(wander(1, 30)))  # whose covariates it does not know

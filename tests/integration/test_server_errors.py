@@ -30,6 +30,8 @@ from forecaster.v1.forecast_service_pb2_grpc import ForecastServiceStub
 
 from .conftest import HOUR_US, START, Server, ServerFactory, wander
 
+pytestmark = pytest.mark.alone
+
 
 def test_typed_errors_say_what_to_do(client: ForecastClient) -> None:
     client.observe(wander(1, 30))

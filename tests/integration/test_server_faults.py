@@ -2,11 +2,10 @@
 
 import pathlib
 import resource
-import signal
 import sqlite3
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 
 import grpc
@@ -20,31 +19,24 @@ from forecaster.errors import SeriesNotFoundError, UnavailableError
 from forecaster.serving.history import scan
 from forecaster.v1.forecast_service_pb2_grpc import ForecastServiceStub
 
-from .conftest import ServerFactory, wander
-from .nursery import Nursery, is_alive, kill
+from .conftest import Server, ServerFactory, wander
 from .test_server_journey import assert_forecasts_are_the_offline_models
-from .test_server_starts import refused_start
 
 HOURS = 40
 OFTEN = ("--serving.snapshot_seconds=0.1", "--serving.journal_seconds=0.3")
 FEW = ("--serving.max_resident_series=8", "--serving.max_batch_observations=8", "--serving.max_request_observations=8")
-Start = Callable[..., tuple[int, str]]
+Start = Callable[..., tuple[Server, str]]
 
 
 @pytest.fixture
-def start(nursery: Nursery, servers: ServerFactory) -> Iterator[Start]:
-    """Return what starts a server quickly and says its process id and address; it ends with the test."""
-    started: list[int] = []
+def start(servers: ServerFactory) -> Start:
+    """Return what starts a server and says its address."""
 
-    def begin(*options: str) -> tuple[int, str]:
-        process, address = nursery.serve(servers, *options)
-        started.append(process)
-        return process, address
+    def begin(*options: str) -> tuple[Server, str]:
+        server = servers(*options)
+        return server, server.address
 
-    yield begin
-    for process in started:
-        if is_alive(process):
-            kill(process)
+    return begin
 
 
 @pytest.fixture
@@ -84,14 +76,14 @@ def until(what: Callable[[], bool], seconds: float = 20) -> None:
 
 def test_a_torn_end_of_the_log_is_given_again(start: Start, servers: ServerFactory, state: pathlib.Path) -> None:
     """What a disk lost in spite of its promise is missing whole, and a client that repeats everything fills it."""
-    process, address = start("--serving.snapshot_seconds=0.1")
+    server, address = start("--serving.snapshot_seconds=0.1")
     assert hour_by_hour(address, 3, range(HOURS)) == (3 * HOURS, 0)
     time.sleep(0.5)  # snapshots of states that the journal will not know any more
-    kill(process)
+    server.kill()
     log = state / "journal.db-wal"
     with log.open("r+b") as file:
         file.truncate(log.stat().st_size - 20_000)
-    process, address = start()
+    server, address = start()
     with ForecastClient(address) as client:
         lengths = {info.length for info in client.list_series()}
         assert len(lengths) == 1
@@ -105,15 +97,15 @@ def test_a_torn_end_of_the_log_is_given_again(start: Start, servers: ServerFacto
 def test_a_changed_byte_of_the_journal_keeps_a_server_from_starting(
     start: Start, servers: ServerFactory, state: pathlib.Path
 ) -> None:
-    process, address = start()
+    server, address = start()
     hour_by_hour(address, 3, range(HOURS))
-    kill(process)
+    server.kill()
     with closing(sqlite3.connect(state / "journal.db")) as database:
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     value = wander(1, 1, start=HOURS // 2)["y"][0]
     assert value is not None
     flip(state / "journal.db", (state / "journal.db").read_bytes().index(struct.pack("<d", value)))
-    line = refused_start(servers)
+    line = servers.refused()
     assert "journal.db: record" in line
     assert "is corrupted" in line
     assert "restore" in line
@@ -121,9 +113,9 @@ def test_a_changed_byte_of_the_journal_keeps_a_server_from_starting(
 
 @pytest.mark.parametrize("where", ["header", "pages"])
 def test_a_corrupted_cache_is_rebuilt(start: Start, servers: ServerFactory, state: pathlib.Path, where: str) -> None:
-    process, address = start()
+    server, address = start()
     hour_by_hour(address, 60, range(20))
-    kill(process, signal.SIGTERM)
+    assert server.stop() == 0
     path = state / "snapshots.db"
     size = path.stat().st_size
     assert size > 80_000
@@ -140,14 +132,14 @@ def test_a_corrupted_cache_is_rebuilt(start: Start, servers: ServerFactory, stat
 def test_corrupted_snapshots_of_cold_series_are_folded_again(
     start: Start, servers: ServerFactory, state: pathlib.Path
 ) -> None:
-    process, address = start(*FEW)
+    server, address = start(*FEW)
     hour_by_hour(address, 24, range(20), at_once=8)
-    kill(process, signal.SIGTERM)
+    assert server.stop() == 0
     with closing(sqlite3.connect(state / "snapshots.db")) as database, database:
         for row, packed in database.execute("SELECT rowid, state FROM snapshots").fetchall():
             changed = packed[:64] + bytes([packed[64] ^ 1]) + packed[65:]
             database.execute("UPDATE snapshots SET state = ? WHERE rowid = ?", (changed, row))
-    process, address = start(*FEW, "--serving.snapshot_seconds=0.1")
+    server, address = start(*FEW, "--serving.snapshot_seconds=0.1")
     with ForecastClient(address) as client:
         assert [client.get_series(f"s{k}").length for k in range(24)] == [20] * 24
         assert [info.length for info in client.list_series()] == [20] * 24
@@ -160,15 +152,15 @@ def test_corrupted_snapshots_of_cold_series_are_folded_again(
 def test_a_full_disk_refuses_what_must_be_written_and_nothing_else(
     start: Start, servers: ServerFactory, state: pathlib.Path
 ) -> None:
-    process, address = start(*OFTEN)
+    server, address = start(*OFTEN)
     hour_by_hour(address, 3, range(HOURS))
-    before = resource.prlimit(process, resource.RLIMIT_FSIZE)
+    before = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
     with (
         grpc.insecure_channel(address) as channel,
         ForecastClient(address) as client,
         ForecastClient(address, retry=RetryPolicy(timeout_seconds=0.1)) as hasty,
     ):
-        resource.prlimit(process, resource.RLIMIT_FSIZE, (64, before[1]))
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (64, before[1]))
         (call,) = observe_calls(wander(3, 1, start=HOURS), "", None)
         for _ in range(3):
             with pytest.raises(grpc.RpcError) as refused:
@@ -181,11 +173,11 @@ def test_a_full_disk_refuses_what_must_be_written_and_nothing_else(
         with pytest.raises(UnavailableError):
             hasty.delete_series("s0")
         time.sleep(0.5)  # snapshots and pruning fail too
-        resource.prlimit(process, resource.RLIMIT_FSIZE, before)
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, before)
         assert client.observe(wander(3, 1, start=HOURS)).applied == 3
         assert_forecasts_are_the_offline_models(client, servers.bundle, wander(3, HOURS + 1))
         until(lambda: not scan(state / "history").filter(unique_id="s2").collect().is_empty())
-    kill(process)
+    server.kill()
     _, address = start()
     with ForecastClient(address) as client:
         assert_forecasts_are_the_offline_models(client, servers.bundle, wander(3, HOURS + 1))
@@ -204,7 +196,7 @@ def test_nothing_is_left_of_a_deleted_series(start: Start, state: pathlib.Path) 
     def in_history() -> bool:
         return not scan(state / "history").filter(unique_id=name).collect().is_empty()
 
-    process, address = start(*OFTEN)
+    server, address = start(*OFTEN)
     with ForecastClient(address) as client:
         client.observe(wander(3, HOURS))
         client.observe(frame)
@@ -217,7 +209,7 @@ def test_nothing_is_left_of_a_deleted_series(start: Start, state: pathlib.Path) 
             client.get_series(name)
         until(lambda: not left() and not in_history(), 5)
         assert [info.unique_id for info in client.list_series()] == ["s0", "s1", "s2"]
-    kill(process)
+    server.kill()
     _, address = start()
     with ForecastClient(address) as client:
         with pytest.raises(SeriesNotFoundError):

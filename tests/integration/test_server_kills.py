@@ -22,9 +22,10 @@ from forecaster.client import ForecastClient, RetryPolicy
 from forecaster.serving.opening import open_storage
 from forecaster.serving.records import Columns, Deletion, Issued
 
-from .conftest import START, ServerFactory
-from .nursery import Nursery, kill
+from .conftest import START, Server, ServerFactory
 from .test_server_journey import assert_forecasts_are_the_offline_models
+
+pytestmark = pytest.mark.alone
 
 KILLS = int(os.environ.get("FORECASTER_KILLS", "10"))
 SERIES, RESIDENT, ROWS = 200, 64, 16
@@ -165,18 +166,18 @@ def clients(address: str) -> Iterator[list[Feed]]:
             done.result(150)
 
 
-def kill_again_and_again(nursery: Nursery, servers: ServerFactory, process: int, options: tuple[str, ...]) -> int:
+def kill_again_and_again(servers: ServerFactory, server: Server, options: tuple[str, ...]) -> Server:
     """Kill servers while they serve, recover or start; return one that runs."""
     moments = random.Random(KILLS)
     for number in range(KILLS):
         time.sleep(moments.uniform(0.1, 1.5))
-        kill(process)
+        server.kill()
         if number % 4 == 3:  # the next one does not live to serve, or not for long
-            short = nursery.fork(servers, *options)
+            short = servers.begin(*options)
             time.sleep(moments.uniform(0.0, 0.5))
-            kill(short)
-        process, _ = nursery.serve(servers, *options)
-    return process
+            short.kill()
+        server = servers(*options)
+    return server
 
 
 def stored(servers: ServerFactory) -> tuple[dict[str, dict[int, float | None]], int, int]:
@@ -211,20 +212,21 @@ def scores(client: ForecastClient) -> dict[str, list[tuple[object, ...]]]:
 
 
 @pytest.mark.timeout(900)
-def test_killed_again_and_again(servers: ServerFactory, nursery: Nursery) -> None:
-    process, address = nursery.serve(servers, *OPTIONS)
+def test_killed_again_and_again(servers: ServerFactory) -> None:
+    server = servers(*OPTIONS)
+    address = server.address
     options = (*OPTIONS, f"--serving.port={address.rsplit(':', 1)[1]}")
     began = time.monotonic()
     with clients(address) as feeds:
-        process = kill_again_and_again(nursery, servers, process, options)
-    kill(process)
+        server = kill_again_and_again(servers, server, options)
+    server.kill()
     acknowledged = {name: rows for feed in feeds for name, rows in feed.acknowledged.items()}
     fold, count, issued = stored(servers)
     assert fold == acknowledged
     repeated = sum(feed.duplicates for feed in feeds)
     print(f"{KILLS} kills in {time.monotonic() - began:.0f} s: {count} rows, {issued} issued, {repeated} sent again")
     assert list((servers.folder / "state" / "forecaster" / "history").glob("*.parquet"))
-    process, _ = nursery.serve(servers, *options)
+    server = servers(*options)
     whole = frame([(name, hour, value) for name, rows in acknowledged.items() for hour, value in sorted(rows.items())])
     with ForecastClient(address, retry=RETRY) as client:
         assert {info.unique_id for info in client.list_series()} == set(acknowledged)
@@ -232,9 +234,9 @@ def test_killed_again_and_again(servers: ServerFactory, nursery: Nursery) -> Non
             mine = whole.filter(pl.col("unique_id").is_in([f"s{k:03}" for k in range(start, start + 50)]))
             assert_forecasts_are_the_offline_models(client, servers.bundle, mine)
         before = scores(client)
-        kill(process)
-        process, _ = nursery.serve(servers, *options)
+        server.kill()
+        server = servers(*options)
         assert scores(client) == before
         assert sum(live[0][1] > 0 for live in before.values()) > 10  # many more on an idle machine
-    for log in (one.read_text() for one in servers.folder.glob("forked-*.log")):
+    for log in (one.read_text() for one in servers.folder.glob("server-*.log")):
         assert not any(word in log for word in ("Traceback", "CRITICAL", "ERROR", "corrupted", "did not succeed")), log

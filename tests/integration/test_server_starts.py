@@ -1,10 +1,12 @@
-"""How a real server starts, says that it serves, and stops; what keeps it from starting."""
+"""How a real server starts, says that it serves, and stops; what keeps it from starting.
+
+The first of each kind is started by the command, as from a shell; the others by the nursery.
+"""
 
 import dataclasses
 import pathlib
 import signal
 import sqlite3
-import subprocess
 import time
 
 import grpc
@@ -13,14 +15,21 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from forecaster.client import ForecastClient, RetryPolicy
-from forecaster.errors import (
-    UnavailableError,
-)
+from forecaster.errors import UnavailableError
 
 from .conftest import Server, ServerFactory, wander
 
+pytestmark = pytest.mark.alone
 
-def test_health_and_reflection(server: Server) -> None:
+
+@pytest.fixture
+def commands(servers: ServerFactory) -> ServerFactory:
+    """Return what starts servers as a shell does."""
+    return dataclasses.replace(servers, nursery=None)
+
+
+def test_health_and_reflection(commands: ServerFactory) -> None:
+    server = commands()
     with grpc.insecure_channel(server.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         for service in ("", "forecaster.v1.ForecastService", "forecaster.v1.ModelService"):
@@ -28,6 +37,7 @@ def test_health_and_reflection(server: Server) -> None:
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
         names = ProtoReflectionDescriptorDatabase(channel).get_services()
         assert {"forecaster.v1.ForecastService", "forecaster.v1.ModelService", "grpc.health.v1.Health"} <= set(names)
+    assert server.stop() == 0
 
 
 def test_a_stop_drains_and_refuses_politely(servers: ServerFactory) -> None:
@@ -56,35 +66,25 @@ def test_an_idle_stream_does_not_hold_a_stop_up(server: Server) -> None:
             stream.send(wander(1, 1, start=30))
 
 
-def refused_start(servers: ServerFactory, *options: str, command: list[str] | None = None) -> str:
-    done = subprocess.run(command or servers.command(*options), capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 2, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    return lines[0]
-
-
-def test_an_address_file_that_cannot_be_written_is_said_in_one_line(servers: ServerFactory) -> None:
-    assert "cannot be written" in refused_start(servers, "--serving.address_file=/proc/nowhere/address")
+def test_an_address_file_that_cannot_be_written_is_said_in_one_line(commands: ServerFactory) -> None:
+    assert "cannot be written" in commands.refused("--serving.address_file=/proc/nowhere/address")
 
 
 def test_a_taken_port_is_said_in_one_line(servers: ServerFactory) -> None:
     server = servers()
     port = server.address.rsplit(":", 1)[1]
-    command = servers.command(f"--serving.port={port}", state="other")
-    assert f"cannot listen on 127.0.0.1:{port}" in refused_start(servers, command=command)
+    assert f"cannot listen on 127.0.0.1:{port}" in servers.refused(f"--serving.port={port}", state="other")
 
 
 def test_a_state_in_use_is_said_in_one_line(servers: ServerFactory) -> None:
     servers()
-    assert "in use by another server" in refused_start(servers)
+    assert "in use by another server" in servers.refused()
 
 
 def test_a_missing_champion_is_said_in_one_line(servers: ServerFactory, tmp_path: pathlib.Path) -> None:
     missing = f"sqlite:///{tmp_path}/nothing.db"
     elsewhere = dataclasses.replace(servers, tracking=dataclasses.replace(servers.tracking, uri=missing))
-    line = refused_start(elsewhere)
+    line = elsewhere.refused()
     assert "forecaster train" in line
     assert not (tmp_path / "nothing.db").exists()
 
@@ -99,4 +99,4 @@ def test_a_corrupted_journal_is_said_in_one_line(servers: ServerFactory) -> None
     database.execute("UPDATE journal SET payload = substr(payload, 1, 30)")
     database.commit()
     database.close()
-    assert "journal.db: record 1 is corrupted" in refused_start(servers)
+    assert "journal.db: record 1 is corrupted" in servers.refused()

@@ -27,6 +27,8 @@ from forecaster.v1.forecast_service_pb2_grpc import ForecastServiceStub
 
 from .conftest import START, Server, ServerFactory, wander
 
+pytestmark = pytest.mark.alone
+
 HISTORY = 40
 KINDS = pytest.mark.parametrize("kind", ["blocking", "asyncio"])
 

@@ -25,7 +25,10 @@ from forecaster.model.covariates import Covariate, CovariateSpec
 from forecaster.model.seq2seq import Seq2Seq
 
 from .conftest import HOUR_US, Server, ServerFactory, make_bundle, register_bundle, wander
+from .nursery import Nursery
 from .test_server_journey import offline
+
+pytestmark = pytest.mark.alone
 
 SERIES, HISTORY = 40, 60
 
@@ -45,16 +48,13 @@ OTHER = other_bundle()
 
 
 @pytest.fixture
-def swappable(tracking: TrackingConfig, tmp_path: pathlib.Path) -> Iterator[ServerFactory]:
+def swappable(tracking: TrackingConfig, tmp_path: pathlib.Path, nursery: Nursery) -> Iterator[ServerFactory]:
     """Return what starts servers of a registry of the test's own, whose only version is the champion."""
     bundle = make_bundle()
     register_bundle(tracking, bundle)
-    factory = ServerFactory(tracking, bundle, tmp_path)
+    factory = ServerFactory(tracking, bundle, tmp_path, nursery)
     yield factory
-    for server in factory.started:
-        if server.process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                server.kill()
+    factory.end()
 
 
 def wait_for(client: ForecastClient, version: str, *states: str) -> ModelInfo:
