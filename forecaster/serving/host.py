@@ -149,7 +149,7 @@ class Host:
     async def recover(self, should_stop: Callable[[], bool]) -> None:
         """Rebuild every series; raises StorageError, or UnavailableError soon after `should_stop` says so."""
         began = time.monotonic()
-        await self._batcher.upkeep(self._engine.lanes.active.stepper.warm_up)  # compiles, or loads what was compiled
+        await self._batcher.upkeep(self._engine.lanes.active.warm_up)  # compiles, or loads what was compiled
         LOGGER.info("kernels are ready after %.1f s", time.monotonic() - began)
         began = time.monotonic()
         series, rows = await self._batcher.upkeep(lambda: self._engine.recover(should_stop))

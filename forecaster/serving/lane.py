@@ -48,6 +48,12 @@ class Lane:
         self.covariates, self.static = bundle.model.covariates.dynamic, AttributeCoder(bundle)
         self.scoring = None if store.calibration is None else Scoring(store.calibration, store)
 
+    def warm_up(self) -> None:
+        """Run the compiled kernels once on states of their own: the first call in a process compiles or loads them."""
+        self.stepper.warm_up()
+        if self.scoring is not None:
+            self.scoring.warm_up()
+
     def judge(self, columns: Columns, find: Find, *, room: int, latest_us: int = 2**63 - 1) -> tuple[Verdict, IntArray]:
         """Judge rows against the series' clocks and memories; return the slots of the series too, -1 for new ones.
 

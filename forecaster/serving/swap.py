@@ -89,7 +89,7 @@ class Swap:
         lanes = self._engine.lanes
         keep = {bundle.fingerprint, lanes.active.bundle.fingerprint}
         lane = await self._in_thread(functools.partial(self._engine.make_lane, bundle, version, empty=True))
-        await self._in_thread(lane.stepper.warm_up)
+        await self._in_thread(lane.warm_up)
         self._lane = lane
         try:
             await self._batcher.upkeep(lambda: lanes.begin(lane))
