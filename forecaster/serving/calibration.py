@@ -112,7 +112,7 @@ class Calibration:
         self, tensors: State, targets: IntArray, slots: IntArray, position: IntArray, values: Float64
     ) -> None:
         """Score what waits for the one next step of each series, whose values are float64 [N]; see `score`."""
-        calibration_kernel.score_step(_states(tensors, targets), slots, position, values, *self._settling)
+        calibration_kernel.score_step(_states(tensors, targets), slots, position, _plain(values), *self._settling)
 
     def issue(
         self,
@@ -143,7 +143,7 @@ class Calibration:
             _states(tensors, targets),
             tensors["normalizer"].numpy(),
             slots,
-            (np.ascontiguousarray(forecasts[0]), np.ascontiguousarray(forecasts[1])),
+            (_plain(forecasts[0]), _plain(forecasts[1])),
             origins,
             *self._issuing,
         )
@@ -172,7 +172,7 @@ class Calibration:
             run_of: for each of `issued`'s series its run, -1 if it has none, int64 [S].
         """
         assert issued.fingerprint == self._fingerprint
-        rest = (_writable(issued.origin_us), _writable(issued.frame), _writable(issued.bounds))
+        rest = (_plain(issued.origin_us), _plain(issued.frame), _plain(issued.bounds))
         calibration_kernel.replay(
             _states(tensors, targets),
             *at,
@@ -247,9 +247,9 @@ def _states(tensors: State, targets: IntArray) -> tuple[npt.NDArray[Any], ...]:
 
 def _arrays(runs: Runs) -> tuple[npt.NDArray[Any], ...]:
     parts = (runs.start_us, runs.lengths, runs.row_run, runs.row_step, runs.values)
-    return tuple(_writable(part.numpy()) for part in parts)
+    return tuple(_plain(part.numpy()) for part in parts)
 
 
-def _writable(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return an array without gaps that may be written to: the kernels are compiled for nothing else."""
-    return np.require(array, requirements=("C", "W"))
+def _plain(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return an aligned array without gaps that may be written to: the kernels are compiled for nothing else."""
+    return array if array.flags.carray else array.copy(order="C")

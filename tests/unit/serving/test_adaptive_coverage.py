@@ -35,7 +35,7 @@ class Stream:
                 )
                 series.forecast(everyone, self.quantiles)
             at = series.targets, series.slots, series.position
-            series.calibration.score_step(series.tensors, *at, np.ascontiguousarray(values))
+            series.calibration.score_step(series.tensors, *at, values)
             series.position += 1
             series.clock_us += HOUR_US
 

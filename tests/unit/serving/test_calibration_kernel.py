@@ -14,6 +14,8 @@ from hypothesis import given, settings
 
 from forecaster.serving import calibration_kernel, issue_kernel
 from forecaster.serving.calibration import scored_horizons
+from forecaster.serving.issued import Issued
+from forecaster.serving.records import decode, encode
 from tests.unit.serving.calibrating import GAUSSIAN, LEVELS, Series, calibration
 from tests.unit.serving.plain_calibration import PlainSeries
 
@@ -80,10 +82,16 @@ def test_warming_up() -> None:
     entries = (kernel.next_targets, kernel.score_step, kernel.score, kernel.replay, issue_kernel.issue)
     compiled = [one.signatures for one in entries]
     assert all(compiled)
-    series = played(("a", "b"), *drawn(0, 2, 20, 1.0))
+    values, quantiles = drawn(0, 2, 20, 1.0)
+    for one in (values, quantiles):
+        one.flags.writeable = False  # as what was decoded from bytes
+    series = played(("a", "b"), values, quantiles)
     issued = series.forecast([0, 1], drawn(1, 2, 1, 1.0)[1][0])
+    assert issued is not None
+    again = decode(encode(issued))
+    assert isinstance(again, Issued)
     series.observe({0: series.next_run(0, [1.0, None, 2.0])})
-    series.observe({1: series.next_run(1, [1.0])}, issued)
+    series.observe({1: series.next_run(1, [1.0])}, again)
     assert [one.signatures for one in entries] == compiled
 
 
