@@ -145,3 +145,17 @@ def test_what_could_not_be_journaled_is_journaled_with_the_next() -> None:
     engine.observe([columns([("a", 10, 1.0)])])
     assert storage.journal.last_sequence() == before + waiting + 1
     assert not scoring.pending
+
+
+def test_warming_up_changes_nothing() -> None:
+    engine = Engine(BUNDLE, FailingStorage())
+    engine.observe([columns([(name, hour, float(hour)) for hour in range(10) for name in NAMES])])
+    engine.forecast([ForecastWork(NAMES, 5, LEVELS)])
+    before, scoring = tensors(engine), engine.lanes.active.scoring
+    assert scoring is not None
+    pending = list(scoring.pending)
+    scoring.warm_up()
+    assert scoring.pending == pending
+    for name, state in tensors(engine).items():
+        for key, tensor in state.items():
+            assert torch.equal(tensor, before[name][key]), (name, key)
