@@ -16,7 +16,7 @@ from torch import Tensor
 from forecaster.data.features import DAY_US
 from forecaster.model import decode_kernel
 from forecaster.model.direct_decoder import DirectDecoder
-from forecaster.model.packed_step import Array, Memory, periods_of
+from forecaster.model.packed_step import Array, periods_of, views
 from forecaster.model.quantiles import interpolate_quantiles
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State
@@ -37,7 +37,7 @@ class PackedDecode:
         self.plan = np.array(first.lags, dtype=np.int64), periods, _turns(first, periods), self.trained.index(0.5)
         weights = zip(*(_weights(member) for member in members), strict=True)
         self.weights = tuple(np.ascontiguousarray(torch.stack(parts).numpy()) for parts in weights)
-        self._memory = Memory()
+        self._memory = views(first)
         self.wanted: dict[tuple[float, ...], tuple[tuple[int, int], Array, Array]] = {}
 
     def predict(

@@ -6,7 +6,6 @@ their cells.
 Shapes: C slots, N series, I inputs, E other inputs, K members, L layers, H hidden, G gates.
 """
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from forecaster.data.features import calendar_periods
 from forecaster.model import step_kernel
 from forecaster.model.cells import RecurrentLayer
 from forecaster.model.seq2seq import Seq2Seq
-from forecaster.model.state import State
+from forecaster.model.state import State, Views
 
 Array = npt.NDArray[Any]
 
@@ -37,7 +36,7 @@ class PackedStep:
         first = members[0]
         config = first.config
         self.others = first.inputs.dynamic_size + first.inputs.static_size
-        self._memory = Memory()
+        self._memory = views(first)
         self.lags = np.array(first.lags, dtype=np.int64)
         decay = 1.0 - 1.0 / float(config.timescale or 1)
         self.plan = step_kernel.KINDS.index(config.cell), self.lags, decay, periods_of(first)
@@ -65,22 +64,10 @@ class PackedStep:
         step_kernel.step(self._memory.of(tensors), slots, time_us, values, beside, self.plan, self.weights)
 
 
-class Memory:
-    """A slab's memory in the kernels' order; looked up again only when the slab has other tensors than before.
-
-    To ask a tensor for its array takes longer than a kernel's step of one series.
-    """
-
-    def __init__(self) -> None:
-        self._tensors: list[Tensor] = []
-        self._arrays: tuple[Array, ...] = ()
-
-    def of(self, tensors: State) -> tuple[Array, ...]:
-        """Return hidden, cell (hidden again without one), and the other tensors' arrays."""
-        mine = [tensors[name] for name in ("hidden", "cell" if "cell" in tensors else "hidden", *_SLAB)]
-        if len(self._tensors) != len(mine) or any(map(operator.is_not, mine, self._tensors)):
-            self._tensors, self._arrays = mine, tuple(tensor.numpy() for tensor in mine)
-        return self._arrays
+def views(model: Seq2Seq) -> Views:
+    """Return the views of a slab in the kernels' order: hidden, cell (hidden again without one), and the others."""
+    names = {one.name for one in model.state_spec}
+    return Views(("hidden", "cell" if "cell" in names else "hidden", *_SLAB))
 
 
 def periods_of(model: Seq2Seq) -> Array:

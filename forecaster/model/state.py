@@ -5,8 +5,11 @@ Knows names, shapes and types; does not know what the numbers mean.
 Shapes: B series; every tensor of a state is [B, ...].
 """
 
-from typing import NamedTuple
+import operator
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -68,3 +71,25 @@ def select(state: State, rows: Tensor) -> State:
 def detach(state: State) -> State:
     """Return the same state cut off from the graph that computed it (truncated back-propagation)."""
     return {name: tensor.detach() for name, tensor in state.items()}
+
+
+class Views:
+    """NumPy's views of some tensors of a slab, looked up again only when the slab has other tensors than before.
+
+    To ask a tensor for its array takes longer than a compiled step of one series.
+
+    Args:
+        names: of the tensors, in order.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = tuple(names)
+        self._tensors: list[Tensor] = []
+        self._arrays: tuple[npt.NDArray[Any], ...] = ()
+
+    def of(self, tensors: State) -> tuple[npt.NDArray[Any], ...]:
+        """Return the arrays of a slab's tensors, which lie on the CPU."""
+        mine = [tensors[name] for name in self._names]
+        if len(self._tensors) != len(mine) or any(map(operator.is_not, mine, self._tensors)):
+            self._tensors, self._arrays = mine, tuple(tensor.numpy() for tensor in mine)
+        return self._arrays

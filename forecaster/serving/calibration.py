@@ -27,7 +27,7 @@ import torch
 from forecaster.config import ModelConfig
 from forecaster.model.conformal import AdaptiveLevels, Float64, QuantileFunction, tracked_coverages
 from forecaster.model.ragged import Runs
-from forecaster.model.state import State, StateSpec, TensorSpec
+from forecaster.model.state import State, StateSpec, TensorSpec, Views
 from forecaster.serving import calibration_kernel, issue_kernel
 from forecaster.serving.issued import Issued
 from forecaster.serving.live_scores import Report
@@ -82,6 +82,7 @@ class Calibration:
         issuing = [self._shown, trained.median_index, lag, int(config.end_of_sequence), *self.horizons]
         self._issuing = np.array(issuing), self._settling[0], np.concatenate([trained.tails, trained.levels])
         self._replaying = np.array(self.horizons), step_us
+        self._states, self._normalizer = Views((_WAITING, _LEARNT)), Views(("normalizer",))
         self.spec = [
             TensorSpec(_WAITING, (k, 3), torch.float64),
             TensorSpec(_LEARNT, (k, self._scores.stop), torch.float32),
@@ -106,13 +107,15 @@ class Calibration:
             position: steps that these had seen before it, int64 [N].
             runs: one of each series, their rows by ascending run and step.
         """
-        calibration_kernel.score(_states(tensors, targets), slots, position, _arrays(runs), *self._settling)
+        calibration_kernel.score((*self._states.of(tensors), targets), slots, position, _arrays(runs), *self._settling)
 
     def score_step(
         self, tensors: State, targets: IntArray, slots: IntArray, position: IntArray, values: Float64
     ) -> None:
         """Score what waits for the one next step of each series, whose values are float64 [N]; see `score`."""
-        calibration_kernel.score_step(_states(tensors, targets), slots, position, _plain(values), *self._settling)
+        calibration_kernel.score_step(
+            (*self._states.of(tensors), targets), slots, position, _plain(values), *self._settling
+        )
 
     def issue(
         self,
@@ -140,8 +143,8 @@ class Calibration:
             The record to journal before anything else of these series, None if every horizon waits already.
         """
         used, *columns = issue_kernel.issue(
-            _states(tensors, targets),
-            tensors["normalizer"].numpy(),
+            (*self._states.of(tensors), targets),
+            *self._normalizer.of(tensors),
             slots,
             (_plain(forecasts[0]), _plain(forecasts[1])),
             origins,
@@ -174,7 +177,7 @@ class Calibration:
         assert issued.fingerprint == self._fingerprint
         rest = (_plain(issued.origin_us), _plain(issued.frame), _plain(issued.bounds))
         calibration_kernel.replay(
-            _states(tensors, targets),
+            (*self._states.of(tensors), targets),
             *at,
             _arrays(runs),
             (run_of[issued.series], issued.horizons.astype(np.int64), *rest),
@@ -239,10 +242,6 @@ def _shares_of_horizons(horizons: tuple[int, ...], ahead: int) -> Float64:
     """Return how much of each scored horizon the steps up to `ahead` have, [D, K]; not to be written to."""
     steps = np.arange(1, ahead + 1)
     return np.stack([np.interp(steps, horizons, one) for one in np.eye(len(horizons))], axis=1)
-
-
-def _states(tensors: State, targets: IntArray) -> tuple[npt.NDArray[Any], ...]:
-    return tensors[_WAITING].numpy(), tensors[_LEARNT].numpy(), targets
 
 
 def _arrays(runs: Runs) -> tuple[npt.NDArray[Any], ...]:

@@ -6,6 +6,7 @@ gRPC or asyncio.
 Shapes: R rows, N series.
 """
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 
@@ -72,18 +73,23 @@ class Lane:
             else np.zeros(len(slots), np.int64)
         )
 
-        def held(series: IntArray, time_us: IntArray) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
-            back = (clocks[series] - time_us) // self.bundle.step_us
-            found, values = store.held(slots[series], back)
-            older = np.flatnonzero(~found)  # than the states remember: the journal knows
-            if len(older):
-                wanted = Columns(columns.series_ids, series[older].astype(np.int32), time_us[older], values[older])
-                found[older], values[older] = find(wanted)
-            return found, values
-
+        held = functools.partial(self._held, columns.series_ids, (slots, clocks), find)
         known = Known(clocks, exists, held, room, latest_us)
         verdict = admit(columns, known, step_us=self.bundle.step_us, max_gap_steps=self.bundle.max_gap_steps)
         return verdict, slots
+
+    def _held(
+        self, names: tuple[str, ...], stand: tuple[IntArray, IntArray], find: Find, series: IntArray, time_us: IntArray
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+        """Look rows up that are not after the clocks of their series; see `Known.held`."""
+        slots, clocks = stand
+        back = (clocks[series] - time_us) // self.bundle.step_us
+        found, values = self.store.held(slots[series], back)
+        older = np.flatnonzero(~found)  # than the states remember: the journal knows
+        if len(older):
+            wanted = Columns(names, series[older].astype(np.int32), time_us[older], values[older])
+            found[older], values[older] = find(wanted)
+        return found, values
 
     def new_attributes(self, attributes: Attributes, columns: Columns, verdict: Verdict) -> Attributes | None:
         """Return the static covariates that change something: those of series that exist or are about to."""

@@ -131,21 +131,24 @@ def interpolated(quantiles: Float64, trained: tuple[float, ...], wanted: tuple[f
     if wanted == trained:
         return quantiles
     left, right, share = _neighbours(trained, wanted)
-    if not share.any():
+    if share is None:
         return quantiles[..., left]
     low = quantiles[..., left]
     return low + share * (quantiles[..., right] - low)
 
 
 @functools.lru_cache(maxsize=256)
-def _neighbours(trained: tuple[float, ...], wanted: tuple[float, ...]) -> tuple[IntArray, IntArray, Float64]:
-    """Return for each wanted level the trained ones around it, and how far from the left one it is, 0 to 1."""
+def _neighbours(trained: tuple[float, ...], wanted: tuple[float, ...]) -> tuple[IntArray, IntArray, Float64 | None]:
+    """Return for each wanted level the trained ones around it, and how far from the left one it is, 0 to 1.
+
+    None instead of the latter if all of them are trained ones.
+    """
     right = np.array([bisect.bisect_left(trained, level) for level in wanted], dtype=np.int64)
     known = np.array(trained)
     exact = known[right] == np.array(wanted)
     left = np.where(exact, right, right - 1)
     gap = np.where(exact, 1.0, known[right] - known[left])
-    return left, right, np.where(exact, 0.0, (np.array(wanted) - known[left]) / gap)
+    return left, right, None if exact.all() else np.where(exact, 0.0, (np.array(wanted) - known[left]) / gap)
 
 
 def _decoded(lane: Lane, slots: IntArray, horizon: int) -> tuple[Float64, Float64]:

@@ -26,6 +26,7 @@ from forecaster.serving.sqlite_schema import ALWAYS, LAST_SEQUENCE, decoded, mar
 
 _MOST_ROWS_LOOKED_AT = 4_000_000  # for rows older than the states remember: about a second
 _FEW_RECORDS = 8
+_ROWS = (Columns, Issued)  # which leave nothing beside themselves
 _PAGE_ATTRIBUTES = 4096
 _PAGE_RECORDS = 64  # of one query, so that no reader keeps the log from being written back
 
@@ -58,7 +59,7 @@ class SqliteJournal:
         """See `Journal.append`."""
         now_us = time.time_ns() // 1000
         rows = [(now_us, *times(record), encode(record)) for record in records]
-        if len(rows) <= _FEW_RECORDS and all(isinstance(record, Columns | Issued) for record in records):
+        if len(rows) <= _FEW_RECORDS and all(isinstance(record, _ROWS) for record in records):
             values = [value for k, row in enumerate(rows, start=1) for value in (k, *row)]
             return max(int(row[0]) for row in self._database.commit(_appending(len(rows)), values))
         deleted: dict[str, int] = {}
