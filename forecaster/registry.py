@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from forecaster.config import TrackingConfig
 from forecaster.errors import ConfigError, ModelNotFoundError, UnavailableError
-from forecaster.imports import without_collections
+from forecaster.imports import absent, without_collections
 from forecaster.model.bundle import CONFIG_FILE, WEIGHTS_FILE, Bundle
 from forecaster.store_uri import artifact_location, moved, sqlite_path, without_password
 
@@ -62,10 +62,16 @@ class RegisteredModel:
     tags: dict[str, str] = field(default_factory=dict)
 
 
+def prepare() -> None:
+    """Import MLflow as a process needs it that looks models up and logs no tables: 70 MB smaller, a second sooner."""
+    _apply_settings()
+    with without_collections(), absent("pandas", "pyarrow"):
+        import mlflow  # noqa: F401
+
+
 def connect(config: TrackingConfig) -> "MlflowClient":
     """Return a client of the store; a SQLite file that does not exist is made."""
-    for name, value in _MLFLOW_SETTINGS.items():
-        os.environ.setdefault(name, value)
+    _apply_settings()
     with without_collections():
         from mlflow import MlflowClient
 
@@ -75,6 +81,11 @@ def connect(config: TrackingConfig) -> "MlflowClient":
         client = MlflowClient(tracking_uri=config.uri, registry_uri=config.uri)
         client.search_experiments(max_results=1)  # the connection is made and the tables are checked here
         return client
+
+
+def _apply_settings() -> None:
+    for name, value in _MLFLOW_SETTINGS.items():
+        os.environ.setdefault(name, value)
 
 
 def experiment_id(client: "MlflowClient", config: TrackingConfig) -> str:

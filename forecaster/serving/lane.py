@@ -30,6 +30,7 @@ from forecaster.serving.work import LiveScores, SeriesInfo
 
 Find = Callable[[Columns], tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]]
 _FEW_STEPS = 8  # of a run: steps in place cost less than a scan, which takes states out and puts them back
+_SCANNED_AT_ONCE = 4096  # series: their states are held three times meanwhile
 _NO_ROWS = Columns((), np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0))
 
 
@@ -230,16 +231,17 @@ class Lane:
     ) -> None:
         """Advance N different series by their runs: those of a few steps one by one, the others by a scan."""
         counts = np.diff(np.append(first, len(rows)))
-        few = np.logical_and.reduceat(steps == 1, first) & (counts <= _FEW_STEPS)
+        few = np.logical_and.reduceat(steps <= 1, first) & (counts <= _FEW_STEPS)  # those that start afresh are cleared
         for k in range(counts[few].max(initial=0)):
             some = np.flatnonzero(few & (counts > k))
             self._step(slots[some], columns.rows(rows[first[some] + k]))
         many = np.flatnonzero(~few)
-        if len(many):
+        for start in range(0, len(many), _SCANNED_AT_ONCE):
+            some = many[start : start + _SCANNED_AT_ONCE]
             with torch.inference_mode():
-                state = advance(self.model, self.store.gather(slots[many]), runs.of(torch.from_numpy(many)))
-                self.store.scatter(slots[many], state)
-            self.store.changed(slots[many])
+                state = advance(self.model, self.store.gather(slots[some]), runs.of(torch.from_numpy(some)))
+                self.store.scatter(slots[some], state)
+            self.store.changed(slots[some])
 
     def _one_step(self, slots: IntArray, columns: Columns) -> None:
         """Score what N different series wait for and advance each by its row."""

@@ -92,10 +92,15 @@ class Mirrors:
 
     def begin(self, slots: IntArray) -> None:
         """Let slots [N] be those of fresh series."""
-        for mirror in (self.saved, self.clock_us, self.position, self.observed_count):
+        self.clear(slots)
+        self.saved[slots] = self.static_digest[slots] = self.touched_us[slots] = 0
+        self.dirty[slots] = True
+
+    def clear(self, slots: IntArray) -> None:
+        """Let the series in slots [N] start afresh."""
+        for mirror in (self.clock_us, self.position, self.observed_count):
             mirror[slots] = 0
-        self.static_digest[slots] = self.touched_us[slots] = 0
-        self.dirty[slots], self.next_target[slots] = True, NEVER
+        self.next_target[slots] = NEVER
 
     def least_recent(self, turn: int, most: int) -> IntArray:
         """Return the slots that were not touched for longest, `most` of them at most, none of them in a turn."""

@@ -18,9 +18,11 @@ import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from forecaster import registry
 from forecaster.config import Config, ServingConfig
 from forecaster.errors import ConfigError, ForecasterError, StorageError, UnavailableError
 from forecaster.imports import without_collections
+from forecaster.serving.allocation import give_back
 from forecaster.serving.backend import Backend, Phase
 from forecaster.serving.host import Host, Source, open_sources
 from forecaster.serving.metrics import exposed
@@ -47,6 +49,8 @@ def serve(config: Config) -> int:
     # More shards, not more threads: two OpenMP threads on two busy cores are far slower than one.
     torch.set_num_threads(1)
     sys.setswitchinterval(_SWITCH_SECONDS)
+    give_back()
+    registry.prepare()
     with without_collections():
         sources = open_sources(config)
     # What the libraries made stays for good: a collection that looks through it holds every request up for 150 ms.

@@ -29,7 +29,7 @@ from forecaster.serving.storage import Snapshots
 from forecaster.serving.telemetry import LOGGER
 
 _SNAPSHOTS_AT_ONCE = 1024
-_LEAVING_SHARE = 32  # one part in so many leaves at a time, so that choosing whom is seldom
+_LEAVING_SHARE = 128  # one part in so many leaves at a time, so that choosing whom is seldom
 
 
 class SeriesStore:
@@ -199,7 +199,7 @@ class SeriesStore:
         for name, tensor in self.slab.tensors.items():
             if name not in keep:
                 tensor[rows] = 0
-        self.mirrors.next_target[slots] = NEVER
+        self.mirrors.clear(slots)
 
     def refresh_targets(self, slots: IntArray) -> None:
         """Take over which step the forecasts of some series wait for next."""
