@@ -30,7 +30,8 @@ def absent(*names: str) -> Iterator[None]:
     asks for one of them after the block gets it.
     """
     hidden = [name for name in names if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type] -- how Python writes down that there is none
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]  # how Python writes down that there is none
     try:
         yield
     finally:

@@ -19,7 +19,7 @@ from forecaster.errors import LimitReachedError
 from forecaster.model.bundle import Bundle
 from forecaster.model.state import State, StateSpec
 from forecaster.serving.buckets import Grouped
-from forecaster.serving.calibration import NEVER, Calibration
+from forecaster.serving.calibration import Calibration
 from forecaster.serving.cold import ColdStates, merged
 from forecaster.serving.mirrors import Mirrors, Standing
 from forecaster.serving.packing import Packed, Packing

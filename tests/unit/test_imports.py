@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from forecaster.imports import without_collections
+from forecaster.imports import absent, without_collections
 
 _HEAVY = {"torch", "mlflow", "lightning", "scipy", "numba", "pandas", "matplotlib"}
 
@@ -39,3 +39,37 @@ def test_garbage_is_collected_again_after_an_import_that_failed() -> None:
     with pytest.raises(ImportError), without_collections():
         raise ImportError
     assert gc.isenabled()
+
+
+def test_a_package_is_absent_for_a_while_only() -> None:
+    code = """
+import sys
+from forecaster.imports import absent
+with absent("wave", "json.tool"):
+    try:
+        import wave
+    except ImportError:
+        print("absent")
+import wave
+print(wave.__name__, "json.tool" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["absent", "wave", "False"]
+
+
+def test_what_is_imported_already_stays() -> None:
+    with absent("gc", "sys"):
+        assert sys.modules["gc"] is gc
+
+
+def test_a_server_looks_models_up_without_pandas() -> None:
+    code = """
+import sys
+from forecaster import registry
+registry.prepare()
+print("mlflow" in sys.modules, "pandas" in sys.modules, "pyarrow" in sys.modules)
+import pandas
+print(pandas.DataFrame({"y": [1.0]}).y.sum())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == ["True", "False", "False", "1.0"]
