@@ -21,7 +21,7 @@ from forecaster.serving.storage import Storage
 from forecaster.serving.telemetry import LOGGER
 from forecaster.serving.work import LiveScores
 
-_SAVED_AT_ONCE = 256
+_SAVED_AT_ONCE, _SYNCED_AT_ONCE = 64, 2048  # states
 _SCORED_AT_ONCE = 2048
 _SYNC_SECONDS = 1.0
 _GUARD_SECONDS = 0.5
@@ -131,6 +131,8 @@ class Maintenance:
         for start in range(0, len(dirty), _SAVED_AT_ONCE):
             part = dirty[start : start + _SAVED_AT_ONCE]
             await self._batcher.upkeep(functools.partial(lane.store.save, part))
+            if (start + len(part)) % _SYNCED_AT_ONCE == 0:  # before the engine's thread would have to do it
+                await asyncio.get_running_loop().run_in_executor(self._pool, self._storage.snapshots.sync)
         await self._batcher.upkeep(lambda: self._complete(sequence, changes))
         return True
 

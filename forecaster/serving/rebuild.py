@@ -99,8 +99,12 @@ class Staging:
         if snapshots is not None:
             self._sequence = snapshots.complete_through(bundle.fingerprint) or 0
 
-    def fold(self, through: int = 2**62) -> int:
-        """Take in what the journal holds up to a record behind what was taken in before; return how many rows."""
+    def fold(self, through: int = 2**62, give_way: Callable[[], None] = lambda: None) -> int:
+        """Take in what the journal holds up to a record behind what was taken in before; return how many rows.
+
+        `give_way` is called at every record.
+        """
+        self._give_way = give_way
         rows = 0 if self._begun else self._begin()
         return rows + self._take(itertools.takewhile(lambda one: one[0] <= through, self._journal.read(self._sequence)))
 
@@ -250,6 +254,7 @@ class Staging:
         for sequence, record in records:
             if self._should_stop():
                 raise UnavailableError("the server was told to stop while it rebuilt states")
+            self._give_way()
             self._sequence = sequence
             if isinstance(record, Deletion):
                 if self._moving[bucket(record.series_id)]:

@@ -20,6 +20,7 @@ from forecaster.model.bundle import Bundle
 from forecaster.serving.batcher import Batcher
 from forecaster.serving.buckets import BUCKETS, marked
 from forecaster.serving.census import take_census
+from forecaster.serving.courtesy import Courtesy
 from forecaster.serving.engine import Engine
 from forecaster.serving.lane import Lane
 from forecaster.serving.mirrors import Standing
@@ -32,9 +33,9 @@ _SERIES_AT_ONCE = 2048  # of a part, at least
 _MOST_PARTS = 64  # each of them reads the journal once
 _FEW_ROWS = 512  # may be left to be folded in while the engine waits
 _MOVED_AT_FIRST, _MOST_MOVED = 64, 4096  # series; how many take a good while is found out
-_MOVE_SECONDS = 0.02
+_MOVE_SECONDS = 0.008
 _MOST_ROUNDS = 20
-_SAVED_AT_ONCE = 512
+_SAVED_AT_ONCE, _SYNCED_AT_ONCE = 64, 2048
 Progress = Callable[[float], None]
 
 
@@ -77,6 +78,7 @@ class Swap:
         self._engine, self._batcher, self._storage = engine, batcher, storage
         self._replay_steps, self._pool, self._progress = replay_steps, pool, progress
         self._pace, self._stopped = _Pace(), threading.Event()
+        self._courtesy = Courtesy(lambda: batcher.queued > 0)  # the rebuilding thread's
         self._lane: Lane | None = None
         self.left: Exception | None = None  # why the new version still has series, after `run` has failed
 
@@ -148,7 +150,7 @@ class Swap:
     ) -> None:
         """Move some of the buckets that are being rebuilt, as many as keep the engine's thread for a short while."""
         for _ in range(_MOST_ROUNDS):
-            if await self._in_thread(staging.fold) <= _FEW_ROWS:
+            if await self._in_thread(functools.partial(staging.fold, give_way=self._courtesy.give_way)) <= _FEW_ROWS:
                 break
 
         def timed() -> float:
@@ -165,6 +167,8 @@ class Swap:
         for start in range(0, len(dirty), _SAVED_AT_ONCE):
             part = dirty[start : start + _SAVED_AT_ONCE]
             await self._batcher.upkeep(functools.partial(lane.store.save, part))
+            if (start + len(part)) % _SYNCED_AT_ONCE == 0:  # before the engine's thread would have to do it
+                await self._in_thread(self._storage.snapshots.sync)
         await self._in_thread(self._storage.snapshots.sync)  # which version is served will outlive a power cut
         return int(sequence)
 
