@@ -87,7 +87,8 @@ def admit(columns: Columns, known: Known, *, step_us: int, max_gap_steps: int) -
         n = len(columns)
         steps = np.ones(n, dtype=np.int64)
         return Verdict(steps.astype(np.uint8) * _APPLIED, {}, np.arange(n), steps, one_step_each=True)
-    if (columns.series[1:] >= columns.series[:-1]).all():  # as a rule
+    in_order = bool((columns.series[1:] >= columns.series[:-1]).all())
+    if in_order:  # as a rule
         order = np.arange(len(columns))
         series, time_us, values = columns.series.astype(np.int64), columns.time_us, columns.values
     else:
@@ -126,7 +127,8 @@ def admit(columns: Columns, known: Known, *, step_us: int, max_gap_steps: int) -
     accepted = outcomes == Outcome.APPLIED
     by_row = np.empty_like(outcomes)
     by_row[order] = outcomes
-    return Verdict(by_row, errors, order[accepted], advance[accepted])
+    usual_all = in_order and bool(first.all() and accepted.all() and (advance == 1).all())
+    return Verdict(by_row, errors, order[accepted], advance[accepted], one_step_each=usual_all)
 
 
 def _one_step_each(columns: Columns, known: Known, step_us: int) -> bool:

@@ -3,7 +3,7 @@
 The model is the default one for hourly data: two layers of 64 units, a memory of 168 values. All ways are timed in
 turns, by the thread's own processor time, so that other work on the machine hits all of them, and only through the
 caches and what two threads of a core share; the figures are medians, in microseconds for each series.
-`--compile` adds torch.compile, which needs a C++ compiler and minutes; ONNX Runtime is timed where it is installed.
+`--compile` adds torch.compile and AOTInductor, which need a C++ compiler and minutes; ONNX Runtime is timed where it is installed.
 
 Shapes: N series, I inputs, H hidden, C slots.
 """
@@ -13,10 +13,12 @@ import io
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+import torch._inductor
 from torch import Tensor, nn
 
 from forecaster.config import ModelConfig
@@ -189,7 +191,34 @@ def compiled_work(fleet: Fleet) -> dict[str, Work]:
         for name, tensor in step(select(fleet.slab, fleet.slots), one).items():
             fleet.slab[name].index_copy_(0, fleet.slots, tensor)
 
-    return {"scan, torch.compile": work}
+    ahead = aot_work(fleet)
+    return {"step: gather, torch.compile, scatter": work, "step: gather, AOTInductor, scatter": ahead}
+
+
+def aot_work(fleet: Fleet) -> Work:
+    """Return the same, compiled ahead of time into a package of its own, as a server could load it."""
+
+    class Step(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = fleet.model
+
+        def forward(self, state: State, times: Tensor, values: Tensor) -> State:
+            return self.model.step(state, Observations.of(times, values))
+
+    example = (select(fleet.slab, fleet.slots), fleet.times, fleet.values)
+    with torch.inference_mode(False), torch.no_grad(), tempfile.TemporaryDirectory() as name:
+        clones = ({name: tensor.clone() for name, tensor in example[0].items()}, *(one.clone() for one in example[1:]))
+        exported = torch.export.export(Step(), clones)
+        package = torch._inductor.aoti_compile_and_package(exported, package_path=f"{name}/step.pt2")
+        loaded = torch._inductor.aoti_load_package(package)
+
+    def work() -> None:
+        found = loaded(select(fleet.slab, fleet.slots), fleet.times, fleet.values)
+        for name, tensor in found.items():
+            fleet.slab[name].index_copy_(0, fleet.slots, tensor)
+
+    return work
 
 
 def show(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[float]]) -> None:
@@ -209,7 +238,7 @@ def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.kernels")
     parser.add_argument("--seconds", type=float, default=4.0, help="for each table and batch")
-    parser.add_argument("--compile", action="store_true", help="also torch.compile")
+    parser.add_argument("--compile", action="store_true", help="also torch.compile and AOTInductor")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

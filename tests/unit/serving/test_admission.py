@@ -88,6 +88,27 @@ def test_it_judges_like_the_plain_reference(batches: list[list[tuple[int, int, f
         assert found == [kind for kind, _ in expected]
         advance = dict(zip(verdict.accepted.tolist(), verdict.advance.tolist(), strict=True))
         assert advance == {i: steps for i, (kind, steps) in enumerate(expected) if kind == "applied"}
+        ascends = [r[0] for r in batch] == sorted({r[0] for r in batch})
+        assert verdict.one_step_each == (ascends and all(one == ("applied", 1) for one in expected))
+
+
+@pytest.mark.parametrize("count", [3, 300])
+@pytest.mark.parametrize("unusual", ["", "missing step", "duplicate", "new", "twice", "other order"])
+def test_it_says_whether_all_rows_are_the_usual_ones(count: int, unusual: str) -> None:
+    series, times = np.arange(count, dtype=np.int32), np.full(count, 1_000 + STEP)
+    exists = np.ones(count, dtype=bool)
+    exists[1] = unusual != "new"
+    times[1] += {"missing step": STEP, "duplicate": -STEP}.get(unusual, 0)
+    if unusual == "twice":
+        series[1], times[1] = 0, times[0] + STEP
+    if unusual == "other order":
+        series[:2] = 1, 0
+    columns = Columns(tuple(f"s{k}" for k in range(count)), series, times, np.ones(count))
+    held = lambda asked, time: (time == 1_000, np.ones(len(asked)))  # noqa: E731
+    known = Known(np.full(count, 1_000), exists, held, 1)
+    verdict = admit(columns, known, step_us=STEP, max_gap_steps=GAP)
+    assert not verdict.errors
+    assert verdict.one_step_each == (unusual == "")
 
 
 def nothing_held(series: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
