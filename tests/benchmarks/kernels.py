@@ -3,7 +3,8 @@
 The model is the default one for hourly data: two layers of 64 units, a memory of 168 values. All ways are timed in
 turns, by the thread's own processor time, so that other work on the machine hits all of them, and only through the
 caches and what two threads of a core share; the figures are medians, in microseconds for each series.
-`--compile` adds torch.compile and AOTInductor, which need a C++ compiler and minutes; ONNX Runtime is timed where it is installed.
+`--compile` adds torch.compile and AOTInductor, which need a C++ compiler and minutes; ONNX Runtime is timed where it is
+installed.
 
 Shapes: N series, I inputs, H hidden, C slots.
 """
