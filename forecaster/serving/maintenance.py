@@ -21,7 +21,7 @@ from forecaster.serving.storage import Storage
 from forecaster.serving.telemetry import LOGGER
 from forecaster.serving.work import LiveScores
 
-_SAVED_AT_ONCE, _SYNCED_AT_ONCE = 64, 2048  # states
+_SAVED_AT_ONCE, _SYNCED_AT_ONCE = 64, 1024  # states
 _SCORED_AT_ONCE = 2048
 _SYNC_SECONDS = 1.0
 _GUARD_SECONDS = 0.5

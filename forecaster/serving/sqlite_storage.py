@@ -27,7 +27,7 @@ from forecaster.serving.sqlite_snapshots import SCHEMA, SCHEMA_VERSION, SqliteSn
 
 _LOG = logging.getLogger(__name__)
 # Snapshots of a few kilobytes, three to a page; `sync` writes the log back before it is as large.
-_CACHE = {"page_bytes": 8192, "cache_bytes": 8 << 20, "checkpoint_bytes": 8 << 20}
+_CACHE = {"page_bytes": 8192, "cache_bytes": 8 << 20, "checkpoint_bytes": 4 << 20}
 _BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 

@@ -35,7 +35,7 @@ _FEW_ROWS = 512  # may be left to be folded in while the engine waits
 _MOVED_AT_FIRST, _MOST_MOVED = 64, 4096  # series; how many take a good while is found out
 _MOVE_SECONDS = 0.008
 _MOST_ROUNDS = 20
-_SAVED_AT_ONCE, _SYNCED_AT_ONCE = 64, 2048
+_SAVED_AT_ONCE, _SYNCED_AT_ONCE = 64, 1024
 Progress = Callable[[float], None]
 
 
