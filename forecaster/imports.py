@@ -36,4 +36,5 @@ def absent(*names: str) -> Iterator[None]:
         yield
     finally:
         for name in hidden:
-            del sys.modules[name]
+            if sys.modules.get(name, sys) is None:
+                del sys.modules[name]

@@ -66,6 +66,7 @@ def advance(model: Model, state: State, runs: Runs) -> State:
     covariates = None if runs.covariates is None else runs.covariates[by_row]
     lengths = runs.lengths[order]
     new = {name: torch.empty_like(tensor) for name, tensor in state.items()}
+    device = state["position"].device  # the runs are on the host
     low = 0
     while low < len(order):
         longest = min(int(lengths[low]) * 2, _MAX_STEPS) if int(lengths[low]) > 1 else 1
@@ -77,16 +78,17 @@ def advance(model: Model, state: State, runs: Runs) -> State:
         beside = None if covariates is None else covariates[rows]
         at = (row_rank[rows] - low, row_step[rows])
         runs_part = Runs(runs.start_us[part], lengths[low:high], *at, values[rows], beside)
-        done = _advance_group(model, select(state, part), runs_part)
+        there = part.to(device)
+        done = _advance_group(model, select(state, there), runs_part)
         for name, tensor in done.items():
-            new[name][part] = tensor
+            new[name][there] = tensor
         low = high
     return new
 
 
 def _advance_group(model: Model, state: State, runs: Runs) -> State:
     """Scan one group in chunks; a run that has ended drops out (lengths ascend)."""
-    longest = int(runs.lengths[-1])
+    longest, device = int(runs.lengths[-1]), state["position"].device
     for begin in range(0, longest, _MAX_STEPS):
         steps = min(_MAX_STEPS, longest - begin)
         alive = int(torch.searchsorted(runs.lengths, begin, right=True))
@@ -101,8 +103,8 @@ def _advance_group(model: Model, state: State, runs: Runs) -> State:
             beside[at] = runs.covariates[rows]
         times = runs.start_us[alive:, None] + (begin + torch.arange(steps)) * model.step_us
         lengths = (runs.lengths[alive:] - begin).clamp_max(steps)
-        observations = Observations.of(times, padded, beside)
+        observations = Observations.of(times, padded, beside).each(lambda field: field.to(device))
         part = {name: tensor[alive:] for name, tensor in state.items()}
-        done, _ = model.scan(part, observations, None if int(lengths.min()) == steps else lengths)
+        done, _ = model.scan(part, observations, None if int(lengths.min()) == steps else lengths.to(device))
         state = {name: torch.cat([tensor[:alive], done[name]]) for name, tensor in state.items()}
     return state

@@ -127,8 +127,8 @@ def admit(columns: Columns, known: Known, *, step_us: int, max_gap_steps: int) -
     accepted = outcomes == Outcome.APPLIED
     by_row = np.empty_like(outcomes)
     by_row[order] = outcomes
-    usual_all = in_order and bool(first.all() and accepted.all() and (advance == 1).all())
-    return Verdict(by_row, errors, order[accepted], advance[accepted], one_step_each=usual_all)
+    one_step_each = in_order and bool(first.all() and accepted.all() and (advance == 1).all())
+    return Verdict(by_row, errors, order[accepted], advance[accepted], one_step_each)
 
 
 def _one_step_each(columns: Columns, known: Known, step_us: int) -> bool:

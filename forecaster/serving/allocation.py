@@ -6,6 +6,7 @@ of a million series through 100,000 resident ones held 325 MB of such pieces. Kn
 """
 
 import ctypes
+import os
 
 # From malloc.h. Each of them, once set, stays as it is.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -16,8 +17,10 @@ _KEPT_BYTES = 32 << 20  # at the heap's end, so that it is not shortened and len
 def give_back() -> bool:
     """Let blocks of a megabyte or more go back to the system when they are freed; return whether the library can.
 
-    Without glibc nothing changes. What the user has set in the environment (`MALLOC_MMAP_THRESHOLD_`) is overridden.
+    Without glibc nothing changes, nor where the user has set the threshold in the environment.
     """
+    if "MALLOC_MMAP_THRESHOLD_" in os.environ or "mmap_threshold" in os.environ.get("GLIBC_TUNABLES", ""):
+        return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):

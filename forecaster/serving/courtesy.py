@@ -1,7 +1,8 @@
 """How a thread that computes in Python beside the requests gives way to them.
 
 Whoever wants the interpreter's lock from a thread that computes gets it after a switch interval; a request wants it a
-dozen times. So such a thread rests while requests wait, but no longer than it has worked: it always gets on.
+dozen times. So such a thread rests while requests wait, but no longer than it has worked, and never for long: it always
+gets on.
 Knows nothing of what is computed.
 """
 
@@ -9,11 +10,11 @@ import time
 from collections.abc import Callable
 
 _WORK_SECONDS = 0.002  # before the first look
-_REST_SECONDS = 0.0005
+_REST_SECONDS, _MOST_SECONDS = 0.0005, 0.02
 
 
 class Courtesy:
-    """One thread's.
+    """One piece of work's; it begins where this is made.
 
     Args:
         is_busy: whether requests wait or are being worked on; asked from that thread.
@@ -24,12 +25,12 @@ class Courtesy:
         self._resumed = time.perf_counter()
 
     def give_way(self) -> None:
-        """Rest for as long as there are requests, at most as long as was worked since the last rest."""
+        """Rest while there are requests: for 20 ms at most, and no longer than was worked since the last rest."""
         now = time.perf_counter()
         worked = now - self._resumed
         if worked < _WORK_SECONDS:
             return
-        until = now + worked
+        until = now + min(worked, _MOST_SECONDS)
         while self._is_busy() and time.perf_counter() < until:
             time.sleep(_REST_SECONDS)
         self._resumed = time.perf_counter()

@@ -231,7 +231,8 @@ class Lane:
     ) -> None:
         """Advance N different series by their runs: those of a few steps one by one, the others by a scan."""
         counts = np.diff(np.append(first, len(rows)))
-        few = np.logical_and.reduceat(steps <= 1, first) & (counts <= _FEW_STEPS)  # those that start afresh are cleared
+        # A series that starts afresh with its first row has been cleared: it is one step from there.
+        few = np.logical_and.reduceat(steps <= 1, first) & (counts <= _FEW_STEPS)
         for k in range(counts[few].max(initial=0)):
             some = np.flatnonzero(few & (counts > k))
             self._step(slots[some], columns.rows(rows[first[some] + k]))

@@ -17,11 +17,11 @@ from forecaster.errors import FencedError
 from forecaster.serving.batcher import Batcher
 from forecaster.serving.engine import Engine
 from forecaster.serving.live_scores import Report
+from forecaster.serving.saving import save
 from forecaster.serving.storage import Storage
 from forecaster.serving.telemetry import LOGGER
 from forecaster.serving.work import LiveScores
 
-_SAVED_AT_ONCE, _SYNCED_AT_ONCE = 64, 1024  # states
 _SCORED_AT_ONCE = 2048
 _SYNC_SECONDS = 1.0
 _GUARD_SECONDS = 0.5
@@ -128,13 +128,12 @@ class Maintenance:
         dirty, sequence = await self._batcher.upkeep(lambda: (lane.store.dirty(), lane.store.sequence))
         if len(dirty) and self._config.durability == "interval":  # no snapshot may know more than the journal
             await self._batcher.upkeep(self._engine.sync)
-        for start in range(0, len(dirty), _SAVED_AT_ONCE):
-            part = dirty[start : start + _SAVED_AT_ONCE]
-            await self._batcher.upkeep(functools.partial(lane.store.save, part))
-            if (start + len(part)) % _SYNCED_AT_ONCE == 0:  # before the engine's thread would have to do it
-                await asyncio.get_running_loop().run_in_executor(self._pool, self._storage.snapshots.sync)
+        await save(self._batcher, lane.store, dirty, self._sync_snapshots)
         await self._batcher.upkeep(lambda: self._complete(sequence, changes))
         return True
+
+    async def _sync_snapshots(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._pool, self._storage.snapshots.sync)
 
     def _complete(self, sequence: int, changes: int) -> None:
         """Note what the snapshots hold, unless a swap began since: series that it moved to and fro were not saved."""

@@ -85,9 +85,11 @@ class Staging:
         calibration: Calibration | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._should_stop = should_stop
+        self._should_stop, self._give_way = should_stop, _nothing
         self._census, self._moving, self._journal = census, moving.copy(), journal
-        self.lane = Lane(bundle, "", SeriesStore(bundle, snapshots or VolatileSnapshots(), calibration=calibration))
+        device = next(bundle.model.parameters()).device
+        mine = snapshots or VolatileSnapshots()
+        self.lane = Lane(bundle, "", SeriesStore(bundle, mine, device=device, calibration=calibration))
         self._index: dict[str, int] = {name: k for k, name in enumerate(census.names.tolist())}
         self._behind_us, self._offset = windows(census, bundle, replay_steps)
         self._first_us = np.full(len(census), _NEVER_US)  # the first row that was found of each
@@ -99,12 +101,12 @@ class Staging:
         if snapshots is not None:
             self._sequence = snapshots.complete_through(bundle.fingerprint) or 0
 
-    def fold(self, through: int = 2**62, give_way: Callable[[], None] = lambda: None) -> int:
+    def fold(self, through: int = 2**62, give_way: Callable[[], None] | None = None) -> int:
         """Take in what the journal holds up to a record behind what was taken in before; return how many rows.
 
-        `give_way` is called at every record.
+        `give_way` is called at every record, and may rest.
         """
-        self._give_way = give_way
+        self._give_way = give_way or _nothing
         rows = 0 if self._begun else self._begin()
         return rows + self._take(itertools.takewhile(lambda one: one[0] <= through, self._journal.read(self._sequence)))
 
@@ -288,6 +290,10 @@ class Staging:
         names = tuple(part.series_ids[i] for i in used.tolist())
         rest = (part.time_us, part.values, part.covariate_names, part.covariates)
         return Columns(names, series.astype(np.int32), *rest)
+
+
+def _nothing() -> None:
+    """Go on."""
 
 
 def refolded(

@@ -26,6 +26,7 @@ from forecaster.serving.lane import Lane
 from forecaster.serving.mirrors import Standing
 from forecaster.serving.rebuild import Rebuilt, Staging
 from forecaster.serving.records import IntArray
+from forecaster.serving.saving import save
 from forecaster.serving.storage import Activation, Storage
 from forecaster.serving.telemetry import LOGGER
 
@@ -34,8 +35,7 @@ _MOST_PARTS = 64  # each of them reads the journal once
 _FEW_ROWS = 512  # may be left to be folded in while the engine waits
 _MOVED_AT_FIRST, _MOST_MOVED = 64, 4096  # series; how many take a good while is found out
 _MOVE_SECONDS = 0.008
-_MOST_ROUNDS = 20
-_SAVED_AT_ONCE, _SYNCED_AT_ONCE = 64, 1024
+_MOST_ROUNDS, _POLITE_ROUNDS = 20, 10  # of folding in what came meanwhile; then nobody is given way to
 Progress = Callable[[float], None]
 
 
@@ -78,7 +78,6 @@ class Swap:
         self._engine, self._batcher, self._storage = engine, batcher, storage
         self._replay_steps, self._pool, self._progress = replay_steps, pool, progress
         self._pace, self._stopped = _Pace(), threading.Event()
-        self._courtesy = Courtesy(lambda: batcher.queued > 0)  # the rebuilding thread's
         self._lane: Lane | None = None
         self.left: Exception | None = None  # why the new version still has series, after `run` has failed
 
@@ -149,8 +148,9 @@ class Swap:
         self, staging: Staging, moving: np.ndarray, source: Lane, target: Lane, into_next: bool
     ) -> None:
         """Move some of the buckets that are being rebuilt, as many as keep the engine's thread for a short while."""
-        for _ in range(_MOST_ROUNDS):
-            if await self._in_thread(functools.partial(staging.fold, give_way=self._courtesy.give_way)) <= _FEW_ROWS:
+        for attempt in range(_MOST_ROUNDS):
+            give_way = Courtesy(self._is_busy).give_way if attempt < _POLITE_ROUNDS else _hurry
+            if await self._in_thread(functools.partial(staging.fold, give_way=give_way)) <= _FEW_ROWS:
                 break
 
         def timed() -> float:
@@ -164,12 +164,9 @@ class Swap:
     async def _save_all(self, lane: Lane) -> int:
         """Write the new lane's snapshots, a few at a time; return the record up to which they hold everything."""
         dirty, sequence = await self._batcher.upkeep(lambda: (lane.store.dirty(), lane.store.sequence))
-        for start in range(0, len(dirty), _SAVED_AT_ONCE):
-            part = dirty[start : start + _SAVED_AT_ONCE]
-            await self._batcher.upkeep(functools.partial(lane.store.save, part))
-            if (start + len(part)) % _SYNCED_AT_ONCE == 0:  # before the engine's thread would have to do it
-                await self._in_thread(self._storage.snapshots.sync)
-        await self._in_thread(self._storage.snapshots.sync)  # which version is served will outlive a power cut
+        sync = functools.partial(self._in_thread, self._storage.snapshots.sync)
+        await save(self._batcher, lane.store, dirty, sync)
+        await sync()  # which version is served will outlive a power cut
         return int(sequence)
 
     def _finish(self, bundle: Bundle, version: str, sequence: int) -> None:
@@ -233,9 +230,16 @@ class Swap:
         if self._stopped.is_set():
             raise UnavailableError("the server was told to stop while it replaced a version")
 
+    def _is_busy(self) -> bool:
+        return self._batcher.queued > 0
+
     async def _in_thread(self, function: Callable[..., Any], *values: Any) -> Any:
         self._check_going()
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *values)
+
+
+def _hurry() -> None:
+    """Give way to nobody."""
 
 
 def move(engine: Engine, staging: Staging, moving: np.ndarray, source: Lane, target: Lane, into_next: bool) -> None:

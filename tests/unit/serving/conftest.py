@@ -48,4 +48,5 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forecaster.serving.swap._SERIES_AT_ONCE", 3)
     monkeypatch.setattr("forecaster.serving.swap._MOVED_AT_FIRST", 1)
     monkeypatch.setattr("forecaster.serving.swap._MOST_MOVED", 2)
-    monkeypatch.setattr("forecaster.serving.swap._SAVED_AT_ONCE", 3)
+    monkeypatch.setattr("forecaster.serving.saving._SAVED_AT_ONCE", 3)
+    monkeypatch.setattr("forecaster.serving.saving._SYNCED_AT_ONCE", 6)

@@ -47,7 +47,7 @@ def test_there_and_back_again_while_clients_go_on(name: str, storage: Storage) -
 def test_a_reversal_goes_on_from_snapshots(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
     fold = Staging.fold
-    monkeypatch.setattr(Staging, "fold", lambda self: rows.append(fold(self)) or rows[-1])
+    monkeypatch.setattr(Staging, "fold", lambda self, **how: rows.append(fold(self, **how)) or rows[-1])
 
     async def scenario() -> None:
         fleet = Fleet(storage, {"1": A, "2": OTHERS["other weights"]})

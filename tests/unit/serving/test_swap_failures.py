@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,11 +48,11 @@ class Outage:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.lasts, self.folds, fold = True, 0, Staging.fold
 
-        def broken(staging: Staging) -> int:
+        def broken(staging: Staging, **how: Any) -> int:
             self.folds += 1
             if self.lasts and self.folds >= 4:
                 raise StorageError("the disk cannot be read for a while")
-            return fold(staging)
+            return fold(staging, **how)
 
         monkeypatch.setattr(Staging, "fold", broken)
 

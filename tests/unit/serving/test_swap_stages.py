@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from contextlib import closing
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -96,11 +97,11 @@ def test_a_failure_of_storage_takes_everything_back(
             calls = [0]
             fold, save = Staging.fold, SqliteSnapshots.save
 
-            def folded(self: Staging) -> int:
+            def folded(self: Staging, **how: Any) -> int:
                 calls[0] += self.lane.bundle is other
                 if calls[0] == 4 and self.lane.bundle is other:
                     fail()
-                return fold(self)
+                return fold(self, **how)
 
             def saved(self: SqliteSnapshots, fingerprint: str, snapshots: list[Snapshot]) -> None:
                 calls[0] += fingerprint == other.fingerprint
