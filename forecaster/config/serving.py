@@ -33,7 +33,7 @@ class ServingConfig:
         max_stream_in_flight: most unanswered messages of one stream; past them it is not read on.
         max_series: refuse new series past this many.
         max_resident_series: keep no more states in memory; the least recently used are read back when needed.
-        device: where the states lie and are computed, such as `cpu` or `cuda`.
+        device: where the states lie and are computed: `cpu`; `cuda` is experimental, and was never run on a GPU.
         snapshot_seconds: how often the states that have changed are written.
         journal_seconds: observations leave the journal after this time, if no snapshot needs them.
         history: whether they go to Parquet files beside the journal, or are forgotten.

@@ -40,6 +40,7 @@ class Database:
     ) -> None:
         self.path, self.lock = path, lock
         self._log = path.with_name(path.name + "-wal")
+        self._synced = -1  # rows that this connection had changed
         try:
             self._connection = sqlite3.connect(
                 path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
@@ -109,6 +110,13 @@ class Database:
             pass
         except OSError as error:
             raise StorageError(f"{self._log}: cannot be synced: {error.strerror}; check the disk") from error
+
+    def sync_own(self) -> None:
+        """Do what `sync` does, unless this connection has written nothing since it last did."""
+        changes = self._connection.total_changes
+        if changes != self._synced:
+            self.sync()
+            self._synced = changes
 
     def checkpoint(self) -> None:
         """Write the log back into the file, as far as readers allow; waits for nobody."""

@@ -57,7 +57,7 @@ class SqliteStorage:
             open_cache = _prepared_cache if is_owner else _cache
             self._cache = open_cache(folder / "snapshots.db", shared.snapshots_lock)
             undo.callback(self._cache.close)
-            before_save = _nothing if is_synced else self._database.sync
+            before_save = _nothing if is_synced else self._database.sync_own
             self._history = History(folder / "history")
             self._snapshots = SqliteSnapshots(self._cache, self._database, shared.deleted, before_save)
             erasing = (self._forget_durably, self._truncate_logs)

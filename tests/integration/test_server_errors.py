@@ -96,6 +96,48 @@ def test_past_the_most_rpcs_only_health_is_told(servers: ServerFactory) -> None:
         hold.set()
 
 
+def test_past_the_most_queued_rows_requests_are_to_come_again(servers: ServerFactory) -> None:
+    """Of two hundred at once those that find no room are refused whole; sent again, each is applied once."""
+    server = servers("--serving.max_queued_observations=24", "--serving.max_request_observations=24")
+    with grpc.insecure_channel(server.address) as channel:
+        stub = ForecastServiceStub(channel)
+        requests = [
+            forecast_service_pb2.ObserveRequest(
+                observations=[
+                    observation_pb2.Observation(
+                        series_id=f"r{k}s{i}", observation_time=Timestamp(seconds=3600), value=1.0
+                    )
+                    for i in range(24)
+                ]
+            )
+            for k in range(200)
+        ]
+        calls = [stub.Observe.future(request) for request in requests]
+        refused = [(request, call.exception()) for request, call in zip(requests, calls, strict=True) if call.code()]
+        refused = [(request, error) for request, error in refused if error is not None]
+        assert refused
+        for request, error in refused:
+            status, retry = status_pb2.Status(), error_details_pb2.RetryInfo()
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            status.ParseFromString(dict(error.trailing_metadata())["grpc-status-details-bin"])
+            assert any(detail.Unpack(retry) for detail in status.details)
+            assert retry.retry_delay.ToMilliseconds() > 0
+            assert set(stub.Observe(request).outcomes) == {observation_pb2.OUTCOME_APPLIED}
+        assert stub.ListSeries(forecast_service_pb2.ListSeriesRequest()).total_size == 200 * 24
+
+
+def test_calibrated_quantiles_follow_the_errors(client: ForecastClient) -> None:
+    client.observe(wander(2, 30))
+    for hour in range(30, 130):
+        client.forecast(["s0", "s1"])
+        client.observe(wander(2, 1, start=hour))
+    levels = [0.1, 0.5, 0.9]
+    raw, corrected = (client.forecast(["s0", "s1"], quantile_levels=levels, calibrated=one) for one in (False, True))
+    assert raw["y_hat"].to_list() == corrected["y_hat"].to_list()
+    assert raw["q0.1"].to_list() != corrected["q0.1"].to_list()
+    assert (corrected["q0.1"] < corrected["q0.9"]).all()
+
+
 def test_refused_rows_come_back_with_the_reason(client: ForecastClient) -> None:
     frame = wander(1, 30)
     client.observe(frame)

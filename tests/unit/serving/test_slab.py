@@ -1,5 +1,8 @@
 """Slots: what is put in comes out, growth keeps it, a freed slot comes back fresh."""
 
+import itertools
+
+import pytest
 import torch
 
 from forecaster.model.state import StateSpec, TensorSpec
@@ -35,3 +38,14 @@ def test_gather_gives_a_copy() -> None:
     slots = torch.from_numpy(slab.allocate(2))
     slab.gather(slots)["x"] += 1
     assert not slab.gather(slots)["x"].any()
+
+
+@pytest.mark.parametrize("at_once", [1, 300, 5000])
+def test_it_takes_no_more_than_half_as_much_again(at_once: int) -> None:
+    """Past the first two blocks; what growth leaves free is a quarter at most, and a block."""
+    slab = Slab(SPEC)
+    for used in itertools.islice(itertools.count(at_once, at_once), 30_000 // at_once):
+        slab.reserve(at_once)
+        assert used <= slab.capacity <= max(1.25 * used + 1024, 2048)
+        assert slab.capacity <= 1.5 * used or used < 4096
+    assert {len(tensor) for tensor in slab.tensors.values()} == {slab.capacity}

@@ -2,11 +2,13 @@
 
 import asyncio
 import math
+import threading
 
 import pytest
 
 from forecaster.errors import ForecasterError, UnsupportedError
 from forecaster.model.bundle import Bundle
+from forecaster.serving.courtesy import Courtesy
 from forecaster.serving.rebuild import Staging
 from forecaster.serving.records import Snapshot
 from forecaster.serving.sqlite_snapshots import SqliteSnapshots
@@ -63,6 +65,23 @@ def test_a_reversal_goes_on_from_snapshots(storage: Storage, monkeypatch: pytest
             await fleet.check()
 
     run(scenario)
+
+
+def test_only_the_rebuilding_thread_gives_way(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    rested: list[str] = []
+    monkeypatch.setattr(Courtesy, "give_way", lambda _: rested.append(threading.current_thread().name))
+
+    async def scenario() -> None:
+        fleet = Fleet(storage, {"1": A, "2": OTHERS["other weights"]})
+        async with fleet.running():
+            for row in history(8, 40):
+                await fleet.observe([row])
+            await fleet.swap("2", hook=Traffic(fleet))  # what comes meanwhile is folded in by the engine's thread too
+            await fleet.check()
+
+    run(scenario)
+    assert len(rested) >= 8 * 40
+    assert "engine" not in rested
 
 
 def corrupt(monkeypatch: pytest.MonkeyPatch, broken: set[str]) -> None:
