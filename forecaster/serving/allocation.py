@@ -1,8 +1,8 @@
 """The C library's allocator, told to give the memory of large arrays back.
 
 glibc maps large blocks and unmaps them when they are freed; but it takes the largest block so freed for the new size
-from which it maps, up to 32 MB, and what is smaller stays with the process, in pieces between what lives long. A fleet
-of a million series through 100,000 resident ones held 325 MB of such pieces. Knows nothing of what is allocated.
+from which it maps, up to 32 MB, and what is smaller stays with the process, in pieces between what lives long. Knows
+nothing of what is allocated.
 """
 
 import ctypes

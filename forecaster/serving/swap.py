@@ -149,7 +149,7 @@ class Swap:
     ) -> None:
         """Move some of the buckets that are being rebuilt, as many as keep the engine's thread for a short while."""
         for attempt in range(_MOST_ROUNDS):
-            give_way = Courtesy(self._is_busy).give_way if attempt < _POLITE_ROUNDS else _hurry
+            give_way = Courtesy(self._is_busy).give_way if attempt < _POLITE_ROUNDS else None
             if await self._in_thread(functools.partial(staging.fold, give_way=give_way)) <= _FEW_ROWS:
                 break
 
@@ -236,10 +236,6 @@ class Swap:
     async def _in_thread(self, function: Callable[..., Any], *values: Any) -> Any:
         self._check_going()
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *values)
-
-
-def _hurry() -> None:
-    """Give way to nobody."""
 
 
 def move(engine: Engine, staging: Staging, moving: np.ndarray, source: Lane, target: Lane, into_next: bool) -> None:
