@@ -1,6 +1,6 @@
 """The configuration on the command line: the same options, the same YAML and the same errors for every command.
 
-`--config FILE` reads a YAML file with the sections data, model, training, tracking and serving; options such as
+`--config FILE` reads a YAML file with a section for each class of `forecaster.config`; options such as
 `--model.cell lstm` change single values of it, the last one given wins.
 
 Knows jsonargparse; knows nothing of what a command does.
@@ -16,7 +16,20 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from forecaster.config import Config, DataConfig, ModelConfig, ServingConfig, TrackingConfig, TrainingConfig
+from forecaster.config import (
+    BacktestConfig,
+    Config,
+    DataConfig,
+    IngestConfig,
+    ModelConfig,
+    PromotionConfig,
+    ScheduleConfig,
+    ServingConfig,
+    TrackingConfig,
+    TrainerConfig,
+    TrainingConfig,
+    TuningConfig,
+)
 from forecaster.errors import ConfigError, ForecasterError
 
 _SECTIONS: dict[str, type] = {
@@ -25,6 +38,12 @@ _SECTIONS: dict[str, type] = {
     "training": TrainingConfig,
     "tracking": TrackingConfig,
     "serving": ServingConfig,
+    "trainer": TrainerConfig,
+    "ingest": IngestConfig,
+    "backtest": BacktestConfig,
+    "promotion": PromotionConfig,
+    "tuning": TuningConfig,
+    "schedule": ScheduleConfig,
 }
 
 

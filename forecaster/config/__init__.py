@@ -1,4 +1,4 @@
-"""The configuration of data, model, training, tracking and serving: frozen values, validated once.
+"""The configuration of data, model, training, tracking, serving and pipelines: frozen values, validated once.
 
 One YAML file describes all of it; `forecaster.cli` reads the file and passes these objects on.
 This package knows nothing of files, of the command line or of the environment.
@@ -11,19 +11,29 @@ from typing import Any
 from forecaster.config.checks import require
 from forecaster.config.data import DataConfig
 from forecaster.config.frequency import default_season_lengths, parse_frequency
+from forecaster.config.ingest import IngestConfig
 from forecaster.config.model import Cell, ModelConfig
+from forecaster.config.promotion import BacktestConfig, PromotionConfig
+from forecaster.config.schedule import ScheduleConfig
 from forecaster.config.serving import DurabilityName, ServingConfig
-from forecaster.config.training import TrackingConfig, TrainingConfig
+from forecaster.config.training import TrackingConfig, TrainerConfig, TrainingConfig
+from forecaster.config.tuning import TuningConfig
 
 __all__ = [
+    "BacktestConfig",
     "Cell",
     "Config",
     "DataConfig",
     "DurabilityName",
+    "IngestConfig",
     "ModelConfig",
+    "PromotionConfig",
+    "ScheduleConfig",
     "ServingConfig",
     "TrackingConfig",
+    "TrainerConfig",
     "TrainingConfig",
+    "TuningConfig",
     "default_season_lengths",
     "parse_frequency",
     "require",
@@ -40,6 +50,12 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     serving: ServingConfig = field(default_factory=ServingConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    ingest: IngestConfig = field(default_factory=IngestConfig)
+    backtest: BacktestConfig = field(default_factory=BacktestConfig)
+    promotion: PromotionConfig = field(default_factory=PromotionConfig)
+    tuning: TuningConfig = field(default_factory=TuningConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
         ok = not self.model.end_of_sequence or self.data.end_column is not None

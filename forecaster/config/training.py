@@ -8,6 +8,7 @@ from forecaster.config.checks import require
 
 Feeding = Literal["teacher", "scheduled", "free"]
 Schedule = Literal["constant", "linear", "inverse_sigmoid"]
+StartFrom = Literal["scratch", "champion"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,7 @@ class TrainingConfig:
         device: cpu or cuda.
         checkpoint_dir: where checkpoints go; left out, a temporary folder.
         resume: continue from the last checkpoint in `checkpoint_dir`.
+        start_from: fresh weights (scratch), or those of the champion if it is of the same architecture.
     """
 
     max_epochs: int = 6
@@ -65,13 +67,15 @@ class TrainingConfig:
     device: Literal["cpu", "cuda"] = "cpu"
     checkpoint_dir: str | None = None
     resume: bool = False
+    start_from: StartFrom = "scratch"
 
     def __post_init__(self) -> None:
         for name in ("max_epochs", "patience", "min_updates", "series_per_batch", "origin_stride"):
             require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "1 or more")
         ok = self.chunk_steps is None or self.chunk_steps >= 1
         require(ok, "training.chunk_steps", self.chunk_steps, "1 or more, or null")
-        for name, choices in (("feeding", get_args(Feeding)), ("feeding_schedule", get_args(Schedule))):
+        literals = (("feeding", Feeding), ("feeding_schedule", Schedule), ("start_from", StartFrom))
+        for name, choices in ((name, get_args(literal)) for name, literal in literals):
             require(getattr(self, name) in choices, f"training.{name}", getattr(self, name), " or ".join(choices))
         require(0 <= self.feeding_share <= 1, "training.feeding_share", self.feeding_share, "0 to 1")
         positive = ("learning_rate", "gradient_clip_norm")
@@ -87,6 +91,28 @@ class TrainingConfig:
         require(self.threads is None or self.threads >= 1, "training.threads", self.threads, "1 or more")
         ok = not self.resume or self.checkpoint_dir is not None
         require(ok, "training.resume", self.resume, "it together with training.checkpoint_dir")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerConfig:
+    """How many processes train together.
+
+    Args:
+        devices: processes on this machine, each with a part of the series.
+        strategy: auto (one process), or ddp (several, whose gradients are averaged).
+        num_nodes: machines, started by torchrun or the like on each.
+    """
+
+    devices: int = 1
+    strategy: Literal["auto", "ddp"] = "auto"
+    num_nodes: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("devices", "num_nodes"):
+            require(getattr(self, name) >= 1, f"trainer.{name}", getattr(self, name), "1 or more")
+        require(self.strategy in ("auto", "ddp"), "trainer.strategy", self.strategy, "auto or ddp")
+        alone = self.devices == self.num_nodes == 1
+        require(alone or self.strategy == "ddp", "trainer.strategy", self.strategy, "ddp with several processes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

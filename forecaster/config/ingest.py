@@ -1,0 +1,41 @@
+"""Where a data set is made of, and where it is kept."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from forecaster.config.checks import require
+
+Partition = Literal["day", "month", "year"]
+Corrections = Literal["replace", "keep", "refuse"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestConfig:
+    """Where a data set is made of, and where it is kept.
+
+    Args:
+        sources: CSV or Parquet files, globs or object-store URLs; left out, `data.path`, unless there is a query or
+            a server's state.
+        sql_url: an SQLAlchemy URL of a database.
+        sql_query: asked of it; its columns are those that the data section names.
+        state: a server's journal and history, by its `serving.state`.
+        output: the data set's folder: Parquet files and a manifest.
+        partition: the stretch of time that a file holds.
+        corrections: what becomes of a value that differs from the one known for its series and time: it replaces
+            that, that is kept, or the ingest is refused.
+    """
+
+    sources: tuple[str, ...] = ()
+    sql_url: str | None = None
+    sql_query: str | None = None
+    state: str | None = None
+    output: str = "dataset"
+    partition: Partition = "month"
+    corrections: Corrections = "replace"
+
+    def __post_init__(self) -> None:
+        choices = (("partition", get_args(Partition)), ("corrections", get_args(Corrections)))
+        for name, allowed in choices:
+            require(getattr(self, name) in allowed, f"ingest.{name}", getattr(self, name), " or ".join(allowed))
+        both = (self.sql_url is None) == (self.sql_query is None)
+        require(both, "ingest.sql_query", self.sql_query, "it together with ingest.sql_url")
