@@ -1,0 +1,168 @@
+"""All steps from data to champion, once for the same data and configuration.
+
+Every attempt is a run of its own, tagged with what asked for it and with a key of data and configuration. An attempt
+that was killed is taken up by the next: each step finds by the key what was done already.
+
+Knows the order of the steps; knows nothing of how any of them works.
+"""
+
+import contextlib
+import hashlib
+import json
+import pathlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+from forecaster import registry
+from forecaster.config import Config, to_dict
+from forecaster.imports import without_collections
+from pipelines.context import Context
+from pipelines.ingest import ingest
+from pipelines.lease import held
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
+
+Outcome = Literal["nothing new", "promoted", "refused"]
+_MAKING = ("data", "model", "training", "trainer", "ingest", "backtest", "promotion", "tuning")  # sections
+_WHERE_ONLY = {  # options that say where things lie, not what comes out
+    "data": ("path",),
+    "training": ("checkpoint_dir", "resume", "threads"),
+    "ingest": ("sources", "sql_url", "sql_query", "state", "output", "partition"),
+    "tuning": ("storage",),
+}
+_EXIT_ON_SIGTERM = 128 + signal.SIGTERM
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrainResult:
+    """What a retraining came to.
+
+    Args:
+        outcome: nothing new if the same data and configuration were through before.
+        run_id: of the attempt, or of the one before that did the work.
+        said: a line for people.
+    """
+
+    outcome: Outcome
+    run_id: str
+    said: str
+
+    def line(self) -> str:
+        """Return the outcome as a line for people."""
+        return self.said
+
+
+def retrain(config: Config, *, trigger: str = "manual", stream: TextIO | None = None) -> RetrainResult:
+    """Bring in what is new, train a challenger on it, and let it become the champion if it is better.
+
+    Args:
+        config: all of it; `serving` is not used.
+        trigger: what asked for it.
+        stream: for lines for people; left out, standard error.
+
+    Raises:
+        UnavailableError: another process retrains, or a store cannot be used.
+        DataError: the data cannot be used, or does not suffice.
+        ConfigError: see the steps.
+    """
+    stream = stream or sys.stderr
+    with _sigterm_exits(), held(config):
+        new = ingest(config, stream)
+        stream.write(f"ingest: {new.line()}\n")
+        key = retrain_key(config, new.manifest.content_hash)
+        client = registry.connect(config.tracking)
+        attempts = _attempts(client, config, key)
+        done = next((one for one in attempts if one.info.status == "FINISHED"), None)
+        if done is not None:
+            before = f"nothing new: {new.manifest.describe()} was through before"
+            said = f"{before}, {done.data.tags.get('outcome', '')}"
+            return RetrainResult(outcome="nothing new", run_id=done.info.run_id, said=said)
+        _end_killed(client, config)
+        return _attempt(client, config, key, trigger, len(attempts) + 1, stream)
+
+
+def retrain_key(config: Config, content_hash: str) -> str:
+    """Return what stands for data and configuration: the same key, the same work."""
+    plain = {name: dict(to_dict(config)[name]) for name in _MAKING}
+    for section, names in _WHERE_ONLY.items():
+        for name in names:
+            plain[section].pop(name)
+    plain |= {"tracking": {"model": config.tracking.model}}
+    text = json.dumps([content_hash, plain], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _attempt(
+    client: "MlflowClient", config: Config, key: str, trigger: str, number: int, stream: TextIO
+) -> RetrainResult:
+    with without_collections():  # Lightning and torch take seconds: a run with nothing new needs neither
+        from forecaster.training.tracking import track
+        from pipelines.backtest import backtest
+        from pipelines.promote import promote
+        from pipelines.train import train
+        from pipelines.tune import tune
+
+    folder = str(pathlib.Path(config.ingest.output).resolve())
+    tags = {"step": "retrain", "retrain_key": key, "attempt": str(number), "dataset": folder}
+    with track(config, trigger=trigger, name="retrain", tags=tags) as run:
+        run.log_config(config)
+        run.log_text((pathlib.Path(folder) / "manifest.json").read_text(), "manifest.json")
+        context = Context(trigger=trigger, parent_run_id=run.run_id, key=key, stream=stream)
+        tuned = tune(config, context).config if config.tuning.trials else config
+        trained = train(tuned, context=context)
+        if trained is None:
+            raise AssertionError("a retraining is one process; it starts those that train with it")
+        stream.write(f"train: {trained.line()}\n")
+        scored = backtest(config, context)
+        stream.write(f"{scored.table()}\n")
+        decision = promote(config, context)
+        run.log_metrics(decision.metrics())
+        client.set_tag(run.run_id, "mlflow.note.content", decision.markdown())
+        client.set_tag(run.run_id, "outcome", decision.line())
+        outcome: Outcome = "promoted" if decision.promoted else "refused"
+        return RetrainResult(outcome=outcome, run_id=run.run_id, said=decision.line())
+
+
+def _attempts(client: "MlflowClient", config: Config, key: str) -> list["MlflowRun"]:
+    return _search(client, config, f"tags.step = 'retrain' and tags.retrain_key = '{key}'")
+
+
+def _end_killed(client: "MlflowClient", config: Config) -> None:
+    """End the runs of attempts whose process ended without a word: nobody else retrains while the lease is held."""
+    folder = str(pathlib.Path(config.ingest.output).resolve()).replace("'", "")
+    running = "attributes.status = 'RUNNING'"
+    for attempt in _search(client, config, f"tags.step = 'retrain' and tags.dataset = '{folder}' and {running}"):
+        children = _search(client, config, f"tags.mlflow.parentRunId = '{attempt.info.run_id}' and {running}")
+        for run in (*children, attempt):
+            client.set_tag(run.info.run_id, "error", "its process ended without a word")
+            client.set_terminated(run.info.run_id, "KILLED")
+
+
+def _search(client: "MlflowClient", config: Config, which: str) -> list["MlflowRun"]:
+    experiment = registry.experiment_id(client, config.tracking)
+    found: list[Any] = client.search_runs([experiment], which, order_by=["attributes.start_time DESC"])
+    return found
+
+
+@contextlib.contextmanager
+def _sigterm_exits() -> Iterator[None]:
+    """Let SIGTERM end the process as an exception, so that runs are ended and the lease is given back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(_EXIT_ON_SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
