@@ -1,7 +1,9 @@
-"""Real server processes without the seconds of their imports: forked from one that has imported everything.
+"""Real processes without the seconds of their imports: forked from one that has imported everything.
 
-`python -m tests.integration.nursery` reads lines of JSON, `{"arguments": [...], "log": path}`, and answers each with
-the process id of a server, whose exit status it writes beside the log; it ends them with itself when its input ends.
+`python -m tests.integration.nursery PROGRAM`, the program being `forecaster` or `pipelines`, reads lines of JSON,
+`{"arguments": [...], "log": path, "kill_at": [module, name]}`, and answers each with the process id of a child that
+runs the program, and whose exit status it writes beside the log; it ends them with itself when its input ends. A
+child kills itself, as `kill -9` does, where it would call the function named by `kill_at`.
 """
 
 import contextlib
@@ -16,10 +18,10 @@ import subprocess
 import sys
 import time
 import traceback
-from typing import NoReturn
+from typing import Any, NoReturn
 
-IMPORTED = (
-    "forecaster.cli",
+_MAIN = {"forecaster": "forecaster.cli", "pipelines": "pipelines.__main__"}
+_SERVING = (
     "forecaster.serving.server",
     "forecaster.registry",
     "forecaster.model.packed_step",
@@ -29,21 +31,36 @@ IMPORTED = (
     "mlflow.store.tracking.sqlalchemy_store",
     "polars",
 )
+_STEPS = (
+    "forecaster.registry",
+    "mlflow.artifacts",
+    "mlflow.pyfunc",
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "pipelines.backtest",
+    "pipelines.promote",
+    "pipelines.retrain",
+    "pipelines.train",
+    "polars",
+)
+_IMPORTED = {"forecaster": _SERVING, "pipelines": _STEPS}
 _POLL_SECONDS = 0.005
 
 
-def serve(arguments: list[str], log: str) -> NoReturn:
-    """Be a server."""
+def be(program: str, arguments: list[str], log: str, kill_at: list[str] | None) -> NoReturn:
+    """Be the program."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    sys.argv = ["forecaster", *arguments]
+    sys.argv = [program, *arguments]
     code = 1
     try:
-        code = importlib.import_module("forecaster.cli").main(arguments)
+        if kill_at is not None:
+            _die_at(*kill_at)
+        code = importlib.import_module(_MAIN[program]).main(arguments)
     except BaseException:  # noqa: BLE001 -- nobody else would say so
         traceback.print_exc()
     finally:
@@ -51,8 +68,18 @@ def serve(arguments: list[str], log: str) -> NoReturn:
         os._exit(code)
 
 
+def _die_at(module: str, path: str) -> None:
+    """Let the process be killed where it would call a function, or a method, of a module."""
+    *owners, name = path.split(".")
+    owner: Any = importlib.import_module(module)
+    for one in owners:
+        owner = getattr(owner, one)
+    assert callable(getattr(owner, name))
+    setattr(owner, name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+
+
 def reap(running: dict[int, str]) -> None:
-    """Write the exit statuses of servers that have ended, as `subprocess` counts them."""
+    """Write the exit statuses of children that have ended, as `subprocess` counts them."""
     for process, log in list(running.items()):
         ended, status = os.waitpid(process, os.WNOHANG)
         if ended:
@@ -68,9 +95,9 @@ def status_file(log: str | pathlib.Path) -> pathlib.Path:
     return pathlib.Path(f"{log}.status")
 
 
-def main() -> None:
-    """Fork a server for each line."""
-    for name in IMPORTED:
+def main(program: str) -> None:
+    """Fork a child for each line."""
+    for name in _IMPORTED[program]:
         importlib.import_module(name)
     gc.freeze()
     running: dict[int, str] = {}
@@ -93,7 +120,7 @@ def main() -> None:
                 wanted, asked = json.loads(asked), b""
                 child = os.fork()
                 if child == 0:
-                    serve(wanted["arguments"], wanted["log"])
+                    be(program, **wanted)
                 running[child] = wanted["log"]
                 print(child, flush=True)
     for child in running:
@@ -102,7 +129,7 @@ def main() -> None:
 
 
 class Forked:
-    """A server that the nursery started; what there is of it is as in `subprocess.Popen`."""
+    """A child that the nursery started; what there is of it is as in `subprocess.Popen`."""
 
     def __init__(self, pid: int, log: pathlib.Path) -> None:
         self.pid, self._status = pid, status_file(log)
@@ -116,7 +143,7 @@ class Forked:
         deadline = time.monotonic() + timeout
         while (status := self.poll()) is None:
             if time.monotonic() > deadline:
-                raise subprocess.TimeoutExpired(f"server {self.pid}", timeout)
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
             time.sleep(_POLL_SECONDS)
         return status
 
@@ -128,24 +155,24 @@ class Forked:
 
 
 class Nursery:
-    """The other end: starts servers in a fraction of a second."""
+    """The other end: starts processes of a program in a fraction of a second."""
 
-    def __init__(self) -> None:
-        command = [sys.executable, "-m", "tests.integration.nursery"]
+    def __init__(self, program: str = "forecaster") -> None:
+        command = [sys.executable, "-m", "tests.integration.nursery", program]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
 
-    def start(self, arguments: list[str], log: pathlib.Path) -> Forked:
-        """Start a server by the `forecaster` command's arguments and return it at once."""
+    def start(self, arguments: list[str], log: pathlib.Path, *, kill_at: tuple[str, str] | None = None) -> Forked:
+        """Start a process by the command's arguments and return it at once; it ends itself at a function."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"arguments": arguments, "log": str(log)}) + "\n")
+        self._process.stdin.write(json.dumps({"arguments": arguments, "log": str(log), "kill_at": kill_at}) + "\n")
         self._process.stdin.flush()
         return Forked(int(self._process.stdout.readline()), log)
 
     def close(self) -> None:
-        """End it with all of its servers."""
+        """End it with all of its children."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
@@ -154,4 +181,4 @@ class Nursery:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

@@ -1,0 +1,247 @@
+"""The loop closed: a server's journal, ingested, retrained on, promoted, served; killed at every step on the way."""
+
+import dataclasses
+import datetime as dt
+import json
+import pathlib
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from forecaster import registry
+from forecaster.client import ForecastClient, RetryPolicy
+from forecaster.config import (
+    BacktestConfig,
+    Config,
+    DataConfig,
+    IngestConfig,
+    ModelConfig,
+    TrackingConfig,
+    TrainingConfig,
+    to_dict,
+)
+
+from .conftest import Server, ServerFactory, make_bundle
+from .nursery import Nursery
+
+pytestmark = pytest.mark.alone
+
+START = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
+SERIES, HISTORY = 4, 300  # series, hours of each in the file
+PICKED_UP_SECONDS = 15.0  # design.md's bar for a promotion to be served
+# Where a retraining is killed: the step, the module that calls the function, and the function.
+KILLS = (
+    ("ingest, a partition written", "pipelines.ingest", "write_manifest"),
+    ("train, before its first epoch is over", "forecaster.training.callbacks", "History.on_train_epoch_end"),
+    ("train, logged and not registered", "forecaster.registry", "register"),
+    ("train, registered and no challenger", "forecaster.registry", "set_alias"),
+    ("backtest, before it is scored", "pipelines.backtest", "rolling_origin"),
+    ("promote, before the rule", "pipelines.promote", "decide"),
+    ("promote, decided and not moved", "forecaster.registry", "promote"),
+)
+
+
+def hours(start: int, count: int) -> pl.DataFrame:
+    """Return `count` hours of wandering series with a season of 12 hours, columns unique_id, ds, y."""
+    frames = []
+    for k in range(SERIES):
+        rng = np.random.default_rng(k)
+        steps = np.arange(start + count)
+        level = 50 + np.convolve(rng.normal(size=2000), 0.9 ** np.arange(40))[: start + count]
+        y = level + 4 * np.sin(steps * np.pi / 6) + 0.3 * np.random.default_rng([k, 1]).normal(size=2000)[steps]
+        times = [START + dt.timedelta(hours=i) for i in range(start + count)]
+        frames.append(pl.DataFrame({"unique_id": f"m{k}", "ds": times, "y": y})[start:])
+    return pl.concat(frames).with_columns(pl.col("ds").cast(pl.Datetime("us", "UTC"))).sort("ds", "unique_id")
+
+
+@pytest.fixture
+def config(tracking: TrackingConfig, tmp_path: pathlib.Path) -> Config:
+    """Return a configuration whose source is a file of history."""
+    hours(0, HISTORY).write_csv(tmp_path / "meters.csv")
+    return Config(
+        data=DataConfig(path=str(tmp_path / "meters.csv")),
+        model=ModelConfig(hidden_size=8, num_layers=1, decoder_size=8, horizon=4, season_lengths=(12,)),
+        training=TrainingConfig(max_epochs=1, min_updates=8, chunk_steps=24, validation_steps=40, threads=1),
+        tracking=tracking,
+        ingest=IngestConfig(output=str(tmp_path / "dataset")),
+        backtest=BacktestConfig(steps=24, folds=2),
+    )
+
+
+@pytest.fixture(scope="module")
+def steps() -> Iterator[Nursery]:
+    """Return what starts the steps of pipelines quickly."""
+    made = Nursery("pipelines")
+    yield made
+    made.close()
+
+
+@dataclasses.dataclass
+class Pipelines:
+    """Runs steps in processes of their own."""
+
+    nursery: Nursery
+    folder: pathlib.Path
+    ran: int = 0
+
+    def __call__(self, config: Config, *arguments: str, kill_at: tuple[str, str] | None = None) -> tuple[int, str]:
+        """Run a step to its end and return its exit status and what it said."""
+        self.ran += 1
+        path, log = self.folder / f"config-{self.ran}.yaml", self.folder / f"step-{self.ran}.log"
+        path.write_text(yaml.safe_dump(to_dict(config)))
+        child = self.nursery.start([*arguments, "--config", str(path)], log, kill_at=kill_at)
+        return child.wait(120), log.read_text()
+
+
+@pytest.fixture
+def run(steps: Nursery, tmp_path: pathlib.Path) -> Pipelines:
+    """Return what runs steps."""
+    return Pipelines(steps, tmp_path)
+
+
+class Traffic:
+    """Observes hour after hour and forecasts, without a retry, until told to stop."""
+
+    def __init__(self, address: str, first_hour: int) -> None:
+        self._address, self._stop, self._first = address, threading.Event(), first_hour
+        self.hours, self.failures, self.versions = 0, list[BaseException](), list[str]()
+        self._thread = threading.Thread(target=self._work)
+
+    def __enter__(self) -> "Traffic":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(30)
+
+    def _work(self) -> None:
+        try:
+            with ForecastClient(
+                self._address, retry=RetryPolicy(timeout_seconds=20, first_delay_seconds=100)
+            ) as client:
+                while not self._stop.wait(0.1):
+                    client.observe(hours(self._first + self.hours, 1)).raise_for_rejections()
+                    self.hours += 1
+                    self.versions.append(str(client.forecast([f"m{k}" for k in range(SERIES)])["model_version"][0]))
+        except BaseException as error:  # noqa: BLE001 -- shown by the test
+            self.failures.append(error)
+
+
+def attempts(client: MlflowClient, config: Config, step: str = "retrain") -> list[Run]:
+    """Return the runs of a step, the oldest first."""
+    experiment = registry.experiment_id(client, config.tracking)
+    found: list[Run] = client.search_runs([experiment], f"tags.step = '{step}'", order_by=["attributes.start_time ASC"])
+    return found
+
+
+def served(address: str) -> str:
+    """Return the version that a server serves."""
+    with ForecastClient(address) as client:
+        return client.get_model().version
+
+
+def wait_for_version(address: str, version: str) -> float:
+    """Return after how many seconds the server serves a version."""
+    began = time.monotonic()
+    while served(address) != version:
+        assert time.monotonic() - began < PICKED_UP_SECONDS
+        time.sleep(0.1)
+    return time.monotonic() - began
+
+
+def test_the_same_data_is_trained_on_once(config: Config, run: Pipelines) -> None:
+    """A second run says so; other data, or another configuration, is another matter."""
+    status, said = run(config, "retrain")
+    assert status == 0, said
+    client = registry.connect(config.tracking)
+    assert registry.resolve(config.tracking).version == "1"
+    status, said = run(config, "retrain", "--trigger", "cron")
+    assert (status, "nothing new" in said) == (0, True), said
+    assert [(one.info.status, one.data.tags["trigger"]) for one in attempts(client, config)] == [("FINISHED", "manual")]
+    hours(0, HISTORY + 1).write_csv(str(config.data.path))
+    status, said = run(config, "retrain", "--trigger", "cron")
+    assert (status, "nothing new" in said) == (0, False), said
+    assert [one.data.tags["trigger"] for one in attempts(client, config)] == ["manual", "cron"]
+
+
+def test_a_retraining_that_is_killed_anywhere_is_finished_by_the_next(config: Config, run: Pipelines) -> None:
+    """Killed at one step after another, the work is done once and nothing is left half-done."""
+    for step, *kill_at in KILLS:
+        status, said = run(config, "retrain", kill_at=(kill_at[0], kill_at[1]))
+        assert status == -9, f"{step}: {said}"
+    status, said = run(config, "retrain")
+    assert status == 0, said
+    client = registry.connect(config.tracking)
+    *killed, last = attempts(client, config)
+    assert [one.info.status for one in killed] == ["KILLED"] * (len(KILLS) - 1)  # the first was killed before its run
+    assert (last.info.status, last.data.tags["attempt"]) == ("FINISHED", str(len(KILLS)))
+    (version,) = client.search_model_versions(f"name = '{config.tracking.model}'")
+    assert registry.resolve(config.tracking).version == version.version == "1"
+    for step in ("train", "backtest"):
+        assert [one.info.status for one in attempts(client, config, step)].count("FINISHED") == 1
+        assert "RUNNING" not in {one.info.status for one in attempts(client, config, step)}
+    status, said = run(config, "retrain")
+    assert (status, "nothing new" in said) == (0, True), said
+
+
+def test_of_two_at_once_one_waits_or_leaves(config: Config, run: Pipelines, tmp_path: pathlib.Path) -> None:
+    """The work is done once."""
+    said: list[tuple[int, str]] = []
+    second = Pipelines(run.nursery, tmp_path / "second")
+    second.folder.mkdir()
+    threads = [threading.Thread(target=lambda one=one: said.append(one(config, "retrain"))) for one in (run, second)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.3)  # the nursery answers one at a time
+    for thread in threads:
+        thread.join(120)
+    assert sorted(status for status, _ in said)[0] == 0
+    client = registry.connect(config.tracking)
+    assert [one.info.status for one in attempts(client, config)] == ["FINISHED"]
+    assert len(client.search_model_versions(f"name = '{config.tracking.model}'")) == 1
+
+
+@pytest.fixture
+def server(config: Config, run: Pipelines, tmp_path: pathlib.Path, nursery: Nursery) -> Iterator[Server]:
+    """Return a server of a first, barely trained champion; it looks for another every second."""
+    status, said = run(config, "retrain")
+    assert status == 0, said
+    factory = ServerFactory(config.tracking, make_bundle(), tmp_path, nursery)
+    yield factory("--serving.poll_seconds=1")
+    factory.end()
+
+
+def test_what_a_server_observed_comes_back_to_it_as_a_better_model(
+    config: Config, server: Server, run: Pipelines, tmp_path: pathlib.Path
+) -> None:
+    """Journal, ingest, retrain, promote, swap: under load, no request fails, and the new model is served soon."""
+    with ForecastClient(server.address) as client:
+        client.observe(hours(0, HISTORY)).raise_for_rejections()
+    again = dataclasses.replace(
+        config,
+        ingest=dataclasses.replace(config.ingest, state=str(tmp_path / "state")),
+        training=dataclasses.replace(config.training, max_epochs=4, min_updates=16),
+    )
+    with Traffic(server.address, HISTORY) as traffic:
+        time.sleep(1)
+        status, said = run(again, "retrain", "--trigger", "new_observations")
+        assert status == 0, said
+        assert registry.resolve(config.tracking).version == "2", said
+        seconds = wait_for_version(server.address, "2")
+        time.sleep(0.5)
+    print(f"served {seconds:.1f} s after the promotion")
+    assert not traffic.failures
+    assert traffic.versions == sorted(traffic.versions)
+    assert set(traffic.versions) == {"1", "2"}
+    status, said = run(again, "ingest")
+    assert status == 0, said
+    manifest = json.loads((tmp_path / "dataset" / "manifest.json").read_text())
+    assert manifest["rows"] == SERIES * (HISTORY + traffic.hours)
