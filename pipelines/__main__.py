@@ -15,7 +15,7 @@ from pipelines.context import Context
 def _ingest(arguments: Namespace) -> int:
     from pipelines.ingest import ingest
 
-    print(ingest(read_config(arguments)).line())
+    print(ingest(read_config(arguments), stream=sys.stderr).line())
     return 0
 
 
@@ -80,7 +80,7 @@ def _schedule(arguments: Namespace) -> int:
 _DATA = ("data", "ingest")
 _TRAINING = (*_DATA, "model", "training", "trainer", "tracking", "backtest")
 _STEPS = {
-    "ingest": Command("bring what is new of the sources into the data set", _DATA, _ingest),
+    "ingest": Command("bring what is new of the sources into the data set", (*_DATA, "tracking"), _ingest),
     "train": Command("train a challenger on the data set and register it", _TRAINING, _train, add_until),
     "backtest": Command(
         "score champion, challenger and seasonal naive on the newest data",

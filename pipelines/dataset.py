@@ -7,16 +7,26 @@ import dataclasses
 import pathlib
 
 from forecaster.config import Config
+from forecaster.data.dataset import canonical_names
+from forecaster.data.manifest import Manifest, manifest_at
 from forecaster.errors import DataError
-
-MANIFEST = "manifest.json"
 
 
 def ingested(config: Config) -> Config:
     """Return the configuration with the data set as its data; raises DataError if nothing was ingested yet."""
-    folder = pathlib.Path(config.ingest.output)
-    if not (folder / MANIFEST).is_file():
-        raise DataError(f"there is no data set in {folder}: run `python -m pipelines ingest` first, or retrain")
-    names = {"id_column": "unique_id", "time_column": "ds", "target_column": "y", "layout": "long"}
-    data = dataclasses.replace(config.data, path=str(folder), **names)  # type: ignore[arg-type]  # a dict of texts
+    _manifest_path(config)
+    data = dataclasses.replace(canonical_names(config.data), path=config.ingest.output)
     return dataclasses.replace(config, data=data)
+
+
+def read_manifest(config: Config) -> Manifest:
+    """Return the data set's manifest; raises DataError if nothing was ingested yet."""
+    return Manifest.read(_manifest_path(config))
+
+
+def _manifest_path(config: Config) -> pathlib.Path:
+    found = manifest_at(config.ingest.output)
+    if found is None:
+        folder = config.ingest.output
+        raise DataError(f"there is no data set in {folder}: run `python -m pipelines ingest` first, or retrain")
+    return found

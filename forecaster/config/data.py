@@ -14,7 +14,7 @@ class DataConfig:
     """Where the series are and how to read them.
 
     Args:
-        path: a CSV or Parquet file; left out, the bundled New York airport weather.
+        path: a CSV or Parquet file, or a data set's folder; left out, the bundled New York airport weather.
         layout: long has a row for each series and time; wide, CSV only, has a line for each series, its name first
             and its values after it, oldest first, as in the M4 competition; auto is wide if the columns are called
             V1, V2, V3 and so on. A wide file has no times: its series are taken to end together, and the times are

@@ -141,6 +141,14 @@ def _parse_times(rows: pl.DataFrame, name: str, source: Source) -> pl.Series:
     return joined["utc"]
 
 
+def is_zoned(rows: pl.DataFrame, name: str) -> bool | None:
+    """Return whether the first of several times has an offset; None if they are not text, or it is no time."""
+    if rows.is_empty() or not _is_text(rows[name].dtype):
+        return None
+    part = rows[name].head(1).cast(pl.String).str.strip_chars().str.extract_groups(_ISO_TIME).struct
+    return None if part["date"][0] is None else part["zone"][0] is not None
+
+
 def _refuse_type(rows: pl.DataFrame, name: str, source: Source, advice: str) -> NoReturn:
     first = shown(rows[name].drop_nulls().first())
     raise DataError(f"{source.names[0]}: column {name!r} holds {rows[name].dtype} ({first}); {advice}")

@@ -8,7 +8,7 @@ This module knows nothing of files, of models, or of how a finding could be repa
 """
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,8 +20,8 @@ from forecaster.errors import DataError
 
 FILE, ROW = "__forecaster_file", "__forecaster_row"  # where a row came from, while it is being checked
 
-_EXAMPLES = 3
-_NEARLY_ALL, _FEWEST_STEPS = 0.9, 10  # of the steps of a frequency that is surely another
+EXAMPLES = 3
+NEARLY_ALL, FEWEST_STEPS = 0.9, 10  # of the steps of a frequency that is surely another
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _UNITS_US = {
     "w": 7 * 86_400_000_000,
@@ -68,7 +68,7 @@ class Source:
         if not bad.any():
             return
         wrong = rows.filter(bad).sort(FILE, ROW)
-        values = [shown(value) for value in wrong[column].unique(maintain_order=True).head(_EXAMPLES)]
+        values = [shown(value) for value in wrong[column].unique(maintain_order=True).head(EXAMPLES)]
         notes = [f"{wrong.height:,} such rows"] if wrong.height > 1 else []
         notes += ["also " + ", ".join(values[1:])] if len(values) > 1 else []
         more = f" ({', '.join(notes)})" if notes else ""
@@ -122,16 +122,21 @@ class DataReport:
 
     def raise_for_errors(self) -> None:
         """Raise DataError, one line for all errors, if there are any."""
-        errors = [finding for finding in self.findings if finding.severity == "error"]
-        if errors:
-            parts = [f"{finding}; {_MEANING[finding.kind][2]}" for finding in errors]
-            raise DataError(f"the data cannot be used as it is: {' | '.join(parts)}")
+        raise_for_errors(self.findings)
 
     def lines(self) -> list[str]:
         """Return the report for people, one line for the whole and one for each finding."""
-        extent = f"{_time_text(self.first_time)} to {_time_text(self.last_time)}"
+        extent = f"{time_text(self.first_time)} to {time_text(self.last_time)}"
         head = f"{self.rows:,} {'row' if self.rows == 1 else 'rows'} in {self.series:,} series from {extent}"
         return [head, *(f"{finding.severity}: {finding}" for finding in self.findings)]
+
+
+def raise_for_errors(findings: Iterable[Finding]) -> None:
+    """Raise DataError, one line for all errors among findings, if there are any."""
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        parts = [f"{finding}; {_MEANING[finding.kind][2]}" for finding in errors]
+        raise DataError(f"the data cannot be used as it is: {' | '.join(parts)}")
 
 
 def inspect_frame(frame: pl.DataFrame, config: DataConfig) -> DataReport:
@@ -174,8 +179,8 @@ def _rows_finding(
     """Return the finding whose count is the given rows, or None if there are none."""
     if rows.is_empty():
         return None
-    first = rows.head(_EXAMPLES).select("unique_id", "ds").iter_rows()
-    examples = tuple(f"{name} at {_time_text(time)}" for name, time in first)
+    first = rows.head(EXAMPLES).select("unique_id", "ds").iter_rows()
+    examples = tuple(f"{name} at {time_text(time)}" for name, time in first)
     return Finding(kind, severity, rows.height, examples, detail)
 
 
@@ -200,8 +205,8 @@ def _coarser(rows: pl.DataFrame, step_us: int) -> pl.DataFrame:
         return followers
     usual_us, _ = followers["since"].value_counts(sort=True).row(0)
     same = followers.filter(pl.col("since") == usual_us)
-    is_coarser = usual_us > step_us and usual_us % step_us == 0 and len(followers) >= _FEWEST_STEPS
-    return same if is_coarser and len(same) >= _NEARLY_ALL * len(followers) else rows.clear()
+    is_coarser = usual_us > step_us and usual_us % step_us == 0 and len(followers) >= FEWEST_STEPS
+    return same if is_coarser and len(same) >= NEARLY_ALL * len(followers) else rows.clear()
 
 
 def _gap(rows: pl.DataFrame, step_us: int, hint: str) -> Finding | None:
@@ -209,9 +214,9 @@ def _gap(rows: pl.DataFrame, step_us: int, hint: str) -> Finding | None:
     gaps = rows.with_columns(missing=pl.col("since") // step_us - 1).filter(pl.col("missing") > 0)
     if gaps.is_empty():
         return None
-    first = gaps.head(_EXAMPLES).select("unique_id", pl.col("us") - pl.col("since") + step_us, "missing")
+    first = gaps.head(EXAMPLES).select("unique_id", pl.col("us") - pl.col("since") + step_us, "missing")
     examples = tuple(
-        f"{name} at {_time_text(_from_us(us))} for {_frequency_text(missing * step_us)}"
+        f"{name} at {time_text(_from_us(us))} for {frequency_text(missing * step_us)}"
         for name, us, missing in first.iter_rows()
     )
     total, longest = gaps.select(total=pl.col("missing").sum(), longest=pl.col("missing").max()).row(0)
@@ -235,7 +240,7 @@ def _constant(rows: pl.DataFrame) -> Finding | None:
     same = ranges.filter(pl.col("count") >= 2, pl.col("low") == pl.col("high")).sort("unique_id")
     if same.is_empty():
         return None
-    first = same.head(_EXAMPLES).select("unique_id", "low").iter_rows()
+    first = same.head(EXAMPLES).select("unique_id", "low").iter_rows()
     return Finding("constant", "notice", same.height, tuple(f"{name} is always {value}" for name, value in first))
 
 
@@ -262,11 +267,16 @@ def _frequency_hint(rows: pl.DataFrame, step_us: int) -> str:
     usual_us, count = since.value_counts(sort=True).row(0)
     if usual_us == step_us or 2 * count <= len(since):
         return ""
-    text = _frequency_text(usual_us)
+    return frequency_hint(usual_us)
+
+
+def frequency_hint(usual_us: int) -> str:
+    """Return which frequency data with this step seems to have."""
+    text = frequency_text(usual_us)
     return f"the data looks like {text}: set --data.frequency {text}"
 
 
-def _frequency_text(us: int) -> str:
+def frequency_text(us: int) -> str:
     """Return a duration as `forecaster.config.parse_frequency` reads it, such as 1h30m."""
     text = ""
     for unit, size in _UNITS_US.items():
@@ -279,5 +289,6 @@ def _from_us(us: int) -> dt.datetime:
     return _EPOCH + dt.timedelta(microseconds=us)
 
 
-def _time_text(time: dt.datetime) -> str:
+def time_text(time: dt.datetime) -> str:
+    """Return a time as ISO 8601, with Z for UTC."""
     return time.isoformat().replace("+00:00", "Z")

@@ -11,7 +11,6 @@ This module knows nothing of time steps: duplicates, gaps and stamps off the gri
 """
 
 import difflib
-import glob
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,12 +20,14 @@ import polars as pl
 from forecaster.config import DataConfig
 from forecaster.data import columns
 from forecaster.data.csv_file import first_line, header_of, mistake_in
+from forecaster.data.dataset import canonical_names, read_dataset
 from forecaster.data.datasets import weather_path
+from forecaster.data.files import find_files, kind_of
+from forecaster.data.manifest import manifest_at
 from forecaster.data.report import FILE, ROW, Source, shown
 from forecaster.data.wide import is_wide, to_rows
 from forecaster.errors import DataError, FieldViolation
 
-_KINDS = {".csv": "csv", ".csv.gz": "csv", ".parquet": "parquet", ".pq": "parquet"}
 # canonical name, flag that renames it, and names that people use for it
 _COLUMNS = (
     ("unique_id", "id_column", ("id", "series", "series_id", "item_id", "meter", "sensor", "station", "store")),
@@ -39,10 +40,15 @@ _NO_NAME = "NAME"  # where none can be suggested
 def read_frame(config: DataConfig) -> pl.DataFrame:
     """Return the canonical frame of the files at `config.path`, or of the bundled weather if it is None.
 
-    The path is one file or a glob of files of the same kind: .csv, .csv.gz, .parquet or .pq.
+    The path is one file or a glob of files of the same kind: .csv, .csv.gz, .parquet or .pq; or a data set's folder or
+    manifest, whose columns have the canonical names.
     """
-    paths = [weather_path()] if config.path is None else _find_files(config.path)
-    kinds = {_kind(path) for path in paths}
+    if config.path is not None and (manifest := manifest_at(config.path)) is not None:
+        named = canonical_names(config)
+        rows, source = read_dataset(manifest, named)
+        return canonical_rows(rows, named, source)
+    paths = [weather_path()] if config.path is None else find_files(config.path)
+    kinds = {kind_of(path) for path in paths}
     if len(kinds) > 1:
         raise DataError(f"{config.path!r} matches both CSV and Parquet files: give a glob of one kind")
     load, unit = (_load_csv, "line") if kinds == {"csv"} else (_load_parquet, "row")
@@ -51,24 +57,27 @@ def read_frame(config: DataConfig) -> pl.DataFrame:
     frames = [load(path, config).with_columns(pl.lit(i).alias(FILE)) for i, path in enumerate(paths)]
     source = Source(tuple(str(path) for path in paths), unit)
     keys = (config.id_column, config.time_column, config.target_column)
-    return _canonical(_concatenate(frames, keys, source), config, source)
+    return canonical_rows(_concatenate(frames, keys, source), config, source)
 
 
 def has_made_up_times(config: DataConfig) -> bool:
     """Return whether a file at `config.path` is wide; raises what `read_frame` raises for it."""
-    paths = [] if config.path is None else _find_files(config.path)
-    return any(_kind(path) == "csv" and is_wide(header_of(path), config) for path in paths)
+    if config.path is None or manifest_at(config.path) is not None:
+        return False
+    paths = find_files(config.path)
+    return any(kind_of(path) == "csv" and is_wide(header_of(path), config) for path in paths)
 
 
 def canonical_frame(frame: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
     """Return the canonical frame of a polars frame whose columns are named as `config` says."""
     rows = frame.with_row_index(ROW, offset=1).with_columns(pl.lit(0).alias(FILE))
-    return _canonical(rows, config, Source(("the frame",), "row"))
+    return canonical_rows(rows, config, Source(("the frame",), "row"))
 
 
-def _canonical(rows: pl.DataFrame, config: DataConfig, source: Source) -> pl.DataFrame:
+def canonical_rows(rows: pl.DataFrame, config: DataConfig, source: Source) -> pl.DataFrame:
+    """Return the canonical frame of rows that have their places in the columns `FILE` and `ROW`."""
     names = (config.id_column, config.time_column, config.target_column)
-    _require_columns([name for name in rows.columns if name not in (FILE, ROW)], config, source.names[0])
+    require_columns([name for name in rows.columns if name not in (FILE, ROW)], config, source.names[0])
     if rows.is_empty():
         raise DataError(f"{source.names[0]} has no rows below its column names: write one per series and time")
     canonical = [
@@ -86,7 +95,8 @@ def _canonical(rows: pl.DataFrame, config: DataConfig, source: Source) -> pl.Dat
     return frame.sort("unique_id", "ds", "y", nulls_last=True, maintain_order=True)
 
 
-def _require_columns(found: Sequence[str], config: DataConfig, place: str) -> None:
+def require_columns(found: Sequence[str], config: DataConfig, place: str) -> None:
+    """Raise DataError if a column that the configuration names is not among those of a place."""
     wanted = [getattr(config, flag) for _, flag, _ in _COLUMNS]
     free = [name for name in found if name not in wanted]
     missing, flags, hints = [], [], []
@@ -130,32 +140,6 @@ def _nearest(wanted: str, usual: Sequence[str], found: Sequence[str]) -> str:
     return next((folded[name] for name in (*close, *usual, *inside) if name in folded), _NO_NAME)
 
 
-def _find_files(path: str) -> list[Path]:
-    if "://" in path:
-        raise DataError(f"data.path={path!r} is a URL: download it and give the path of the file")
-    single = Path(path).expanduser()
-    if single.is_dir():
-        raise DataError(f"data.path={path!r} is a folder: give a glob such as '{path.rstrip('/')}/*.parquet'")
-    if single.exists():
-        return [single]
-    if glob.has_magic(path):
-        found = sorted(Path(name) for name in glob.glob(str(single), recursive=True) if Path(name).is_file())
-        if found:
-            return found
-        raise DataError(f"no file matches data.path={path!r} (from {Path.cwd()})")
-    beside = [other.name for other in single.parent.iterdir()] if single.parent.is_dir() else []
-    near = difflib.get_close_matches(single.name, beside, n=1)
-    hint = f"did you mean {str(single.with_name(near[0]))!r}?" if near else f"looked from {Path.cwd()}"
-    raise DataError(f"no such file: data.path={path!r}; {hint}")
-
-
-def _kind(path: Path) -> str:
-    for suffix, kind in _KINDS.items():
-        if path.name.lower().endswith(suffix):
-            return kind
-    raise DataError(f"{path} has an unknown extension: use {', '.join(_KINDS)}")
-
-
 def _load_parquet(path: Path, config: DataConfig) -> pl.DataFrame:
     try:
         return pl.read_parquet(path, glob=False, hive_partitioning=False).with_row_index(ROW, offset=1)
@@ -167,7 +151,7 @@ def _load_csv(path: Path, config: DataConfig) -> pl.DataFrame:
     header = header_of(path)
     wide = is_wide(header, config)
     if not wide:
-        _require_columns(header, config, str(path))
+        require_columns(header, config, str(path))
     keys = header if wide else (config.id_column, config.time_column, config.target_column, *config.beside)
     try:
         rows = pl.read_csv(path, schema_overrides=dict.fromkeys(keys, pl.String), infer_schema_length=None, glob=False)

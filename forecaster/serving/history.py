@@ -7,23 +7,23 @@ files are merged into larger ones: a file whose range lies within another's is a
 Shapes: N rows, C covariates.
 """
 
-import os
 import pathlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from forecaster.durable_files import UNFINISHED, sync_folder, write_durably
 from forecaster.errors import StorageError
 from forecaster.serving.records import Columns
-from forecaster.serving.sqlite_database import sync_folder
 
 _TIME = pl.Datetime("us", "UTC")
 _FIXED = ("sequence", "committed_time", "unique_id", "ds", "y")
 _PREFIX = "covariate:"  # of the column of a covariate that has one of these names
-_SUFFIX, _UNFINISHED = ".parquet", ".partial"
+_SUFFIX = ".parquet"
 _MOST_ROWS_MERGED = 2_000_000  # of one file
 _MOST_ROWS_LOOKED_AT = 32_000_000  # for rows that left the journal: about a second
 _ROW_GROUP = 131_072
@@ -67,7 +67,7 @@ class History:
         files = self._all()
         leftover = {file.path for file in files} - {file.path for file in _outermost(files)}
         if self._folder.is_dir():
-            leftover |= set(self._folder.glob(f"*{_UNFINISHED}"))
+            leftover |= set(self._folder.glob(f"*{UNFINISHED}"))
         try:
             for path in leftover:
                 path.unlink()
@@ -84,7 +84,7 @@ class History:
             last: of the records.
             records: sequence, time of its commit in microseconds, and rows.
         """
-        parts, merged = [_frame(records)], []
+        parts, merged = [frame_of(records)], []
         for file in reversed(self.files()):
             rows = self.bounds(file).rows
             total = sum(len(part) for part in parts)
@@ -211,19 +211,15 @@ class History:
             raise _corrupted(file.path, error) from error
 
     def _write(self, path: pathlib.Path, frame: pl.DataFrame) -> None:
-        unfinished = path.with_name(path.name + _UNFINISHED)
         times = frame["ds"].to_physical()
         first_us, last_us = (times.min(), times.max()) if len(times) else (0, -1)
         said = {"rows": str(len(frame)), "first_us": str(first_us), "last_us": str(last_us)}
+        how: dict[str, Any] = {"compression": "zstd", "row_group_size": _ROW_GROUP, "metadata": said}
         try:
-            with unfinished.open("wb") as file:
-                frame.write_parquet(file, compression="zstd", row_group_size=_ROW_GROUP, metadata=said)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, path)
+            write_durably(path, lambda file: frame.write_parquet(file, **how))
             sync_folder(path.parent)
         except (OSError, pl.exceptions.PolarsError) as error:
-            unfinished.unlink(missing_ok=True)
+            path.with_name(path.name + UNFINISHED).unlink(missing_ok=True)
             raise StorageError(f"{path}: cannot be written: {error}; check disk space and permissions") from error
 
 
@@ -231,12 +227,12 @@ def scan(folder: pathlib.Path) -> pl.LazyFrame:
     """Return a folder of history files as one frame, sorted by sequence: null where a covariate was not given."""
     paths = sorted(file.path for file in History(folder).files())
     if not paths:
-        return _frame([]).lazy()
+        return frame_of([]).lazy()
     return pl.concat([pl.scan_parquet(path, glob=False) for path in paths], how="diagonal")
 
 
-def _frame(records: Sequence[tuple[int, int, Columns]]) -> pl.DataFrame:
-    """Return records as the columns of a file."""
+def frame_of(records: Sequence[tuple[int, int, Columns]]) -> pl.DataFrame:
+    """Return records (sequence, time of the commit in microseconds, rows) as the columns of a file."""
     counts = [len(columns) for *_, columns in records]
     index: dict[str, int] = {}
     codes = [
@@ -253,7 +249,7 @@ def _frame(records: Sequence[tuple[int, int, Columns]]) -> pl.DataFrame:
         "y": _floats([columns.values for *_, columns in records]),
     }
     for name in dict.fromkeys(name for *_, columns in records for name in columns.covariate_names):
-        series[_column(name)] = _floats([_covariate(columns, name) for *_, columns in records])
+        series[column_of(name)] = _floats([_covariate(columns, name) for *_, columns in records])
     return pl.DataFrame(series)
 
 
@@ -268,7 +264,8 @@ def _floats(parts: Sequence[npt.NDArray[np.float64]]) -> pl.Series:
     return pl.Series(np.concatenate([np.zeros(0), *parts]), dtype=pl.Float64, nan_to_null=True)
 
 
-def _column(name: str) -> str:
+def column_of(name: str) -> str:
+    """Return what the column of a covariate is called."""
     return _PREFIX + name if name in _FIXED or name.startswith(_PREFIX) else name
 
 

@@ -13,8 +13,8 @@ from forecaster.serving.storage import Storage
 from forecaster.serving.volatile_storage import VolatileStorage
 
 _LOG = logging.getLogger(__name__)
-_SQLITE = "sqlite:///"
-_POSTGRES = ("postgresql://", "postgres://")
+SQLITE = "sqlite:///"
+POSTGRES = ("postgresql://", "postgres://")
 
 
 def open_storage(
@@ -38,16 +38,16 @@ def open_storage(
     """
     if durability == "none":
         return VolatileStorage()
-    if state.startswith(_POSTGRES):
+    if state.startswith(POSTGRES):
         backend = importlib.import_module("forecaster.serving.postgres_storage")  # its driver is not needed elsewhere
         lease = {"lease_seconds": lease_seconds, "lease_wait_seconds": lease_wait_seconds}
         shared: Storage = backend.open_postgres(state, durability, name, **lease)
         return shared
-    if "://" in state and not state.startswith(_SQLITE):
+    if "://" in state and not state.startswith(SQLITE):
         raise StorageError(f"state {state!r} is not supported: give a folder, a sqlite:/// or a postgresql:// URL")
-    path = pathlib.Path(state.removeprefix(_SQLITE))
+    path = pathlib.Path(state.removeprefix(SQLITE))
     older = path / "journal.db"
-    if state.startswith(_SQLITE) and (path.suffix == ".db" or path.is_file()):
+    if state.startswith(SQLITE) and (path.suffix == ".db" or path.is_file()):
         older, path = path, path.parent if path.name == "journal.db" else path.with_suffix("")
     folder = path / quoted(name) if name else path
     _take_over(older, folder / "journal.db")

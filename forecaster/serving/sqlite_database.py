@@ -8,6 +8,7 @@ import os
 import pathlib
 import sqlite3
 import threading
+import urllib.parse
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -142,13 +143,35 @@ class Database:
 
     def failed(self, verb: str, error: sqlite3.Error) -> StorageError:
         """Return the error that says so."""
-        return StorageError(f"{self.path}: cannot be {verb}: {error}; check disk space, permissions and the file")
+        return _failed(self.path, verb, error)
 
 
-def sync_folder(folder: pathlib.Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+class ReadOnly:
+    """A connection that only reads a file, whoever writes it meanwhile.
+
+    Args:
+        path: the file, which is there.
+    """
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path = path
+        address = f"file:{urllib.parse.quote(str(path.absolute()))}?mode=ro"
+        try:
+            self._connection = sqlite3.connect(address, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
+        except sqlite3.Error as error:
+            raise _failed(path, "opened", error) from error
+
+    def rows(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Return all rows of a query."""
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise _failed(self.path, "read", error) from error
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+def _failed(path: pathlib.Path, verb: str, error: sqlite3.Error) -> StorageError:
+    return StorageError(f"{path}: cannot be {verb}: {error}; check disk space, permissions and the file")

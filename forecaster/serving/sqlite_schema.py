@@ -6,7 +6,7 @@ from typing import Any
 
 from forecaster.errors import StorageError
 from forecaster.serving.records import Attributes, Columns, Deletion, Record, decode
-from forecaster.serving.sqlite_database import Database
+from forecaster.serving.sqlite_database import Database, ReadOnly
 
 ALWAYS = (-(2**63), 2**63 - 1)  # the time range of a deletion
 NEVER = (2**63 - 1, -(2**63))  # and of what holds no observation
@@ -15,7 +15,7 @@ LAST_SEQUENCE = (
     "SELECT max(coalesce((SELECT value FROM marks WHERE name = 'last'), 0),"
     " coalesce((SELECT max(sequence) FROM journal), 0))"
 )
-_VERSION = 2
+VERSION = 2
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS journal (sequence INTEGER PRIMARY KEY, committed_us INTEGER NOT NULL,"
     " first_us INTEGER NOT NULL, last_us INTEGER NOT NULL, payload BLOB NOT NULL)",
@@ -32,15 +32,15 @@ def prepare(database: Database) -> None:
     """Make the tables; take a file of version 1 over: its records stay, its snapshots, a cache, go."""
     with database.transaction() as connection:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, 1, _VERSION):
-            raise sqlite3.DatabaseError(f"schema version {version}, this server knows {_VERSION}")
-        if version == _VERSION:
+        if version not in (0, 1, VERSION):
+            raise sqlite3.DatabaseError(f"schema version {version}, this server knows {VERSION}")
+        if version == VERSION:
             return
         for statement in _TABLES:
             connection.execute(statement)
         if version == 1:
             _take_over(database, connection)
-        connection.execute(f"PRAGMA user_version={_VERSION}")
+        connection.execute(f"PRAGMA user_version={VERSION}")
 
 
 def _take_over(database: Database, connection: sqlite3.Connection) -> None:
@@ -96,7 +96,7 @@ def times(record: Record) -> tuple[int, int]:
     return ALWAYS if isinstance(record, Deletion) else NEVER
 
 
-def decoded(database: Database, sequence: int, payload: bytes) -> Record:
+def decoded(database: Database | ReadOnly, sequence: int, payload: bytes) -> Record:
     """Return a record; raises StorageError if it is corrupted."""
     try:
         return decode(payload)

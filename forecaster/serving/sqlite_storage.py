@@ -16,10 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from forecaster.config import DurabilityName
+from forecaster.durable_files import sync_folder
 from forecaster.errors import StorageError
 from forecaster.serving import sqlite_schema
 from forecaster.serving.history import History
-from forecaster.serving.sqlite_database import Database, sync_folder
+from forecaster.serving.sqlite_database import Database
 from forecaster.serving.sqlite_erasure import Erasure
 from forecaster.serving.sqlite_journal import SqliteJournal
 from forecaster.serving.sqlite_pruning import Pruning

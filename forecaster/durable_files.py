@@ -1,0 +1,34 @@
+"""Files that are either there, whole and on the disk, or not there at all.
+
+Knows nothing of what is in them.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+UNFINISHED = ".partial"
+"""What the name of a file ends with until it is whole."""
+
+
+def write_durably(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file beside its place, sync it and move it there; its name is on the disk after `sync_folder`.
+
+    Raises what `write` raises, and OSError; then all that may be left is a file ending in `UNFINISHED`.
+    """
+    unfinished = path.with_name(path.name + UNFINISHED)
+    with unfinished.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

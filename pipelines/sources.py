@@ -1,0 +1,246 @@
+"""Where rows come from: files, object stores, a database, a server's state; each in parts that fit into memory.
+
+A part is a canonical frame: `unique_id`, `ds`, `y` and what the configuration names beside them, or only `unique_id`
+and static covariates. It is checked as `forecaster.data` checks what it reads.
+
+Knows nothing of data sets.
+"""
+
+import glob
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import polars as pl
+
+from forecaster.config import Config, DataConfig
+from forecaster.data import columns
+from forecaster.data.csv_file import first_line, header_of, mistake_in
+from forecaster.data.datasets import weather_path
+from forecaster.data.files import find_files, kind_of
+from forecaster.data.manifest import Mark, manifest_at
+from forecaster.data.report import FILE, ROW
+from forecaster.data.report import Source as Place
+from forecaster.data.schema import canonical_rows, require_columns
+from forecaster.data.wide import is_wide
+from forecaster.errors import DataError
+from forecaster.store_uri import without_password
+
+_ROWS = 262_144  # of one part
+
+
+class Source(Protocol):
+    """One source of rows.
+
+    Args:
+        name: tells it from others, for people and in the manifest.
+        mark: what it is now, once all parts are read; empty if it cannot tell whether it has changed.
+    """
+
+    name: str
+    mark: Mark
+
+    def is_unchanged(self, known: Mark) -> bool:
+        """Return whether all of it was read when its mark was this one."""
+        ...
+
+    def parts(self, known: Mark) -> Iterator[pl.DataFrame]:
+        """Yield what it holds, at least all that came after a mark."""
+        ...
+
+
+def find_sources(config: Config) -> list[Source]:
+    """Return the configured sources, in the order in which they count; raises DataError if a file is not there."""
+    ingest = config.ingest
+    found: list[Source] = []
+    paths = ingest.sources
+    if not paths and ingest.sql_url is None and ingest.state is None:
+        paths = (config.data.path or str(weather_path()),)
+    for path in paths:
+        if "://" in path and not path.startswith("file://"):
+            found.append(_Remote(path, config.data))
+            continue
+        local = path.removeprefix("file://")
+        setting = "ingest.sources" if ingest.sources else "data.path"
+        if manifest_at(local) is not None:
+            raise DataError(f"{setting}={path!r} is a data set already: name what it is to be made of")
+        found += [_File(file, config.data) for file in find_files(local, setting)]
+    if ingest.sql_url is not None and ingest.sql_query is not None:
+        found.append(_Query(ingest.sql_url, ingest.sql_query, config.data))
+    if ingest.state is not None:
+        from pipelines.state_source import StateSource  # serving's modules are not needed elsewhere
+
+        found.append(StateSource(ingest.state, config.tracking.model, config.data))
+    return list({source.name: source for source in found}.values())
+
+
+def asked_of(config: DataConfig) -> str:
+    """Return which columns are read of a source: it is read again if others are wanted."""
+    names = [config.id_column, config.time_column, config.target_column, *config.beside]
+    return json.dumps([config.frequency, *names])
+
+
+class Checked:
+    """Turns the rows of one source into canonical parts, a batch at a time.
+
+    Args:
+        name: of the source.
+        unit: of its rows: line or row.
+        config: names the columns.
+    """
+
+    def __init__(self, name: str, unit: str, config: DataConfig) -> None:
+        self._place, self._config, self._name = Place((name,), unit), config, name
+        self._columns = [config.id_column, config.time_column, config.target_column, *config.beside]
+        self._zoned: tuple[bool, str] | None = None
+        self.rows = 0
+
+    def part(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return the canonical frame of rows that have their number in the column `ROW`, some at least."""
+        self.rows += len(rows)
+        wanted = rows.select(*self._columns, ROW).with_columns(pl.lit(0).alias(FILE))
+        self._refuse_mixed(wanted)
+        return canonical_rows(wanted, self._config, self._place)
+
+    def finish(self) -> None:
+        """Raise DataError if there was no row at all."""
+        if not self.rows:
+            raise DataError(f"{self._name} has no rows below its column names: write one per series and time")
+
+    def _refuse_mixed(self, rows: pl.DataFrame) -> None:
+        """Refuse times with an offset in one batch and without in another; `columns.times` does it within one."""
+        name = self._config.time_column
+        zoned = columns.is_zoned(rows, name)
+        if zoned is None:
+            return
+        place = f"{rows[name][0]}, {self._place.place(0, rows[ROW][0])}"
+        if self._zoned is not None and self._zoned[0] != zoned:
+            with_zone, without = (place, self._zoned[1]) if zoned else (self._zoned[1], place)
+            raise DataError(
+                f"{name} mixes times with an offset ({with_zone}) and without ({without}): "
+                "give all of them an offset, or none if they are UTC"
+            )
+        self._zoned = self._zoned or (zoned, place)
+
+
+class _File:
+    """A CSV or Parquet file; it has changed if its size, its time of change or its inode has."""
+
+    def __init__(self, path: Path, config: DataConfig) -> None:
+        self._path, self._config = path, config
+        self.name = str(path.absolute())
+        status = path.stat()  # before it is read: what is written meanwhile is seen the next time
+        said = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}
+        self.mark: Mark = {**said, "columns": asked_of(config)}
+
+    def is_unchanged(self, known: Mark) -> bool:
+        return dict(known) == self.mark
+
+    def parts(self, known: Mark) -> Iterator[pl.DataFrame]:
+        if kind_of(self._path) == "parquet":
+            return _parquet_parts(str(self._path), self._config)
+        header = header_of(self._path)
+        mistake: Callable[[Exception], str] = lambda error: mistake_in(self._path, len(header), error)  # noqa: E731
+        return _csv_parts(str(self._path), header, self._config, mistake)
+
+
+class _Remote:
+    """A file of an object store, or a glob of them, which Polars reads; what has changed cannot be told."""
+
+    def __init__(self, url: str, config: DataConfig) -> None:
+        self.name, self._config = url, config
+        self.mark: Mark = {}
+
+    def is_unchanged(self, known: Mark) -> bool:
+        return False
+
+    def parts(self, known: Mark) -> Iterator[pl.DataFrame]:
+        if kind_of(self.name) == "parquet":
+            return _parquet_parts(self.name, self._config, is_glob=glob.has_magic(self.name))
+        try:
+            header = pl.scan_csv(self.name, infer_schema=False).collect_schema().names()
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise DataError(f"{self.name} cannot be read as CSV: {first_line(error)}") from error
+        mistake: Callable[[Exception], str] = lambda error: f"{self.name} cannot be read: {first_line(error)}"  # noqa: E731
+        return _csv_parts(self.name, header, self._config, mistake, is_glob=glob.has_magic(self.name))
+
+
+class _Query:
+    """What a database answers to a query; it is asked every time."""
+
+    def __init__(self, url: str, query: str, config: DataConfig) -> None:
+        self._url, self._query, self._config = url, query, config
+        self.name = f"{without_password(url)} {query}"
+        self._label = without_password(url)
+        self.mark: Mark = {}
+
+    def is_unchanged(self, known: Mark) -> bool:
+        return False
+
+    def parts(self, known: Mark) -> Iterator[pl.DataFrame]:
+        checked, first = Checked(f"{self._label}: the answer", "row", self._config), 1
+        for names, rows in self._answers():
+            if first == 1:
+                require_columns(names, self._config, f"{self._label}: the answer")
+            try:
+                frame = pl.DataFrame(rows, schema=list(names), orient="row", infer_schema_length=None)
+            except (TypeError, pl.exceptions.PolarsError) as error:
+                raise DataError(f"{self._label}: the answer mixes types: {first_line(error)}") from error
+            if len(frame):
+                yield checked.part(frame.with_row_index(ROW, offset=first))
+            first += len(frame)
+        checked.finish()
+
+    def _answers(self) -> Iterator[tuple[Sequence[str], Sequence[Any]]]:
+        """Yield the names of the columns, and some rows; the server's cursor holds the rest."""
+        import sqlalchemy
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            engine = sqlalchemy.create_engine(self._url)
+        except (SQLAlchemyError, ImportError) as error:
+            raise DataError(f"ingest.sql_url: {self._label} cannot be used: {first_line(error)}") from error
+        try:
+            with engine.connect().execution_options(stream_results=True, yield_per=_ROWS) as connection:
+                answer = connection.execute(sqlalchemy.text(self._query))
+                names = list(answer.keys())
+                for rows in answer.partitions():
+                    yield names, [tuple(row) for row in rows]
+        except SQLAlchemyError as error:
+            raise DataError(f"{self._label}: the query failed: {first_line(error)}") from error
+        finally:
+            engine.dispose()
+
+
+def _parquet_parts(path: str, config: DataConfig, *, is_glob: bool = False) -> Iterator[pl.DataFrame]:
+    try:
+        lazy = pl.scan_parquet(path, glob=is_glob, hive_partitioning=False)
+        names = lazy.collect_schema().names()
+        require_columns(names, config, path)
+        wanted = [config.id_column, config.time_column, config.target_column, *config.beside]
+        yield from _checked(lazy.with_row_index(ROW, offset=1).select(ROW, *wanted), Checked(path, "row", config))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{path} cannot be read as Parquet: {first_line(error)}") from error
+
+
+def _csv_parts(
+    path: str, header: list[str], config: DataConfig, mistake: Callable[[Exception], str], *, is_glob: bool = False
+) -> Iterator[pl.DataFrame]:
+    if is_wide(header, config):
+        raise DataError(f"{path} is a wide file, whose times are made up: only rows with times make a data set")
+    require_columns(header, config, path)
+    try:
+        lazy = pl.scan_csv(path, infer_schema=False, glob=is_glob, row_index_name=ROW, row_index_offset=2)
+        blank = pl.all_horizontal(pl.exclude(ROW).is_null())  # an empty line is no row
+        yield from _checked(lazy.filter(~blank), Checked(path, "line", config))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(mistake(error)) from error
+
+
+def _checked(lazy: pl.LazyFrame, checked: Checked) -> Iterator[pl.DataFrame]:
+    """Yield what the streaming engine reads, a batch at a time."""
+    for rows in lazy.collect_batches(chunk_size=_ROWS, maintain_order=True, lazy=True):
+        if len(rows):
+            yield checked.part(rows)
+    checked.finish()
