@@ -8,7 +8,6 @@ Shapes: T steps of a series, K origins, D horizon steps, Q quantiles.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,7 @@ import torch
 from forecaster.baselines import naive2
 from forecaster.data.windows import Series
 from forecaster.evaluation import fill_by_season, seasonal_steps_back
+from forecaster.origins import Origins
 from forecaster.scores import Backtest, Sums
 
 FloatArray = npt.NDArray[np.float64]
@@ -25,35 +25,6 @@ Forecasts = Callable[[Series, IntArray], FloatArray]  # after the steps [K] of a
 
 _ORIGINS_AT_ONCE = 512
 BASELINES = ("seasonal_naive", "naive", "naive2")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origins:
-    """Which forecasts are scored.
-
-    Args:
-        first_time_us: the first step of the first origin's forecast.
-        last_time_us: the first step of the last origin's.
-        horizon: steps ahead.
-        season: of the seasonal naive, in steps; 1 for none.
-        min_history: observed values that an origin needs.
-        stride: take every so many steps from the first origin on.
-    """
-
-    first_time_us: int
-    last_time_us: int
-    horizon: int
-    season: int
-    min_history: int = 1
-    stride: int = 1
-
-    def of(self, one: Series) -> IntArray:
-        """Return the last known step of each origin in a series, [K]."""
-        known = np.isfinite(one.values).cumsum()
-        ahead_us = one.time_us + one.step_us
-        usable = (known >= self.min_history) & (ahead_us >= self.first_time_us) & (ahead_us <= self.last_time_us)
-        usable &= (ahead_us - self.first_time_us) % (self.stride * one.step_us) < one.step_us
-        return np.flatnonzero(usable).astype(np.int64)
 
 
 def score(
@@ -89,8 +60,10 @@ def score(
     return sums.summary(ids, known, levels)
 
 
-def score_baselines(series: Sequence[Series], origins: Origins, units: dict[str, float]) -> dict[str, Backtest]:
-    """Return the scores of `BASELINES` by name; missing values are taken from a season before, else a step before."""
+def score_baselines(
+    series: Sequence[Series], origins: Origins, units: dict[str, float], names: Sequence[str] = BASELINES
+) -> dict[str, Backtest]:
+    """Return the scores of baselines by name; missing values are taken from a season before, else a step before."""
 
     def seasonal_naive(one: Series, at: IntArray) -> FloatArray:
         return _actual_and_naive(one, at, origins)[1][..., None]
@@ -107,7 +80,7 @@ def score_baselines(series: Sequence[Series], origins: Origins, units: dict[str,
         return forecasts
 
     made: dict[str, Forecasts] = dict(zip(BASELINES, (seasonal_naive, naive, naive_2), strict=True))
-    return {name: score(series, forecasts, origins, units) for name, forecasts in made.items()}
+    return {name: score(series, made[name], origins, units) for name in names}
 
 
 def _actual_and_naive(one: Series, at: IntArray, origins: Origins) -> tuple[FloatArray, FloatArray]:

@@ -23,6 +23,7 @@ from forecaster.model.ensemble import Model
 from forecaster.model.observations import Observations
 from forecaster.model.ragged import Runs, advance
 from forecaster.model.state import State
+from forecaster.origins import Origins
 from forecaster.scores import COVERAGES, Backtest, SeriesScore, Sums
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "mase_unit",
     "mase_units",
     "rolling_origin",
+    "score_model",
 ]
 
 FloatArray = npt.NDArray[np.float64]
@@ -106,19 +108,48 @@ def rolling_origin(
         last_time_us: the first step of the last origin; `first_time_us` for one origin only.
         units: MASE's denominator for each series id; left out, of the parts before `first_time_us`.
     """
+    origins = Origins(
+        first_time_us=first_time_us,
+        last_time_us=last_time_us,
+        horizon=model.config.horizon,
+        season=(model.config.season_lengths or (1,))[0],
+        min_history=model.config.min_history or 1,
+    )
     if units is None:
-        units = mase_units([one.before(first_time_us) for one in series], _season(model))
-    scored = [one for one in series if one.start_us + len(one) * model.step_us > first_time_us]
+        units = mase_units([one.before(first_time_us) for one in series], origins.season)
+    return score_model(model, series, origins, units)[0]
+
+
+def score_model(
+    model: Model, series: Sequence[Series], origins: Origins, units: dict[str, float], folds: Sequence[int] = ()
+) -> list[Backtest]:
+    """Score a model's forecasts from origins that need not be its own, in one walk over the series.
+
+    Args:
+        model: in evaluation mode.
+        series: whole histories, in one segment or more each.
+        origins: which; their horizon is at most the model's, and their season is the seasonal naive's.
+        units: MASE's denominator for each series id.
+        folds: first times of stretches of time, ascending, that are scored apart; left out, there is only the whole.
+
+    Returns:
+        The figures of all origins, then those of each fold. A forecast belongs to the fold of its first step.
+    """
+    edges = [*folds, origins.last_time_us + 1] if folds else [origins.first_time_us, origins.last_time_us + 1]
+    scored = [one for one in series if one.start_us + len(one) * model.step_us > origins.first_time_us]
     ids = list(dict.fromkeys(one.unique_id for one in series))
-    totals = _sums(model, len(ids))
     rows = {name: row for row, name in enumerate(ids)}
+    totals = [_sums(model, len(ids), origins.horizon) for _ in edges[1:]]
     for start in range(0, len(scored), _SEGMENTS_PER_BATCH):
         batch = scored[start : start + _SEGMENTS_PER_BATCH]
-        totals.merge(
-            _score(model, batch, first_time_us, last_time_us), torch.tensor([rows[s.unique_id] for s in batch])
-        )
+        at = torch.tensor([rows[one.unique_id] for one in batch])
+        for total, part in zip(totals, _score(model, batch, origins, edges), strict=True):
+            total.merge(part, at)
+    whole = _sums(model, len(ids), origins.horizon)
+    for total in totals:
+        whole.merge(total, torch.arange(len(ids)))
     known = torch.tensor([units.get(name, math.nan) for name in ids], dtype=torch.float64)
-    return totals.summary(ids, known, model.config.quantile_levels)
+    return [one.summary(ids, known, model.config.quantile_levels) for one in [whole, *(totals if folds else [])]]
 
 
 def forecast(model: Model, series: Sequence[Series], horizon: int, future: Tensor | None = None) -> Tensor:
@@ -151,32 +182,28 @@ def fresh_state(model: Model, series: Sequence[Series]) -> State:
     return with_attributes(state, numbers, codes)
 
 
-def _sums(model: Model, n: int) -> Sums:
+def _sums(model: Model, n: int, horizon: int) -> Sums:
     device = next(model.parameters()).device
-    return Sums.zeros(n, model.config.horizon, len(model.config.quantile_levels), device)
-
-
-def _season(model: Model) -> int:
-    return (model.config.season_lengths or (1,))[0]
+    return Sums.zeros(n, horizon, len(model.config.quantile_levels), device)
 
 
 class _Batch:
     """Segments side by side, [B, T + D] with NaN behind each segment's end, and their seasonal naive."""
 
-    def __init__(self, model: Model, series: Sequence[Series]) -> None:
-        self.steps = max(len(one) for one in series)
-        padded = np.full((2, len(series), self.steps + model.config.horizon), np.nan)
+    def __init__(self, model: Model, series: Sequence[Series], origins: Origins) -> None:
+        self.steps, self._horizon = max(len(one) for one in series), origins.horizon
+        padded = np.full((2, len(series), self.steps + self._horizon), np.nan)
         for row, one in enumerate(series):
             padded[0, row, : len(one)] = one.values
-            padded[1, row, : len(one)] = fill_by_season(one.values, _season(model))
+            padded[1, row, : len(one)] = fill_by_season(one.values, origins.season)
         device = next(model.parameters()).device
         self.values, self._filled = torch.from_numpy(padded).to(device)
         self._covariates = self._side_by_side(model, series).to(device)
         self._past = len(model.covariates.past)
         starts = torch.tensor([one.start_us for one in series], device=device)
         self.time_us = starts[:, None] + model.step_us * torch.arange(self.steps, device=device)
-        self._ahead = torch.arange(1, model.config.horizon + 1, device=device)
-        self._back = seasonal_steps_back(model.config.horizon, _season(model)).to(device)
+        self._ahead = torch.arange(1, self._horizon + 1, device=device)
+        self._back = seasonal_steps_back(self._horizon, origins.season).to(device)
 
     def observations(self, start: int, stop: int) -> Observations:
         beside = self._covariates[:, start:stop] if self._covariates.shape[-1] else None
@@ -189,7 +216,7 @@ class _Batch:
     def _side_by_side(self, model: Model, series: Sequence[Series]) -> Tensor:
         """Return the covariates of the segments, [B, T + D, C] with NaN behind each segment's end."""
         width = len(model.covariates.dynamic)
-        padded = np.full((len(series), self.steps + model.config.horizon, width), np.nan)
+        padded = np.full((len(series), self.steps + self._horizon, width), np.nan)
         for row, one in enumerate(series) if width else ():
             padded[row, : len(one)] = one.dynamic
         return torch.from_numpy(padded)
@@ -201,9 +228,11 @@ class _Batch:
         return self.values[:, at[:, None] + self._ahead], naive
 
 
-def _score(model: Model, series: Sequence[Series], first_time_us: int, last_time_us: int) -> Sums:
-    horizon, levels = model.config.horizon, model.config.quantile_levels
-    batch, sums = _Batch(model, series), _sums(model, len(series))
+def _score(model: Model, series: Sequence[Series], origins: Origins, edges: Sequence[int]) -> list[Sums]:
+    """Return the sums of the origins between each edge, a time, and the next one."""
+    horizon, levels = origins.horizon, model.config.quantile_levels
+    batch, stride_us = _Batch(model, series, origins), origins.stride * model.step_us
+    sums = [_sums(model, len(series), horizon) for _ in edges[1:]]
     state = fresh_state(model, series)
     origins_at_once = max(_MAX_CELLS // (len(series) * horizon * len(levels)), 1)
     with torch.inference_mode():
@@ -212,13 +241,17 @@ def _score(model: Model, series: Sequence[Series], first_time_us: int, last_time
             seen_before = state["observed_count"][:, None]
             observations = batch.observations(start, stop)
             state, encoded = model.scan(state, observations)
-            enough = seen_before + observations.observed.cumsum(dim=1) >= (model.config.min_history or 1)
+            enough = seen_before + observations.observed.cumsum(dim=1) >= origins.min_history
             ahead_us = observations.time_us + model.step_us
-            usable = enough & (ahead_us >= first_time_us) & (ahead_us <= last_time_us)
+            usable = enough & (ahead_us >= origins.first_time_us) & (ahead_us <= origins.last_time_us)
+            usable &= (ahead_us - origins.first_time_us) % stride_us < model.step_us
             steps = torch.nonzero(usable.any(dim=0))[:, 0]
             for at in steps.split(origins_at_once) if len(steps) else ():
                 quantiles = model.quantiles_after(encoded, at, horizon, batch.future(start + at))
                 target, naive = batch.actual_and_naive(start + at)
-                target = torch.where(usable[:, at, None], target, math.nan)
-                sums.add(quantiles.reshape(*target.shape, -1), target, naive, levels)
+                for part, since_us, until_us in zip(sums, edges, edges[1:], strict=False):
+                    inside = (usable & (ahead_us >= since_us) & (ahead_us < until_us))[:, at, None]
+                    if inside.any():
+                        actual = torch.where(inside, target, math.nan)
+                        part.add(quantiles.reshape(*target.shape, -1), actual, naive, levels)
     return sums

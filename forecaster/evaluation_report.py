@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from forecaster.baseline_scores import Origins, score_baselines
+from forecaster.baseline_scores import score_baselines
 from forecaster.config import Config
 from forecaster.data.report import inspect_frame
 from forecaster.data.schema import has_made_up_times, read_frame
@@ -23,6 +23,7 @@ from forecaster.data.windows import Series, latest_segments, past, split_at
 from forecaster.errors import ConfigError, DataError
 from forecaster.evaluation import mase_units, rolling_origin
 from forecaster.model.bundle import Bundle
+from forecaster.origins import Origins
 from forecaster.registry import load_bundle
 from forecaster.scores import COVERAGES, Backtest, owa
 
@@ -92,7 +93,7 @@ class Report:
                 for name, scored in self.scores.items()
             }
         try:
-            path.write_text(json.dumps(_without_nan(plain), indent=2) + "\n")
+            path.write_text(json.dumps(without_nan(plain), indent=2) + "\n")
         except OSError as error:
             raise ConfigError(f"cannot write to {path}: {error.strerror}") from error
 
@@ -141,6 +142,15 @@ def evaluate(
             " before it, one a season before, and a value to compare it with"
         )
     return Report(model=f"{registered.name} version {registered.version}", first_time=_time(first_us), scores=scores)
+
+
+def without_nan(value: Any) -> Any:
+    """Return a value of dicts, lists and scalars with None for every number that is not finite, as JSON wants it."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _score(bundle: Bundle, series: list[Series], first_us: int, last_us: int) -> dict[str, Backtest]:
@@ -198,11 +208,3 @@ def _of_series(one: Any, intervals: bool) -> dict[str, Any]:
     if intervals:
         return named | coverage
     return {key: named[key] for key in ("unique_id", "pairs", "mase", "smape", "mae", "rmse", "bias")}
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -52,6 +52,7 @@ class RegisteredModel:
         uri: what MLflow's own tools call it.
         run_id: of the run that made it.
         aliases: that point at it.
+        model_id: of the logged model that it is, empty for one that somebody registered without.
         tags: such as `fingerprint`, `validation_status` and `data_window_end`.
     """
 
@@ -60,6 +61,7 @@ class RegisteredModel:
     uri: str
     run_id: str
     aliases: tuple[str, ...] = ()
+    model_id: str = ""
     tags: dict[str, str] = field(default_factory=dict)
 
 
@@ -82,10 +84,23 @@ def connect(config: TrackingConfig) -> "MlflowClient":
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    with _store_errors(config):
+    with store_errors(config):
         client = MlflowClient(tracking_uri=config.uri, registry_uri=config.uri)
         client.search_experiments(max_results=1)  # the connection is made and the tables are checked here
         return client
+
+
+def existing(config: TrackingConfig, wanted: str = "") -> "MlflowClient":
+    """Return a client of a store to read from; raises ModelNotFoundError if it is a SQLite file that does not exist.
+
+    Args:
+        config: names the store.
+        wanted: what is to be read, for the error; left out, the registered model.
+    """
+    path = sqlite_path(config.uri)
+    if path is not None and not path.is_file():  # connecting would make it
+        raise _not_found(wanted or config.model, config, "; there is no such file")
+    return connect(config)
 
 
 def _apply_settings() -> None:
@@ -99,7 +114,7 @@ def experiment_id(client: "MlflowClient", config: TrackingConfig) -> str:
     Raises ConfigError if it exists and keeps its artifacts elsewhere than configured.
     """
     location = artifact_location(config)
-    with _store_errors(config):
+    with store_errors(config):
         found = client.get_experiment_by_name(config.experiment)
         if found is None:
             return str(client.create_experiment(config.experiment, artifact_location=location, tags=_EXPERIMENT_TAGS))
@@ -130,7 +145,7 @@ def log_bundle(
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.models import Model
 
-    with _store_errors(config), tempfile.TemporaryDirectory(prefix="forecaster-") as name:
+    with store_errors(config), tempfile.TemporaryDirectory(prefix="forecaster-") as name:
         run = client.get_run(run_id)
         model = client.create_logged_model(
             run.info.experiment_id, name=config.model, source_run_id=run_id, params=run.data.params
@@ -160,7 +175,7 @@ def register(
     """Make a logged model the next version of the configured registered model."""
     from mlflow.exceptions import MlflowException
 
-    with _store_errors(config):
+    with store_errors(config):
         try:
             client.create_registered_model(config.model, description="Streaming time-series forecaster")
         except MlflowException as error:
@@ -180,17 +195,23 @@ def register(
 
 def set_alias(client: "MlflowClient", config: TrackingConfig, alias: str, version: str) -> None:
     """Let an alias point at a version, wherever it pointed before."""
-    with _store_errors(config):
+    with store_errors(config):
         client.set_registered_model_alias(config.model, alias, version)
 
 
-def promote(client: "MlflowClient", config: TrackingConfig, version: str) -> RegisteredModel | None:
-    """Make a version the champion; the champion before it becomes `previous` and is returned."""
-    before = _find(client, config, CHAMPION)
-    if before is not None and before.version != version:
-        set_alias(client, config, PREVIOUS, before.version)
-    set_alias(client, config, CHAMPION, version)
-    return before
+def find(client: "MlflowClient", config: TrackingConfig, alias_or_version: str) -> RegisteredModel | None:
+    """Return the version that an alias points at, or the version of that number; None if there is none."""
+    from mlflow.exceptions import MlflowException
+
+    look_up = client.get_model_version if alias_or_version.isdigit() else client.get_model_version_by_alias
+    with store_errors(config):
+        try:
+            return _described(look_up(config.model, alias_or_version))
+        except MlflowException as error:
+            # MLflow calls an unknown alias an invalid parameter.
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
 
 
 def resolve(config: TrackingConfig, alias_or_version: str = CHAMPION) -> RegisteredModel:
@@ -202,10 +223,7 @@ def resolve(config: TrackingConfig, alias_or_version: str = CHAMPION) -> Registe
     """
     wanted = f"{config.model} version " if alias_or_version.isdigit() else f"{config.model}@"
     wanted += alias_or_version
-    path = sqlite_path(config.uri)
-    if path is not None and not path.is_file():  # connecting would make it
-        raise _not_found(wanted, config, "; there is no such file")
-    found = _find(connect(config), config, alias_or_version)
+    found = find(existing(config, wanted), config, alias_or_version)
     if found is None:
         newest = _newest_version(config)
         if newest is None:
@@ -219,7 +237,7 @@ def resolve(config: TrackingConfig, alias_or_version: str = CHAMPION) -> Registe
 
 
 def _newest_version(config: TrackingConfig) -> str | None:
-    with _store_errors(config):
+    with store_errors(config):
         found = connect(config).search_model_versions(f"name = '{config.model}'", max_results=1000)
     return max((str(version.version) for version in found), key=int, default=None)
 
@@ -240,7 +258,7 @@ def _bundle_folder(config: TrackingConfig, found: RegisteredModel, scratch: path
     """Return the local folder of a version's two files; those of a remote store come to `scratch`."""
     import mlflow.artifacts
 
-    with _store_errors(config):
+    with store_errors(config):
         location: str = connect(config).get_model_version_download_uri(found.name, found.version)
         scheme = urllib.parse.urlparse(location).scheme
         if scheme in ("hdfs", "viewfs"):  # whose module `prepare` has imported without pyarrow
@@ -259,24 +277,16 @@ def _bundle_folder(config: TrackingConfig, found: RegisteredModel, scratch: path
     )
 
 
-def _find(client: "MlflowClient", config: TrackingConfig, alias_or_version: str) -> RegisteredModel | None:
-    from mlflow.exceptions import MlflowException
-
-    look_up = client.get_model_version if alias_or_version.isdigit() else client.get_model_version_by_alias
-    with _store_errors(config):
-        try:
-            return _described(look_up(config.model, alias_or_version))
-        except MlflowException as error:
-            # MLflow calls an unknown alias an invalid parameter.
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                return None
-            raise
-
-
 def _described(version: "ModelVersion") -> RegisteredModel:
     uri = f"models:/{version.name}/{version.version}"
     return RegisteredModel(
-        version.name, str(version.version), uri, version.run_id or "", tuple(version.aliases), dict(version.tags)
+        version.name,
+        str(version.version),
+        uri,
+        version.run_id or "",
+        tuple(version.aliases),
+        version.model_id or "",
+        dict(version.tags),
     )
 
 
@@ -308,8 +318,8 @@ def _version(package: str) -> str:
 
 
 @contextlib.contextmanager
-def _store_errors(config: TrackingConfig) -> Iterator[None]:
-    """Turn what goes wrong between here and the store into one line."""
+def store_errors(config: TrackingConfig) -> Iterator[None]:
+    """Turn what goes wrong between the block and the store into one line; raises UnavailableError."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 

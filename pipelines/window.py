@@ -8,6 +8,7 @@ import datetime as dt
 import polars as pl
 
 from forecaster.config import Config
+from forecaster.data.windows import past
 
 _HORIZONS, _LARGEST_SHARE = 7, 5
 
@@ -19,7 +20,8 @@ def window_start(config: Config, frame: pl.DataFrame) -> dt.datetime:
         config: says how long the window is.
         frame: canonical, not empty, with rows up to the newest.
     """
-    first, last = frame.select(pl.col("ds").min().alias("first"), pl.col("ds").max().alias("last")).row(0)
+    known = past(frame, config.data)  # what is known of the future is not in the window
+    first, last = known.select(pl.col("ds").min().alias("first"), pl.col("ds").max().alias("last")).row(0)
     step = dt.timedelta(microseconds=config.data.step_us)
     steps = config.backtest.steps
     if steps is None:

@@ -8,7 +8,7 @@ import pathlib
 
 import polars as pl
 
-from forecaster.baseline_scores import Origins, score_baselines
+from forecaster.baseline_scores import score_baselines
 from forecaster.benchmarks.problem import Problem, before
 from forecaster.config import DataConfig
 from forecaster.data.schema import read_frame
@@ -16,6 +16,7 @@ from forecaster.data.wide import following
 from forecaster.data.windows import to_segments
 from forecaster.errors import DataError
 from forecaster.evaluation import mase_units
+from forecaster.origins import Origins
 from forecaster.scores import Backtest, owa
 
 HORIZON, SEASON = 48, 24

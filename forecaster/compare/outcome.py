@@ -14,6 +14,7 @@ import torch
 
 from forecaster.model.ensemble import Model
 from forecaster.model.observations import Observations
+from forecaster.threads import torch_threads
 
 _STEPS = 60  # that are timed
 # column, figure, how it is shown
@@ -61,13 +62,8 @@ def step_us(model: Model, series: int) -> float:
 
     It is the shortest of many: what other processes take from a shared machine is not the model's.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            return min(_steps_us(model, series))
-    finally:
-        torch.set_num_threads(threads)
+    with torch_threads(1), torch.inference_mode():
+        return min(_steps_us(model, series))
 
 
 def _steps_us(model: Model, series: int) -> list[float]:

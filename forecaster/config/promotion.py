@@ -32,15 +32,18 @@ class PromotionConfig:
         naive_margin: the share by which its MASE has to be below the seasonal naive's.
         min_coverage: how much of the values its 80 % intervals have to hold at the least.
         max_coverage: and at the most.
+        min_origins: forecasts, pairs of series and origin, that have to be scored at the least.
     """
 
     margin: float = 0.0
     naive_margin: float = 0.0
     min_coverage: float = 0.6
     max_coverage: float = 0.95
+    min_origins: int = 20
 
     def __post_init__(self) -> None:
         for name in ("margin", "naive_margin"):
             require(0 <= getattr(self, name) < 1, f"promotion.{name}", getattr(self, name), "0 or more and below 1")
         ok = 0 <= self.min_coverage < self.max_coverage <= 1
         require(ok, "promotion.min_coverage", self.min_coverage, "a share below promotion.max_coverage")
+        require(self.min_origins >= 1, "promotion.min_origins", self.min_origins, "1 or more")

@@ -27,6 +27,7 @@ from forecaster.evaluation import Backtest, rolling_origin
 from forecaster.model.bundle import Bundle
 from forecaster.model.inputs import memory_steps
 from forecaster.model.seq2seq import Seq2Seq
+from forecaster.threads import torch_threads
 from forecaster.training.callbacks import Epoch, History, Reporter, StopEarly, quiet_lightning
 from forecaster.training.datamodule import SeriesDataModule
 from forecaster.training.inspection import covariates_of, settle
@@ -94,7 +95,7 @@ def fit(
     """
     settings = config.training
     _require_device(settings)
-    with quiet_lightning(), _threads(settings.threads), _folder(settings) as folder:
+    with quiet_lightning(), torch_threads(settings.threads), _folder(settings) as folder:
         pl.seed_everything(settings.seed, verbose=False)
         config = settle(config, series)
         memory = memory_steps(config.model.season_lengths or ())
@@ -243,16 +244,6 @@ def _checkpoint_to_resume(
 def _require_device(settings: TrainingConfig) -> None:
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("training.device='cuda' is not available on this machine: use cpu")
-
-
-@contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import yaml
 
-from forecaster import registry
-from forecaster.config import Config, to_dict
+from forecaster import aliases, registry
+from forecaster.config import Config, PromotionConfig, to_dict
 from forecaster.data.datasets import weather_path
 from forecaster.data.windows import Series
 from forecaster.errors import UnavailableError
 from forecaster.evaluation import Backtest, SeriesScore
 from forecaster.registry import RegisteredModel
+from forecaster.rule import NOMINAL, Measured, beats_naive, is_honest
 from forecaster.store_uri import without_password
 from forecaster.training import figures
 from forecaster.training.callbacks import Epoch
@@ -32,11 +33,11 @@ from forecaster.training.split import digest_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
+    from mlflow.entities import Dataset
 
 CONFIG_ARTIFACT = "config.yaml"
 _SERIES_IN_FAN_CHART = 6
 _WORST_SERIES = 20
-_NOMINAL, _HONEST = 0.8, (0.6, 0.95)  # an interval, and how much of the validation tail it has to hold
 _METRICS_AT_ONCE = 1000  # MLflow's limit
 
 
@@ -55,16 +56,19 @@ class Run:
 
     def log_config(self, config: Config) -> None:
         """Log the configuration as parameters and as a file that `--config` reads."""
-        from mlflow.entities import Param
-
         plain = to_dict(config)
         plain["tracking"]["uri"] = without_password(config.tracking.uri)
-        parameters = [Param(name, str(value)) for name, value in _flat(plain)]
-        self._client.log_batch(self.run_id, params=parameters)
+        self.log_params(dict(_flat(plain)))
         self.log_text(yaml.safe_dump(plain, sort_keys=False), CONFIG_ARTIFACT)
 
-    def log_data(self, frame: pl.DataFrame, series: Sequence[Series]) -> None:
-        """Log which data the training reads: its place, its schema and a digest of its values."""
+    def log_params(self, values: Mapping[str, Any]) -> None:
+        """Log parameters by name."""
+        from mlflow.entities import Param
+
+        self._client.log_batch(self.run_id, params=[Param(name, str(value)) for name, value in values.items()])
+
+    def log_data(self, frame: pl.DataFrame, series: Sequence[Series], use: str = "training") -> "Dataset":
+        """Log which data the run reads, and what for: their place, their schema and a digest of their values."""
         from mlflow.data.polars_dataset import from_polars
         from mlflow.data.sources import LocalArtifactDatasetSource  # type: ignore[attr-defined]  # made on import
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -82,7 +86,8 @@ class Run:
             schema=entry["schema"],
             profile=entry["profile"],
         )
-        self._client.log_inputs(self.run_id, [DatasetInput(logged, [InputTag("mlflow.data.context", "training")])])
+        self._client.log_inputs(self.run_id, [DatasetInput(logged, [InputTag("mlflow.data.context", use)])])
+        return logged
 
     def report(self, epoch: Epoch) -> None:
         """Add an epoch to the curves."""
@@ -94,7 +99,7 @@ class Run:
         finals = {**backtest.metrics(), "training_seconds": result.seconds, "updates": float(result.updates)}
         self.log_metrics(finals)
         for name in ("mase_by_horizon", "seasonal_naive_mase_by_horizon"):
-            self._log_metrics([(name, value, step) for step, value in enumerate(getattr(backtest, name), start=1)])
+            self.log_curve(name, getattr(backtest, name))
         lags = enumerate(result.gradient_norms)
         self._log_metrics([("gradient_norm_by_lag", value, lag) for lag, value in lags])
         if covariates := result.bundle.model.covariates:
@@ -143,13 +148,19 @@ class Run:
         self._log_metrics([(name, value, 0) for name, value in result.backtest.metrics().items()], model_id)
         found = registry.register(self._client, tracking, model_id, description=_summary(result), tags=tags)
         if passed:
-            registry.promote(self._client, tracking, found.version)
+            aliases.promote(self._client, tracking, found.version)
         self._client.set_tag(self.run_id, "registered_version", found.version)
         return registry.resolve(tracking, found.version)
 
-    def log_metrics(self, values: Mapping[str, float]) -> None:
-        """Log final figures by name."""
-        self._log_metrics([(name, value, 0) for name, value in values.items()])
+    def log_metrics(
+        self, values: Mapping[str, float], model_id: str | None = None, data: "Dataset | None" = None
+    ) -> None:
+        """Log final figures by name, linked to a logged model and a data set if they are given."""
+        self._log_metrics([(name, value, 0) for name, value in values.items()], model_id, data)
+
+    def log_curve(self, name: str, values: Sequence[float]) -> None:
+        """Log a figure of each step, counted from 1."""
+        self._log_metrics([(name, value, step) for step, value in enumerate(values, start=1)])
 
     def log_table(self, columns: Mapping[str, list[Any]], name: str) -> None:
         """Log columns as a table that the dashboard shows."""
@@ -159,30 +170,47 @@ class Run:
         """Log a text as a file."""
         self._client.log_text(self.run_id, text, name)
 
+    def log_folder(self, folder: pathlib.Path, name: str) -> None:
+        """Log the files of a folder under the name of a folder."""
+        self._client.log_artifacts(self.run_id, str(folder), name)
+
+    def log_models(self, model_ids: Sequence[str]) -> None:
+        """Log which logged models the run uses."""
+        from mlflow.entities import LoggedModelInput
+
+        self._client.log_inputs(self.run_id, models=[LoggedModelInput(one) for one in model_ids])
+
     def log_figure(self, picture: "Figure", name: str) -> None:
         """Log a picture as a file."""
         self._client.log_figure(self.run_id, picture, name)
 
-    def _log_metrics(self, values: Sequence[tuple[str, float, int]], model_id: str | None = None) -> None:
+    def _log_metrics(
+        self,
+        values: Sequence[tuple[str, float, int]],
+        model_id: str | None = None,
+        data: "Dataset | None" = None,
+    ) -> None:
         """Log (name, value, step); a figure that is not a number is left out."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        metrics = [
-            Metric(name, value, now, step, model_id=model_id) for name, value, step in values if math.isfinite(value)
-        ]
+        named = {"dataset_name": data.name, "dataset_digest": data.digest} if data is not None else {}
+        links = {"model_id": model_id, "run_id": self.run_id, **named}
+        metrics = [Metric(name, value, now, step, **links) for name, value, step in values if math.isfinite(value)]
         for start in range(0, len(metrics), _METRICS_AT_ONCE):
             self._client.log_batch(self.run_id, metrics=metrics[start : start + _METRICS_AT_ONCE])
 
 
 def verdict(backtest: Backtest) -> str:
     """Return why a model must not be the champion, empty if it may: it has to beat the seasonal naive, honestly."""
-    if not backtest.skill > 0:
-        return "does not beat the seasonal naive"
-    coverage, (low, high) = backtest.coverage[_NOMINAL], _HONEST
-    if not low <= coverage <= high:
-        return f"has 80 % intervals that hold {coverage:.0%} of the values, not {low:.0%} to {high:.0%}"
-    return ""
+    measured = Measured(
+        mase=backtest.mase,
+        naive_mase=backtest.seasonal_naive_mase,
+        coverage=backtest.coverage[NOMINAL],
+        origins=backtest.origins,
+    )
+    clauses = (clause(measured, PromotionConfig()) for clause in (beats_naive, is_honest))
+    return next((one.failure for one in clauses if not one.passed), "")
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from forecaster.baseline_scores import Forecasts, Origins, score, score_baselines
+from forecaster.baseline_scores import Forecasts, score, score_baselines
 from forecaster.benchmarks import m4_hourly, weather
 from forecaster.benchmarks.job import read_benchmark_config
 from forecaster.benchmarks.problem import before
@@ -37,6 +37,7 @@ from forecaster.config import DataConfig
 from forecaster.data.windows import Series
 from forecaster.evaluation import mase_units
 from forecaster.model.observations import Observations
+from forecaster.origins import Origins
 from forecaster.scores import Backtest, owa
 from forecaster.training.members import fit_members
 

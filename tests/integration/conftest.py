@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 import torch
 
-from forecaster import registry
+from forecaster import aliases, registry
 from forecaster.client import ForecastClient, RetryPolicy
 from forecaster.config import ModelConfig, TrackingConfig
 from forecaster.model.bundle import Bundle
@@ -134,7 +134,7 @@ def register_bundle(tracking: TrackingConfig, bundle: Bundle, history: pl.DataFr
     example = history.with_columns(pl.col("ds").dt.replace_time_zone(None)).to_pandas()
     model_id = registry.log_bundle(client, tracking, run.info.run_id, bundle, example)
     version = registry.register(client, tracking, model_id, description="a test's", tags={})
-    registry.promote(client, tracking, version.version)
+    aliases.promote(client, tracking, version.version)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from forecaster import registry
+from forecaster import aliases, registry
 from forecaster.client import ForecastClient, ModelInfo, RetryPolicy
 from forecaster.config import ModelConfig, TrackingConfig
 from forecaster.errors import ModelNotFoundError
@@ -185,9 +185,9 @@ def test_under_load_no_request_fails_and_nothing_is_lost(swappable: ServerFactor
         assert_forecasts(client, swappable.bundle, observed)
         time.sleep(0.6)
         assert client.get_model().version == "1"  # the alias has not moved since
-        registry.promote(with_alias, swappable.tracking, "1")
+        aliases.promote(with_alias, swappable.tracking, "1")
         time.sleep(1)  # several polls
-        registry.promote(with_alias, swappable.tracking, "2")
+        aliases.promote(with_alias, swappable.tracking, "2")
         wait_for(client, "2", "ACTIVE")
         assert_forecasts(client, OTHER, observed)
     assert server.stop() == 0

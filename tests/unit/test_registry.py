@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import forecaster
-from forecaster import registry
+from forecaster import aliases, registry
 from forecaster.config import ModelConfig, TrackingConfig
 from forecaster.errors import BundleError, ConfigError, ModelNotFoundError, UnavailableError
 from forecaster.model.bundle import Bundle
@@ -55,14 +55,14 @@ def test_a_registered_bundle_comes_back_whole(tracking: TrackingConfig) -> None:
 def test_promotion_moves_the_old_champion_to_previous(tracking: TrackingConfig) -> None:
     client = registry.connect(tracking)
     first, second = (add_version(tracking, make_bundle(seed)) for seed in (1, 2))
-    assert registry.promote(client, tracking, first.version) is None
+    assert aliases.promote(client, tracking, first.version) is None
     assert registry.resolve(tracking).version == first.version
-    before = registry.promote(client, tracking, second.version)
+    before = aliases.promote(client, tracking, second.version)
     assert before is not None
     assert before.version == first.version
     assert registry.load_bundle(tracking)[1].fingerprint == make_bundle(2).fingerprint
     assert registry.resolve(tracking, "previous").version == first.version
-    registry.promote(client, tracking, second.version)  # again: nothing changes
+    aliases.promote(client, tracking, second.version)  # again: nothing changes
     assert registry.resolve(tracking, "previous").version == first.version
     registry.set_alias(client, tracking, registry.CHALLENGER, first.version)
     assert set(registry.resolve(tracking, "1").aliases) == {"previous", "challenger"}

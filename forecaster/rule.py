@@ -1,0 +1,135 @@
+"""The rule of promotion: what a model has to do better to become the champion.
+
+A pure function of a backtest's figures and the configuration. Knows nothing of models, of series or of where the
+figures come from.
+"""
+
+import math
+from dataclasses import dataclass
+
+from forecaster.config import PromotionConfig
+
+NOMINAL = 0.8  # the interval whose coverage is judged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What a backtest measured of a challenger, and of what it has to beat, on the same forecasts.
+
+    Args:
+        mase: the challenger's; NaN if one of its forecasts was not finite.
+        naive_mase: the seasonal naive's.
+        coverage: the share of values inside the challenger's 80 % intervals.
+        origins: scored forecasts, pairs of series and origin.
+        champion_mase: the champion's; None if there is no champion, NaN if one of its forecasts was not finite.
+    """
+
+    mase: float
+    naive_mase: float
+    coverage: float
+    origins: int
+    champion_mase: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """One condition of the rule and how it came out.
+
+    Args:
+        name: the condition.
+        numbers: what was measured, and what was asked for.
+        passed: whether it holds.
+        failure: what is said of a model for which it does not, as in "it …".
+    """
+
+    name: str
+    numbers: str
+    passed: bool
+    failure: str
+
+    def line(self) -> str:
+        """Return the condition, its numbers and how it came out."""
+        return f"{'pass' if self.passed else 'FAIL'}  {self.name}: {self.numbers}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How the rule came out: all of its clauses have to hold."""
+
+    clauses: tuple[Clause, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the challenger is to become the champion."""
+        return all(one.passed for one in self.clauses)
+
+    @property
+    def reason(self) -> str:
+        """Why not: each clause that does not hold, with its numbers; or what was beaten."""
+        failed = [f"{one.failure} ({one.numbers})" for one in self.clauses if not one.passed]
+        return "it " + ", and ".join(failed) if failed else "; ".join(one.numbers for one in self.clauses[:2])
+
+
+def judge(measured: Measured, config: PromotionConfig) -> Verdict:
+    """Return how a challenger does under the rule; equal is not better, and what is not finite never is."""
+    return Verdict(
+        (
+            beats_champion(measured, config),
+            beats_naive(measured, config),
+            is_honest(measured, config),
+            _is_finite(measured),
+            _is_enough(measured, config),
+        )
+    )
+
+
+def beats_champion(measured: Measured, config: PromotionConfig) -> Clause:
+    """Return whether the challenger's MASE is below the champion's by the margin; without a champion it is."""
+    name, failure = "beats the champion", "does not beat the champion"
+    champion = measured.champion_mase
+    if champion is None:
+        return Clause(name, "there is no champion yet", True, failure)
+    if not math.isfinite(champion):
+        passed = math.isfinite(measured.mase)
+        return Clause(name, "the champion's forecasts are not finite", passed, failure)
+    return _below(name, failure, measured.mase, "the champion", champion, config.margin)
+
+
+def beats_naive(measured: Measured, config: PromotionConfig) -> Clause:
+    """Return whether the challenger's MASE is below the seasonal naive's by the margin."""
+    name, failure = "beats the seasonal naive", "does not beat the seasonal naive"
+    return _below(name, failure, measured.mase, "the seasonal naive", measured.naive_mase, config.naive_margin)
+
+
+def is_honest(measured: Measured, config: PromotionConfig) -> Clause:
+    """Return whether the 80 % intervals hold neither too few nor too many of the values."""
+    low, high = config.min_coverage, config.max_coverage
+    asked = f"{low:.0%} to {high:.0%}"
+    return Clause(
+        "has honest 80 % intervals",
+        f"they hold {measured.coverage:.1%} of the values, {asked} are asked for",
+        low <= measured.coverage <= high,
+        f"has 80 % intervals that hold {measured.coverage:.0%} of the values, not {asked}",
+    )
+
+
+def _below(name: str, failure: str, mase: float, whom: str, other: float, margin: float) -> Clause:
+    limit = other * (1 - margin)
+    of = f", {margin:.1%} less than {whom}'s {other:.4f}" if margin else f", {whom}'s"
+    return Clause(name, f"MASE {mase:.4f}, below {limit:.4f} is asked for{of}", mase < limit, failure)
+
+
+def _is_finite(measured: Measured) -> Clause:
+    figures = (measured.mase, measured.naive_mase, measured.coverage)
+    passed = all(math.isfinite(one) for one in figures)
+    numbers = "all forecasts and figures are finite" if passed else "not all forecasts and figures are finite"
+    return Clause("is finite", numbers, passed, "has forecasts or figures that are not finite")
+
+
+def _is_enough(measured: Measured, config: PromotionConfig) -> Clause:
+    return Clause(
+        "was scored enough",
+        f"{measured.origins:,} forecasts, {config.min_origins:,} are asked for",
+        measured.origins >= config.min_origins,
+        "was scored too little",
+    )
