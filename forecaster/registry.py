@@ -82,7 +82,7 @@ def connect(config: TrackingConfig) -> "MlflowClient":
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    with _store_errors(config):
+    with store_errors(config):
         client = MlflowClient(tracking_uri=config.uri, registry_uri=config.uri)
         client.search_experiments(max_results=1)  # the connection is made and the tables are checked here
         return client
@@ -99,7 +99,7 @@ def experiment_id(client: "MlflowClient", config: TrackingConfig) -> str:
     Raises ConfigError if it exists and keeps its artifacts elsewhere than configured.
     """
     location = artifact_location(config)
-    with _store_errors(config):
+    with store_errors(config):
         found = client.get_experiment_by_name(config.experiment)
         if found is None:
             return str(client.create_experiment(config.experiment, artifact_location=location, tags=_EXPERIMENT_TAGS))
@@ -130,7 +130,7 @@ def log_bundle(
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.models import Model
 
-    with _store_errors(config), tempfile.TemporaryDirectory(prefix="forecaster-") as name:
+    with store_errors(config), tempfile.TemporaryDirectory(prefix="forecaster-") as name:
         run = client.get_run(run_id)
         model = client.create_logged_model(
             run.info.experiment_id, name=config.model, source_run_id=run_id, params=run.data.params
@@ -160,7 +160,7 @@ def register(
     """Make a logged model the next version of the configured registered model."""
     from mlflow.exceptions import MlflowException
 
-    with _store_errors(config):
+    with store_errors(config):
         try:
             client.create_registered_model(config.model, description="Streaming time-series forecaster")
         except MlflowException as error:
@@ -180,7 +180,7 @@ def register(
 
 def set_alias(client: "MlflowClient", config: TrackingConfig, alias: str, version: str) -> None:
     """Let an alias point at a version, wherever it pointed before."""
-    with _store_errors(config):
+    with store_errors(config):
         client.set_registered_model_alias(config.model, alias, version)
 
 
@@ -219,7 +219,7 @@ def resolve(config: TrackingConfig, alias_or_version: str = CHAMPION) -> Registe
 
 
 def _newest_version(config: TrackingConfig) -> str | None:
-    with _store_errors(config):
+    with store_errors(config):
         found = connect(config).search_model_versions(f"name = '{config.model}'", max_results=1000)
     return max((str(version.version) for version in found), key=int, default=None)
 
@@ -240,7 +240,7 @@ def _bundle_folder(config: TrackingConfig, found: RegisteredModel, scratch: path
     """Return the local folder of a version's two files; those of a remote store come to `scratch`."""
     import mlflow.artifacts
 
-    with _store_errors(config):
+    with store_errors(config):
         location: str = connect(config).get_model_version_download_uri(found.name, found.version)
         scheme = urllib.parse.urlparse(location).scheme
         if scheme in ("hdfs", "viewfs"):  # whose module `prepare` has imported without pyarrow
@@ -263,7 +263,7 @@ def _find(client: "MlflowClient", config: TrackingConfig, alias_or_version: str)
     from mlflow.exceptions import MlflowException
 
     look_up = client.get_model_version if alias_or_version.isdigit() else client.get_model_version_by_alias
-    with _store_errors(config):
+    with store_errors(config):
         try:
             return _described(look_up(config.model, alias_or_version))
         except MlflowException as error:
@@ -308,7 +308,7 @@ def _version(package: str) -> str:
 
 
 @contextlib.contextmanager
-def _store_errors(config: TrackingConfig) -> Iterator[None]:
+def store_errors(config: TrackingConfig) -> Iterator[None]:
     """Turn what goes wrong between here and the store into one line."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
