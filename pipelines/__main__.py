@@ -77,6 +77,12 @@ def _schedule(arguments: Namespace) -> int:
     return schedule(read_config(arguments))
 
 
+def _monitor(arguments: Namespace) -> int:
+    from pipelines.serving_quality import monitor
+
+    return monitor(read_config(arguments))
+
+
 _DATA = ("data", "ingest")
 _TRAINING = (*_DATA, "model", "training", "trainer", "tracking", "backtest")
 _STEPS = {
@@ -106,6 +112,7 @@ _STEPS = {
         (*_TRAINING, "promotion", "tuning", "schedule"),
         _schedule,
     ),
+    "monitor": Command("log a server's quality beside the trainings", ("tracking", "schedule"), _monitor),
 }
 
 

@@ -17,10 +17,11 @@ _DAY_US = _UNIT_US["d"]
 MAX_SEASON = 2048
 
 
-def parse_frequency(text: str) -> int:
+def parse_frequency(text: str, name: str = "data.frequency") -> int:
     """Return the step of a frequency such as `1h`, `15m` or `1h30m`, in microseconds.
 
-    Raises ConfigError for anything that is not a fixed, positive duration (months and years vary).
+    Raises ConfigError, which names the option, for anything that is not a fixed, positive duration (months and years
+    vary).
     """
     hint = "a fixed duration such as 1h, 15m, 1h30m, 1d or 1w"
     if re.search(r"\d(mo|M|q|Q|y|Y)", text):
@@ -29,10 +30,10 @@ def parse_frequency(text: str) -> int:
     pandas = re.fullmatch(r"(\d*)(min|h|H|d|D|w|W|s|S|ms|us)", text)  # what people are used to from elsewhere
     if pandas and not parts:
         hint += f"; did you mean {pandas[1] or 1}{pandas[2].lower().replace('min', 'm')}?"
-    require("".join(n + u for n, u in parts) == text and bool(parts), "data.frequency", text, hint)
-    require(all(unit in _UNIT_US for _, unit in parts), "data.frequency", text, hint)
+    require("".join(n + u for n, u in parts) == text and bool(parts), name, text, hint)
+    require(all(unit in _UNIT_US for _, unit in parts), name, text, hint)
     step_us = sum(int(n) * _UNIT_US[unit] for n, unit in parts)
-    require(step_us > 0, "data.frequency", text, hint)
+    require(step_us > 0, name, text, hint)
     return step_us
 
 
