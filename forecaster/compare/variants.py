@@ -23,7 +23,7 @@ from forecaster.errors import ConfigError
 READY = ("family",)  # lists that come with the package, in `forecaster/configs`
 _SECTIONS = ("model", "training")  # that a variant may change
 # What decides which forecasts are scored and in which unit, and where checkpoints go.
-_SHARED = (
+SHARED = (
     "model.horizon",
     "model.season_lengths",
     "model.min_history",
@@ -86,7 +86,7 @@ def _variant(source: str, name: str, changes: Any, base: Config) -> Variant:
         raise ConfigError(f"variant {name!r} of {source} is {changes!r}: write options, such as {{model.cell: lstm}}")
     options = dict(_flat(changes or {}))
     for option in options:
-        if option.partition(".")[0] not in _SECTIONS or option in _SHARED:
+        if option.partition(".")[0] not in _SECTIONS or option in SHARED:
             raise ConfigError(
                 f"variant {name!r} of {source} changes {option}, which all variants share: set it for all with"
                 f" --{option}, or leave it out"
