@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from forecaster import registry
 from forecaster.config import Config, to_dict
+from forecaster.data.manifest import MANIFEST
 from forecaster.imports import without_collections
 from pipelines.context import Context
 from pipelines.ingest import ingest
@@ -81,8 +82,8 @@ def retrain(config: Config, *, trigger: str = "manual", stream: TextIO | None = 
         attempts = _attempts(client, config, key)
         done = next((one for one in attempts if one.info.status == "FINISHED"), None)
         if done is not None:
-            before = f"nothing new: {new.manifest.describe()} was through before"
-            said = f"{before}, {done.data.tags.get('outcome', '')}"
+            before = done.data.tags.get("outcome", "")
+            said = f"nothing new: this data, with this configuration, was through before; {before}"
             return RetrainResult(outcome="nothing new", run_id=done.info.run_id, said=said)
         _end_killed(client, config)
         return _attempt(client, config, key, trigger, len(attempts) + 1, stream)
@@ -110,10 +111,10 @@ def _attempt(
         from pipelines.tune import tune
 
     folder = str(pathlib.Path(config.ingest.output).resolve())
-    tags = {"step": "retrain", "retrain_key": key, "attempt": str(number), "dataset": folder}
+    tags = {"step": "retrain", "retrain_key": key, "attempt_number": str(number), "dataset": folder}
     with track(config, trigger=trigger, name="retrain", tags=tags) as run:
         run.log_config(config)
-        run.log_text((pathlib.Path(folder) / "manifest.json").read_text(), "manifest.json")
+        run.log_text((pathlib.Path(folder) / MANIFEST).read_text(), MANIFEST)
         context = Context(trigger=trigger, parent_run_id=run.run_id, key=key, stream=stream)
         tuned = tune(config, context).config if config.tuning.trials else config
         trained = train(tuned, context=context)

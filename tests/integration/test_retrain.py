@@ -182,7 +182,7 @@ def test_a_retraining_that_is_killed_anywhere_is_finished_by_the_next(config: Co
     client = registry.connect(config.tracking)
     *killed, last = attempts(client, config)
     assert [one.info.status for one in killed] == ["KILLED"] * (len(KILLS) - 1)  # the first was killed before its run
-    assert (last.info.status, last.data.tags["attempt"]) == ("FINISHED", str(len(KILLS)))
+    assert (last.info.status, last.data.tags["attempt_number"]) == ("FINISHED", str(len(KILLS)))
     (version,) = client.search_model_versions(f"name = '{config.tracking.model}'")
     assert registry.resolve(config.tracking).version == version.version == "1"
     for step in ("train", "backtest"):
