@@ -7,6 +7,7 @@ Knows the order of the steps; knows nothing of how any of them works.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -24,7 +25,7 @@ from forecaster.data.manifest import MANIFEST
 from forecaster.imports import without_collections
 from pipelines.context import Context
 from pipelines.ingest import ingest
-from pipelines.lease import held
+from pipelines.lease import Lease, held
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -74,7 +75,7 @@ def retrain(config: Config, *, trigger: str = "manual", stream: TextIO | None = 
         ConfigError: see the steps.
     """
     stream = stream or sys.stderr
-    with _sigterm_exits(), held(config):
+    with _sigterm_exits(), held(config) as lease:
         new = ingest(config, stream)
         stream.write(f"ingest: {new.line()}\n")
         key = retrain_key(config, new.manifest.content_hash)
@@ -86,7 +87,8 @@ def retrain(config: Config, *, trigger: str = "manual", stream: TextIO | None = 
             said = f"nothing new: this data, with this configuration, was through before; {before}"
             return RetrainResult(outcome="nothing new", run_id=done.info.run_id, said=said)
         _end_killed(client, config)
-        return _attempt(client, config, key, trigger, len(attempts) + 1, stream)
+        context = Context(trigger=trigger, key=key, stream=stream)
+        return _attempt(client, config, context, len(attempts) + 1, lease)
 
 
 def retrain_key(config: Config, content_hash: str) -> str:
@@ -100,9 +102,7 @@ def retrain_key(config: Config, content_hash: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _attempt(
-    client: "MlflowClient", config: Config, key: str, trigger: str, number: int, stream: TextIO
-) -> RetrainResult:
+def _attempt(client: "MlflowClient", config: Config, context: Context, number: int, lease: Lease) -> RetrainResult:
     with without_collections():  # Lightning and torch take seconds: a run with nothing new needs neither
         from forecaster.training.tracking import track
         from pipelines.backtest import backtest
@@ -110,19 +110,20 @@ def _attempt(
         from pipelines.train import train
         from pipelines.tune import tune
 
-    folder = str(pathlib.Path(config.ingest.output).resolve())
-    tags = {"step": "retrain", "retrain_key": key, "attempt_number": str(number), "dataset": folder}
-    with track(config, trigger=trigger, name="retrain", tags=tags) as run:
+    folder, stream = pathlib.Path(config.ingest.output).resolve(), context.stream
+    tags = {**context.tags("retrain"), "attempt_number": str(number), "dataset": str(folder)}
+    with track(config, trigger=context.trigger, name="retrain", tags=tags) as run:
         run.log_config(config)
-        run.log_text((pathlib.Path(folder) / MANIFEST).read_text(), MANIFEST)
-        context = Context(trigger=trigger, parent_run_id=run.run_id, key=key, stream=stream)
+        run.log_text((folder / MANIFEST).read_text(), MANIFEST)
+        context = dataclasses.replace(context, parent_run_id=run.run_id)
         tuned = tune(config, context).config if config.tuning.trials else config
+        lease.check()
         trained = train(tuned, context=context)
-        if trained is None:
-            raise AssertionError("a retraining is one process; it starts those that train with it")
+        assert trained is not None, "a retraining is one process, which starts those that train with it"
         stream.write(f"train: {trained.line()}\n")
         scored = backtest(config, context)
         stream.write(f"{scored.table()}\n")
+        lease.check()  # somebody else may have taken over from a process that was paused
         decision = promote(config, context)
         run.log_metrics(decision.metrics())
         client.set_tag(run.run_id, "mlflow.note.content", decision.markdown())
