@@ -7,6 +7,7 @@ from typing import Literal
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tests.unit.pipelines.ingesting import DataSet, Row, frame
 
 COVARIATES = {"past_covariates": ("rain",), "static_covariates": ("area",)}
