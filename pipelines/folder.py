@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from forecaster.data.manifest import MANIFEST, Manifest
+from forecaster.data.manifest import MANIFEST, Manifest, manifest_at
 from forecaster.durable_files import UNFINISHED
 
 SCRATCH = "scratch"
@@ -37,9 +37,10 @@ def owned(folder: Path, stream: TextIO | None) -> Iterator[None]:
         yield
 
 
-def tidy(folder: Path, manifest: Manifest | None) -> None:
+def tidy(folder: Path) -> None:
     """Remove what ingests left that the manifest does not list."""
-    listed = set() if manifest is None else manifest.file_names()
+    path = manifest_at(folder)
+    listed = set() if path is None else Manifest.read(path).file_names()
     for path in folder.iterdir():
         if path.name == SCRATCH and path.is_dir():
             shutil.rmtree(path)

@@ -92,10 +92,16 @@ class _Ingest:
         path = manifest_at(folder)
         self._known = None if path is None else Manifest.read(path)
         self._columns = _columns(config, self._known)
-        tidy(folder, self._known)
+        tidy(folder)
 
     def run(self, sources: Sequence[Source]) -> IngestResult:
         """Read the sources that may have changed, and write what is new."""
+        try:
+            return self._run(sources)
+        finally:
+            tidy(self._folder)
+
+    def _run(self, sources: Sequence[Source]) -> IngestResult:
         (self._folder / SCRATCH).mkdir()
         values = ["y", *(name for name, role in self._columns.items() if role in (*_CHANGING, "end"))]
         split = Split(self._folder / SCRATCH / "rows", self._config.ingest.partition, values)
@@ -107,9 +113,7 @@ class _Ingest:
                 for part in () if source.is_unchanged(mark) else source.parts(mark):
                     reading.take(order, part)
             raise_for_errors(reading.findings())
-            result = self._written(reading, values, {source.name: source.mark for source in sources})
-        tidy(self._folder, result.manifest)
-        return result
+            return self._written(reading, values, {source.name: source.mark for source in sources})
 
     def _series_table(self) -> SeriesTable:
         static = {name: _STATIC[role] for name, role in self._columns.items() if role in _STATIC}
