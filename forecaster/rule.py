@@ -54,33 +54,33 @@ class Clause:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How the rule came out: all of its clauses have to hold."""
+    """How the rule came out: all of its clauses have to hold.
+
+    Args:
+        clauses: of the rule.
+        reason: what was measured, if all of them hold; or those that do not, with their numbers.
+    """
 
     clauses: tuple[Clause, ...]
+    reason: str
 
     @property
     def passed(self) -> bool:
         """Whether the challenger is to become the champion."""
         return all(one.passed for one in self.clauses)
 
-    @property
-    def reason(self) -> str:
-        """Why not: each clause that does not hold, with its numbers; or what was beaten."""
-        failed = [f"{one.failure} ({one.numbers})" for one in self.clauses if not one.passed]
-        return "it " + ", and ".join(failed) if failed else "; ".join(one.numbers for one in self.clauses[:2])
-
 
 def judge(measured: Measured, config: PromotionConfig) -> Verdict:
     """Return how a challenger does under the rule; equal is not better, and what is not finite never is."""
-    return Verdict(
-        (
-            beats_champion(measured, config),
-            beats_naive(measured, config),
-            is_honest(measured, config),
-            _is_finite(measured),
-            _is_enough(measured, config),
-        )
+    clauses = (
+        beats_champion(measured, config),
+        beats_naive(measured, config),
+        is_honest(measured, config),
+        _is_finite(measured),
+        _is_enough(measured, config),
     )
+    failed = [f"{one.failure} ({one.numbers})" for one in clauses if not one.passed]
+    return Verdict(clauses, "it " + ", and ".join(failed) if failed else _praise(measured))
 
 
 def beats_champion(measured: Measured, config: PromotionConfig) -> Clause:
@@ -104,19 +104,26 @@ def beats_naive(measured: Measured, config: PromotionConfig) -> Clause:
 def is_honest(measured: Measured, config: PromotionConfig) -> Clause:
     """Return whether the 80 % intervals hold neither too few nor too many of the values."""
     low, high = config.min_coverage, config.max_coverage
-    asked = f"{low:.0%} to {high:.0%}"
+    amount = "too many" if measured.coverage > high else "too few"
     return Clause(
         "has honest 80 % intervals",
-        f"they hold {measured.coverage:.1%} of the values, {asked} are asked for",
+        f"they hold {measured.coverage:.1%} of the values; {low:.0%} to {high:.0%} are asked for",
         low <= measured.coverage <= high,
-        f"has 80 % intervals that hold {measured.coverage:.0%} of the values, not {asked}",
+        f"has 80 % intervals that hold {amount} of the values",
     )
 
 
 def _below(name: str, failure: str, mase: float, whom: str, other: float, margin: float) -> Clause:
     limit = other * (1 - margin)
-    of = f", {margin:.1%} less than {whom}'s {other:.4f}" if margin else f", {whom}'s"
-    return Clause(name, f"MASE {mase:.4f}, below {limit:.4f} is asked for{of}", mase < limit, failure)
+    of = f"{margin:.1%} less than {whom}'s {other:.4f}" if margin else f"{whom}'s"
+    return Clause(name, f"MASE {mase:.4f}; it has to be below {limit:.4f}, {of}", mase < limit, failure)
+
+
+def _praise(measured: Measured) -> str:
+    champion = measured.champion_mase
+    beaten = f"the champion's {champion:.4f}, " if champion is not None else ""
+    beaten += f"the seasonal naive's {measured.naive_mase:.4f}"
+    return f"MASE {measured.mase:.4f}, {beaten}; 80 % intervals hold {measured.coverage:.1%} of the values"
 
 
 def _is_finite(measured: Measured) -> Clause:
@@ -129,7 +136,7 @@ def _is_finite(measured: Measured) -> Clause:
 def _is_enough(measured: Measured, config: PromotionConfig) -> Clause:
     return Clause(
         "was scored enough",
-        f"{measured.origins:,} forecasts, {config.min_origins:,} are asked for",
+        f"{measured.origins:,} forecasts; {config.min_origins:,} are asked for",
         measured.origins >= config.min_origins,
         "was scored too little",
     )

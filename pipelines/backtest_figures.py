@@ -91,7 +91,7 @@ def by_series(result: BacktestResult, table: pl.DataFrame) -> Figure:
     ax.scatter(
         x, y, s=22, color=_COLORS[CHALLENGER], edgecolor="white", linewidth=0.5, label=f"a series ({len(x):,} in all)"
     )
-    ax.set(xlim=(low, top), ylim=(low, top), aspect="equal")
+    ax.set(xlim=(low, top), ylim=(low, top))
     ax.set(xlabel=f"MASE of the {result.title(other)}", ylabel=f"MASE of the {result.title(CHALLENGER)}")
     _legend(figure, ax)
     return figure

@@ -179,7 +179,7 @@ def _explain(
         client.set_tag(decision.run_id, "verdict", decision.outcome)
         client.set_tag(decision.run_id, "mlflow.note.content", decision.markdown())
         described = client.get_model_version(config.model, challenger.version).description or ""
-        said = f"{decision.outcome}, {decision.reason} ([report]({page}/artifacts/{HTML}), [backtest]({page}))"
+        said = f"{decision.outcome}: {decision.reason} ([report]({page}/artifacts/{HTML}), [backtest]({page}))"
         client.update_model_version(config.model, challenger.version, f"{described.partition(_MARK)[0]}{_MARK}{said}")
     aliases.tag(client, config, challenger.version, tags)
 

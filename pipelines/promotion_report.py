@@ -27,10 +27,11 @@ td.good { color: var(--good); } td.bad { color: var(--bad); }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .4rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 th { font-size: .87rem; font-weight: 600; color: var(--quiet); }
-table.numbers th:not(:first-child), table.numbers td:not(:first-child) { text-align: right; white-space: nowrap; }
+table.numbers th:not(:first-child), table.numbers td:not(:first-child) { text-align: right; }
+table.numbers td { white-space: nowrap; }
 table.numbers tbody tr:first-child td { font-weight: 600; }
 figure { margin: 1rem 0 0; }
-figure img { display: block; width: 100%; max-width: 45rem; height: auto; }
+figure img { display: block; width: 100%; height: auto; }
 ul { padding-left: 1.2rem; margin: .4rem 0; }
 footer { margin-top: 2.5rem; border-top: 1px solid var(--line); padding-top: .8rem; overflow-wrap: anywhere; }
 """
@@ -43,8 +44,8 @@ def html_report(decision: Decision, result: BacktestResult, figures: Mapping[str
         _heading(decision, title),
         _section("The backtest", f"<p>{escape(result.summary())}.</p>", _table(*result.rows(), kind="numbers")),
         _section("The rule", "<p>All of it has to hold.</p>", _rule(decision)),
-        *([_section("To be known", _list(result.remarks()))] if result.remarks() else []),
-        _section("Pictures", *(_figure(name, picture) for name, picture in figures.items())),
+        *([_section("Notes", _list(result.remarks()))] if result.remarks() else []),
+        _section("Figures", *(_figure(name, picture) for name, picture in figures.items())),
         _footer(decision),
     ]
     return "\n".join(
@@ -88,7 +89,7 @@ def _heading(decision: Decision, title: str) -> str:
     kind = "good" if decision.promoted else "bad"
     pill = f'<span class="verdict {kind}">{escape(decision.outcome)}</span>'
     name = escape(title.partition(":")[0])
-    return f"<header><h1>{pill}{name}</h1>\n<p>{escape(_sentence(decision.line()))}</p></header>"
+    return f"<header><h1>{pill}{name}</h1>\n<p>{escape(decision.line())}.</p></header>"
 
 
 def _section(title: str, *parts: str) -> str:

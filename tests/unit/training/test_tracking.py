@@ -33,10 +33,9 @@ def test_a_model_that_beats_the_seasonal_naive_with_honest_intervals_may_be_cham
     assert verdict(backtest(0.99, coverage_80)) == ""
 
 
-@pytest.mark.parametrize(("coverage_80", "shown"), [(0.0, "0%"), (0.59, "59%"), (0.96, "96%"), (math.nan, "nan%")])
+@pytest.mark.parametrize(("coverage_80", "shown"), [(0.0, "few"), (0.59, "few"), (0.96, "many"), (math.nan, "few")])
 def test_intervals_that_hold_too_little_or_too_much_are_said(coverage_80: float, shown: str) -> None:
-    expected = f"has 80 % intervals that hold {shown} of the values, not 60% to 95%"
-    assert verdict(backtest(0.5, coverage_80)) == expected
+    assert verdict(backtest(0.5, coverage_80)) == f"has 80 % intervals that hold too {shown} of the values"
 
 
 @pytest.mark.parametrize("mase", [1.0, 1.2, math.nan])
