@@ -95,13 +95,13 @@ class Attempt:
             client = registry.connect(self._config.tracking)
             experiment = registry.experiment_id(client, self._config.tracking)
             with registry.store_errors(self._config.tracking):
-                mine = (f"tags.attempt = '{self._id}'", f"attributes.end_time >= {int(self.began * 1000)}")
+                mine = (f"tags.attempt_id = '{self._id}'", f"attributes.end_time >= {int(self.began * 1000)}")
                 asked = [f"tags.step = 'retrain' AND {one}" for one in mine]
                 if any(client.search_runs([experiment], one, max_results=1) for one in asked):
                     return
                 tail = list(self._tail)
                 error = tail[-1] if tail else f"exit code {self.exit_code}"
-                tags = {"step": "retrain", "trigger": self.trigger, "attempt": self._id, "attempt_number": str(number)}
+                tags = {"step": "retrain", "trigger": self.trigger, "attempt_id": self._id, "attempt": str(number)}
                 tags |= {"error": error[:500], "exit_code": str(self.exit_code)}
                 began_ms = int(self.began * 1000)
                 run = client.create_run(experiment, began_ms, tags, run_name=f"retrain ({self.trigger}) did not start")
@@ -113,7 +113,7 @@ class Attempt:
     def _run_context(self) -> str:
         """Return tags for MLflow's runs of the process, by which its runs are known."""
         before = os.environ.get("MLFLOW_RUN_CONTEXT")
-        return json.dumps((json.loads(before) if before else {}) | {"attempt": self._id})
+        return json.dumps((json.loads(before) if before else {}) | {"attempt_id": self._id})
 
     def _read(self) -> None:
         assert self._process.stdout is not None

@@ -1,16 +1,23 @@
 """What MLflow knows of the version that a server serves: what its backtest said, and where its training's data end.
 
-Knows the names under which trainings log; knows nothing of what drift is.
+Knows the names under which backtests and trainings log; knows nothing of what drift is.
 """
 
 import datetime as dt
 import re
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from forecaster import registry
 from forecaster.arguments import utc_time
 from forecaster.config import TrackingConfig
 from pipelines.drift import Reference
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+_ROLES = ("champion_", "challenger_")  # before the names of a backtest's figures, and of the tags of its versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +36,28 @@ class Served:
 
 
 def served(config: TrackingConfig, version: str) -> Served:
-    """Return what is known of a version; raises ModelNotFoundError if there is none of this number."""
+    """Return what is known of a version: by its newest backtest, else by the validation tail of its training.
+
+    Raises ModelNotFoundError if there is no version of this number.
+    """
     client = registry.connect(config)
     found = registry.resolve(config, version)
     with registry.store_errors(config):
-        history = client.get_metric_history(found.run_id, "mase_by_horizon")
-        metrics = client.get_run(found.run_id).data.metrics
-    names = {name: re.fullmatch(r"coverage_(\d+)", name) for name in metrics}
-    coverage = {int(match[1]) / 100: metrics[name] for name, match in names.items() if match}
+        experiment = registry.experiment_id(client, config)
+        runs = [(_newest_backtest(client, experiment, config.model, role, version), role) for role in _ROLES]
+        backtests = [(run, role) for run, role in runs if run is not None]
+        run, role = max(backtests, key=lambda one: one[0].info.start_time, default=(client.get_run(found.run_id), ""))
+        history = client.get_metric_history(run.info.run_id, f"{role}mase_by_horizon")
+    names = {name: re.fullmatch(rf"{role}coverage_(\d+)", name) for name in run.data.metrics}
+    coverage = {int(match[1]) / 100: run.data.metrics[name] for name, match in names.items() if match}
     end = found.tags.get("data_window_end")
     reference = Reference({one.step: one.value for one in history}, coverage)
     return Served(version, reference, utc_time(end) if end else None)
+
+
+def _newest_backtest(client: "MlflowClient", experiment: str, model: str, role: str, version: str) -> "Run | None":
+    quoted = model.replace("'", "\\'")
+    asked = f"tags.step = 'backtest' AND tags.registered_model = '{quoted}' AND tags.{role}version = '{version}'"
+    finished = f"{asked} AND attributes.status = 'FINISHED'"
+    found = client.search_runs([experiment], finished, order_by=["attributes.start_time DESC"], max_results=1)
+    return found[0] if found else None

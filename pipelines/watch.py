@@ -5,6 +5,7 @@ call it.
 """
 
 import datetime as dt
+import json
 import pathlib
 import threading
 import time
@@ -154,7 +155,9 @@ class Watch:
 
 def newest_stability(config: Config, trained_until: dt.datetime) -> Stability | None:
     """Compare the newest window of the data set with what a version was trained on."""
-    rows = pl.scan_parquet(pathlib.Path(config.ingest.output) / "**/*.parquet", hive_partitioning=False)
+    folder = pathlib.Path(config.ingest.output)
+    files = [folder / one["name"] for one in json.loads((folder / MANIFEST).read_text())["files"]]
+    rows = pl.concat([pl.scan_parquet(file).select("unique_id", "ds", "y") for file in files])
     ends = rows.select(pl.col("ds").min().alias("first"), pl.col("ds").max().alias("last")).collect(engine="streaming")
     if ends["last"].item() is None or ends["last"].item() <= trained_until:
         return None

@@ -1,0 +1,145 @@
+"""The scheduler with real clocks, real signals and real processes; a stand-in for the retraining says what it got."""
+
+import io
+import itertools
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from forecaster import registry
+from forecaster.config import TrackingConfig, to_dict
+from forecaster.errors import ConfigError
+from pipelines.memory import Memory
+from pipelines.schedule import run
+from pipelines.watch import memory_path
+
+from .scheduling import Played, scheduled
+
+
+def test_an_interval_asks_again_and_again_with_the_whole_configuration(
+    tmp_path: pathlib.Path, tracking: TrackingConfig
+) -> None:
+    config = scheduled(tmp_path, tracking, every="1s", lease="postgresql://me:secret@db/x")
+    played = Played(tmp_path, config)
+    played.play(lambda: played.until(lambda: played.count("end") >= 3), signal.SIGINT)
+    assert played.status == 0
+    assert set(played.triggers()) == {"interval"}
+    begins = [line for line in played.said if line["what"] == "begin"]
+    assert all(0.5 < b["at"] - a["at"] < 2.5 for a, b in itertools.pairwise(begins)), begins
+    assert {line["mode"] for line in begins} == {"0o600"}
+    assert begins[0]["options"] == ["--config", "--trigger"]
+    assert yaml.safe_load(begins[0]["text"]) == to_dict(config)
+    assert not pathlib.Path(begins[0]["config"]).parent.exists()
+    assert "at work\nthe last words\n" in played.stream.getvalue()
+
+
+def test_what_comes_while_one_runs_is_remembered_once(tmp_path: pathlib.Path, tracking: TrackingConfig) -> None:
+    played = Played(tmp_path, scheduled(tmp_path, tracking, every="1s"), seconds=3.3)
+    played.play(lambda: played.until(lambda: played.count("begin") == 2))
+    first, end, second = played.said[:3]
+    assert (first["what"], end["what"], second["what"]) == ("begin", "end", "begin")  # never two at once
+    assert second["at"] - end["at"] < 1.0  # at once, for the three that came meanwhile
+    assert played.stream.getvalue().count("once more") == 1
+
+
+def test_sigterm_ends_the_retraining_and_the_next_start_goes_on(
+    tmp_path: pathlib.Path, tracking: TrackingConfig
+) -> None:
+    config = scheduled(tmp_path, tracking, every="1s")
+    played = Played(tmp_path, config, seconds=600)
+    played.play(lambda: played.until(lambda: played.count("begin") == 1))
+    assert played.status == 0
+    assert played.count("asked to end") == 1
+    assert not pathlib.Path(played.said[0]["config"]).parent.exists()
+    assert Memory.load(memory_path(config)).unfinished == "interval"
+
+    again = Played(tmp_path, scheduled(tmp_path, tracking, cron="0 3 1 1 *"))  # no time that comes now
+    again.play(lambda: again.until(lambda: again.count("end") == 1))
+    assert again.triggers() == ["interval", "interval"]
+    assert Memory.load(memory_path(config)).unfinished is None
+
+
+def test_a_retraining_that_does_not_end_is_killed(tmp_path: pathlib.Path, tracking: TrackingConfig) -> None:
+    config = scheduled(tmp_path, tracking, every="1s", stop_seconds=0.5)
+    played = Played(tmp_path, config, seconds=600, manner="deaf")
+    asked: list[float] = []
+
+    def script() -> None:
+        played.until(lambda: played.count("begin") == 1)
+        asked.append(time.monotonic())
+
+    played.play(script)
+    assert time.monotonic() - asked[0] < 10
+    assert played.status == 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(played.said[0]["pid"], 0)
+
+
+def test_failures_are_tried_again_later_and_later_and_leave_failed_runs(
+    tmp_path: pathlib.Path, tracking: TrackingConfig
+) -> None:
+    config = scheduled(tmp_path, tracking, every="2s", retries=2, retry_seconds=0.6)
+    played = Played(tmp_path, config, code=3)
+    played.play(lambda: played.until(lambda: "given up" in played.stream.getvalue()))
+    begins = [line["at"] for line in played.said if line["what"] == "begin"]
+    ends = [line["at"] for line in played.said if line["what"] == "end"]
+    assert len(begins) == 3
+    first, second = (begin - end for begin, end in zip(begins[1:], ends, strict=False))
+    assert first > 0.6
+    assert second > 1.2
+    client = registry.connect(tracking)
+    runs = client.search_runs([registry.experiment_id(client, tracking)], order_by=["attributes.start_time ASC"])
+    assert [one.info.status for one in runs] == ["FAILED"] * 3
+    assert [one.data.tags["attempt"] for one in runs] == ["1", "2", "3"]
+    assert {(one.data.tags["step"], one.data.tags["trigger"]) for one in runs} == {("retrain", "interval")}
+    assert {one.data.tags["error"] for one in runs} == {"the last words"}
+    output = pathlib.Path(client.download_artifacts(runs[0].info.run_id, "output.txt", str(tmp_path)))
+    assert output.read_text() == "at work\nthe last words\n"
+    assert Memory.load(memory_path(config)).unfinished is None
+
+
+def test_a_command_that_cannot_be_started_is_tried_again(tmp_path: pathlib.Path, tracking: TrackingConfig) -> None:
+    class Missing(Played):
+        def command(self) -> list[str]:
+            return [str(tmp_path / "no-such-program")]
+
+    played = Missing(tmp_path, scheduled(tmp_path, tracking, every="1s", retries=1, retry_seconds=0.1))
+    played.play(lambda: played.until(lambda: "given up" in played.stream.getvalue()))
+    assert played.status == 0
+
+
+def test_misfires_coalesce(tmp_path: pathlib.Path, tracking: TrackingConfig) -> None:
+    """A scheduler that was stopped for seconds, as a sleeping machine is, makes up for all of it once."""
+    played = Played(tmp_path, scheduled(tmp_path, tracking, every="2s"))
+    text = "import sys; from forecaster.arguments import *; from pipelines.schedule import run\n"
+    text += "parser = command_parser(''); add_config_arguments(parser, ())\n"
+    text += "sys.exit(run(read_config(parse(parser, sys.argv[1:3])), sys.argv[3:], sys.stderr))"
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(to_dict(played.config)))
+    with subprocess.Popen([sys.executable, "-c", text, "--config", str(file), *played.command()]) as scheduler:
+        try:
+            played.until(lambda: played.count("end") == 1)
+            scheduler.send_signal(signal.SIGSTOP)
+            time.sleep(5.0)  # two were due, and the next one is in a second
+            before = played.count("begin")
+            resumed = time.time()
+            scheduler.send_signal(signal.SIGCONT)
+            played.until(lambda: played.count("begin") > before + 1)
+        finally:
+            scheduler.terminate()
+            status = scheduler.wait(30)
+    assert status == 0
+    after = [line["at"] - resumed for line in played.said if line["what"] == "begin" and line["at"] > resumed]
+    assert after[0] < 0.6
+    assert after[1] - after[0] > 0.5
+
+
+def test_nothing_to_wait_for_is_said_in_one_line(tmp_path: pathlib.Path, tracking: TrackingConfig) -> None:
+    with pytest.raises(ConfigError, match="nothing to wait for"):
+        run(scheduled(tmp_path, tracking), ["true"], io.StringIO())
