@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
+from forecaster import dashboard
 from forecaster.arguments import Command, add_until, dispatch, read_config, read_until, utc_time
 from forecaster.benchmarks import NAMES
 from forecaster.config import require
@@ -280,6 +281,9 @@ _COMMANDS = {
     ),
     "evaluate": Command(
         "score a registered model beside naive forecasts", ("data", "tracking"), _evaluate, _add_evaluate_arguments
+    ),
+    "dashboard": Command(
+        "open MLflow's dashboard on the configured store", ("tracking",), dashboard.run, dashboard.add_arguments
     ),
     "serve": Command("serve the registered champion over gRPC", ("tracking", "serving"), _serve),
     "models": Command("list the model versions of a server", (), _models, _add_server),
