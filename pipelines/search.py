@@ -105,7 +105,7 @@ class Search:
         try:
             config = settle(self._space.config(values), self._series)
         except ForecasterError:
-            self._run.log_options(run.run_id, values)
+            run.log_params(values)
             raise
         # A trial is one process, and leaves nothing but its figures.
         training = dataclasses.replace(config.training, checkpoint_dir=None, resume=False, start_from="scratch")

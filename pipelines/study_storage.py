@@ -24,8 +24,11 @@ _TABLES_TRIES, _TABLES_WAIT_SECONDS = 5, 0.5
 _DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 
 
-def open_study(storage: str, name: str, *, startup: int) -> optuna.Study:
-    """Return a study, which is made if need be, whose trials are cut short for being worse than the median.
+@contextlib.contextmanager
+def open_study(storage: str, name: str, *, startup: int) -> Iterator[optuna.Study]:
+    """Give a study, which is made if need be, whose trials are cut short for being worse than the median.
+
+    Whatever goes wrong with its storage within the block is an error of one line.
 
     Args:
         storage: a database's URL, or the path of a journal file.
@@ -36,14 +39,20 @@ def open_study(storage: str, name: str, *, startup: int) -> optuna.Study:
         ConfigError: the URL is none, or its database's driver is not installed.
         UnavailableError: the file or the database cannot be used.
     """
-    with study_errors(storage):
-        kept = _database(storage) if "://" in storage else _journal(pathlib.Path(storage))
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=2)
-        return optuna.create_study(storage=kept, study_name=name, load_if_exists=True, pruner=pruner)
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=2)
+    with _storage_errors(storage), _quiet_optuna(), contextlib.ExitStack() as stack:
+        if "://" in storage:
+            database = _database(storage)
+            stack.callback(database.engine.dispose)
+            stack.callback(database.remove_session)
+            kept: BaseStorage = database
+        else:
+            kept = _journal(pathlib.Path(storage))
+        yield optuna.create_study(storage=kept, study_name=name, load_if_exists=True, pruner=pruner)
 
 
 @contextlib.contextmanager
-def study_errors(storage: str) -> Iterator[None]:
+def _storage_errors(storage: str) -> Iterator[None]:
     """Turn what goes wrong between here and a study's storage into one line."""
     shown = without_password(storage)
     try:
@@ -58,7 +67,7 @@ def study_errors(storage: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quiet_optuna() -> Iterator[None]:
+def _quiet_optuna() -> Iterator[None]:
     """Silence what Optuna says of every trial, and of what it calls experimental or will change one day."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -118,7 +127,7 @@ def _cut_torn_line(path: pathlib.Path) -> None:
             file.truncate(whole)
 
 
-def _database(url: str) -> BaseStorage:
+def _database(url: str) -> RDBStorage:
     scheme, _, rest = url.partition("://")
     url = f"{_DRIVERS.get(scheme, scheme)}://{rest}"
     tries = 0

@@ -97,12 +97,11 @@ def tune(config: Config, context: Context) -> TuneResult:
     with without_collections():  # Optuna, Lightning and torch take seconds: what is wrong is said before
         from pipelines.search import Search
         from pipelines.study import Trials
-        from pipelines.study_storage import open_study, quiet_optuna, study_errors
+        from pipelines.study_storage import open_study
         from pipelines.tuning_run import TuningRun
 
     name, storage = _study_name(config, series), tuning.storage or str(_beside(config, "-tuning.journal"))
-    with quiet_optuna(), study_errors(storage):
-        study = open_study(storage, name, startup=tuning.startup_trials)
+    with open_study(storage, name, startup=tuning.startup_trials) as study:
         _enqueue_known(study, space, config)
         run = TuningRun(data, context, name)
         trials = Trials(
@@ -201,5 +200,5 @@ def _keep(result: TuneResult) -> None:
 
 def _beside(config: Config, ending: str) -> pathlib.Path:
     """Return a path beside the data set."""
-    folder = pathlib.Path(config.ingest.output)
+    folder = pathlib.Path(config.ingest.output).expanduser()
     return folder.with_name(f"{folder.name}{ending}")

@@ -31,13 +31,15 @@ def history_chart(trials: Sequence[FrozenTrial]) -> Figure:
     errors = np.array([trial.value for trial in done], dtype=float)
     top = errors.max() + _ROOM * max(errors.max() - errors.min(), 0.1 * errors.max())
     numbers = [trial.number for trial in done]
-    ax.step(numbers, np.minimum.accumulate(errors), where="post", color=_ORANGE, linewidth=1.8, label="best so far")
+    best = np.minimum.accumulate(errors)
+    at, shown = [*numbers, max(trial.number for trial in trials)], [*best, best[-1]]
+    ax.step(at, shown, where="post", color=_ORANGE, linewidth=1.8, label="best so far")
     ax.scatter(numbers, errors, color=_BLUE, s=28, zorder=3, label="complete")
     cut = [trial for trial in trials if trial.state is TrialState.PRUNED and trial.value is not None]
     if cut:
-        at = [min(float(trial.value or 0.0), top) for trial in cut]
+        last = [min(float(trial.value or 0.0), top) for trial in cut]
         label = "cut short (last epoch's error, or above)"
-        ax.scatter([trial.number for trial in cut], at, color=_GREY, marker="x", s=26, label=label)
+        ax.scatter([trial.number for trial in cut], last, color=_GREY, marker="x", s=26, label=label)
     ax.set(title="Search for a better configuration", xlabel="trial", ylabel="validation MASE (lower is better)")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.margins(y=0.08)

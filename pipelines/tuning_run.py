@@ -77,11 +77,6 @@ class TuningRun:
             self._client.set_tag(run_id, "mlflow.note.content", "Its process is gone; the trial is repeated.")
             self._client.set_terminated(run_id, "KILLED")
 
-    def log_options(self, run_id: str, values: Mapping[str, Any]) -> None:
-        """Log the options of a trial that makes no configuration."""
-        for name, value in values.items():
-            self._client.log_param(run_id, name, value)
-
     def trial_ended(self, number: int, run_id: str, state: str, note: str, value: float | None) -> None:
         """Say what a trial came to, and add it to the curve.
 

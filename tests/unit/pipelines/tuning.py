@@ -1,4 +1,4 @@
-"""A small data set as `ingest` leaves it, and a search space on it that is trained in seconds."""
+"""A small source, and a search space on it whose trials take seconds."""
 
 import dataclasses
 import datetime as dt
@@ -27,7 +27,7 @@ SPACE: dict[str, Any] = {
 }
 
 
-def write_data_set(folder: pathlib.Path) -> None:
+def write_source(path: pathlib.Path) -> None:
     """Write two series with a season of 12 hours; in the backtest's window they are something else altogether."""
     rng = np.random.default_rng(0)
     start, hours = dt.datetime(2024, 1, 1, tzinfo=dt.UTC), np.arange(STEPS)
@@ -37,19 +37,17 @@ def write_data_set(folder: pathlib.Path) -> None:
         y[-WINDOW:] = 1e6
         times = pl.Series([start + dt.timedelta(hours=i) for i in range(STEPS)], dtype=pl.Datetime("us", "UTC"))
         frames.append(pl.DataFrame({"unique_id": f"m{index}", "ds": times, "y": y}))
-    folder.mkdir(parents=True)
-    pl.concat(frames).write_parquet(folder / "part.parquet")
-    (folder / "manifest.json").write_text("{}")
+    pl.concat(frames).write_parquet(path)
 
 
 def tuning_config(folder: pathlib.Path, tracking: TrackingConfig, **tuning: Any) -> Config:
-    """Return a configuration whose data set is in `folder`; `training.` is as small as can be."""
+    """Return a configuration of the data set `folder / "dataset"`, whose trainings are as small as can be."""
     return Config(
         data=DataConfig(frequency="1h"),
         model=ModelConfig(hidden_size=8, num_layers=1, decoder_size=8, horizon=4, season_lengths=(12,)),
         training=TrainingConfig(max_epochs=3, min_updates=4, chunk_steps=24, validation_steps=36),
         tracking=tracking,
-        ingest=IngestConfig(output=str(folder)),
+        ingest=IngestConfig(sources=(str(folder / "source.parquet"),), output=str(folder / "dataset")),
         backtest=BacktestConfig(steps=WINDOW),
         tuning=dataclasses.replace(TuningConfig(space=SPACE, startup_trials=2), **tuning),
     )
