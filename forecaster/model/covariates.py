@@ -46,6 +46,11 @@ class Category:
     name: str
     values: tuple[str, ...] = ()
 
+    @property
+    def embedding_size(self) -> int:
+        """How many numbers stand for one of its values."""
+        return min((len(self.values) + 3) // 2, _MAX_EMBEDDING)
+
 
 @dataclass(frozen=True, slots=True)
 class CovariateSpec:
@@ -146,7 +151,7 @@ class CovariateInputs(nn.Module):
     def __init__(self, spec: CovariateSpec) -> None:
         super().__init__()
         self.spec = spec
-        sizes = [(len(one.values) + 1, min((len(one.values) + 3) // 2, _MAX_EMBEDDING)) for one in spec.categories]
+        sizes = [(len(one.values) + 1, one.embedding_size) for one in spec.categories]
         self.embeddings = nn.ModuleList(nn.Embedding(*size) for size in sizes)
         self.dynamic_size = 2 * len(spec.dynamic)
         self.future_size = 2 * len(spec.future)
