@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from forecaster.config import TrainingConfig
-from forecaster.errors import ConfigError
+from forecaster.errors import CheckpointError, ConfigError
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.training.ranks import Group
 
@@ -49,7 +49,7 @@ def checkpoint_to_resume(
 ) -> pathlib.Path | None:
     """Return the checkpoint to continue from, or None after removing those of an earlier training.
 
-    Raises ConfigError if it is torn, or another training's.
+    Raises CheckpointError if it is torn, or another training's.
     """
     return group.from_first(_found(folder, settings, origin) if group.place.is_first else None)
 
@@ -65,9 +65,9 @@ def _found(folder: pathlib.Path, settings: TrainingConfig, origin: dict[str, Any
     try:
         made_of = torch.load(last, map_location="cpu", weights_only=True)[ORIGIN]
     except (OSError, RuntimeError, LookupError, EOFError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"training.resume: {last} is not a whole checkpoint of a training") from error
+        raise CheckpointError(f"training.resume: {last} is not a whole checkpoint of a training") from error
     if other := [name for name in origin if origin[name] != made_of.get(name)]:
-        raise ConfigError(
+        raise CheckpointError(
             f"training.resume: {last} was made with another {' and '.join(other)}; train without --training.resume"
         )
     return last

@@ -108,8 +108,10 @@ class ForecasterModule(pl.LightningModule):
         if count > 0:
             mean = (total + besides) / count
             self.log("train_loss", mean, on_step=False, on_epoch=True, batch_size=self._scored)
-        everything = sum(weights.sum() for weights in self.model.parameters())  # not all are in every chunk's graph
-        return (loss.total + beside) * (self._group.place.size / max(count, 1.0)) + 0.0 * everything
+        # Not all weights are in every chunk's graph, but all processes wait for each other's gradients of all of them.
+        everything = torch.stack([weights.sum() for weights in self.model.parameters()]).sum()
+        part: Tensor = (loss.total + beside) * (self._group.place.size / max(count, 1.0)) + 0.0 * everything
+        return part
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Leave the weights alone where no process could score anything."""

@@ -15,7 +15,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, TypeVar
 
@@ -154,13 +154,14 @@ def gathered(place: Place, follow: Callable[..., None], *work: Any) -> Iterator[
         meeting = (pathlib.Path(folder) / "meeting").as_uri()
         started = [_start(rank, place, meeting, follow, work) for rank in range(1, place.size)]
         try:
+            _await(started)
             with joined(place, meeting) as group:
                 yield group
                 for process, _ in started:
                     process.join(_TIMEOUT.total_seconds())
         except UnavailableError as error:
-            if words := next((words for one in started if (words := _last_words(*one))), None):
-                raise UnavailableError(words) from error
+            if found := [words for one in started if (words := _last_words(*one))]:
+                raise UnavailableError(found[0]) from error
             raise
         finally:
             for process, told in started:
@@ -213,12 +214,23 @@ def _start(
     return process, hears
 
 
+def _await(started: "Sequence[tuple[SpawnProcess, Connection[Any, Any]]]") -> None:
+    """Wait until every process is about to join; raises UnavailableError if one cannot be started."""
+    for process, told in started:
+        wait([told, process.sentinel])
+        try:
+            told.recv()
+        except EOFError:
+            raise UnavailableError(f"{process.name} could not be started") from None
+
+
 def _run(
     place: Place, meeting: str, tells: "Connection[Any, Any]", follow: Callable[..., None], work: Sequence[Any]
 ) -> None:
     """Be one of the started processes; what goes wrong is told to the first one, which shows it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the first one, which ends the others
     follow_parent()
+    tells.send("")
     try:
         with joined(place, meeting) as group:
             follow(*work, group)
@@ -239,16 +251,16 @@ def _last_words(process: SpawnProcess, told: "Connection[Any, Any]") -> str:
         pass
     if process.exitcode is not None and process.exitcode < 0:
         return f"{process.name} was ended by {signal.Signals(-process.exitcode).name}"
-    return ""
+    return f"{process.name} ended by itself, with status {process.exitcode}" if process.exitcode else ""
 
 
 def follow_parent() -> None:
     """End this process when its parent does, however that ends."""
 
-    def wait() -> None:
+    def watch() -> None:
         parent = multiprocessing.parent_process()
         if parent is not None:
             parent.join()
         os._exit(1)
 
-    threading.Thread(target=wait, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()

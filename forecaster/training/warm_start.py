@@ -47,9 +47,7 @@ def begin(config: Config, spec: CovariateSpec, start: Start | None, group: Group
     begun: StartFrom = "scratch"
     if start is not None:
         reason = misfit(start.model, config.model, step_us, spec)
-        start.say(
-            f"starts from scratch, {start.name} does not fit: {reason}" if reason else f"starts from {start.name}"
-        )
+        start.say(f"from scratch, {start.name} does not fit: {reason}" if reason else f"from {start.name}")
         if not reason:
             assert isinstance(start.model, Seq2Seq), "an ensemble does not fit"
             model, begun = continued(start.model, spec), "champion"
@@ -83,9 +81,6 @@ def misfit(earlier: Model, config: ModelConfig, step_us: int, spec: CovariateSpe
         return f"another {', '.join(other)}"
     if _names(earlier.covariates) != _names(spec):
         return "other covariates"
-    together = _together(earlier.covariates, spec)
-    if _widths(together) != _widths(earlier.covariates):
-        return "so many new categories that their embedding is wider"
     return ""
 
 
@@ -108,13 +103,13 @@ def continued(earlier: Seq2Seq, spec: CovariateSpec) -> Seq2Seq:
 
 def _together(then: CovariateSpec, now: CovariateSpec) -> CovariateSpec:
     pairs = zip(then.categories, now.categories, strict=True)
-    categories = [Category(one.name, tuple(sorted({*one.values, *other.values}))) for one, other in pairs]
-    return dataclasses.replace(then, categories=tuple(categories))
+    return dataclasses.replace(then, categories=tuple(_union(one, other) for one, other in pairs))
+
+
+def _union(then: Category, now: Category) -> Category:
+    both = Category(then.name, tuple(sorted({*then.values, *now.values})))
+    return both if both.embedding_size == then.embedding_size else dataclasses.replace(both, width=then.embedding_size)
 
 
 def _names(spec: CovariateSpec) -> list[Sequence[str]]:
     return [[one.name for one in part] for part in (spec.past, spec.future, spec.static, spec.categories)]
-
-
-def _widths(spec: CovariateSpec) -> list[int]:
-    return [one.embedding_size for one in spec.categories]
