@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from forecaster.data.windows import Series, split_at
 from forecaster.evaluation import forecast
@@ -164,12 +164,15 @@ def gradient_chart(norms: Sequence[float], frequency: str) -> Figure:
     figure = Figure(figsize=(7.0, 4.0), dpi=_DPI, layout="constrained")
     ax = figure.subplots()
     shown = np.where(np.asarray(norms) > 0, norms, np.nan)
-    ax.axhline(1.0, color=_GREY, linewidth=1, linestyle="--")
-    ax.plot(np.arange(len(shown)), shown, color=_BLUE, linewidth=1.8)
+    ax.axhline(1.0, color=_GREY, linewidth=1, linestyle="--", label="as at the origin")
+    ax.plot(np.arange(len(shown)), shown, color=_BLUE, linewidth=1.8, label="gradient")
     ax.set_yscale("log")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("{x:g}" if np.nanmin(shown) > 0.1 else NullFormatter())
     ax.set(title="How far back the loss is felt", xlabel=f"steps before the origin (1 step = {frequency})")
     ax.set_ylabel("norm of the gradient (1 = at the origin)")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.legend(frameon=False, loc="lower left")
     _plain(ax)
     return figure
 
