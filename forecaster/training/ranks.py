@@ -32,6 +32,7 @@ from forecaster.training.place import ALONE, Place, launched
 _T = TypeVar("_T")
 _TIMEOUT = dt.timedelta(minutes=10)  # for a process that neither answers nor ends
 _LAST_WORDS_SECONDS = 5.0
+_LOST_ANOTHER = 3  # the status of a process that ended because another one had
 
 
 class Group:
@@ -234,10 +235,10 @@ def _run(
     try:
         with joined(place, meeting) as group:
             follow(*work, group)
+    except UnavailableError:  # the news of somebody else's failure
+        os._exit(_LOST_ANOTHER)
     except Exception as error:  # noqa: BLE001  # whatever it is, the first process has to know
-        if not isinstance(error, UnavailableError):  # which is the news of somebody else's failure
-            text = str(error) if isinstance(error, ForecasterError) else f"{type(error).__name__}: {error}"
-            tells.send(text)
+        tells.send(str(error) if isinstance(error, ForecasterError) else f"{type(error).__name__}: {error}")
         os._exit(1)
 
 
@@ -251,7 +252,9 @@ def _last_words(process: SpawnProcess, told: "Connection[Any, Any]") -> str:
         pass
     if process.exitcode is not None and process.exitcode < 0:
         return f"{process.name} was ended by {signal.Signals(-process.exitcode).name}"
-    return f"{process.name} ended by itself, with status {process.exitcode}" if process.exitcode else ""
+    if process.exitcode in (None, 0, _LOST_ANOTHER):
+        return ""
+    return f"{process.name} ended by itself, with status {process.exitcode}"
 
 
 def follow_parent() -> None:
