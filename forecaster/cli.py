@@ -32,7 +32,9 @@ _POLL_SECONDS = 0.2
 def _train(arguments: Namespace) -> int:
     from forecaster.training.job import train
 
-    print(train(read_config(arguments), until=read_until(arguments)).line())
+    result = train(read_config(arguments), until=read_until(arguments))
+    if result is not None:  # in the first process of several
+        print(result.line())
     return 0
 
 
@@ -270,7 +272,7 @@ def _demo(arguments: Namespace) -> int:
     return 0
 
 
-_TRAINING = ("data", "model", "training", "tracking")
+_TRAINING = ("data", "model", "training", "trainer", "tracking")
 _COMMANDS = {
     "train": Command("train a model on the configured data and register it", _TRAINING, _train, add_until),
     "compare": Command(

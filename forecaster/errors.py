@@ -4,6 +4,7 @@
     ├── InvalidArgumentError            the caller's input is wrong; fix it
     │   ├── DataError                   a data file or frame
     │   ├── ConfigError                 a configuration value
+    │   │   └── CheckpointError         the checkpoint to continue from is torn, or another training's
     │   ├── BundleError                 a model bundle
     │   └── UnsupportedError            the model cannot do that; another one could
     ├── NotFoundError
@@ -62,6 +63,12 @@ class ConfigError(InvalidArgumentError):
     """A configuration value is out of its range or contradicts another."""
 
     reason = "CONFIG_INVALID"
+
+
+class CheckpointError(ConfigError):
+    """The checkpoint that a training was to continue from is torn, or another training's."""
+
+    reason = "CHECKPOINT_INVALID"
 
 
 class BundleError(InvalidArgumentError):

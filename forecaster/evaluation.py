@@ -10,7 +10,8 @@ Shapes: B segments of series, T steps, K origins, D horizon steps, Q quantiles.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,7 @@ __all__ = [
     "COVERAGES",
     "Backtest",
     "SeriesScore",
+    "Shared",
     "fill_by_season",
     "forecast",
     "mase_unit",
@@ -43,6 +45,19 @@ _CHUNK_STEPS = 256
 _SEGMENTS_PER_BATCH = 64
 _FOR_EVER_US = 2**62
 _MAX_CELLS = 2_000_000  # origins × horizon × quantiles of one decoding
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A backtest that several processes share, each scoring the forecasts of its own series.
+
+    Args:
+        mine: ids of this process's series.
+        add_up: returns the sum of all processes' sums.
+    """
+
+    mine: Collection[str]
+    add_up: Callable[[Tensor], Tensor]
 
 
 def mase_unit(values: FloatArray, season: int) -> float:
@@ -97,6 +112,7 @@ def rolling_origin(
     first_time_us: int,
     last_time_us: int = _FOR_EVER_US,
     units: dict[str, float] | None = None,
+    shared: Shared | None = None,
 ) -> Backtest:
     """Forecast from every origin whose first step is at `first_time_us` or later, and score.
 
@@ -107,6 +123,7 @@ def rolling_origin(
         first_time_us: the first time that is forecast.
         last_time_us: the first step of the last origin; `first_time_us` for one origin only.
         units: MASE's denominator for each series id; left out, of the parts before `first_time_us`.
+        shared: with other processes, None if there are none.
     """
     origins = Origins(
         first_time_us=first_time_us,
@@ -117,11 +134,16 @@ def rolling_origin(
     )
     if units is None:
         units = mase_units([one.before(first_time_us) for one in series], origins.season)
-    return score_model(model, series, origins, units)[0]
+    return score_model(model, series, origins, units, shared=shared)[0]
 
 
 def score_model(
-    model: Model, series: Sequence[Series], origins: Origins, units: dict[str, float], folds: Sequence[int] = ()
+    model: Model,
+    series: Sequence[Series],
+    origins: Origins,
+    units: dict[str, float],
+    folds: Sequence[int] = (),
+    shared: Shared | None = None,
 ) -> list[Backtest]:
     """Score a model's forecasts from origins that need not be its own, in one walk over the series.
 
@@ -131,12 +153,14 @@ def score_model(
         origins: which; their horizon is at most the model's, and their season is the seasonal naive's.
         units: MASE's denominator for each series id.
         folds: first times of stretches of time, ascending, that are scored apart; left out, there is only the whole.
+        shared: with other processes, None if there are none.
 
     Returns:
         The figures of all origins, then those of each fold. A forecast belongs to the fold of its first step.
     """
     edges = [*folds, origins.last_time_us + 1] if folds else [origins.first_time_us, origins.last_time_us + 1]
     scored = [one for one in series if one.start_us + len(one) * model.step_us > origins.first_time_us]
+    scored = scored if shared is None else [one for one in scored if one.unique_id in shared.mine]
     ids = list(dict.fromkeys(one.unique_id for one in series))
     rows = {name: row for row, name in enumerate(ids)}
     totals = [_sums(model, len(ids), origins.horizon) for _ in edges[1:]]
@@ -145,6 +169,7 @@ def score_model(
         at = torch.tensor([rows[one.unique_id] for one in batch])
         for total, part in zip(totals, _score(model, batch, origins, edges), strict=True):
             total.merge(part, at)
+    totals = totals if shared is None else [total.each(shared.add_up) for total in totals]
     whole = _sums(model, len(ids), origins.horizon)
     for total in totals:
         whole.merge(total, torch.arange(len(ids)))

@@ -22,18 +22,17 @@ from forecaster.config import TrackingConfig
 from forecaster.errors import ConfigError, ModelNotFoundError, UnavailableError
 from forecaster.imports import absent, without_collections
 from forecaster.model.bundle import CONFIG_FILE, WEIGHTS_FILE, Bundle
+from forecaster.model_card import MODEL_DESCRIPTION, MODEL_TAGS, requirements, signature
 from forecaster.store_uri import artifact_location, moved, sqlite_path, without_password
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
-    from mlflow.models import ModelSignature
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 _ARTIFACT = "bundle"
 _FOLDER_IN_MODEL = f"artifacts/{_ARTIFACT}"  # where MLflow puts the folder among a pyfunc model's files
-_REQUIREMENTS = ("mlflow", "numpy", "pandas", "polars", "pyarrow", "safetensors", "torch")
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the dashboard shows runs, not chats
 _MLFLOW_SETTINGS = {  # MLflow has no other switches for these; what the user has set stays
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -157,10 +156,9 @@ def log_bundle(
             path=folder / "model",
             python_model=str(pathlib.Path(__file__).with_name("pyfunc_model.py")),
             artifacts={_ARTIFACT: str(folder / _ARTIFACT)},
-            signature=_signature(bundle),
+            signature=signature(bundle),
             input_example=example,
-            # Pinned to what is installed. This package itself is on no index, so it is not among them.
-            pip_requirements=[f"{name}=={_version(name)}" for name in _REQUIREMENTS],
+            pip_requirements=requirements(),
             mlflow_model=Model(artifact_path=model.artifact_location, run_id=run_id, model_id=model_id),
         )
         client.log_model_artifacts(model_id, str(folder / "model"))
@@ -177,7 +175,7 @@ def register(
 
     with store_errors(config):
         try:
-            client.create_registered_model(config.model, description="Streaming time-series forecaster")
+            client.create_registered_model(config.model, tags=MODEL_TAGS, description=MODEL_DESCRIPTION)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -296,25 +294,6 @@ def _not_found(wanted: str, config: TrackingConfig, why: str) -> ModelNotFoundEr
         " or name another store with --tracking.uri",
         [wanted],
     )
-
-
-def _signature(bundle: Bundle) -> "ModelSignature":
-    from mlflow.models import ModelSignature
-    from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema
-
-    series, spec = [ColSpec("string", "unique_id"), ColSpec("datetime", "ds")], bundle.model.covariates
-    levels = [ColSpec("double", f"q{level:g}") for level in bundle.model.config.quantile_levels]
-    beside = [ColSpec("double", name) for name in ("y", *spec.dynamic, *(one.name for one in spec.static))]
-    beside += [ColSpec("string", one.name) for one in spec.categories]
-    return ModelSignature(
-        inputs=Schema([*series, *beside]),
-        outputs=Schema([*series, ColSpec("double", "y_hat"), *levels]),
-        params=ParamSchema([ParamSpec("horizon", "integer", bundle.model.config.horizon)]),
-    )
-
-
-def _version(package: str) -> str:
-    return importlib.metadata.version(package).partition("+")[0]
 
 
 @contextlib.contextmanager

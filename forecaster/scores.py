@@ -7,7 +7,7 @@ Shapes: B series, K origins, D horizon steps, Q quantiles.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -156,6 +156,10 @@ class Sums:
         for field in fields(self):
             total: Tensor = getattr(self, field.name)
             total.index_add_(0, rows.to(total.device), getattr(other, field.name))
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Sums":
+        """Return the sums with each of them changed."""
+        return Sums(*(change(getattr(self, field.name)) for field in fields(self)))
 
     def add(self, quantiles: Tensor, target: Tensor, naive: Tensor, levels: tuple[float, ...]) -> None:
         """Add the forecasts [B, K, D, Q] of K origins against `target` and `naive` [B, K, D]."""

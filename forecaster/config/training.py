@@ -23,7 +23,7 @@ class TrainingConfig:
             fifth of the longest series if that is less.
         holdout: keep the tail for choosing the epoch; without, it is learnt from too and the last epoch is kept.
         min_updates: updates of the weights in an epoch, at the least; few series are passed over and over.
-        series_per_batch: series, or lanes of long series, in one batch.
+        series_per_batch: series, or lanes of long series, in one batch, of all processes together.
         chunk_steps: steps between two updates of the weights; the carried state is detached there (truncated
             back-propagation through time). null walks whole lanes: full back-propagation.
         origin_stride: score the forecasts of every so many steps of a chunk, from a random one on.
@@ -43,6 +43,7 @@ class TrainingConfig:
         checkpoint_dir: where checkpoints go; left out, a temporary folder.
         resume: continue from the last checkpoint in `checkpoint_dir`.
         start_from: fresh weights (scratch), or those of the champion if it is of the same architecture.
+        warm_start_rate: the share of `learning_rate` that is the peak for the champion's weights.
     """
 
     max_epochs: int = 6
@@ -68,6 +69,7 @@ class TrainingConfig:
     checkpoint_dir: str | None = None
     resume: bool = False
     start_from: StartFrom = "scratch"
+    warm_start_rate: float = 0.3
 
     def __post_init__(self) -> None:
         for name in ("max_epochs", "patience", "min_updates", "series_per_batch", "origin_stride"):
@@ -78,7 +80,7 @@ class TrainingConfig:
         for name, choices in ((name, get_args(literal)) for name, literal in literals):
             require(getattr(self, name) in choices, f"training.{name}", getattr(self, name), " or ".join(choices))
         require(0 <= self.feeding_share <= 1, "training.feeding_share", self.feeding_share, "0 to 1")
-        positive = ("learning_rate", "gradient_clip_norm")
+        positive = ("learning_rate", "gradient_clip_norm", "warm_start_rate")
         for name in positive:
             value = getattr(self, name)
             require(value > 0 and math.isfinite(value), f"training.{name}", value, "a positive number")
@@ -98,9 +100,9 @@ class TrainerConfig:
     """How many processes train together.
 
     Args:
-        devices: processes on this machine, each with a part of the series.
+        devices: processes on this machine, each with a part of the series; the batches are as large as with one.
         strategy: auto (one process), or ddp (several, whose gradients are averaged).
-        num_nodes: machines, started by torchrun or the like on each.
+        num_nodes: machines, started by torchrun or the like on each. `training.checkpoint_dir` has to be shared then.
     """
 
     devices: int = 1

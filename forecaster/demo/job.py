@@ -79,7 +79,7 @@ def run(config: Config, output: pathlib.Path, *, days: int = 14, stream_to: Text
     )
     (output / _CONFIG).write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
     data = _weather(config, days)
-    _say(out, f"1/4  Training on everything before {data.since:%Y-%m-%d} (python -m pipelines train) …")
+    _say(out, f"1/4  Training on everything before {data.since:%Y-%m-%d} (forecaster train) …")
     train_seconds = _train(output, data.since)
     _, bundle = load_bundle(config.tracking)
     with ServerProcess(output / _CONFIG, output) as server:
@@ -178,7 +178,7 @@ def _weather(config: Config, days: int) -> _Data:
 
 def _train(output: pathlib.Path, until: dt.datetime) -> float:
     began = time.monotonic()
-    command = [sys.executable, "-m", "pipelines", "train", "--config", str(output / _CONFIG)]
+    command = [sys.executable, "-m", "forecaster", "train", "--config", str(output / _CONFIG)]
     status = subprocess.run(
         [*command, f"--until={until.isoformat()}"], stdin=subprocess.DEVNULL, check=False
     ).returncode

@@ -41,10 +41,19 @@ class Covariate:
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """A static category: its name, and the values that training saw, ascending; their codes count from 1."""
+    """A static category: its name, and the values that training saw, ascending; their codes count from 1.
+
+    `width` is how many numbers stand for a value, None for what suits the number of values.
+    """
 
     name: str
     values: tuple[str, ...] = ()
+    width: int | None = None
+
+    @property
+    def embedding_size(self) -> int:
+        """How many numbers stand for one of its values."""
+        return self.width or min((len(self.values) + 3) // 2, _MAX_EMBEDDING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +119,17 @@ class CovariateSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists and scalars."""
-        return dataclasses.asdict(self)
+        plain = dataclasses.asdict(self)
+        for one in plain["categories"]:
+            if one["width"] is None:  # nor did bundles have one before a training could begin from another
+                del one["width"]
+        return plain
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> "CovariateSpec":
         """Return what `to_dict` made, also after JSON; raises TypeError, KeyError or ValueError for anything else."""
         numbers = {name: tuple(Covariate(**one) for one in plain[name]) for name in ("past", "future", "static")}
-        found = tuple(Category(one["name"], tuple(one["values"])) for one in plain["categories"])
+        found = tuple(Category(one["name"], tuple(one["values"]), one.get("width")) for one in plain["categories"])
         return cls(**numbers, categories=found)
 
 
@@ -146,7 +159,7 @@ class CovariateInputs(nn.Module):
     def __init__(self, spec: CovariateSpec) -> None:
         super().__init__()
         self.spec = spec
-        sizes = [(len(one.values) + 1, min((len(one.values) + 3) // 2, _MAX_EMBEDDING)) for one in spec.categories]
+        sizes = [(len(one.values) + 1, one.embedding_size) for one in spec.categories]
         self.embeddings = nn.ModuleList(nn.Embedding(*size) for size in sizes)
         self.dynamic_size = 2 * len(spec.dynamic)
         self.future_size = 2 * len(spec.future)

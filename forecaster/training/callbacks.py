@@ -186,6 +186,7 @@ def quiet_lightning() -> Iterator[None]:
             ".*`training_step` returned `None`.*",  # a chunk in which nothing can be scored
             ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # Lightning 2.6 with torch 2.13
             ".*Checkpoint directory .* exists and is not empty.*",  # on purpose, see `fit`
+            ".*recommended to use `self.log.*sync_dist=True.*",  # what is logged is the same in every process
         ):
             warnings.filterwarnings("ignore", message=message)
         try:

@@ -12,7 +12,7 @@ Shapes: B lanes, T steps of the chunk, D horizon steps, C covariates, S static n
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import lightning.pytorch as pl
@@ -89,6 +89,8 @@ class LaneDataset(IterableDataset[Chunk]):
         spec: of the covariates.
         cut: how long lanes and chunks are, and how many there are.
         seed: of the cuts and the order; the same seed gives the same epoch.
+        mine: ids of the series whose lanes are kept, of batches that are the same for everybody; None keeps all. A
+            batch with none of them becomes a lane without a value, so that all have the same number of chunks.
     """
 
     def __init__(
@@ -100,8 +102,9 @@ class LaneDataset(IterableDataset[Chunk]):
         spec: CovariateSpec,
         cut: Cut,
         seed: int,
+        mine: Collection[str] | None = None,
     ) -> None:
-        self._series, self._units, self._spec = series, units, spec
+        self._series, self._units, self._spec, self._mine = series, units, spec, mine
         self._horizon, self._chunk_steps = horizon, cut.chunk_steps
         span_us = max(one.start_us + len(one) * one.step_us for one in series) - min(one.start_us for one in series)
         self._years_weeks = 52 if span_us < _YEARS_TO_LEARN * 52 * _WEEK_US else 1
@@ -128,8 +131,9 @@ class LaneDataset(IterableDataset[Chunk]):
         return sum(-(-_longest(batch) // (self._chunk_steps or _longest(batch))) for batch in self._batches)
 
     def __iter__(self) -> Iterator[Chunk]:
-        for batch in self._batches:
-            values, covariates, time_us = self._side_by_side(batch)
+        for whole in self._batches:
+            batch = [lane for lane in whole if self._is_mine(lane)] or whole[:1]
+            values, covariates, time_us = self._side_by_side(batch, _longest(whole))
             units = torch.tensor([self._units[lane.series] for lane in batch], dtype=torch.float64)
             owners = [self._series[lane.series] for lane in batch]
             stops = torch.tensor([len(one) - 1 - lane.start for one, lane in zip(owners, batch, strict=True)])
@@ -145,15 +149,17 @@ class LaneDataset(IterableDataset[Chunk]):
                 targets = (values[:, ahead], units, covariates[:, ahead])
                 yield Chunk(start == 0, observations, *targets, numbers, codes, stops - start, ended)
 
-    def _side_by_side(self, batch: Sequence[_Lane]) -> tuple[Tensor, Tensor, Tensor]:
+    def _is_mine(self, lane: _Lane) -> bool:
+        return self._mine is None or self._series[lane.series].unique_id in self._mine
+
+    def _side_by_side(self, batch: Sequence[_Lane], steps: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return the lanes' values and covariates with the horizon behind them, NaN past their end, and their times."""
-        steps = _longest(batch)
         values = np.full((len(batch), steps + self._horizon), np.nan)
         covariates = np.full((*values.shape, len(self._spec.dynamic)), np.nan)
         time_us = np.empty((len(batch), steps), dtype=np.int64)
         for row, lane in enumerate(batch):
             one = self._series[lane.series]
-            seen = slice(lane.start, lane.stop + self._horizon)
+            seen = slice(lane.start, lane.stop + self._horizon if self._is_mine(lane) else lane.start)
             values[row, : len(one.values[seen])] = one.values[seen]
             if self._spec.dynamic:
                 covariates[row, : len(one.values[seen])] = one.dynamic[seen]
@@ -187,6 +193,7 @@ class SeriesDataModule(pl.LightningDataModule):
         horizon: D.
         spec: of the covariates.
         lane_steps: steps of a lane.
+        mine: ids of the series that this process learns from, None for all.
     """
 
     def __init__(
@@ -198,8 +205,10 @@ class SeriesDataModule(pl.LightningDataModule):
         horizon: int,
         spec: CovariateSpec,
         lane_steps: int,
+        mine: Collection[str] | None = None,
     ) -> None:
         super().__init__()
+        self._mine = mine
         self._series, self._units, self._config, self._spec = series, units, config, spec
         self._horizon, self._lane_steps = horizon, lane_steps
 
@@ -214,6 +223,7 @@ class SeriesDataModule(pl.LightningDataModule):
                 self._lane_steps, self._config.chunk_steps, self._config.series_per_batch, self._config.min_updates
             ),
             seed=self._config.seed * 1_000_003 + index,
+            mine=self._mine,
         )
 
     def train_dataloader(self) -> DataLoader[Chunk]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from forecaster.data.windows import Series, split_at
 from forecaster.evaluation import forecast
@@ -70,6 +70,12 @@ def fans(model: Model, series: Sequence[Series], origin_us: int) -> list[Fan]:
     return shown
 
 
+def last_origin(series: Sequence[Series], horizon: int, first_us: int) -> int:
+    """Return the latest time from which a whole horizon is known of the longest series, `first_us` if that is later."""
+    end_us = max(one.start_us + len(one) * one.step_us for one in series)
+    return max(end_us - horizon * series[0].step_us, first_us)
+
+
 def _future(model: Model, before: Series, whole: Series) -> npt.NDArray[np.float64]:
     """Return the known-future covariates of the steps that follow `before`, NaN behind the end, [D, F]."""
     future = np.full((model.config.horizon, len(model.covariates.future)), np.nan)
@@ -78,9 +84,9 @@ def _future(model: Model, before: Series, whole: Series) -> npt.NDArray[np.float
     return future
 
 
-def fan_chart(shown: Sequence[Fan]) -> Figure:
+def fan_chart(shown: Sequence[Fan], *, columns: int = 2, title: str | None = None) -> Figure:
     """Return one panel for each forecast: the median, the 50, 80 and 95 % intervals, and what came."""
-    columns = min(len(shown), 2)
+    columns = min(len(shown), columns)
     rows = math.ceil(len(shown) / columns)
     figure = Figure(figsize=(6.5 * columns, 2.6 * rows + 0.8), dpi=_DPI, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -91,7 +97,7 @@ def fan_chart(shown: Sequence[Fan]) -> Figure:
     for ax in axes[-1]:
         ax.set_xlabel("time (UTC)")
     figure.supylabel("value, in the series' own unit", fontsize="medium")
-    figure.suptitle(f"Forecasts of {len(shown[0].quantiles)} steps and what came")
+    figure.suptitle(title or f"Forecasts of {len(shown[0].quantiles)} steps and what came")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5 if columns > 1 else 3, frameon=False)
     return figure
@@ -158,12 +164,15 @@ def gradient_chart(norms: Sequence[float], frequency: str) -> Figure:
     figure = Figure(figsize=(7.0, 4.0), dpi=_DPI, layout="constrained")
     ax = figure.subplots()
     shown = np.where(np.asarray(norms) > 0, norms, np.nan)
-    ax.axhline(1.0, color=_GREY, linewidth=1, linestyle="--")
-    ax.plot(np.arange(len(shown)), shown, color=_BLUE, linewidth=1.8)
+    ax.axhline(1.0, color=_GREY, linewidth=1, linestyle="--", label="as at the origin")
+    ax.plot(np.arange(len(shown)), shown, color=_BLUE, linewidth=1.8, label="gradient")
     ax.set_yscale("log")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("{x:g}" if np.nanmin(shown) > 0.1 else NullFormatter())
     ax.set(title="How far back the loss is felt", xlabel=f"steps before the origin (1 step = {frequency})")
     ax.set_ylabel("norm of the gradient (1 = at the origin)")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.legend(frameon=False, loc="lower left")
     _plain(ax)
     return figure
 

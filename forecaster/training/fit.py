@@ -9,9 +9,7 @@ Knows nothing of files of data, of MLflow or of registered models.
 import contextlib
 import datetime as dt
 import pathlib
-import pickle
 import signal
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,22 +19,25 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, Timer
 
 from forecaster.config import Config, TrainingConfig, to_dict
+from forecaster.config.training import StartFrom
 from forecaster.data.windows import Series
 from forecaster.errors import ConfigError
-from forecaster.evaluation import Backtest, rolling_origin
+from forecaster.evaluation import Backtest, Shared, rolling_origin
 from forecaster.model.bundle import Bundle
 from forecaster.model.inputs import memory_steps
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.threads import torch_threads
 from forecaster.training.callbacks import Epoch, History, Reporter, StopEarly, quiet_lightning
+from forecaster.training.checkpoints import BEST, LAST, best_model, checkpoint_folder, checkpoint_to_resume
 from forecaster.training.datamodule import SeriesDataModule
 from forecaster.training.inspection import covariates_of, settle
 from forecaster.training.module import ForecasterModule
+from forecaster.training.place import Place, place_of
+from forecaster.training.ranks import Group, gathered
 from forecaster.training.split import Split, split
+from forecaster.training.warm_start import Start, begin, settings_from
 
-_BEST, _LAST = "best", "last"
 _FULL_STEPS = 84  # an eighth of a lane that is walked as one chunk
-_ORIGIN = "forecaster"  # a checkpoint's entry that says what it was made of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,7 @@ class FitResult:
         updates: of the weights.
         stopped_by: what ended it: all epochs done, patience lost, or the time limit.
         gradient_norms: of the last epoch by lag, relative to lag 0; empty unless `training.gradient_lags`.
+        started_from: scratch, or champion if the weights of an earlier model were the beginning.
     """
 
     bundle: Bundle
@@ -62,6 +64,7 @@ class FitResult:
     updates: int
     stopped_by: Literal["epochs", "patience", "time"]
     gradient_norms: tuple[float, ...] = ()
+    started_from: StartFrom = "scratch"
 
     @property
     def stopped_early(self) -> bool:
@@ -80,32 +83,62 @@ def fit(
     *,
     reporters: Sequence[Reporter] = (),
     callbacks: Sequence[pl.Callback] = (),
+    start: Start | None = None,
 ) -> FitResult:
-    """Train a model on series.
+    """Train a model on series, in one process or, as `trainer` says, in several.
 
     Args:
         series: whole histories on a regular grid, in one segment or more each.
-        config: data (frequency, gaps), model and training are used.
+        config: data (frequency, gaps), model, training and trainer are used.
         reporters: called with every epoch's figures.
         callbacks: Lightning's, such as a progress bar.
+        start: an earlier model to begin from, if its architecture is the same.
 
     Raises:
         DataError: the series do not suffice.
         ConfigError: the device is not there, the checkpoint is another training's, or the training diverged.
+        UnavailableError: another process that trained with this one failed.
     """
+    place = place_of(config.trainer)
+    _require_device(config.training, place)
+    with quiet_lightning(), torch_threads(config.training.threads), gathered(place, follow, series, config) as group:
+        result = _fit(series, config, group, reporters, callbacks, start)
+        assert result is not None, "the others call `follow`"
+        return result
+
+
+def follow(series: Sequence[Series], config: Config, group: Group) -> None:
+    """Train with the first process, which alone calls `fit`, as one of the others; raises what `fit` raises."""
+    with quiet_lightning(), torch_threads(config.training.threads):
+        _fit(series, config, group)
+
+
+def _fit(
+    series: Sequence[Series],
+    config: Config,
+    group: Group,
+    reporters: Sequence[Reporter] = (),
+    callbacks: Sequence[pl.Callback] = (),
+    start: Start | None = None,
+) -> FitResult | None:
     settings = config.training
-    _require_device(settings)
-    with quiet_lightning(), torch_threads(settings.threads), _folder(settings) as folder:
+    with checkpoint_folder(settings, group) as folder:
         pl.seed_everything(settings.seed, verbose=False)
         config = settle(config, series)
         memory = memory_steps(config.model.season_lengths or ())
         lane_steps = max(2 * memory, 8 * (settings.chunk_steps or _FULL_STEPS))
         parts = split(series, config.model, settings, warm_up_steps=lane_steps)
-        model = Seq2Seq(config.model, config.data.step_us, covariates_of(config, parts.training))
-        resume_from = _checkpoint_to_resume(folder, settings, _origin(model, parts))
-        training = _Training(model, parts, settings, folder, reporters)
+        model, started_from = begin(config, covariates_of(config, parts.training), start, group)
+        origin = _origin(model, parts)
+        if not group.agree(origin):
+            raise ConfigError("the processes that train together have read different data")
+        resume_from = checkpoint_to_resume(folder, settings, origin, group)
+        settings = settings_from(settings, started_from)
+        training = _Training(model, parts, settings, folder, reporters, group)
         training.run(lane_steps, callbacks, resume_from)
-        best = _best_model(folder / f"{_BEST if settings.holdout else _LAST}.ckpt", model)
+        if not group.place.is_first:
+            return None
+        best = best_model(folder / f"{BEST if settings.holdout else LAST}.ckpt", model)
         return FitResult(
             bundle=Bundle.of(best, frequency=config.data.frequency, max_gap_steps=config.data.max_gap_steps),
             backtest=_validate(best, parts),
@@ -115,6 +148,7 @@ def fit(
             updates=training.history.epochs[-1].updates,
             stopped_by=training.stopped_by,
             gradient_norms=training.gradient_norms,
+            started_from=started_from,
         )
 
 
@@ -128,8 +162,12 @@ class _Training:
         settings: TrainingConfig,
         folder: pathlib.Path,
         reporters: Sequence[Reporter],
+        group: Group,
     ) -> None:
-        self._parts, self._settings, self._folder = parts, settings, folder
+        self._parts, self._settings, self._folder, self._group = parts, settings, folder, group
+        alone = group.place.is_alone
+        self._mine = None if alone else group.share(parts.training)
+        shared = None if alone else Shared(group.share(parts.validation), group.add_up)
         limit = settings.max_seconds
         self.timer = timer = Timer(dt.timedelta(seconds=limit) if limit else None, verbose=False)
         self.history = History(timer, reporters)
@@ -138,9 +176,10 @@ class _Training:
         self._module = ForecasterModule(
             model,
             settings,
-            validate=lambda averaged: _validate(averaged, parts),
+            validate=lambda averaged: _validate(averaged, parts, shared),
             time_share=lambda: timer.time_elapsed() / limit if limit else 0.0,
             origin=_origin(model, parts),
+            group=group,
         )
 
     def run(self, lane_steps: int, callbacks: Sequence[pl.Callback], resume_from: pathlib.Path | None) -> None:
@@ -148,7 +187,10 @@ class _Training:
         settings, units = self._settings, self._parts.units
         trainer = pl.Trainer(
             accelerator="gpu" if settings.device == "cuda" else "cpu",
-            devices=1,
+            devices=self._group.place.local_size,
+            num_nodes=self._group.place.nodes,
+            strategy=self._group.strategy(),
+            use_distributed_sampler=False,
             max_epochs=settings.max_epochs,
             gradient_clip_val=settings.gradient_clip_norm,
             gradient_clip_algorithm="norm",
@@ -167,6 +209,7 @@ class _Training:
             horizon=self._module.model.config.horizon,
             spec=self._module.model.covariates,
             lane_steps=lane_steps,
+            mine=self._mine,
         )
         with _interruptible(trainer):
             trainer.fit(self._module, data, ckpt_path=resume_from, weights_only=True)
@@ -178,8 +221,8 @@ class _Training:
             EMAWeightAveraging(self._settings.device, decay=self._settings.average_decay, use_buffers=False),
             self.history,
             self._patience,
-            ModelCheckpoint(folder, _BEST, monitor="val_mase", enable_version_counter=False),
-            ModelCheckpoint(folder, _LAST, enable_version_counter=False),
+            ModelCheckpoint(folder, BEST, monitor="val_mase", enable_version_counter=False),
+            ModelCheckpoint(folder, LAST, enable_version_counter=False),
         ]
 
     @property
@@ -195,8 +238,9 @@ class _Training:
         return "epochs" if self.history.epochs[-1].number >= self._settings.max_epochs else "time"
 
 
-def _validate(model: Seq2Seq, parts: Split) -> Backtest:
-    return rolling_origin(model, parts.validation, first_time_us=parts.validation_time_us, units=parts.units)
+def _validate(model: Seq2Seq, parts: Split, shared: Shared | None = None) -> Backtest:
+    first_us, units = parts.validation_time_us, parts.units
+    return rolling_origin(model, parts.validation, first_time_us=first_us, units=units, shared=shared)
 
 
 def _origin(model: Seq2Seq, parts: Split) -> dict[str, Any]:
@@ -209,53 +253,13 @@ def _origin(model: Seq2Seq, parts: Split) -> dict[str, Any]:
     }
 
 
-def _best_model(path: pathlib.Path, trained: Seq2Seq) -> Seq2Seq:
-    """Return the averaged weights of the best epoch in a fresh model."""
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    best = Seq2Seq(trained.config, trained.step_us, trained.covariates)
-    best.load_state_dict({name.removeprefix("model."): x for name, x in checkpoint["state_dict"].items()})
-    if not all(torch.isfinite(weights).all() for weights in best.state_dict().values()):
-        raise ConfigError("the training diverged: lower --training.learning_rate")
-    return best.eval()
-
-
-def _checkpoint_to_resume(
-    folder: pathlib.Path, settings: TrainingConfig, origin: dict[str, Any]
-) -> pathlib.Path | None:
-    """Return the checkpoint to continue from, or None after removing those of an earlier training."""
-    last = folder / f"{_LAST}.ckpt"
-    if not settings.resume:
-        for name in (_BEST, _LAST):
-            (folder / f"{name}.ckpt").unlink(missing_ok=True)
-        return None
-    if not last.exists():
-        return None
-    try:
-        made_of = torch.load(last, map_location="cpu", weights_only=True)[_ORIGIN]
-    except (OSError, RuntimeError, LookupError, EOFError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"training.resume: {last} is not a whole checkpoint of a training") from error
-    if other := [name for name in origin if origin[name] != made_of.get(name)]:
-        raise ConfigError(
-            f"training.resume: {last} was made with another {' and '.join(other)}; train without --training.resume"
-        )
-    return last
-
-
-def _require_device(settings: TrainingConfig) -> None:
+def _require_device(settings: TrainingConfig, place: Place) -> None:
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("training.device='cuda' is not available on this machine: use cpu")
-
-
-@contextlib.contextmanager
-def _folder(settings: TrainingConfig) -> Iterator[pathlib.Path]:
-    """Give the checkpoints' folder; without a configured one it lives as long as the training."""
-    if settings.checkpoint_dir is not None:
-        folder = pathlib.Path(settings.checkpoint_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        yield folder
-        return
-    with tempfile.TemporaryDirectory(prefix="forecaster-") as name:
-        yield pathlib.Path(name)
+    if settings.device == "cuda" and (count := torch.cuda.device_count()) < place.local_size:
+        raise ConfigError(
+            f"training.device='cuda' needs {place.local_size} GPUs, one for each process; there are {count}"
+        )
 
 
 @contextlib.contextmanager

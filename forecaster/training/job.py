@@ -6,7 +6,9 @@ Knows the order of the steps; knows nothing of how any of them works.
 """
 
 import datetime as dt
+import io
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
@@ -16,12 +18,17 @@ from forecaster.config import Config, DataConfig
 from forecaster.data.report import inspect_frame
 from forecaster.data.schema import read_frame
 from forecaster.data.windows import Series, to_segments
-from forecaster.errors import ConfigError, DataError
+from forecaster.errors import ConfigError, DataError, ModelNotFoundError
 from forecaster.imports import without_collections
+from forecaster.training.place import place_of
 
 if TYPE_CHECKING:
     from forecaster.registry import RegisteredModel
     from forecaster.training.fit import FitResult
+    from forecaster.training.tracking import Run
+    from forecaster.training.warm_start import Start
+
+Until = dt.datetime | Callable[[pl.DataFrame], dt.datetime] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +38,13 @@ class TrainResult:
     Args:
         run_id: MLflow's.
         model: the registered version.
-        fit: the model and how it was fitted.
-        refusal: why it is not the champion, empty if it is.
+        fit: the model and how it was fitted; None if the version was there already.
+        refusal: why it is not the champion, empty if it is, or if that was not asked.
     """
 
     run_id: str
     model: "RegisteredModel"
-    fit: "FitResult"
+    fit: "FitResult | None"
     refusal: str
 
     @property
@@ -49,54 +56,122 @@ class TrainResult:
 
     def line(self) -> str:
         """Return the outcome as a line for people."""
-        backtest = self.fit.backtest
-        what = "is the champion" if self.is_champion else f"{self.refusal}, so it is not the champion"
-        how = "" if self.is_champion else f"; serve it all the same with --serving.alias {self.model.version}"
+        from forecaster.registry import CHALLENGER
+
+        version = f"{self.model.name} version {self.model.version}"
+        if self.fit is None:
+            return f"{version} was trained on the same data and configuration before"
+        backtest, how = self.fit.backtest, ""
+        if self.is_champion:
+            what = "is the champion"
+        elif CHALLENGER in self.model.aliases:
+            what = "is the challenger"
+        else:
+            what = f"{self.refusal}, so it is not the champion"
+            how = f"; serve it all the same with --serving.alias {self.model.version}"
         return (
-            f"{self.model.name} version {self.model.version} {what}: MASE {backtest.mase:.3f}, seasonal naive"
-            f" {backtest.seasonal_naive_mase:.3f}, skill {backtest.skill:.1%}, 80 % intervals hold"
-            f" {backtest.coverage[0.8]:.0%} ({self.fit.seconds:.0f} s of training){how}"
+            f"{version} {what}: MASE {backtest.mase:.3f}, seasonal naive {backtest.seasonal_naive_mase:.3f},"
+            f" skill {backtest.skill:.1%}, 80 % intervals hold {backtest.coverage[0.8]:.0%}"
+            f" ({self.fit.seconds:.0f} s of training){how}"
         )
 
 
 def train(
-    config: Config, *, until: dt.datetime | None = None, trigger: str = "manual", stream: TextIO | None = None
-) -> TrainResult:
+    config: Config,
+    *,
+    until: Until = None,
+    trigger: str = "manual",
+    stream: TextIO | None = None,
+    challenger: bool = False,
+    tags: Mapping[str, str] | None = None,
+) -> TrainResult | None:
     """Train on the configured data, and register the model.
 
     Args:
         config: all of it; `serving` is not used.
-        until: use only the data before this time.
-        trigger: what asked for it; the run is tagged with it.
+        until: use only the data before this time, or before what is said of the whole frame.
+        trigger: what asked for it; run and version are tagged with it.
         stream: where the data's report and the progress go; left out, standard error.
+        challenger: register it as the challenger, whatever it is worth. Otherwise it becomes the champion if it beats
+            the seasonal naive.
+        tags: more of them, of the run.
+
+    Returns:
+        None in a process that only trains along, see `Place`.
 
     Raises:
         DataError: the data cannot be used, or does not suffice.
         ConfigError: see `fit`.
-        UnavailableError: the tracking store cannot be used.
+        UnavailableError: the tracking store cannot be used, or another process that trained along failed.
     """
-    stream = stream or sys.stderr
+    place = place_of(config.trainer)
+    stream = (stream or sys.stderr) if place.is_first else io.StringIO()
     if not config.training.holdout:
         raise ConfigError("training.holdout=False leaves nothing to judge a champion by: leave it out")
     frame, series = read_series(config.data, until=until, stream=stream)
     with without_collections():  # Lightning and torch take seconds: what is wrong with the data is said before
-        from forecaster.training.callbacks import progress_on
-        from forecaster.training.fit import fit
-        from forecaster.training.inspection import describe, settle
-        from forecaster.training.tracking import track, verdict
+        from forecaster.training import fit
+        from forecaster.training.ranks import joined
+        from forecaster.training.tracking import track
 
-    callbacks, write_line = progress_on(stream, config.training.max_epochs)
-    with track(config, trigger=trigger) as run:
-        config = settle(config, series)
-        stream.write(f"settled by the data: {describe(config.model)}\n")
-        run.log_config(config)
-        run.log_data(frame, series)
-        result = fit(series, config, reporters=[write_line, run.report], callbacks=callbacks)
-        run.log_result(result, series)
-        return TrainResult(run.run_id, run.register(result, series), result, verdict(result.backtest))
+    if not place.is_first:
+        with joined(place) as group:
+            fit.follow(series, config, group)
+        return None
+    with track(config, trigger=trigger, tags=tags) as run:
+        return _train(config, run, frame, series, stream, challenger)
 
 
-def read_series(data: DataConfig, *, until: dt.datetime | None, stream: TextIO) -> tuple[pl.DataFrame, list[Series]]:
+def _train(
+    config: Config, run: "Run", frame: pl.DataFrame, series: list[Series], stream: TextIO, challenger: bool
+) -> TrainResult:
+    from forecaster.training.callbacks import progress_on
+    from forecaster.training.fit import fit
+    from forecaster.training.inspection import describe, settle
+    from forecaster.training.monitoring import system_metrics
+    from forecaster.training.pictures import ForecastPictures
+    from forecaster.training.split import tail_start
+    from forecaster.training.tracking import verdict
+
+    config = settle(config, series)
+    stream.write(f"settled by the data: {describe(config.model)}\n")
+    run.log_config(config)
+    run.log_data(frame, series)
+    bars, write_line = progress_on(stream, config.training.max_epochs)
+    first_us = tail_start(series, config.model.horizon, config.training)
+    pictures = ForecastPictures(series, first_us, lambda image, epoch: run.log_image(image, "forecasts", epoch))
+    start = _start(config, stream)
+    with system_metrics(config.tracking, run.run_id):
+        result = fit(series, config, reporters=[write_line, run.report], callbacks=[*bars, pictures], start=start)
+    run.report_missing(result.history)
+    run.log_result(result, series)
+    warm = start is not None and result.started_from == "champion"
+    started_from = start.name if start is not None and warm else result.started_from
+    run.set_tag("started_from", started_from)
+    model = run.register(result, series, challenger=challenger, tags={"started_from": started_from})
+    return TrainResult(run.run_id, model, result, "" if challenger else verdict(result.backtest))
+
+
+def _start(config: Config, stream: TextIO) -> "Start | None":
+    """Return the champion, if the training is to begin from it and there is one."""
+    from forecaster import registry
+    from forecaster.training.warm_start import Start
+
+    if config.training.start_from == "scratch":
+        return None
+
+    def say(where: str) -> None:
+        stream.write(f"training starts {where}\n")
+
+    try:
+        found, bundle = registry.load_bundle(config.tracking)
+    except ModelNotFoundError:
+        say("from scratch: there is no champion yet")
+        return None
+    return Start(bundle.model, f"{found.name} version {found.version}", say)
+
+
+def read_series(data: DataConfig, *, until: Until, stream: TextIO) -> tuple[pl.DataFrame, list[Series]]:
     """Return the rows before a time and the series in them; the report on them goes to `stream`.
 
     Raises DataError if the data cannot be used.
@@ -108,8 +183,10 @@ def read_series(data: DataConfig, *, until: dt.datetime | None, stream: TextIO) 
     return frame, to_segments(frame, data.step_us, data.max_gap_steps, data)
 
 
-def _read(data: DataConfig, until: dt.datetime | None) -> pl.DataFrame:
+def _read(data: DataConfig, until: Until) -> pl.DataFrame:
     frame = read_frame(data)
+    if callable(until):
+        until = until(frame)
     if until is None:
         return frame
     if until.tzinfo is None:

@@ -6,11 +6,9 @@ Knows processes and seeds; how one network is fitted is `fit`'s.
 import concurrent.futures
 import dataclasses
 import multiprocessing
-import os
 import pathlib
 import sys
 import tempfile
-import threading
 from collections.abc import Sequence
 
 from forecaster.config import Config
@@ -20,6 +18,7 @@ from forecaster.model.ensemble import Ensemble
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.training.callbacks import Epoch
 from forecaster.training.fit import fit
+from forecaster.training.ranks import follow_parent
 
 
 def fit_members(series: Sequence[Series], config: Config, *, members: int, processes: int) -> Bundle:
@@ -40,7 +39,7 @@ def fit_members(series: Sequence[Series], config: Config, *, members: int, proce
     with tempfile.TemporaryDirectory(prefix="forecaster-members-") as name:
         folders = [pathlib.Path(name) / str(seed) for seed in seeds]
         context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(processes, context, initializer=_follow_parent) as pool:
+        with concurrent.futures.ProcessPoolExecutor(processes, context, initializer=follow_parent) as pool:
             jobs = [pool.submit(_fit_into, series, *pair) for pair in zip(configs, folders, strict=True)]
             for job in jobs:
                 job.result()
@@ -53,18 +52,6 @@ def together(bundles: Sequence[Bundle]) -> Bundle:
     networks = [bundle.model for bundle in bundles if isinstance(bundle.model, Seq2Seq)]
     first = bundles[0]
     return Bundle.of(Ensemble(networks), frequency=first.frequency, max_gap_steps=first.max_gap_steps)
-
-
-def _follow_parent() -> None:
-    """End this process when its parent does, however that ends."""
-
-    def wait() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _fit_into(series: Sequence[Series], config: Config, folder: pathlib.Path) -> None:

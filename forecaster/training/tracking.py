@@ -20,24 +20,25 @@ from forecaster.config import Config, PromotionConfig, to_dict
 from forecaster.data.datasets import weather_path
 from forecaster.data.windows import Series
 from forecaster.errors import UnavailableError
-from forecaster.evaluation import Backtest, SeriesScore
+from forecaster.evaluation import Backtest
 from forecaster.registry import RegisteredModel
 from forecaster.rule import NOMINAL, Measured, beats_naive, is_honest
 from forecaster.store_uri import without_password
-from forecaster.training import figures
 from forecaster.training.callbacks import Epoch
 from forecaster.training.example import example_of
 from forecaster.training.fit import FitResult
+from forecaster.training.ranking import worst
+from forecaster.training.result_figures import figures_of
 from forecaster.training.split import digest_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
     from mlflow.entities import Dataset
+    from PIL.Image import Image
 
+_INHERITED = ("trigger", "retrain_key", "git_sha")  # tags of the run that its version has too
 CONFIG_ARTIFACT = "config.yaml"
-_SERIES_IN_FAN_CHART = 6
-_WORST_SERIES = 20
 _METRICS_AT_ONCE = 1000  # MLflow's limit
 
 
@@ -48,11 +49,14 @@ class Run:
         client: of the store.
         config: the whole configuration.
         run_id: MLflow's.
+        tags: that the run was made with; a version takes what asked for it from them.
     """
 
-    def __init__(self, client: "MlflowClient", config: Config, run_id: str) -> None:
-        self.run_id = run_id
+    def __init__(self, client: "MlflowClient", config: Config, run_id: str, tags: Mapping[str, str]) -> None:
+        self.run_id, self._tags = run_id, tags
         self._client, self._config = client, config
+        self._data: Dataset | None = None
+        self._reported: set[int] = set()
 
     def log_config(self, config: Config) -> None:
         """Log the configuration as parameters and as a file that `--config` reads."""
@@ -87,11 +91,19 @@ class Run:
             profile=entry["profile"],
         )
         self._client.log_inputs(self.run_id, [DatasetInput(logged, [InputTag("mlflow.data.context", use)])])
+        self._data = logged
         return logged
 
     def report(self, epoch: Epoch) -> None:
         """Add an epoch to the curves."""
         self._log_metrics([(name, value, epoch.number) for name, value in epoch.figures().items()])
+        self._reported.add(epoch.number)
+
+    def report_missing(self, history: Sequence[Epoch]) -> None:
+        """Add the epochs of a training that another run began, and this one went on with."""
+        for epoch in history:
+            if epoch.number not in self._reported:
+                self.report(epoch)
 
     def log_result(self, result: FitResult, series: Sequence[Series]) -> None:
         """Log how good the model is: final figures, error by horizon, pictures, worst series."""
@@ -104,53 +116,57 @@ class Run:
         self._log_metrics([("gradient_norm_by_lag", value, lag) for lag, value in lags])
         if covariates := result.bundle.model.covariates:
             self._client.log_dict(self.run_id, covariates.to_dict(), "covariates.json")
-        self.log_table(_worst(backtest), "worst_series.json")
+        self.log_table(worst(backtest), "worst_series.json")
         self._client.set_tag(self.run_id, "mlflow.note.content", _summary(result))
         self._client.set_tag(self.run_id, "stopped_by", result.stopped_by)
-        self._log_figures(result, series)
-
-    def _log_figures(self, result: FitResult, series: Sequence[Series]) -> None:
-        backtest, model = result.backtest, result.bundle.model
-        chosen = _from_best_to_worst(backtest, _SERIES_IN_FAN_CHART)
-        end_us = max(one.start_us + len(one) * one.step_us for one in series)
-        origin_us = max(end_us - model.config.horizon * model.step_us, result.validation_time_us)
-        shown = figures.fans(model, [one for one in series if one.unique_id in chosen], origin_us)
-        pictures = {
-            "calibration.png": figures.calibration_chart(backtest.calibration),
-            "error_by_horizon.png": figures.horizon_chart(
-                backtest.mase_by_horizon, backtest.seasonal_naive_mase_by_horizon, result.bundle.frequency
-            ),
-        }
-        if result.gradient_norms:
-            pictures["gradient_norms.png"] = figures.gradient_chart(result.gradient_norms, result.bundle.frequency)
-        if shown:
-            pictures["fan_chart.png"] = figures.fan_chart(shown)
-        for name, picture in pictures.items():
+        for name, picture in figures_of(result, series).items():
             self.log_figure(picture, f"figures/{name}")
 
-    def register(self, result: FitResult, series: Sequence[Series]) -> RegisteredModel:
-        """Log and register the bundle; it becomes the champion if it is better than nothing, see `verdict`.
+    def register(
+        self,
+        result: FitResult,
+        series: Sequence[Series],
+        *,
+        challenger: bool = False,
+        tags: Mapping[str, str] | None = None,
+    ) -> RegisteredModel:
+        """Log and register the bundle.
 
-        Whether it beats the champion before it is not asked here: that needs both on the same backtest, which
-        is the retraining pipeline's work.
+        Args:
+            result: the model and how it was fitted.
+            series: of the data.
+            challenger: whether it becomes the challenger, which a backtest compares with the champion. Otherwise it
+                becomes the champion if it is better than nothing, see `verdict`.
+            tags: of the version, beside those that tell where it comes from.
         """
         tracking, bundle = self._config.tracking, result.bundle
-        end_us = max(one.start_us + (len(one) - 1) * one.step_us for one in series)
         passed = verdict(result.backtest) == ""
-        tags = {
-            "validation_status": "passed" if passed else "failed",
-            "data_window_end": _time_text(end_us),
-            "fingerprint": bundle.fingerprint,
-        }
-        tags |= {"git_sha": sha} if (sha := git_sha()) else {}
+        tags = {**self._origin(result, series), **(tags or {}), "validation_status": "passed" if passed else "failed"}
         example = example_of(series, bundle.model)
         model_id = registry.log_bundle(self._client, tracking, self.run_id, bundle, example)
-        self._log_metrics([(name, value, 0) for name, value in result.backtest.metrics().items()], model_id)
+        self.log_metrics(result.backtest.metrics(), model_id, self._data)
         found = registry.register(self._client, tracking, model_id, description=_summary(result), tags=tags)
-        if passed:
+        if challenger:
+            registry.set_alias(self._client, tracking, registry.CHALLENGER, found.version)
+        elif passed:
             aliases.promote(self._client, tracking, found.version)
         self._client.set_tag(self.run_id, "registered_version", found.version)
         return registry.resolve(tracking, found.version)
+
+    def _origin(self, result: FitResult, series: Sequence[Series]) -> dict[str, str]:
+        """Return the tags of a version that tell what it was made of."""
+        end_us = max(one.start_us + (len(one) - 1) * one.step_us for one in series)
+        tags = {"data_window_end": _time_text(end_us), "fingerprint": result.bundle.fingerprint}
+        tags |= {"dataset": f"{self._data.name} {self._data.digest}"} if self._data is not None else {}
+        return tags | {name: self._tags[name] for name in _INHERITED if name in self._tags}
+
+    def log_image(self, picture: "Image", name: str, step: int) -> None:
+        """Log a picture of one step of many; the dashboard has a slider for them."""
+        self._client.log_image(self.run_id, picture, key=name, step=step)
+
+    def set_tag(self, name: str, value: str) -> None:
+        """Set a tag of the run."""
+        self._client.set_tag(self.run_id, name, value)
 
     def log_metrics(
         self, values: Mapping[str, float], model_id: str | None = None, data: "Dataset | None" = None
@@ -235,7 +251,7 @@ def track(
     try:
         run_id: str = client.create_run(experiment, run_name=name, tags=resolve_tags(tags)).info.run_id
         try:
-            yield Run(client, config, run_id)
+            yield Run(client, config, run_id, tags)
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
             client.set_tag(run_id, "error", f"{type(error).__name__}: {error}"[:500])
@@ -265,25 +281,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
-
-
-def _ranked(backtest: Backtest) -> list[SeriesScore]:
-    """Return the scored series, the best against the seasonal naive first."""
-    scored = [one for one in backtest.series if math.isfinite(one.mase)]
-    return sorted(scored, key=lambda one: (one.mase / max(one.seasonal_naive_mase, 1e-12), one.unique_id))
-
-
-def _from_best_to_worst(backtest: Backtest, count: int) -> set[str]:
-    """Return the ids of up to `count` series, spread evenly over the ranking."""
-    ids = [one.unique_id for one in _ranked(backtest)]
-    return set(ids) if len(ids) <= count else {ids[i * (len(ids) - 1) // (count - 1)] for i in range(count)}
-
-
-def _worst(backtest: Backtest) -> dict[str, list[Any]]:
-    worst = _ranked(backtest)[: -_WORST_SERIES - 1 : -1]
-    columns = ("unique_id", "mase", "seasonal_naive_mase", "smape", "mae", "rmse", "bias", "pairs")
-    table: dict[str, list[Any]] = {name: [getattr(one, name) for one in worst] for name in columns}
-    return table | {"coverage_80": [one.coverage[0.8] for one in worst]}
 
 
 def _summary(result: FitResult) -> str:

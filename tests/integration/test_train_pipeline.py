@@ -17,12 +17,11 @@ from mlflow import MlflowClient
 
 import forecaster
 from forecaster import registry
+from forecaster.cli import main
 from forecaster.config import Config, DataConfig, ModelConfig, TrackingConfig, TrainingConfig
 from forecaster.errors import DataError, ModelNotFoundError
 from forecaster.training.job import TrainResult, train
 from forecaster.training.tracking import Run
-from pipelines.__main__ import main
-from pipelines.train import train as train_step
 
 START = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
 STEPS = 300
@@ -103,7 +102,36 @@ def test_the_dashboard_shows_what_went_in_and_how_good_it_is(trained: tuple[Conf
     assert (data.dataset.name, json.loads(data.dataset.source)["uri"]) == ("meters", config.data.path)
     assert json.loads(data.dataset.profile)["num_rows"] == 1116
     (model,) = run.outputs.model_outputs
-    assert client.get_logged_model(model.model_id).status == "READY"
+    logged = client.get_logged_model(model.model_id)
+    assert logged.status == "READY"
+    assert {(one.dataset_name, one.dataset_digest) for one in logged.metrics} == {("meters", data.dataset.digest)}
+    assert {one.key: one.value for one in logged.metrics} == pytest.approx(metrics)
+    assert {name for name in run.data.metrics if name.startswith("system/")} >= {
+        "system/cpu_utilization_percentage",
+        "system/system_memory_usage_megabytes",
+    }
+
+
+def test_the_registered_model_explains_itself(trained: tuple[Config, TrainResult, str]) -> None:
+    config, result, _ = trained
+    client = registry.connect(config.tracking)
+    model = client.get_registered_model("forecaster")
+    assert "mlflow.pyfunc.load_model" in model.description
+    assert model.tags["task"] == "time-series-forecasting"
+    version = client.get_model_version("forecaster", "2")
+    assert version.description.startswith("GRU 1 x 8, 4 steps of 1h ahead: MASE 0.")
+    assert version.run_id == result.run_id
+    assert version.tags["trigger"] == "manual"
+    assert version.tags["started_from"] == "scratch"
+    assert version.tags["dataset"].startswith("meters ")
+
+
+def test_forecasts_are_shown_as_the_training_goes_on(trained: tuple[Config, TrainResult, str]) -> None:
+    config, result, _ = trained
+    client = registry.connect(config.tracking)
+    names = [Path(file.path).name for file in client.list_artifacts(result.run_id, "images")]
+    assert any(name.startswith("forecasts+step+1+timestamp+") and name.endswith(".png") for name in names)
+    assert client.get_run(result.run_id).data.tags["mlflow.loggedImages"] == "True"
 
 
 def test_curves_have_one_point_per_epoch_or_step(trained: tuple[Config, TrainResult, str]) -> None:
@@ -125,7 +153,7 @@ def test_the_artifacts_are_there_and_the_configuration_trains_again(
     config, result, _ = trained
     client = registry.connect(config.tracking)
     names = {file.path for file in client.list_artifacts(result.run_id)}
-    assert names == {"config.yaml", "figures", "worst_series.json"}
+    assert names == {"config.yaml", "figures", "images", "worst_series.json"}
     figures = {file.path for file in client.list_artifacts(result.run_id, "figures")}
     assert figures == {f"figures/{name}.png" for name in ("calibration", "error_by_horizon", "fan_chart")}
     table = json.loads(Path(client.download_artifacts(result.run_id, "worst_series.json")).read_text())
@@ -140,7 +168,6 @@ def test_the_artifacts_are_there_and_the_configuration_trains_again(
     (experiment,) = (e for e in registry.connect(tracking).search_experiments() if e.name == "forecaster")
     (run,) = registry.connect(tracking).search_runs([experiment.experiment_id])
     assert (run.data.params["model.cell"], run.data.params["training.max_epochs"]) == ("lstm", "1")
-    assert run.data.tags["trigger"] == "pipeline"
 
 
 def test_mlflow_forecasts_with_the_champion_where_pickle_is_forbidden(
@@ -169,7 +196,7 @@ def test_a_model_that_does_not_beat_the_seasonal_naive_is_registered_only(csv: P
     noise = pl.Series(np.random.default_rng(0).normal(size=frame.height) * 1e-3)
     frame.with_columns(pl.col("load") + noise).write_csv(seasonal)
     config = make_config(seasonal, tracking, max_epochs=1, learning_rate=0.2)
-    result = train_step(config, until=UNTIL)
+    result = train(config, until=UNTIL, stream=io.StringIO())
     assert not result.is_champion
     assert "does not beat the seasonal naive" in result.line()
     assert registry.resolve(tracking, "1").tags["validation_status"] == "failed"
