@@ -1,4 +1,4 @@
-"""A store with three versions of a small model, weak, good and spoilt, and a data set whose newest part none has seen."""
+"""A store with three versions of a small model, weak, good and spoilt, and data whose newest part none has seen."""
 
 import dataclasses
 import datetime as dt

@@ -38,13 +38,15 @@ SERIES, HISTORY = 4, 300  # series, hours of each in the file
 PICKED_UP_SECONDS = 15.0  # design.md's bar for a promotion to be served
 # Where a retraining is killed: the step, the module that calls the function, and the function.
 KILLS = (
-    ("ingest, a partition written", "pipelines.ingest", "write_manifest"),
+    ("ingest, files written and no manifest", "forecaster.data.manifest", "Manifest.write"),
     ("train, before its first epoch is over", "forecaster.training.callbacks", "History.on_train_epoch_end"),
     ("train, logged and not registered", "forecaster.registry", "register"),
     ("train, registered and no challenger", "forecaster.registry", "set_alias"),
-    ("backtest, before it is scored", "pipelines.backtest", "rolling_origin"),
-    ("promote, before the rule", "pipelines.promote", "decide"),
-    ("promote, decided and not moved", "forecaster.registry", "promote"),
+    ("backtest, not scored", "pipelines.backtest", "score_all"),
+    ("backtest, scored and not logged", "pipelines.backtest_runs", "log_result"),
+    ("promote, not decided", "pipelines.decision", "judge"),
+    ("promote, decided and nothing moved", "forecaster.aliases", "set_alias"),
+    ("promote, champion and still challenger", "forecaster.aliases", "_end_challenge"),
 )
 
 
@@ -184,7 +186,7 @@ def test_a_retraining_that_is_killed_anywhere_is_finished_by_the_next(config: Co
     assert [one.info.status for one in killed] == ["KILLED"] * (len(KILLS) - 1)  # the first was killed before its run
     assert (last.info.status, last.data.tags["attempt_number"]) == ("FINISHED", str(len(KILLS)))
     (version,) = client.search_model_versions(f"name = '{config.tracking.model}'")
-    assert registry.resolve(config.tracking).version == version.version == "1"
+    assert registry.resolve(config.tracking).version == str(version.version) == "1"
     for step in ("train", "backtest"):
         assert [one.info.status for one in attempts(client, config, step)].count("FINISHED") == 1
         assert "RUNNING" not in {one.info.status for one in attempts(client, config, step)}
