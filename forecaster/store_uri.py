@@ -5,6 +5,7 @@ Knows nothing of MLflow's API; opens nothing.
 
 import pathlib
 import re
+from typing import Any
 
 from forecaster.config import TrackingConfig
 
@@ -33,6 +34,15 @@ def moved(config: TrackingConfig, folder: pathlib.Path) -> pathlib.Path | None:
         return None
     inside = folder.parts[len(folder.parts) - folder.parts[::-1].index(_ARTIFACT_FOLDER) :]
     return path.parent.joinpath(_ARTIFACT_FOLDER, *inside)
+
+
+def without_passwords(plain: Any) -> Any:
+    """Return a configuration, plain dicts and lists, as it may be shown and logged."""
+    if isinstance(plain, dict):
+        return {name: without_passwords(item) for name, item in plain.items()}
+    if isinstance(plain, list):
+        return [without_passwords(item) for item in plain]
+    return without_password(plain) if isinstance(plain, str) else plain
 
 
 def without_password(uri: str) -> str:

@@ -8,8 +8,10 @@ import pathlib
 
 from forecaster.config import Config
 from forecaster.data.dataset import canonical_names
-from forecaster.data.manifest import Manifest, manifest_at
+from forecaster.data.manifest import MANIFEST, Manifest, manifest_at
 from forecaster.errors import DataError
+
+__all__ = ["MANIFEST", "ingested", "read_manifest"]
 
 
 def ingested(config: Config) -> Config:

@@ -81,7 +81,7 @@ def ingest(config: Config, stream: TextIO | None = None) -> IngestResult:
         with owned(folder, stream):
             return _Ingest(config, folder).run(find_sources(config))
     except OSError as error:
-        raise DataError(f"{folder} cannot be written: {error}; check disk space and permissions") from error
+        raise DataError(f"{folder} cannot be brought up to date: {error}; check disk space and permissions") from error
 
 
 class _Ingest:

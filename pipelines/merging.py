@@ -104,7 +104,7 @@ class Merger:
         """Count the steps between the rows of a partition that is new, sorted by series and time."""
         since = pl.when(pl.col("code") == pl.col("code").shift()).then(pl.col("us") - pl.col("us").shift())
         followers = rows.select(*_KEY, since=since).drop_nulls()
-        for step_us, count in followers["since"].value_counts().iter_rows():
+        for step_us, count in followers["since"].value_counts(sort=True).iter_rows():
             self._steps[step_us] += count
             if step_us not in self._step_examples and len(self._step_examples) < EXAMPLES:
                 first = followers.filter(pl.col("since") == step_us).head(EXAMPLES)

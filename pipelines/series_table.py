@@ -117,7 +117,7 @@ class SeriesTable:
                 ),
             )
         )
-        changed = values.filter("corrected")
+        changed = values.filter("corrected").sort("code")
         if len(changed) and corrections == "refuse":
             name = self.names[changed["code"][0]]
             raise DataError(
@@ -137,7 +137,7 @@ class SeriesTable:
     def _refuse(self, ranges: pl.DataFrame, names: Sequence[str]) -> None:
         """Refuse a static covariate that differs between two rows of one source."""
         for name in names:
-            differs = ranges.filter(pl.col(f"{name}:low") != pl.col(f"{name}:high"))
+            differs = ranges.filter(pl.col(f"{name}:low") != pl.col(f"{name}:high")).sort("code", "order")
             if differs.height:
                 code, first, other = differs.select("code", f"{name}:low", f"{name}:high").row(0)
                 raise DataError(

@@ -149,21 +149,22 @@ class _Remote:
     """A file of an object store, or a glob of them, which Polars reads; what has changed cannot be told."""
 
     def __init__(self, url: str, config: DataConfig) -> None:
-        self.name, self._config = url, config
+        self.name, self._url, self._config = without_password(url), url, config
         self.mark: Mark = {}
 
     def is_unchanged(self, known: Mark) -> bool:
         return False
 
     def parts(self, known: Mark) -> Iterator[pl.DataFrame]:
-        if kind_of(self.name) == "parquet":
-            return _parquet_parts(self.name, self._config, is_glob=glob.has_magic(self.name))
+        is_glob = glob.has_magic(self._url)
+        if kind_of(self._url) == "parquet":
+            return _parquet_parts(self._url, self._config, is_glob=is_glob)
         try:
-            header = pl.scan_csv(self.name, infer_schema=False).collect_schema().names()
+            header = pl.scan_csv(self._url, infer_schema=False).collect_schema().names()
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(f"{self.name} cannot be read as CSV: {first_line(error)}") from error
         mistake: Callable[[Exception], str] = lambda error: f"{self.name} cannot be read: {first_line(error)}"  # noqa: E731
-        return _csv_parts(self.name, header, self._config, mistake, is_glob=glob.has_magic(self.name))
+        return _csv_parts(self._url, header, self._config, mistake, is_glob=is_glob)
 
 
 class _Query:
@@ -214,26 +215,28 @@ class _Query:
 
 
 def _parquet_parts(path: str, config: DataConfig, *, is_glob: bool = False) -> Iterator[pl.DataFrame]:
+    shown = without_password(path)
     try:
         lazy = pl.scan_parquet(path, glob=is_glob, hive_partitioning=False)
         names = lazy.collect_schema().names()
-        require_columns(names, config, path)
+        require_columns(names, config, shown)
         wanted = [config.id_column, config.time_column, config.target_column, *config.beside]
-        yield from _checked(lazy.with_row_index(ROW, offset=1).select(ROW, *wanted), Checked(path, "row", config))
+        yield from _checked(lazy.with_row_index(ROW, offset=1).select(ROW, *wanted), Checked(shown, "row", config))
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {first_line(error)}") from error
+        raise DataError(f"{shown} cannot be read as Parquet: {first_line(error)}") from error
 
 
 def _csv_parts(
     path: str, header: list[str], config: DataConfig, mistake: Callable[[Exception], str], *, is_glob: bool = False
 ) -> Iterator[pl.DataFrame]:
+    shown = without_password(path)
     if is_wide(header, config):
-        raise DataError(f"{path} is a wide file, whose times are made up: only rows with times make a data set")
-    require_columns(header, config, path)
+        raise DataError(f"{shown} is a wide file, whose times are made up: only rows with times make a data set")
+    require_columns(header, config, shown)
     try:
         lazy = pl.scan_csv(path, infer_schema=False, glob=is_glob, row_index_name=ROW, row_index_offset=2)
         blank = pl.all_horizontal(pl.exclude(ROW).is_null())  # an empty line is no row
-        yield from _checked(lazy.filter(~blank), Checked(path, "line", config))
+        yield from _checked(lazy.filter(~blank), Checked(shown, "line", config))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(mistake(error)) from error
 

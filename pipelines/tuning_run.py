@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from forecaster import registry
 from forecaster.config import Config, to_dict
-from forecaster.store_uri import without_password
+from forecaster.store_uri import without_passwords
 from pipelines.context import Context
 from pipelines.study import REASON, RUN, STATES
 from pipelines.tuning_figures import history_chart, importance_chart
@@ -96,7 +96,7 @@ class TuningRun:
 
     def finish(self, study: optuna.Study, counted: Sequence[FrozenTrial], best: Config, summary: str) -> None:
         """Log the search as a whole, and end the run; done again, it replaces what was there."""
-        self._client.log_text(self.run_id, yaml.safe_dump(_shown(to_dict(best)), sort_keys=False), BEST)
+        self._client.log_text(self.run_id, yaml.safe_dump(without_passwords(to_dict(best)), sort_keys=False), BEST)
         self._log_table(_table(counted))
         self._client.log_figure(self.run_id, history_chart(counted), "figures/history.png")
         if importances := _importances(study):
@@ -119,7 +119,7 @@ class TuningRun:
 
         tags = resolve_tags(self._context.tags(_STEP) | {"study": self._study})
         made = self._client.create_run(self._experiment, run_name=f"tune {self._study}", tags=tags)
-        plain = _shown({"tuning": to_dict(self._config.tuning)})["tuning"]
+        plain = without_passwords({"tuning": to_dict(self._config.tuning)})["tuning"]
         self._client.log_param(made.info.run_id, "tuning.study", plain["study"])
         self._client.log_text(made.info.run_id, yaml.safe_dump(plain["space"], sort_keys=False), "space.yaml")
         first = self._first()  # another process may have made one at the same moment: all take the same
@@ -163,12 +163,3 @@ def _importances(study: optuna.Study) -> dict[str, float]:
     if len(done) < 4 or len({trial.value for trial in done}) < 2:
         return {}
     return optuna.importance.get_param_importances(study)
-
-
-def _shown(value: Any) -> Any:
-    """Return a configuration as it may be shown: without passwords."""
-    if isinstance(value, dict):
-        return {name: _shown(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_shown(item) for item in value]
-    return without_password(value) if isinstance(value, str) else value

@@ -14,13 +14,14 @@ class IngestConfig:
     """Where a data set is made of, and where it is kept.
 
     Args:
-        sources: CSV or Parquet files, globs or object-store URLs; left out, `data.path`, unless there is a query or
-            a server's state.
+        sources: CSV or Parquet files, globs or object-store URLs, the later ones counting more; left out,
+            `data.path`, unless there is a query or a server's state.
         sql_url: an SQLAlchemy URL of a database.
         sql_query: asked of it; its columns are those that the data section names.
-        state: a server's journal and history, by its `serving.state`.
+        state: a server's journal and history, by its `serving.state`, read beside the server; if it holds those of
+            several models, `tracking.model` says which.
         output: the data set's folder: Parquet files and a manifest.
-        partition: the stretch of time that a file holds.
+        partition: the stretch of time that a file holds; what falls into one has to fit into memory.
         corrections: what becomes of a value that differs from the one known for its series and time: it replaces
             that, that is kept, or the ingest is refused.
     """

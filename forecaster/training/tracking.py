@@ -23,7 +23,7 @@ from forecaster.errors import UnavailableError
 from forecaster.evaluation import Backtest
 from forecaster.registry import RegisteredModel
 from forecaster.rule import NOMINAL, Measured, beats_naive, is_honest
-from forecaster.store_uri import without_password
+from forecaster.store_uri import without_password, without_passwords
 from forecaster.training.callbacks import Epoch
 from forecaster.training.example import example_of
 from forecaster.training.fit import FitResult
@@ -60,8 +60,7 @@ class Run:
 
     def log_config(self, config: Config) -> None:
         """Log the configuration as parameters and as a file that `--config` reads."""
-        plain = to_dict(config)
-        plain["tracking"]["uri"] = without_password(config.tracking.uri)
+        plain = without_passwords(to_dict(config))
         self.log_params(dict(_flat(plain)))
         self.log_text(yaml.safe_dump(plain, sort_keys=False), CONFIG_ARTIFACT)
 

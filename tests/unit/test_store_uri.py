@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from forecaster.config import TrackingConfig
-from forecaster.store_uri import artifact_location, moved, sqlite_path, without_password
+from forecaster.config import Config, IngestConfig, TrackingConfig, to_dict
+from forecaster.store_uri import artifact_location, moved, sqlite_path, without_password, without_passwords
 
 
 def test_a_sqlite_address_names_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,3 +42,12 @@ def test_a_moved_store_is_followed() -> None:
 )
 def test_a_password_is_not_shown(uri: str, shown: str) -> None:
     assert without_password(uri) == shown
+
+
+def test_no_password_of_a_configuration_is_shown() -> None:
+    plain = to_dict(Config(ingest=IngestConfig(sql_url="mysql://me:secret@host/db", sql_query="SELECT 1")))
+    shown = without_passwords(plain | {"paths": ["https://me:secret@host/x.csv", 1]})
+    assert "secret" not in str(shown)
+    assert shown["ingest"]["sql_url"] == "mysql://me:***@host/db"
+    assert shown["training"] == plain["training"]
+    assert shown["paths"] == ["https://me:***@host/x.csv", 1]
