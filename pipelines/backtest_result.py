@@ -57,7 +57,7 @@ class BacktestResult:
         versions: of challenger and champion; without a champion only the challenger's.
         frequency: the time step.
         horizon: steps that were compared.
-        data: a digest of the values.
+        data: the hash of the data set.
         whole: the window.
         folds: stretches of the window.
         by_horizon: MASE of each candidate at each step ahead.

@@ -136,7 +136,7 @@ def _facts(decision: Decision) -> dict[str, str]:
         "Decided": utc_text(decision.time),
         "Rule (section promotion)": rule,
         "Backtest's run": decision.run_id,
-        "Data's digest": decision.data,
+        "Data set's hash": decision.data,
     }
 
 
