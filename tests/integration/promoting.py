@@ -9,6 +9,7 @@ import sqlite3
 import numpy as np
 import polars as pl
 import torch
+from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
 from forecaster import registry
 from forecaster.config import (
@@ -113,4 +114,5 @@ def clone(config: Config, folder: pathlib.Path) -> Config:
         for table, column in _PATHS:
             database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(before), str(folder)))
     database.close()
+    _artifact_repos_cache.clear()  # by the ids of runs, which the copy shares with its original
     return make_config(folder)

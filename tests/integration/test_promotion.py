@@ -115,13 +115,13 @@ def test_the_dashboard_shows_the_backtest(good: tuple[Config, BacktestResult]) -
     (data,) = run.inputs.dataset_inputs
     assert [(tag.key, tag.value) for tag in data.tags] == [("mlflow.data.context", "backtest")]
     for name, version in result.versions.items():
-        model_id = client.get_model_version(config.tracking.model, version).model_id
+        model_id = registry.resolve(config.tracking, version).model_id
         linked = {one.key: one for one in client.get_logged_model(model_id).metrics or []}
         metric = linked[f"{name}_mase"]
         assert (metric.run_id, metric.dataset_digest) == (result.run_id, data.dataset.digest)
         assert metric.value == result.whole.figures[name]["mase"]
     assert {one.model_id for one in run.inputs.model_inputs} == {
-        client.get_model_version(config.tracking.model, version).model_id for version in (WEAK, GOOD)
+        registry.resolve(config.tracking, version).model_id for version in (WEAK, GOOD)
     }
 
 
