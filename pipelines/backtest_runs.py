@@ -34,7 +34,8 @@ def finished_backtest(client: "MlflowClient", config: TrackingConfig, tags: Mapp
         experiment = client.get_experiment_by_name(config.experiment)
         if experiment is None:
             return None
-        which = " and ".join(f"tags.{name} = '{value}'" for name, value in wanted.items())
+        quoted = {name: value.replace("'", "\\'") for name, value in wanted.items()}
+        which = " and ".join(f"tags.{name} = '{value}'" for name, value in quoted.items())
         found = client.search_runs(
             [experiment.experiment_id],
             f"{which} and attributes.status = 'FINISHED'",
