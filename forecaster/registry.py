@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 _ARTIFACT = "bundle"
+_MODEL_ID = "model_id"  # a tag: a database does not keep what MLflow is told when a version is made
 _FOLDER_IN_MODEL = f"artifacts/{_ARTIFACT}"  # where MLflow puts the folder among a pyfunc model's files
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the dashboard shows runs, not chats
 _MLFLOW_SETTINGS = {  # MLflow has no other switches for these; what the user has set stays
@@ -184,7 +185,7 @@ def register(
             config.model,
             source=logged.artifact_location,  # MLflow would look up models:/… in its process-wide store
             run_id=logged.source_run_id,
-            tags=dict(tags),
+            tags={**tags, _MODEL_ID: model_id},
             description=description,
             model_id=model_id,
         )
@@ -283,7 +284,7 @@ def _described(version: "ModelVersion") -> RegisteredModel:
         uri,
         version.run_id or "",
         tuple(version.aliases),
-        version.model_id or "",
+        version.model_id or version.tags.get(_MODEL_ID, ""),
         dict(version.tags),
     )
 

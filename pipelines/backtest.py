@@ -23,7 +23,7 @@ from forecaster.training.job import read_series
 from pipelines.backtest_result import CHALLENGER, CHAMPION, BacktestResult, Fold, figures_of, utc_text
 from pipelines.comparison import NAIVE, Terms, Window, absent_covariates, common_terms, score_all
 from pipelines.context import Context
-from pipelines.dataset import ingested
+from pipelines.dataset import ingested, read_manifest
 from pipelines.difference import Difference
 from pipelines.window import window_start
 
@@ -107,8 +107,7 @@ def _backtest(
         terms = common_terms(bundles)
         scores = score_all(bundles, frame, config.data, window, terms)
         notes = [*seen, *terms.notes, *absent_covariates(bundles, frame), *_broken(scores)]
-        logged = (run.run_id, data.digest)
-        result = _result(config, logged, versions, scores, window, terms, notes)
+        result = _result(config, run.run_id, versions, scores, window, terms, notes)
         for number, fold in enumerate(result.folds, start=1):
             tags = {**context.tags("fold"), "mlflow.parentRunId": run.run_id}
             with track(config, trigger=context.trigger, name=f"fold {number}", tags=tags) as nested:
@@ -119,14 +118,13 @@ def _backtest(
 
 def _result(
     config: Config,
-    logged: tuple[str, str],
+    run_id: str,
     versions: Mapping[str, RegisteredModel],
     scores: Mapping[str, Sequence[Backtest]],
     window: Window,
     terms: Terms,
     notes: Sequence[str],
 ) -> BacktestResult:
-    run_id, digest = logged
     stretches = enumerate(window.stretches(), start=1)
     return BacktestResult(
         run_id=run_id,
@@ -134,7 +132,7 @@ def _result(
         versions={name: one.version for name, one in versions.items()},
         frequency=config.data.frequency,
         horizon=terms.horizon,
-        data=digest,
+        data=read_manifest(config).content_hash,
         whole=_fold(scores, 0, window.first_us, window.last_us),
         folds=tuple(_fold(scores, number, since, until) for number, (since, until) in stretches),
         by_horizon={name: found[0].mase_by_horizon for name, found in scores.items()},

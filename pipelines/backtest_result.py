@@ -57,7 +57,7 @@ class BacktestResult:
         versions: of challenger and champion; without a champion only the challenger's.
         frequency: the time step.
         horizon: steps that were compared.
-        data: a digest of the values.
+        data: the hash of the data set.
         whole: the window.
         folds: stretches of the window.
         by_horizon: MASE of each candidate at each step ahead.
@@ -101,7 +101,7 @@ class BacktestResult:
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
         """Return the heads of a table for people and its rows, one for each candidate; '-' is not applicable."""
-        heads = ["", *FIGURES, *(f"MASE, fold {k}" for k in range(1, len(self.folds) + 1))]
+        heads = ["", *FIGURES, *(f"MASE, fold\N{NO-BREAK SPACE}{k}" for k in range(1, len(self.folds) + 1))]
         rows = []
         for name in self.candidates():
             cells = [_cell(self.whole.figures[name], figure, form) for figure, form in FIGURES.values()]

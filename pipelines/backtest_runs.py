@@ -29,7 +29,7 @@ _SERIES_SHOWN = 200  # in the table on the dashboard; the Parquet file has all
 
 def finished_backtest(client: "MlflowClient", config: TrackingConfig, tags: Mapping[str, str]) -> "MlflowRun | None":
     """Return the newest finished backtest of the configured model that has these tags."""
-    wanted = {"step": STEP, "registered_model": config.model, **tags}
+    wanted = {"step": STEP, **tags}
     with store_errors(config):
         experiment = client.get_experiment_by_name(config.experiment)
         if experiment is None:
@@ -39,9 +39,9 @@ def finished_backtest(client: "MlflowClient", config: TrackingConfig, tags: Mapp
             [experiment.experiment_id],
             f"{which} and attributes.status = 'FINISHED'",
             order_by=["attributes.start_time DESC"],
-            max_results=1,
         )
-    return found[0] if found else None
+    # The model's name may hold quotes, which MLflow's filters cannot.
+    return next((run for run in found if run.data.tags.get("registered_model") == config.model), None)
 
 
 def read_text(client: "MlflowClient", config: TrackingConfig, run_id: str, name: str) -> str:

@@ -32,7 +32,7 @@ class Decision:
         measured: what the rule looked at; None if there was nothing to do.
         clauses: of the rule, how each came out.
         run_id: of the backtest.
-        data: the backtest's digest of the values.
+        data: the hash of the backtest's data set.
         time: of the decision.
         dry_run: whether nothing was changed.
     """

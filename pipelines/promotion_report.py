@@ -26,7 +26,7 @@ td.good { color: var(--good); } td.bad { color: var(--bad); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .4rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-th { font-size: .87rem; font-weight: 600; color: var(--quiet); }
+th { font-size: .87rem; font-weight: 600; color: var(--quiet); vertical-align: bottom; }
 table.numbers th:not(:first-child), table.numbers td:not(:first-child) { text-align: right; }
 table.numbers td { white-space: nowrap; }
 table.numbers tbody tr:first-child td { font-weight: 600; }
@@ -136,7 +136,7 @@ def _facts(decision: Decision) -> dict[str, str]:
         "Decided": utc_text(decision.time),
         "Rule (section promotion)": rule,
         "Backtest's run": decision.run_id,
-        "Data's digest": decision.data,
+        "Data set's hash": decision.data,
     }
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime as dt
-import json
 import pathlib
 import shutil
 import sqlite3
@@ -10,6 +9,7 @@ import sqlite3
 import numpy as np
 import polars as pl
 import torch
+from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
 from forecaster import registry
 from forecaster.config import (
@@ -25,6 +25,7 @@ from forecaster.data.windows import Series, split_at, to_segments
 from forecaster.model.bundle import Bundle
 from forecaster.training.example import example_of
 from forecaster.training.fit import fit
+from pipelines.ingest import ingest
 
 START = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
 STEPS, WINDOW, HORIZON, SERIES = 300, 28, 4, 6
@@ -55,7 +56,7 @@ def make_frame() -> pl.DataFrame:
 def make_config(folder: pathlib.Path) -> Config:
     """Return the configuration of a store and a data set in one folder."""
     return Config(
-        data=DataConfig(),
+        data=DataConfig(path=str(folder / "meters.csv")),
         ingest=IngestConfig(output=str(folder / "dataset")),
         model=ModelConfig(hidden_size=8, num_layers=1, decoder_size=8, horizon=HORIZON, season_lengths=(12,)),
         training=TrainingConfig(max_epochs=1, min_updates=4, chunk_steps=24, validation_steps=48, threads=1),
@@ -68,7 +69,8 @@ def make_store(folder: pathlib.Path) -> Config:
     """Fill a folder that has an empty store: versions WEAK, which is the champion, GOOD and SPOILT."""
     config = make_config(folder)
     frame = make_frame()
-    write_dataset(folder / "dataset", frame)
+    frame.write_csv(folder / "meters.csv")
+    ingest(config)
     series, _ = split_at(to_segments(frame, config.data.step_us, 1000), int(WINDOW_START.timestamp() * 1e6))
     weak = fit(series, config).bundle
     longer = dataclasses.replace(config.training, max_epochs=4, min_updates=32)
@@ -77,13 +79,6 @@ def make_store(folder: pathlib.Path) -> Config:
         add_version(config, bundle, series)
     registry.set_alias(registry.connect(config.tracking), config.tracking, registry.CHAMPION, WEAK)
     return config
-
-
-def write_dataset(folder: pathlib.Path, frame: pl.DataFrame) -> None:
-    """Write a data set as `ingest` does."""
-    folder.mkdir()
-    frame.write_parquet(folder / "part-0.parquet")
-    (folder / "manifest.json").write_text(json.dumps({}))
 
 
 def spoilt(bundle: Bundle) -> Bundle:
@@ -119,4 +114,5 @@ def clone(config: Config, folder: pathlib.Path) -> Config:
         for table, column in _PATHS:
             database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(before), str(folder)))
     database.close()
+    _artifact_repos_cache.clear()  # by the ids of runs, which the copy shares with its original
     return make_config(folder)

@@ -47,7 +47,9 @@ def test_a_registered_bundle_comes_back_whole(tracking: TrackingConfig) -> None:
     assert (made.name, made.version, made.uri) == ("forecaster", "1", "models:/forecaster/1")
     found, loaded = registry.load_bundle(tracking, "1")
     assert found == dataclasses.replace(made, run_id=found.run_id)
-    assert found.tags == {"fingerprint": bundle.fingerprint, "validation_status": "passed"}
+    (model,) = registry.connect(tracking).get_run(found.run_id).outputs.model_outputs
+    assert found.model_id == model.model_id
+    assert found.tags == {"fingerprint": bundle.fingerprint, "validation_status": "passed", "model_id": model.model_id}
     assert loaded.fingerprint == bundle.fingerprint
     assert (loaded.frequency, loaded.max_gap_steps) == ("1h", 5)
 
