@@ -12,6 +12,7 @@ import importlib.metadata
 import logging
 import os
 import pathlib
+import re
 import tempfile
 import urllib.parse
 from collections.abc import Iterator, Mapping
@@ -283,9 +284,15 @@ def _described(version: "ModelVersion") -> RegisteredModel:
         uri,
         version.run_id or "",
         tuple(version.aliases),
-        version.model_id or "",
+        version.model_id or _model_id(version.source or ""),
         dict(version.tags),
     )
+
+
+def _model_id(source: str) -> str:
+    """Return the logged model's id out of where its files lie: databases forget what a version was made of."""
+    found = re.search(r"/models/(m-[0-9a-f]+)/artifacts/?$", source)
+    return found[1] if found else ""
 
 
 def _not_found(wanted: str, config: TrackingConfig, why: str) -> ModelNotFoundError:

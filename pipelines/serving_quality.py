@@ -79,7 +79,7 @@ class ServingQuality:
         from mlflow.entities import LoggedModelInput
 
         registered = registry.resolve(self._config, version)  # raises where a number from a page is none of ours
-        model_id = self._client.get_model_version(registered.name, version).model_id
+        model_id = registered.model_id
         experiment = registry.experiment_id(self._client, self._config)
         run = self._found(experiment, version)
         if run is not None:

@@ -91,7 +91,7 @@ def serving_runs(client: MlflowClient) -> list[Any]:
     return list(client.search_runs([found.experiment_id], order_by=["attributes.start_time ASC"]))
 
 
-def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -217,7 +217,8 @@ def test_each_served_version_has_a_run_that_goes_on(
     counts = {"forecasts_total": 80.0, "observations_applied_total": SERIES * 70.0, "series_resident": 8.0}
     assert {name: first.data.metrics[name] for name in counts} == counts
     assert first.data.metrics["requests_total"] > 10
-    model_id = client.get_model_version(store.model, "1").model_id
+    model_id = registry.resolve(store, "1").model_id
+    assert model_id.startswith("m-")
     assert [one.model_id for one in first.inputs.model_inputs] == [model_id]
     linked = client.get_logged_model(model_id).metrics or []
     assert "live_mase/horizon_1" in {one.key for one in linked}
