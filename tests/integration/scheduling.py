@@ -85,27 +85,38 @@ class Played:
 
     def play(self, script: Callable[[], None], number: signal.Signals = signal.SIGTERM) -> "Played":
         """Run the scheduler while a thread does something; then the thread sends the signal."""
-        failures: list[BaseException] = []
-
-        def act() -> None:
-            try:
-                self.until(lambda: signal.getsignal(signal.SIGTERM) is not before)
-                script()
-            except BaseException as error:  # noqa: BLE001 -- raised below
-                failures.append(error)
-            os.kill(os.getpid(), number)
-
-        before = signal.getsignal(signal.SIGTERM)
-        thread = threading.Thread(target=act)
-        thread.start()
-        try:
-            self.status = run(self.config, self.command(), self.stream)
-        finally:
-            thread.join()
-        assert signal.getsignal(signal.SIGTERM) is before
-        if failures:
-            raise failures[0]
+        self.status = until_signalled(lambda: run(self.config, self.command(), self.stream), script, number)
         return self
+
+
+def until_signalled(
+    step: Callable[[], int], script: Callable[[], None], number: signal.Signals = signal.SIGTERM
+) -> int:
+    """Run a step that ends by signals in this thread, the main one, while another does something and then sends one."""
+    failures: list[BaseException] = []
+
+    def act() -> None:
+        try:
+            deadline = time.monotonic() + 60.0
+            while signal.getsignal(signal.SIGTERM) is before:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            script()
+        except BaseException as error:  # noqa: BLE001 -- raised below
+            failures.append(error)
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=act)
+    thread.start()
+    try:
+        status = step()
+    finally:
+        thread.join()
+    assert signal.getsignal(signal.SIGTERM) is before
+    if failures:
+        raise failures[0]
+    return status
 
 
 def scheduled(tmp_path: pathlib.Path, tracking: TrackingConfig, **options: Any) -> Config:
