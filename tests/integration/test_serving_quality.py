@@ -222,7 +222,8 @@ def test_each_served_version_has_a_run_that_goes_on(
     assert max(one.value for one in resident) == SERIES
     model_id = registry.resolve(store, "1").model_id
     assert model_id.startswith("m-")
-    assert [one.model_id for one in first.inputs.model_inputs] == [model_id]
+    inputs = client.get_run(first.info.run_id).inputs.model_inputs
+    assert [one.model_id for one in inputs] == [model_id]
     linked = client.get_logged_model(model_id).metrics or []
     assert "live_mase/horizon_1" in {one.key for one in linked}
     places = {client.get_experiment_by_name(name).artifact_location for name in (EXPERIMENT, store.experiment)}
