@@ -81,12 +81,17 @@ class Attempt:
         return self._process.poll()
 
     def stop(self, patience_seconds: float) -> None:
-        """Ask the process to keep what it has and end, and kill it, with its own processes, if it does not."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.terminate()
-        try:
-            self._process.wait(patience_seconds)
-        except subprocess.TimeoutExpired:
+        """Ask the process to keep what it has and end, and kill it, with its own processes, if it does not.
+
+        It is asked twice: an exception that a signal raises amid an import may be swallowed by whoever is importing.
+        """
+        for _ in range(2):
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(patience_seconds / 2)
+                break
+        else:
             self._stream.write(f"{self.step} does not end within {patience_seconds:g} s, and is killed\n")
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)

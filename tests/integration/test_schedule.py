@@ -71,7 +71,7 @@ def test_sigterm_ends_the_retraining_and_the_next_start_goes_on(
     assert Memory.load(memory_path(config)).unfinished == "interval"
 
     again = Played(tmp_path, scheduled(tmp_path, tracking, cron="0 3 1 1 *"))  # no time that comes now
-    again.play(lambda: again.until(lambda: "has ended" in again.stream.getvalue()))
+    again.play(lambda: again.until(lambda: "the retraining has ended" in again.stream.getvalue()))
     assert again.triggers() == ["interval", "interval"]
     assert Memory.load(memory_path(config)).unfinished is None
 
