@@ -1,4 +1,4 @@
-"""One attempt at a retraining: a process of its own, whose lines are passed on and whose failure leaves a trace.
+"""One step under way: a process of its own, whose lines are passed on, and whose failure to retrain leaves a trace.
 
 Knows processes, and which run a failed attempt ought to have left; knows nothing of when or how often it is tried.
 """
@@ -25,26 +25,34 @@ from forecaster import registry
 from forecaster.config import Config, to_dict
 from forecaster.errors import ForecasterError
 
-RETRAIN = (sys.executable, "-m", "pipelines", "retrain")
+PROGRAM = (sys.executable, "-m", "pipelines")
 _TAIL_LINES = 50
 _PIPE_SECONDS = 2.0  # for what a process that has ended still has in its pipe
 
 
 class Attempt:
-    """A retraining under way.
+    """A step under way.
 
     Args:
         config: written into a file that only this user can read, since URLs may hold passwords.
-        trigger: what asked for it.
-        command: to run; `--config FILE --trigger TRIGGER` are added.
+        step: its name.
+        trigger: what asked for a retraining; None for another step.
+        program: to run; the step, `--config FILE` and `--trigger TRIGGER` are added.
         stream: gets every line that the process writes.
         on_end: called, by another thread, when it has ended.
     """
 
     def __init__(
-        self, config: Config, trigger: str, command: Sequence[str], stream: TextIO, on_end: Callable[[], None]
+        self,
+        config: Config,
+        step: str,
+        trigger: str | None,
+        program: Sequence[str],
+        stream: TextIO,
+        on_end: Callable[[], None],
     ) -> None:
-        self.trigger, self._config, self._stream, self._on_end = trigger, config, stream, on_end
+        self.step, self.trigger = step, trigger
+        self._config, self._stream, self._on_end = config, stream, on_end
         self._id, self.began = secrets.token_hex(8), time.time()
         self._tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
         self._folder = pathlib.Path(tempfile.mkdtemp(prefix="forecaster-retrain-"))
@@ -53,7 +61,7 @@ class Attempt:
             yaml.safe_dump(to_dict(config), opened, sort_keys=False)
         # Signals are passed on by `stop`: a terminal's Ctrl-C, too, comes by way of this process only.
         self._process = subprocess.Popen(
-            [*command, "--config", str(file), "--trigger", trigger],
+            [*program, step, "--config", str(file), *(() if trigger is None else ("--trigger", trigger))],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -73,22 +81,28 @@ class Attempt:
         return self._process.poll()
 
     def stop(self, patience_seconds: float) -> None:
-        """Ask the process to keep what it has and end, and kill it, with its own processes, if it does not."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.terminate()
-        try:
-            self._process.wait(patience_seconds)
-        except subprocess.TimeoutExpired:
-            self._stream.write(f"the retraining does not end within {patience_seconds:g} s, and is killed\n")
+        """Ask the process to keep what it has and end, and kill it, with its own processes, if it does not.
+
+        It is asked twice: an exception that a signal raises amid an import may be swallowed by whoever is importing.
+        """
+        for _ in range(2):
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(patience_seconds / 2)
+                break
+        else:
+            self._stream.write(f"{self.step} does not end within {patience_seconds:g} s, and is killed\n")
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._waiter.join(_PIPE_SECONDS * 2)
 
-    def log_failure(self, number: int) -> None:
+    def log_failure(self, trigger: str, number: int) -> None:
         """Log the attempt as a failed run, if it has left none of its own.
 
         Args:
+            trigger: what asked for it.
             number: of this attempt, from 1.
         """
         try:
@@ -101,10 +115,10 @@ class Attempt:
                     return
                 tail = list(self._tail)
                 error = tail[-1] if tail else f"exit code {self.exit_code}"
-                tags = {"step": "retrain", "trigger": self.trigger, "attempt_id": self._id, "attempt": str(number)}
+                tags = {"step": "retrain", "trigger": trigger, "attempt_id": self._id, "attempt": str(number)}
                 tags |= {"error": error[:500], "exit_code": str(self.exit_code)}
                 began_ms = int(self.began * 1000)
-                run = client.create_run(experiment, began_ms, tags, run_name=f"retrain ({self.trigger}) did not start")
+                run = client.create_run(experiment, began_ms, tags, run_name=f"retrain ({trigger}) did not start")
                 client.log_text(run.info.run_id, "".join(f"{line}\n" for line in tail), "output.txt")
                 client.set_terminated(run.info.run_id, "FAILED")
         except ForecasterError as error:

@@ -22,13 +22,13 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from forecaster.config import Config, ScheduleConfig
 from forecaster.errors import ConfigError, ForecasterError
-from pipelines.attempt import RETRAIN, Attempt
+from pipelines.attempt import PROGRAM, Attempt
 from pipelines.memory import Memory
 from pipelines.stop_requests import on_stop
 from pipelines.triggers import fixed_triggers, next_time
-from pipelines.watch import Watch, memory_path
+from pipelines.watch import Watch, memory_path, seconds
 
-_STOP, _ENDED = "\0stop", "\0ended"  # no trigger's name
+_STOP, _ENDED, _INGEST = "\0stop", "\0ended", "\0ingest"  # no trigger's names
 _WATCH_SECONDS = 5.0  # for a look under way, at the end
 
 
@@ -41,12 +41,14 @@ class _Plan:
         retry: of the attempt that failed, or None.
         retry_at: when it is due, by the monotonic clock.
         failures: one after the other.
+        ingest: whether what is new of the sources is wanted meanwhile.
     """
 
     pending: str | None = None
     retry: str | None = None
     retry_at: float = 0.0
     failures: int = 0
+    ingest: bool = False
 
     def due(self) -> str | None:
         """Return the trigger of the attempt to begin now, None if there is none yet."""
@@ -61,6 +63,7 @@ class _Plan:
     def began(self) -> None:
         """Note that an attempt begins, which does what everything before it asked for."""
         self.pending = self.retry = None
+        self.ingest = False
 
     def failed(self, trigger: str, config: ScheduleConfig) -> float | None:
         """Note a failure, and return the seconds until it is tried again, None if it is given up."""
@@ -80,16 +83,16 @@ def schedule(config: Config) -> int:
         ConfigError: nothing is configured that could ask for a retraining, or something that cannot be read.
         StorageError: what was remembered cannot be read.
     """
-    return run(config, RETRAIN, sys.stderr)
+    return run(config, PROGRAM, sys.stderr)
 
 
-def run(config: Config, command: Sequence[str], stream: TextIO) -> int:
-    """Do what `schedule` does, with another command for a retraining."""
+def run(config: Config, program: Sequence[str], stream: TextIO) -> int:
+    """Do what `schedule` does, with another program for the steps."""
     asked, wanted = fixed_triggers(config.schedule), config.schedule
     watches = wanted.metrics_url is not None and (wanted.drift or wanted.new_observations is not None)
     if not asked and not watches:
         raise ConfigError("there is nothing to wait for: set schedule.cron, schedule.every or schedule.metrics_url")
-    loop = _Loop(config, command, stream)
+    loop = _Loop(config, program, stream)
     with on_stop(lambda: loop.events.put(_STOP)):
         clock = BackgroundScheduler(timezone=dt.UTC)
         loop.add_jobs(clock)
@@ -104,9 +107,9 @@ def run(config: Config, command: Sequence[str], stream: TextIO) -> int:
 class _Loop:
     """The main thread's work."""
 
-    def __init__(self, config: Config, command: Sequence[str], stream: TextIO) -> None:
+    def __init__(self, config: Config, program: Sequence[str], stream: TextIO) -> None:
         self.events: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._config, self._command, self._stream = config, command, stream
+        self._config, self._program, self._stream = config, program, stream
         self._memory = Memory.load(memory_path(config))
         self._watch = Watch(config, self._memory, stream)
         self._look, self._closing = threading.Event(), False
@@ -123,6 +126,9 @@ class _Loop:
         for name, trigger in fixed_triggers(self._config.schedule).items():
             due = next_time(trigger, began, now)
             clock.add_job(self.events.put, trigger, (name,), id=name, next_run_time=due, **rules)
+        if self._config.schedule.ingest_every is not None:
+            every = IntervalTrigger(seconds=seconds(self._config.schedule.ingest_every), timezone=dt.UTC)
+            clock.add_job(self.events.put, every, (_INGEST,), id="ingest", next_run_time=now, **rules)
         if self._config.schedule.metrics_url is not None:
             every = IntervalTrigger(seconds=self._config.schedule.poll_seconds, timezone=dt.UTC)
             clock.add_job(self._look.set, every, id="watch", next_run_time=now, **rules)
@@ -134,8 +140,8 @@ class _Loop:
             self._say(f"going on with the retraining ({self._memory.unfinished}) that was under way")
             self._plan.pending = self._memory.unfinished
         while True:
-            if self._attempt is None and (trigger := self._plan.due()) is not None:
-                self._begin(trigger)
+            if self._attempt is None:
+                self._begin(self._plan.due())
             try:
                 event = self.events.get(timeout=self._plan.wait_seconds() if self._attempt is None else None)
             except queue.Empty:
@@ -144,6 +150,8 @@ class _Loop:
                 return self._stop()
             if event == _ENDED:
                 self._end()
+            elif event == _INGEST:
+                self._plan.ingest = True
             else:
                 self._remember(event)
 
@@ -157,31 +165,42 @@ class _Loop:
     def _remember(self, trigger: str) -> None:
         if self._plan.pending is None:
             self._plan.pending = trigger
-            if self._attempt is not None:
+            if self._attempt is not None and self._attempt.trigger is not None:
                 self._say(f"{trigger}: once more, when the retraining under way has ended")
 
-    def _begin(self, trigger: str) -> None:
-        self._plan.began()
-        self._watch.began(trigger)
-        self._say(f"{trigger}: a retraining begins")
+    def _begin(self, trigger: str | None) -> None:
+        """Begin the retraining that is due, or else an ingest that is wanted, if there is one."""
+        if trigger is None and not self._plan.ingest:
+            return
+        step = "retrain" if trigger is not None else "ingest"
+        self._plan.ingest = False
+        if trigger is not None:
+            self._plan.began()
+            self._watch.began(trigger)
+            self._say(f"{trigger}: a retraining begins")
         ended = functools.partial(self.events.put, _ENDED)
         try:
-            self._attempt = Attempt(self._config, trigger, self._command, self._stream, on_end=ended)
+            self._attempt = Attempt(self._config, step, trigger, self._program, self._stream, ended)
         except OSError as error:
-            self._say(f"its process cannot be started: {error}")
-            self._failed(trigger)
+            self._say(f"{step}: its process cannot be started: {error}")
+            if trigger is not None:
+                self._failed(trigger)
 
     def _end(self) -> None:
         attempt, self._attempt = self._attempt, None
         assert attempt is not None
-        if attempt.exit_code == 0:
+        trigger, code = attempt.trigger, attempt.exit_code
+        if trigger is None:
+            if code != 0:
+                self._say(f"{attempt.step} failed, exit code {code}")
+        elif code == 0:
             self._plan.failures = 0
             self._watch.ended()
-            self._say(f"{attempt.trigger}: the retraining has ended")
-            return
-        self._say(f"{attempt.trigger}: the retraining failed, exit code {attempt.exit_code}")
-        attempt.log_failure(self._plan.failures + 1)
-        self._failed(attempt.trigger)
+            self._say(f"{trigger}: the retraining has ended")
+        else:
+            self._say(f"{trigger}: the retraining failed, exit code {code}")
+            attempt.log_failure(trigger, self._plan.failures + 1)
+            self._failed(trigger)
 
     def _failed(self, trigger: str) -> None:
         wait = self._plan.failed(trigger, self._config.schedule)
@@ -190,11 +209,11 @@ class _Loop:
         self._say(f"{trigger}: given up" if wait is None else f"{trigger}: again in {wait:g} s")
 
     def _stop(self) -> int:
-        """End the retraining under way, which the next start of the scheduler goes on with."""
+        """End what is under way; a retraining is gone on with at the next start of the scheduler."""
         if self._attempt is not None:
-            self._say("ending: the retraining under way is asked to keep what it has")
+            self._say(f"ending: {self._attempt.step} is asked to keep what it has")
             self._attempt.stop(self._config.schedule.stop_seconds)
-            if self._attempt.exit_code == 0:
+            if self._attempt.exit_code == 0 and self._attempt.trigger is not None:
                 self._watch.ended()
         return 0
 

@@ -5,7 +5,6 @@ call it.
 """
 
 import datetime as dt
-import json
 import pathlib
 import threading
 import time
@@ -14,9 +13,10 @@ from typing import TextIO
 import polars as pl
 
 from forecaster.config import Config, parse_frequency
+from forecaster.data.manifest import Manifest, manifest_at
 from forecaster.errors import ForecasterError, StorageError
 from pipelines import drift
-from pipelines.dataset import MANIFEST
+from pipelines.dataset import read_manifest
 from pipelines.memory import Memory
 from pipelines.metrics_page import MetricsPage, fetch
 from pipelines.reference import Served, served
@@ -47,7 +47,7 @@ class Watch:
         self._lock = threading.Lock()
         self._quality: ServingQuality | None = None
         self._served: Served | None = None
-        self._inputs: tuple[tuple[int, int, str], drift.Signal | None] | None = None
+        self._inputs: tuple[tuple[str, str], drift.Signal | None] | None = None
 
     def began(self, trigger: str) -> None:
         """Note that a retraining begins: from now on observations are counted anew."""
@@ -142,28 +142,27 @@ class Watch:
 
     def _inputs_drifted(self, version: Served) -> drift.Signal | None:
         """Return whether the newest of the data set is unusual; it is looked at when it has changed."""
-        manifest = pathlib.Path(self._config.ingest.output) / MANIFEST
-        if version.trained_until is None or not manifest.is_file():
+        if version.trained_until is None or manifest_at(self._config.ingest.output) is None:
             return None
-        stat = manifest.stat()
-        key = (stat.st_mtime_ns, stat.st_size, version.version)
+        manifest = read_manifest(self._config)
+        key = manifest.content_hash, version.version
         if self._inputs is None or self._inputs[0] != key:
-            found = newest_stability(self._config, version.trained_until)
+            found = newest_stability(self._config, manifest, version.trained_until)
             self._inputs = key, inputs_signal(found, self._config.schedule.max_stability_index)
         return self._inputs[1]
 
 
-def newest_stability(config: Config, trained_until: dt.datetime) -> Stability | None:
-    """Compare the newest window of the data set with what a version was trained on."""
+def newest_stability(config: Config, manifest: Manifest, trained_until: dt.datetime) -> Stability | None:
+    """Compare the newest window of the data set with what a version was trained on, None if that says nothing."""
     folder = pathlib.Path(config.ingest.output)
-    files = [folder / one["name"] for one in json.loads((folder / MANIFEST).read_text())["files"]]
-    rows = pl.concat([pl.scan_parquet(file).select("unique_id", "ds", "y") for file in files])
-    ends = rows.select(pl.col("ds").min().alias("first"), pl.col("ds").max().alias("last")).collect(engine="streaming")
-    if ends["last"].item() is None or ends["last"].item() <= trained_until:
+    rows = pl.concat([pl.scan_parquet(folder / file.name).select("unique_id", "ds", "y") for file in manifest.files])
+    values = rows.filter(pl.col("y").is_finite())
+    first, last = values.select(pl.min("ds"), pl.max("ds").alias("last")).collect(engine="streaming").row(0)
+    if last is None or last <= trained_until:
         return None
     step = dt.timedelta(microseconds=config.data.step_us)
-    window = window_start(config, pl.DataFrame({"ds": ends.row(0)}))
-    return stability(rows, trained_until=trained_until, since=max(window, trained_until + step), step=step)
+    window = window_start(config, pl.DataFrame({"unique_id": ["", ""], "ds": [first, last], "y": [0.0, 0.0]}))
+    return stability(values, trained_until=trained_until, since=max(window, trained_until + step), step=step)
 
 
 def inputs_signal(found: Stability | None, max_index: float) -> drift.Signal | None:

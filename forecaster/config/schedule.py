@@ -14,6 +14,8 @@ class ScheduleConfig:
         cron: five fields such as `0 3 * * *`; left out, no fixed time.
         every: an interval such as 6h; left out, none.
         time_zone: of the cron fields, such as Europe/Berlin.
+        ingest_every: an interval at which what is new of the sources is ingested between the retrainings, so that the
+            inputs can be looked at; left out, only retrainings ingest.
         metrics_url: of a running server, such as http://127.0.0.1:9464/metrics; left out, nothing is watched.
         poll_seconds: how often the server is asked.
         new_observations: retrain after the server has taken so many since the last time; left out, never for that.
@@ -38,6 +40,7 @@ class ScheduleConfig:
     cron: str | None = None
     every: str | None = None
     time_zone: str = "UTC"
+    ingest_every: str | None = None
     metrics_url: str | None = None
     poll_seconds: float = 60.0
     new_observations: int | None = None
@@ -66,7 +69,7 @@ class ScheduleConfig:
         require(self.min_scored >= 1, "schedule.min_scored", self.min_scored, "1 or more")
         wait = self.lease_wait_seconds
         require(wait >= 0, "schedule.lease_wait_seconds", wait, "0 or more seconds")
-        for name in ("every", "drift_pause"):
+        for name in ("every", "ingest_every", "drift_pause"):
             if getattr(self, name) is not None:
                 parse_frequency(getattr(self, name), f"schedule.{name}")
         asked = self.new_observations

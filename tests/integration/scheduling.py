@@ -18,7 +18,7 @@ from pipelines.schedule import run
 STAND_IN = """
 import json, os, signal, sys, time
 log, seconds, code, manner = sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-config, trigger = sys.argv[6], sys.argv[8]
+step, config, trigger = sys.argv[5], sys.argv[7], sys.argv[9] if sys.argv[5] == "retrain" else None
 def say(what, **more):
     with open(log, "a") as file:
         file.write(json.dumps({"what": what, "at": time.time(), "pid": os.getpid(), **more}) + "\\n")
@@ -28,7 +28,7 @@ def leave(number, frame):
 signal.signal(signal.SIGTERM, leave if manner == "polite" else signal.SIG_IGN)
 signal.signal(signal.SIGINT, leave)
 mode = oct(os.stat(config).st_mode & 0o777)
-say("begin", trigger=trigger, options=sys.argv[5:8:2], config=config, mode=mode, text=open(config).read())
+say("begin", trigger=trigger, step=step, options=sys.argv[6::2], config=config, mode=mode, text=open(config).read())
 print("at work", flush=True)
 time.sleep(seconds)
 print("the last words", file=sys.stderr, flush=True)
@@ -67,7 +67,7 @@ class Played:
         return [json.loads(line) for line in lines]
 
     def triggers(self) -> list[str]:
-        return [line["trigger"] for line in self.said if line["what"] == "begin"]
+        return [line["trigger"] for line in self.said if line["what"] == "begin" and line["step"] == "retrain"]
 
     def count(self, what: str) -> int:
         return sum(line["what"] == what for line in self.said)
@@ -77,7 +77,7 @@ class Played:
         script.write_text(STAND_IN)
         return [sys.executable, "-S", str(script), str(self.log), str(self.seconds), str(self.code), self.manner]
 
-    def until(self, condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    def until(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, (self.said, self.stream.getvalue())
@@ -85,27 +85,38 @@ class Played:
 
     def play(self, script: Callable[[], None], number: signal.Signals = signal.SIGTERM) -> "Played":
         """Run the scheduler while a thread does something; then the thread sends the signal."""
-        failures: list[BaseException] = []
-
-        def act() -> None:
-            try:
-                self.until(lambda: signal.getsignal(signal.SIGTERM) is not before)
-                script()
-            except BaseException as error:  # noqa: BLE001 -- raised below
-                failures.append(error)
-            os.kill(os.getpid(), number)
-
-        before = signal.getsignal(signal.SIGTERM)
-        thread = threading.Thread(target=act)
-        thread.start()
-        try:
-            self.status = run(self.config, self.command(), self.stream)
-        finally:
-            thread.join()
-        assert signal.getsignal(signal.SIGTERM) is before
-        if failures:
-            raise failures[0]
+        self.status = until_signalled(lambda: run(self.config, self.command(), self.stream), script, number)
         return self
+
+
+def until_signalled(
+    step: Callable[[], int], script: Callable[[], None], number: signal.Signals = signal.SIGTERM
+) -> int:
+    """Run a step that ends by signals in this thread, the main one, while another does something and then sends one."""
+    failures: list[BaseException] = []
+
+    def act() -> None:
+        try:
+            deadline = time.monotonic() + 60.0
+            while signal.getsignal(signal.SIGTERM) is before:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            script()
+        except BaseException as error:  # noqa: BLE001 -- raised below
+            failures.append(error)
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=act)
+    thread.start()
+    try:
+        status = step()
+    finally:
+        thread.join()
+    assert signal.getsignal(signal.SIGTERM) is before
+    if failures:
+        raise failures[0]
+    return status
 
 
 def scheduled(tmp_path: pathlib.Path, tracking: TrackingConfig, **options: Any) -> Config:

@@ -15,6 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
+from forecaster.config import ScheduleConfig
+from pipelines.triggers import cron_trigger, fixed_triggers
+
 DEPLOY = pathlib.Path(__file__).parents[2] / "deploy"
 BIN = pathlib.Path(sys.executable).parent
 
@@ -91,7 +94,7 @@ def test_the_composed_services_find_each_other(
     assert done.returncode == 0, done.stderr
     assert "is the champion" in done.stdout
     address_file = folder / "address"
-    options = ["--serving.port=0", f"--serving.address_file={address_file}"]
+    options = ["--serving.port=0", "--serving.metrics_port=0", f"--serving.address_file={address_file}"]
     server = subprocess.Popen([*command(services["server"], folder, ports), *options], env=environment())
     try:
         while not address_file.exists():
@@ -123,6 +126,97 @@ def test_ports_are_on_loopback_and_nothing_runs_as_root(services: dict[str, Any]
     for name in {word for word in copied[1:] if word not in ("COPY", "./")}:
         assert (DEPLOY.parent / name).exists()
         assert f"!{name}" in (DEPLOY.parent / ".dockerignore").read_text().splitlines()
+
+
+def resolved(words: list[str]) -> dict[str, Any]:
+    """Return the configuration that a step's command means, by the program that the image has."""
+    assert words[:3] == ["python", "-m", "pipelines"]
+    asked = [str(BIN / "python"), *words[1:], "--print_config"]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = yaml.safe_load(done.stdout)
+    return found
+
+
+def test_the_composed_scheduler_watches_the_composed_server(services: dict[str, Any]) -> None:
+    one = services["scheduler"]
+    config = resolved([*one["entrypoint"], *one["command"]])
+    (port,) = [word.rpartition("=")[2] for word in services["server"]["command"] if "metrics_port" in word]
+    assert config["schedule"]["metrics_url"] == f"http://server:{port}/metrics"
+    assert config["tracking"]["uri"] == resolved_uri(services["server"])
+    assert fixed_triggers(ScheduleConfig(**config["schedule"])).keys() == {"cron"}
+    assert int(one["stop_grace_period"].removesuffix("s")) > config["schedule"]["stop_seconds"]
+    assert one["volumes"] == ["dataset:/var/lib/forecaster"]
+    assert pathlib.Path(config["ingest"]["output"]).parent == pathlib.Path("/var/lib/forecaster")
+
+
+def resolved_uri(service: dict[str, Any]) -> str:
+    (uri,) = [word.partition("=")[2] for word in service["command"] if word.startswith("--tracking.uri")]
+    return str(uri)
+
+
+@pytest.fixture(scope="module")
+def manifests() -> dict[str, Any]:
+    """Return Kubernetes' objects by their kind."""
+    found = list(yaml.safe_load_all((DEPLOY / "kubernetes" / "pipelines.yaml").read_text()))
+    assert len({one["kind"] for one in found}) == len(found)
+    return {one["kind"]: one for one in found}
+
+
+def pods(manifests: dict[str, Any]) -> dict[str, Any]:
+    """Return the pods that they describe by the kind of what makes them."""
+    job = manifests["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    return {"CronJob": job, "Deployment": manifests["Deployment"]["spec"]["template"]["spec"]}
+
+
+def test_kubernetes_runs_one_retraining_at_a_time(manifests: dict[str, Any]) -> None:
+    spec = manifests["CronJob"]["spec"]
+    assert spec["concurrencyPolicy"] == "Forbid"
+    assert spec["startingDeadlineSeconds"] >= 10  # below, Kubernetes' own look every ten seconds may miss it
+    assert cron_trigger(spec["schedule"], spec["timeZone"]) is not None
+    assert pods(manifests)["CronJob"]["restartPolicy"] == "Never"
+    deployed = manifests["Deployment"]["spec"]
+    assert (deployed["replicas"], deployed["strategy"]) == (1, {"type": "Recreate"})
+    assert deployed["selector"]["matchLabels"] == deployed["template"]["metadata"]["labels"]
+
+
+@pytest.mark.parametrize("kind", ["CronJob", "Deployment"])
+def test_kubernetes_commands_are_ones_that_the_program_knows(
+    manifests: dict[str, Any], services: dict[str, Any], tmp_path: pathlib.Path, kind: str
+) -> None:
+    (container,) = pods(manifests)[kind]["containers"]
+    assert container["image"] == services["server"]["image"]
+    config = tmp_path / "forecaster.yaml"
+    config.write_text(manifests["ConfigMap"]["data"]["forecaster.yaml"])
+    there = f"--config=/etc/forecaster/{config.name}"
+    assert there in container["args"]
+    args = [f"--config={config}" if word == there else word for word in container["args"]]
+    found = resolved([*container["command"], *args])
+    assert found["tracking"]["uri"] == resolved_uri(services["server"])
+    mounted = [one["mountPath"] for one in container["volumeMounts"] if one["name"] == "dataset"]
+    assert mounted == ([str(pathlib.Path(found["ingest"]["output"]).parent)] if kind == "CronJob" else [])
+
+
+@pytest.mark.parametrize("kind", ["CronJob", "Deployment"])
+def test_kubernetes_pods_may_do_little(manifests: dict[str, Any], kind: str) -> None:
+    pod = pods(manifests)[kind]
+    (container,) = pod["containers"]
+    instructions = (DEPLOY / "Dockerfile").read_text()
+    assert f"--uid {pod['securityContext']['runAsUser']} " in instructions
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not pod["automountServiceAccountToken"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    named = {one["name"]: one for one in pod["volumes"]}
+    assert {one["name"] for one in container["volumeMounts"]} == named.keys()
+    assert named["config"]["configMap"]["name"] == manifests["ConfigMap"]["metadata"]["name"]
+    if "dataset" in named:
+        claim = named["dataset"]["persistentVolumeClaim"]["claimName"]
+        assert claim == manifests["PersistentVolumeClaim"]["metadata"]["name"]
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")

@@ -39,6 +39,17 @@ def test_an_interval_asks_again_and_again_with_the_whole_configuration(
     assert "at work\nthe last words\n" in played.stream.getvalue()
 
 
+def test_between_retrainings_it_ingests(tmp_path: pathlib.Path, tracking: TrackingConfig) -> None:
+    played = Played(tmp_path, scheduled(tmp_path, tracking, every="3s", ingest_every="1s"), seconds=0.2)
+    played.play(lambda: played.until(lambda: len(played.triggers()) == 2))
+    steps = [line["step"] for line in played.said if line["what"] == "begin"]
+    assert steps[0] == "ingest"  # at once
+    assert 5 <= steps.count("ingest") <= 7
+    whats = [line["what"] for line in played.said]
+    assert whats[: len(whats) // 2 * 2 : 2] == ["begin"] * (len(whats) // 2)  # one at a time
+    assert Memory.load(memory_path(played.config)).unfinished in (None, "interval")
+
+
 def test_what_comes_while_one_runs_is_remembered_once(tmp_path: pathlib.Path, tracking: TrackingConfig) -> None:
     played = Played(tmp_path, scheduled(tmp_path, tracking, every="1s"), seconds=3.3)
     played.play(lambda: played.until(lambda: played.count("begin") == 2))
@@ -60,7 +71,7 @@ def test_sigterm_ends_the_retraining_and_the_next_start_goes_on(
     assert Memory.load(memory_path(config)).unfinished == "interval"
 
     again = Played(tmp_path, scheduled(tmp_path, tracking, cron="0 3 1 1 *"))  # no time that comes now
-    again.play(lambda: again.until(lambda: again.count("end") == 1))
+    again.play(lambda: again.until(lambda: "the retraining has ended" in again.stream.getvalue()))
     assert again.triggers() == ["interval", "interval"]
     assert Memory.load(memory_path(config)).unfinished is None
 

@@ -1,5 +1,6 @@
 """A real server's metrics page: what of it comes to MLflow, and what it lets the scheduler ask for."""
 
+import io
 import os
 import pathlib
 import re
@@ -27,12 +28,12 @@ from forecaster.model.seq2seq import Seq2Seq
 from pipelines.memory import Memory
 from pipelines.metrics_page import MetricsPage, fetch
 from pipelines.reference import served
-from pipelines.serving_quality import EXPERIMENT
+from pipelines.serving_quality import EXPERIMENT, monitor
 from pipelines.watch import memory_path
 
 from .conftest import HOUR_US, Server, ServerFactory, register_bundle, wander
 from .nursery import Nursery
-from .scheduling import Played, scheduled
+from .scheduling import Played, scheduled, until_signalled
 
 SERIES, HISTORY, HORIZON = 8, 150, 4
 EVERY_LOOK = ("--serving.metrics_port=0", "--serving.snapshot_seconds=0.1", "--serving.poll_seconds=0.3")
@@ -91,7 +92,7 @@ def serving_runs(client: MlflowClient) -> list[Any]:
     return list(client.search_runs([found.experiment_id], order_by=["attributes.start_time ASC"]))
 
 
-def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -193,18 +194,18 @@ def test_each_served_version_has_a_run_that_goes_on(
     with ForecastClient(server.address, retry=RetryPolicy(timeout_seconds=20)) as requests:
         requests.observe(wander(SERIES, 60))
         walk_on(requests, 60, 10)
-        for lives in range(2):
-            with subprocess.Popen(command, env=environment) as monitor:
-                try:
-                    known = len(history(client)) if lives else 0
-                    until(lambda known=known: len(history(client)) > known + 2)  # type: ignore[misc]
-                    if lives:
-                        register_bundle(store, bundle(4))
-                        until(lambda: page(server, store).version == "2")
-                        until(lambda: len(serving_runs(client)) == 2)
-                finally:
-                    monitor.terminate()
-                    assert monitor.wait(30) == 0
+        config, stream = Config(tracking=store, schedule=schedule), io.StringIO()
+        watched = until_signalled(lambda: monitor(config, stream=stream), lambda: until(lambda: len(seen(client)) > 2))
+        assert (watched, stream.getvalue()) == (0, "")
+        known = len(seen(client))
+        with subprocess.Popen(command, env=environment) as process:
+            try:
+                until(lambda: len(seen(client)) > known)
+                register_bundle(store, bundle(4))
+                until(lambda: len(serving_runs(client)) == 2)
+            finally:
+                process.terminate()
+                assert process.wait(60) == 0
     first, second = serving_runs(client)
     assert [one.info.status for one in (first, second)] == ["FINISHED"] * 2
     assert [one.data.tags["model_version"] for one in (first, second)] == ["1", "2"]
@@ -214,18 +215,22 @@ def test_each_served_version_has_a_run_that_goes_on(
     assert {f"live_{name}/horizon_1" for name in ("mase", "bias", "coverage", "calibrated_coverage")} <= set(
         first.data.metrics
     )
-    counts = {"forecasts_total": 80.0, "observations_applied_total": SERIES * 70.0, "series_resident": 8.0}
+    counts = {"forecasts_total": 80.0, "observations_applied_total": SERIES * 70.0}
     assert {name: first.data.metrics[name] for name in counts} == counts
     assert first.data.metrics["requests_total"] > 10
-    model_id = client.get_model_version(store.model, "1").model_id
-    assert [one.model_id for one in first.inputs.model_inputs] == [model_id]
+    resident = client.get_metric_history(first.info.run_id, "series_resident")
+    assert max(one.value for one in resident) == SERIES
+    model_id = registry.resolve(store, "1").model_id
+    assert model_id.startswith("m-")
+    inputs = client.get_run(first.info.run_id).inputs.model_inputs
+    assert [one.model_id for one in inputs] == [model_id]
     linked = client.get_logged_model(model_id).metrics or []
     assert "live_mase/horizon_1" in {one.key for one in linked}
     places = {client.get_experiment_by_name(name).artifact_location for name in (EXPERIMENT, store.experiment)}
     assert len(places) == 1
 
 
-def history(client: MlflowClient) -> list[Any]:
+def seen(client: MlflowClient) -> list[Any]:
     runs = serving_runs(client)
     return list(client.get_metric_history(runs[0].info.run_id, "live_mase/horizon_1")) if runs else []
 
