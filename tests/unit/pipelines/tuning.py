@@ -19,23 +19,24 @@ from forecaster.config import (
     TuningConfig,
 )
 
-STEPS, WINDOW = 300, 24
+START, STEPS, WINDOW = dt.datetime(2024, 1, 1, tzinfo=dt.UTC), 300, 24
+UNTIL = START + dt.timedelta(hours=STEPS - WINDOW)  # where the backtest's window begins
 SPACE: dict[str, Any] = {
     "model.cell": ["gru", "rnn_tanh"],
     "model.hidden_size": {"low": 4, "high": 8},
-    "training.learning_rate": {"low": 1e-3, "high": 3e-2, "log": True},
+    "training.learning_rate": {"low": 1e-5, "high": 3e-2, "log": True},
 }
 
 
 def write_source(path: pathlib.Path) -> None:
     """Write two series with a season of 12 hours; in the backtest's window they are something else altogether."""
     rng = np.random.default_rng(0)
-    start, hours = dt.datetime(2024, 1, 1, tzinfo=dt.UTC), np.arange(STEPS)
+    hours = np.arange(STEPS)
     frames = []
     for index in range(2):
         y = 50 + 4 * np.sin(hours * np.pi / 6) + 0.1 * rng.normal(size=STEPS).cumsum() + 0.3 * rng.normal(size=STEPS)
         y[-WINDOW:] = 1e6
-        times = pl.Series([start + dt.timedelta(hours=i) for i in range(STEPS)], dtype=pl.Datetime("us", "UTC"))
+        times = pl.Series([START + dt.timedelta(hours=i) for i in range(STEPS)], dtype=pl.Datetime("us", "UTC"))
         frames.append(pl.DataFrame({"unique_id": f"m{index}", "ds": times, "y": y}))
     pl.concat(frames).write_parquet(path)
 
@@ -49,5 +50,5 @@ def tuning_config(folder: pathlib.Path, tracking: TrackingConfig, **tuning: Any)
         tracking=tracking,
         ingest=IngestConfig(sources=(str(folder / "source.parquet"),), output=str(folder / "dataset")),
         backtest=BacktestConfig(steps=WINDOW),
-        tuning=dataclasses.replace(TuningConfig(space=SPACE, startup_trials=2), **tuning),
+        tuning=dataclasses.replace(TuningConfig(space=SPACE, startup_trials=1), **tuning),
     )
