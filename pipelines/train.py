@@ -46,12 +46,13 @@ def train(config: Config, *, until: dt.datetime | None = None, context: Context 
     config = ingested(config)
     if context.key is None:
         return _train(config, until, context)
-    client = registry.connect(config.tracking)
-    if (found := _registered(client, config, context.key)) is not None:
-        return _trained_before(client, config, found)
-    _end_killed(client, config, context.key)
     folders = _checkpoints(config)
     folder = folders / context.key
+    client = registry.connect(config.tracking)
+    if (found := _registered(client, config, context.key)) is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+        return _trained_before(client, config, found)
+    _end_killed(client, config, context.key)
     for other in folders.glob("*"):  # of data that is old by now
         if other != folder:
             shutil.rmtree(other)
