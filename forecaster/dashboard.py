@@ -32,6 +32,7 @@ from forecaster.errors import ConfigError, ModelNotFoundError, UnavailableError
 from forecaster.store_uri import artifact_location, sqlite_path, without_password
 
 _START_SECONDS, _END_SECONDS, _POLL_SECONDS = 90.0, 10.0, 0.1
+_PAGE = "/#/experiments?workflowType=machine_learning"  # models' pages, rather than those of chats
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # and how this machine reaches itself there
 _STORES = (
@@ -75,10 +76,10 @@ def run(arguments: Namespace) -> int:
         server = _start(config, host, port, arguments.allowed_hosts, log)
         try:
             _wait_until_it_answers(server, url, log)
-            _tell(f"MLflow's dashboard: {url} (Ctrl-C ends it)")
+            _tell(f"MLflow's dashboard: {url}{_PAGE} (Ctrl-C ends it)")
             if _bracketed(host) not in _LOOPBACK:
                 _tell("it asks nobody for a password: whoever reaches it can change and delete everything")
-            _browse(url, arguments.open)
+            _browse(f"{url}{_PAGE}", arguments.open)
             server.wait()
             raise UnavailableError(f"MLflow's server ended by itself: {_last_line(log)}")
         except KeyboardInterrupt:

@@ -7,6 +7,7 @@ Knows the order of things; how trials are shared is `pipelines.study`'s, what th
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -123,11 +124,10 @@ def tune(config: Config, context: Context) -> TuneResult:
 
 def _before_the_window(config: Config, context: Context) -> tuple[Config, "pl.DataFrame", list[Series]]:
     """Return the configuration with the ingested data, and what of that a challenger is trained on."""
-    from forecaster.data.schema import read_frame
     from forecaster.training.job import read_series
 
     data = ingested(config)
-    until = window_start(config, read_frame(data.data))
+    until = functools.partial(window_start, config)
     frame, series = read_series(data.data, until=until, stream=context.stream)
     return data, frame, series
 

@@ -145,11 +145,13 @@ def _table(trials: Sequence[FrozenTrial]) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {
         "trial": [one.number for one in ranked],
         "state": [STATES[one.state] for one in ranked],
-        "val_mase": [one.value if one.value is not None and math.isfinite(one.value) else None for one in ranked],
-        "epochs": [len(one.intermediate_values) for one in ranked],
-        "seconds": [round(one.duration.total_seconds(), 1) if one.duration else None for one in ranked],
+        "val_mase": [
+            round(one.value, 5) if math.isfinite(_error(one)) and one.value is not None else None for one in ranked
+        ],
     }
     columns |= {name: [one.params.get(name) for one in ranked] for name in options}
+    columns["epochs"] = [len(one.intermediate_values) for one in ranked]
+    columns["seconds"] = [round(one.duration.total_seconds(), 1) if one.duration else None for one in ranked]
     return columns | {"reason": [one.user_attrs.get(REASON, "") for one in ranked]}
 
 

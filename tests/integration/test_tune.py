@@ -92,7 +92,7 @@ def test_the_dashboard_shows_the_search(config: Config, tuned: tuple[TuneResult,
     best = yaml.safe_load((tmp_path / "best.yaml").read_text())
     assert best["model"] == json.loads(json.dumps(to_dict(result.config)))["model"]
     table = json.loads((tmp_path / "trials.json").read_text())
-    assert table["columns"][:4] == ["trial", "state", "val_mase", "epochs"]
+    assert table["columns"] == ["trial", "state", "val_mase", *sorted(SPACE), "epochs", "seconds", "reason"]
     assert table["data"][0][0] == result.best
     assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [{"path": "trials.json", "type": "table"}]
 
