@@ -43,7 +43,6 @@ class TrainingConfig:
         checkpoint_dir: where checkpoints go; left out, a temporary folder.
         resume: continue from the last checkpoint in `checkpoint_dir`.
         start_from: fresh weights (scratch), or those of the champion if it is of the same architecture.
-        warm_start_rate: the share of `learning_rate` that is the peak for the champion's weights.
     """
 
     max_epochs: int = 6
@@ -69,7 +68,6 @@ class TrainingConfig:
     checkpoint_dir: str | None = None
     resume: bool = False
     start_from: StartFrom = "scratch"
-    warm_start_rate: float = 0.3
 
     def __post_init__(self) -> None:
         for name in ("max_epochs", "patience", "min_updates", "series_per_batch", "origin_stride"):
@@ -80,7 +78,7 @@ class TrainingConfig:
         for name, choices in ((name, get_args(literal)) for name, literal in literals):
             require(getattr(self, name) in choices, f"training.{name}", getattr(self, name), " or ".join(choices))
         require(0 <= self.feeding_share <= 1, "training.feeding_share", self.feeding_share, "0 to 1")
-        positive = ("learning_rate", "gradient_clip_norm", "warm_start_rate")
+        positive = ("learning_rate", "gradient_clip_norm")
         for name in positive:
             value = getattr(self, name)
             require(value > 0 and math.isfinite(value), f"training.{name}", value, "a positive number")

@@ -35,7 +35,7 @@ from forecaster.training.module import ForecasterModule
 from forecaster.training.place import Place, place_of
 from forecaster.training.ranks import Group, gathered
 from forecaster.training.split import Split, split
-from forecaster.training.warm_start import Start, begin, settings_from
+from forecaster.training.warm_start import Start, begin
 
 _FULL_STEPS = 84  # an eighth of a lane that is walked as one chunk
 
@@ -133,7 +133,6 @@ def _fit(
         if not group.agree(origin):
             raise ConfigError("the processes that train together have read different data")
         resume_from = checkpoint_to_resume(folder, settings, origin, group)
-        settings = settings_from(settings, started_from)
         training = _Training(model, parts, settings, folder, reporters, group)
         training.run(lane_steps, callbacks, resume_from)
         if not group.place.is_first:

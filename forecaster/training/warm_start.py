@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from forecaster.config import Config, ModelConfig, TrainingConfig, to_dict
+from forecaster.config import Config, ModelConfig, to_dict
 from forecaster.config.training import StartFrom
 from forecaster.model.covariates import Category, CovariateSpec
 from forecaster.model.ensemble import Model
@@ -54,13 +54,6 @@ def begin(config: Config, spec: CovariateSpec, start: Start | None, group: Group
             spec = model.covariates
     spec, begun = group.from_first((spec, begun))
     return model or Seq2Seq(config.model, step_us, spec), begun
-
-
-def settings_from(settings: TrainingConfig, started_from: StartFrom) -> TrainingConfig:
-    """Return the settings with the learning rate for weights that are learnt already, if they are."""
-    if started_from == "scratch":
-        return settings
-    return dataclasses.replace(settings, learning_rate=settings.learning_rate * settings.warm_start_rate)
 
 
 def misfit(earlier: Model, config: ModelConfig, step_us: int, spec: CovariateSpec) -> str:

@@ -33,13 +33,10 @@ def test_it_begins_where_the_earlier_model_was(fitted: FitResult, series: list[S
     assert (result.started_from, said) == ("champion", ["from sales version 7"])
 
 
-def test_its_learning_rate_is_lower(fitted: FitResult, series: list[Series]) -> None:
+def test_it_is_ahead_of_a_training_from_scratch(fitted: FitResult, series: list[Series]) -> None:
     config = make_config(max_epochs=1)
     result, _ = begun(series, config, fitted)
-    scratch = fit(series, config)
-    share = result.history[0].learning_rate / scratch.history[0].learning_rate
-    assert share == pytest.approx(config.training.warm_start_rate)
-    assert result.backtest.mase < scratch.backtest.mase
+    assert result.backtest.mase < 0.98 * fit(series, config).backtest.mase
 
 
 def test_another_architecture_starts_from_scratch_and_says_so(fitted: FitResult, series: list[Series]) -> None:
