@@ -56,8 +56,7 @@ def served(config: TrackingConfig, version: str) -> Served:
 
 
 def _newest_backtest(client: "MlflowClient", experiment: str, model: str, role: str, version: str) -> "Run | None":
-    quoted = model.replace("'", "\\'")
-    asked = f"tags.step = 'backtest' AND tags.registered_model = '{quoted}' AND tags.{role}version = '{version}'"
-    finished = f"{asked} AND attributes.status = 'FINISHED'"
-    found = client.search_runs([experiment], finished, order_by=["attributes.start_time DESC"], max_results=1)
-    return found[0] if found else None
+    asked = f"tags.step = 'backtest' AND tags.{role}version = '{version}' AND attributes.status = 'FINISHED'"
+    found = client.search_runs([experiment], asked, order_by=["attributes.start_time DESC"])
+    # The model's name may hold quotes, which MLflow's filters cannot.
+    return next((run for run in found if run.data.tags.get("registered_model") == model), None)

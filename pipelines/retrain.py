@@ -14,7 +14,7 @@ import pathlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -25,7 +25,7 @@ from forecaster.data.manifest import MANIFEST
 from forecaster.imports import without_collections
 from pipelines.context import Context
 from pipelines.ingest import ingest
-from pipelines.lease import Lease, held
+from pipelines.lease import held
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -75,7 +75,7 @@ def retrain(config: Config, *, trigger: str = "manual", stream: TextIO | None = 
         ConfigError: see the steps.
     """
     stream = stream or sys.stderr
-    with _sigterm_exits(), held(config) as lease:
+    with _sigterm_exits() as check_signal, held(config) as lease:
         new = ingest(config, stream)
         stream.write(f"ingest: {new.line()}\n")
         key = retrain_key(config, new.manifest.content_hash)
@@ -88,7 +88,12 @@ def retrain(config: Config, *, trigger: str = "manual", stream: TextIO | None = 
             return RetrainResult(outcome="nothing new", run_id=done.info.run_id, said=said)
         _end_killed(client, config)
         context = Context(trigger=trigger, key=key, stream=stream)
-        return _attempt(client, config, context, len(attempts) + 1, lease)
+
+        def check() -> None:
+            check_signal()
+            lease.check()  # somebody else may have taken over from a process that was paused
+
+        return _attempt(client, config, context, len(attempts) + 1, check)
 
 
 def retrain_key(config: Config, content_hash: str) -> str:
@@ -102,7 +107,9 @@ def retrain_key(config: Config, content_hash: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _attempt(client: "MlflowClient", config: Config, context: Context, number: int, lease: Lease) -> RetrainResult:
+def _attempt(
+    client: "MlflowClient", config: Config, context: Context, number: int, check: Callable[[], None]
+) -> RetrainResult:
     with without_collections():  # Lightning and torch take seconds: a run with nothing new needs neither
         from forecaster.training.tracking import track
         from pipelines.backtest import backtest
@@ -117,13 +124,14 @@ def _attempt(client: "MlflowClient", config: Config, context: Context, number: i
         run.log_text((folder / MANIFEST).read_text(), MANIFEST)
         context = dataclasses.replace(context, parent_run_id=run.run_id)
         tuned = tune(config, context).config if config.tuning.trials else config
-        lease.check()
+        check()
         trained = train(tuned, context=context)
         assert trained is not None, "a retraining is one process, which starts those that train with it"
         stream.write(f"train: {trained.line()}\n")
+        check()
         scored = backtest(config, context)
         stream.write(f"{scored.table()}\n")
-        lease.check()  # somebody else may have taken over from a process that was paused
+        check()
         decision = promote(config, context)
         run.log_metrics(decision.metrics())
         client.set_tag(run.run_id, "mlflow.note.content", decision.markdown())
@@ -154,17 +162,26 @@ def _search(client: "MlflowClient", config: Config, which: str) -> list["MlflowR
 
 
 @contextlib.contextmanager
-def _sigterm_exits() -> Iterator[None]:
-    """Let SIGTERM end the process as an exception, so that runs are ended and the lease is given back."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _sigterm_exits() -> Iterator[Callable[[], None]]:
+    """Let SIGTERM end the process as an exception, so that runs are ended and the lease is given back.
+
+    Gives what raises it once more: in the midst of an import the first one may be lost.
+    """
+    told = threading.Event()
 
     def leave(number: int, frame: FrameType | None) -> None:
+        told.set()
         raise SystemExit(_EXIT_ON_SIGTERM)
 
+    def check() -> None:
+        if told.is_set():
+            raise SystemExit(_EXIT_ON_SIGTERM)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield check
+        return
     before = signal.signal(signal.SIGTERM, leave)
     try:
-        yield
+        yield check
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -92,10 +92,10 @@ class ServingQuality:
         return version, run.info.run_id, run.info.start_time, model_id or None
 
     def _found(self, experiment: str, version: str) -> "Run | None":
-        quoted = self._config.model.replace("'", "\\'")
-        asked = f"tags.{_NAME} = '{quoted}' AND tags.{_VERSION} = '{version}'"
-        found = self._client.search_runs([experiment], asked, max_results=1, order_by=["attributes.start_time DESC"])
-        return found[0] if found else None
+        asked = f"tags.{_VERSION} = '{version}'"
+        found = self._client.search_runs([experiment], asked, order_by=["attributes.start_time DESC"])
+        # The model's name may hold quotes, which MLflow's filters cannot.
+        return next((run for run in found if run.data.tags.get(_NAME) == self._config.model), None)
 
 
 def figures(page: MetricsPage) -> Iterator[tuple[str, float]]:

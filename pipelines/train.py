@@ -10,10 +10,8 @@ import pathlib
 import shutil
 from typing import TYPE_CHECKING
 
-from forecaster import registry
 from forecaster.config import Config
 from forecaster.errors import CheckpointError
-from forecaster.registry import RegisteredModel
 from forecaster.training import job
 from forecaster.training.job import TrainResult
 from pipelines.context import Context
@@ -22,6 +20,8 @@ from pipelines.window import window_start
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+    from forecaster.registry import RegisteredModel
 
 _KEY = "retrain_key"
 
@@ -48,6 +48,8 @@ def train(config: Config, *, until: dt.datetime | None = None, context: Context 
         return _train(config, until, context)
     folders = _checkpoints(config)
     folder = folders / context.key
+    from forecaster import registry  # with torch, which takes seconds
+
     client = registry.connect(config.tracking)
     if (found := _registered(client, config, context.key)) is not None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -87,15 +89,19 @@ def _checkpoints(config: Config) -> pathlib.Path:
     return output.with_name(f"{output.name}-checkpoints")
 
 
-def _registered(client: "MlflowClient", config: Config, key: str) -> RegisteredModel | None:
+def _registered(client: "MlflowClient", config: Config, key: str) -> "RegisteredModel | None":
+    from forecaster import registry
+
     with registry.store_errors(config.tracking):
         found = client.search_model_versions(f"name = '{config.tracking.model}' and tags.`{_KEY}` = '{key}'")
     newest = max((int(version.version) for version in found), default=None)
     return None if newest is None else registry.find(client, config.tracking, str(newest))
 
 
-def _trained_before(client: "MlflowClient", config: Config, found: RegisteredModel) -> TrainResult:
+def _trained_before(client: "MlflowClient", config: Config, found: "RegisteredModel") -> TrainResult:
     """Finish what may be missing behind a version: its alias, and the end of its run."""
+    from forecaster import registry
+
     if not {registry.CHALLENGER, registry.CHAMPION} & set(found.aliases):
         registry.set_alias(client, config.tracking, registry.CHALLENGER, found.version)
     run = client.get_run(found.run_id)
@@ -108,6 +114,8 @@ def _trained_before(client: "MlflowClient", config: Config, found: RegisteredMod
 
 def _end_killed(client: "MlflowClient", config: Config, key: str) -> None:
     """End the runs of trainings of this key whose process ended without a word, and what they had begun to log."""
+    from forecaster import registry
+
     experiment = registry.experiment_id(client, config.tracking)
     with registry.store_errors(config.tracking):
         for run in client.search_runs([experiment], f"tags.step = 'train' and tags.{_KEY} = '{key}'"):
