@@ -223,8 +223,11 @@ def test_a_version_says_why_it_is_not_in_production(store: Store, dashboard: Das
         expect(page.get_by_text(text, exact=True).first).to_be_visible()
     expect(page.get_by_text("it does not beat the champion").first).to_be_visible()
     dashboard.shoot("version")
-    page.get_by_role("link", name="report", exact=True).click()
-    expect(page.frame_locator("iframe").first.get_by_text("does not beat the champion").first).to_be_visible()
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name="report", exact=True).click()
+    report = opened.value.frame_locator("iframe").first
+    expect(report.get_by_text("does not beat the champion").first).to_be_visible()
+    opened.value.close()
 
 
 def test_nothing_was_missing_and_nobody_else_was_asked(dashboard: Dashboard) -> None:
