@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import io
 import pathlib
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -43,10 +44,10 @@ PICTURES = {
 NOT_THERE = "/users/current"
 
 
-def make_store(folder: pathlib.Path) -> TrackingConfig:
+def fill_store(folder: pathlib.Path, tracking: TrackingConfig) -> None:
     """Retrain twice: the first model becomes the champion, the second had no time to learn and is refused."""
     write_csv(folder / "meters.csv")
-    config = make_config(folder / "meters.csv", TrackingConfig(uri=f"sqlite:///{folder}/mlflow.db"))
+    config = make_config(folder / "meters.csv", tracking)
     config = dataclasses.replace(
         config, ingest=IngestConfig(output=str(folder / "dataset")), backtest=BacktestConfig(steps=24, folds=2)
     )
@@ -54,7 +55,6 @@ def make_store(folder: pathlib.Path) -> TrackingConfig:
     hurried = dataclasses.replace(config.training, max_epochs=1, min_updates=2)
     worse = dataclasses.replace(config, training=hurried)
     assert retrain(worse, trigger="drift", stream=io.StringIO()).outcome == "refused"
-    return config.tracking
 
 
 @dataclass
@@ -108,21 +108,41 @@ class Dashboard:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    tracking = make_store(tmp_path_factory.mktemp("store"))
+def tracking(tmp_path_factory: pytest.TempPathFactory, empty_store: pathlib.Path) -> TrackingConfig:
+    folder = tmp_path_factory.mktemp("store")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    return TrackingConfig(uri=f"sqlite:///{folder}/mlflow.db")
+
+
+@pytest.fixture(scope="module")
+def process(tracking: TrackingConfig) -> Iterator["subprocess.Popen[str]"]:
+    """Start the command, on the store that is filled while it starts."""
+    command = [
+        sys.executable,
+        "-m",
+        "forecaster",
+        "dashboard",
+        "--port=0",
+        "--no-open",
+        f"--tracking.uri={tracking.uri}",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as started:
+        yield started
+        started.terminate()
+
+
+@pytest.fixture(scope="module")
+def store(
+    tracking: TrackingConfig, process: "subprocess.Popen[str]", tmp_path_factory: pytest.TempPathFactory
+) -> Store:
+    fill_store(tmp_path_factory.mktemp("data"), tracking)
     client = registry.connect(tracking)
     return Store(tracking, client, registry.experiment_id(client, tracking))
 
 
 @pytest.fixture(scope="module")
-def dashboard(store: Store) -> Iterator[Dashboard]:
-    with headless_chromium() as browser, contextlib.ExitStack() as stack:
-        command = [sys.executable, "-m", "forecaster", "dashboard", "--port", "0", "--no-open"]
-        process = subprocess.Popen(
-            [*command, "--tracking.uri", store.tracking.uri], stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
-        stack.enter_context(process)
-        stack.callback(process.kill)
+def dashboard(store: Store, process: "subprocess.Popen[str]") -> Iterator[Dashboard]:
+    with headless_chromium() as browser:
         assert process.stdout is not None
         words = process.stdout.readline().split()
         page = browser.new_page(viewport={"width": 1280, "height": 800})
