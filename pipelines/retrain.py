@@ -119,7 +119,7 @@ def _attempt(
 
     folder, stream = pathlib.Path(config.ingest.output).resolve(), context.stream
     tags = {**context.tags("retrain"), "attempt_number": str(number), "dataset": str(folder)}
-    with track(config, trigger=context.trigger, name="retrain", tags=tags) as run:
+    with track(config, trigger=context.trigger, name=f"retrain ({context.trigger})", tags=tags) as run:
         run.log_config(config)
         run.log_text((folder / MANIFEST).read_text(), MANIFEST)
         context = dataclasses.replace(context, parent_run_id=run.run_id)
@@ -137,6 +137,7 @@ def _attempt(
         client.set_tag(run.run_id, "mlflow.note.content", decision.markdown())
         client.set_tag(run.run_id, "outcome", decision.line())
         outcome: Outcome = "promoted" if decision.promoted else "refused"
+        client.update_run(run.run_id, name=f"retrain ({context.trigger}): {outcome}")
         return RetrainResult(outcome=outcome, run_id=run.run_id, said=decision.line())
 
 

@@ -142,7 +142,7 @@ def next_steps(output: pathlib.Path) -> str:
     call = ["curl", "--protocol", "grpc", "--http2-prior-knowledge", "-d", request, url]
     commands = [
         ("the report and the picture", [str(folder / _REPORT), str(folder / _PICTURE)]),
-        ("MLflow's dashboard, http://127.0.0.1:5000", [str(programs / "mlflow"), "ui", "--backend-store-uri", store]),
+        ("MLflow's dashboard", [str(programs / "forecaster"), "dashboard", "--tracking.uri", store]),
         ("the server again, with its states", [str(programs / "forecaster"), "serve", "--config", str(config)]),
         ("a forecast from any gRPC client (here buf's)", [str(programs / "buf"), *call]),
     ]

@@ -88,7 +88,7 @@ def fan_chart(shown: Sequence[Fan], *, columns: int = 2, title: str | None = Non
     """Return one panel for each forecast: the median, the 50, 80 and 95 % intervals, and what came."""
     columns = min(len(shown), columns)
     rows = math.ceil(len(shown) / columns)
-    figure = Figure(figsize=(6.5 * columns, 2.6 * rows + 0.8), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(5.2 * columns, 2.4 * rows + 0.8), dpi=_DPI, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for ax, fan in zip(axes.flat, shown, strict=False):
         _draw_fan(ax, fan)

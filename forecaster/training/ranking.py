@@ -27,5 +27,10 @@ def worst(backtest: Backtest) -> dict[str, list[Any]]:
     """Return the scores of the worst series as the columns of a table, the worst first."""
     last = ranked(backtest)[: -_WORST_SERIES - 1 : -1]
     columns = ("unique_id", "mase", "seasonal_naive_mase", "smape", "mae", "rmse", "bias", "pairs")
-    table: dict[str, list[Any]] = {name: [getattr(one, name) for one in last] for name in columns}
-    return table | {"coverage_80": [one.coverage[0.8] for one in last]}
+    table: dict[str, list[Any]] = {name: [_shown(getattr(one, name)) for one in last] for name in columns}
+    return table | {"coverage_80": [_shown(one.coverage[0.8]) for one in last]}
+
+
+def _shown(value: Any) -> Any:
+    """Return a number with as many digits as a person reads."""
+    return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _INHERITED = ("trigger", "retrain_key", "git_sha")  # tags of the run that its version has too
 CONFIG_ARTIFACT = "config.yaml"
+_MAKING = ("data.", "model.", "training.")
 _METRICS_AT_ONCE = 1000  # MLflow's limit
 
 
@@ -59,9 +60,13 @@ class Run:
         self._reported: set[int] = set()
 
     def log_config(self, config: Config) -> None:
-        """Log the configuration as parameters and as a file that `--config` reads."""
-        plain = without_passwords(to_dict(config))
-        self.log_params(dict(_flat(plain)))
+        """Log the configuration as a file that `--config` reads, and what makes the model of it as parameters.
+
+        MLflow shows all parameters wherever it shows one: those of other sections are logged if they are not as usual.
+        """
+        plain, usual = without_passwords(to_dict(config)), dict(_flat(to_dict(Config())))
+        shown = {name: value for name, value in _flat(plain) if name.startswith(_MAKING) or value != usual.get(name)}
+        self.log_params({name: value for name, value in shown.items() if value is not None})
         self.log_text(yaml.safe_dump(plain, sort_keys=False), CONFIG_ARTIFACT)
 
     def log_params(self, values: Mapping[str, Any]) -> None:

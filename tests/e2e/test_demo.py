@@ -70,7 +70,7 @@ def test_the_figures_are_those_of_the_backtest(report: Report, output: pathlib.P
 def test_it_leaves_a_picture_and_says_how_to_go_on(output: pathlib.Path) -> None:
     assert (output / "forecasts.png").read_bytes().startswith(b"\x89PNG")
     said = (output.parent / "stdout").read_text()
-    assert "mlflow ui --backend-store-uri" in said
+    assert "forecaster dashboard --tracking.uri" in said
     assert "forecaster.v1.ForecastService/Forecast" in said
     assert "lost, applied twice" in said
 
