@@ -53,7 +53,7 @@ def backtest(config: Config, context: Context) -> BacktestResult:
     done = _done_before(client, config.tracking, context.key)
     if done is not None:
         return done
-    versions = _contenders(client, config.tracking)
+    versions = _contenders(client, config.tracking, context.key)
     config = ingested(config)
     frame, series = read_series(config.data, until=None, stream=context.stream)
     return _backtest(config, context, frame, series, versions)
@@ -74,8 +74,13 @@ def _done_before(client: "MlflowClient", config: TrackingConfig, key: str | None
     return read_result(client, config, run.info.run_id)
 
 
-def _contenders(client: "MlflowClient", config: TrackingConfig) -> dict[str, RegisteredModel]:
+def _contenders(client: "MlflowClient", config: TrackingConfig, key: str | None) -> dict[str, RegisteredModel]:
     challenger, champion = challenger_of(client, config), registry.find(client, config, CHAMPION)
+    if key not in (None, challenger.tags.get("retrain_key")):
+        raise FailedPreconditionError(
+            f"{config.model} version {challenger.version}, the challenger, is not of this retraining: another one was"
+            " trained meanwhile; retrain again"
+        )
     if champion is not None and champion.version == challenger.version:
         raise FailedPreconditionError(
             f"{config.model} version {champion.version} is the champion already: run `python -m pipelines promote` to"

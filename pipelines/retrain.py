@@ -20,10 +20,13 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from forecaster import registry
+from forecaster.aliases import ROLLED_BACK_AT
 from forecaster.config import Config, to_dict
-from forecaster.data.manifest import MANIFEST
+from forecaster.data.manifest import MANIFEST, manifest_at
+from forecaster.errors import ForecasterError
 from forecaster.imports import without_collections
 from pipelines.context import Context
+from pipelines.dataset import read_manifest
 from pipelines.ingest import ingest
 from pipelines.lease import held
 
@@ -39,6 +42,7 @@ _WHERE_ONLY = {  # options that say where things lie, not what comes out
     "ingest": ("sources", "sql_url", "sql_query", "state", "output", "partition"),
     "tuning": ("storage",),
 }
+_MOST_INTERRUPTIONS = 5  # of one piece of work
 _EXIT_ON_SIGTERM = 128 + signal.SIGTERM
 
 
@@ -76,24 +80,53 @@ def retrain(config: Config, *, trigger: str = "manual", stream: TextIO | None = 
     """
     stream = stream or sys.stderr
     with _sigterm_exits() as check_signal, held(config) as lease:
-        new = ingest(config, stream)
-        stream.write(f"ingest: {new.line()}\n")
-        key = retrain_key(config, new.manifest.content_hash)
+
+        def check() -> None:
+            check_signal()
+            lease.check()  # somebody else may have taken over from a process that was paused
+
         client = registry.connect(config.tracking)
+        _end_killed(client, config)
+        key = _interrupted_key(client, config)
+        if key is not None:
+            stream.write("goes on with a retraining that was interrupted; what is new comes with the next one\n")
+        else:
+            key = retrain_key(config, _ingest(client, config, trigger, stream))
         attempts = _attempts(client, config, key)
         done = next((one for one in attempts if one.info.status == "FINISHED"), None)
         if done is not None:
             before = done.data.tags.get("outcome", "")
             said = f"nothing new: this data, with this configuration, was through before; {before}"
             return RetrainResult(outcome="nothing new", run_id=done.info.run_id, said=said)
-        _end_killed(client, config)
-        context = Context(trigger=trigger, key=key, stream=stream)
+        return _attempt(
+            client, config, Context(trigger=trigger, key=key, stream=stream), number=len(attempts) + 1, check=check
+        )
 
-        def check() -> None:
-            check_signal()
-            lease.check()  # somebody else may have taken over from a process that was paused
 
-        return _attempt(client, config, context, len(attempts) + 1, check)
+def _ingest(client: "MlflowClient", config: Config, trigger: str, stream: TextIO) -> str:
+    """Bring in what is new and return the hash of the content; a failure leaves a run, as that of any step does."""
+    try:
+        new = ingest(config, stream)
+    except ForecasterError:
+        from forecaster.training.tracking import track
+
+        with track(config, trigger=trigger, name=f"retrain ({trigger})", tags=_tags(config, Context(trigger=trigger))):
+            raise
+    stream.write(f"ingest: {new.line()}\n")
+    return new.manifest.content_hash
+
+
+def _interrupted_key(client: "MlflowClient", config: Config) -> str | None:
+    """Return the key of the data set as it is, if a retraining of it was interrupted.
+
+    With data that never stops coming, the next key would else be another one, and nothing would ever be finished. What
+    is interrupted again and again is given up in favour of what is new.
+    """
+    if manifest_at(config.ingest.output) is None:
+        return None
+    key = retrain_key(config, read_manifest(config).content_hash)
+    ended = [one.info.status for one in _attempts(client, config, key)]
+    return key if 0 < ended.count("KILLED") == len(ended) < _MOST_INTERRUPTIONS else None
 
 
 def retrain_key(config: Config, content_hash: str) -> str:
@@ -117,8 +150,8 @@ def _attempt(
         from pipelines.train import train
         from pipelines.tune import tune
 
-    folder, stream = pathlib.Path(config.ingest.output).resolve(), context.stream
-    tags = {**context.tags("retrain"), "attempt_number": str(number), "dataset": str(folder)}
+    folder, stream = pathlib.Path(config.ingest.output), context.stream
+    tags = {**_tags(config, context), "attempt_number": str(number)}
     with track(config, trigger=context.trigger, name=f"retrain ({context.trigger})", tags=tags) as run:
         run.log_config(config)
         run.log_text((folder / MANIFEST).read_text(), MANIFEST)
@@ -128,17 +161,34 @@ def _attempt(
         trained = train(tuned, context=context)
         assert trained is not None, "a retraining is one process, which starts those that train with it"
         stream.write(f"train: {trained.line()}\n")
+        if ROLLED_BACK_AT in trained.model.tags:  # after an attempt that was interrupted behind its promotion
+            version = f"{trained.model.name} version {trained.model.version}"
+            said = f"{version} was rolled back at {trained.model.tags[ROLLED_BACK_AT]}, and is not put back"
+            return _ended(client, run.run_id, context, "refused", said, f"**Refused.** {said}")
         check()
         scored = backtest(config, context)
         stream.write(f"{scored.table()}\n")
         check()
         decision = promote(config, context)
         run.log_metrics(decision.metrics())
-        client.set_tag(run.run_id, "mlflow.note.content", decision.markdown())
-        client.set_tag(run.run_id, "outcome", decision.line())
         outcome: Outcome = "promoted" if decision.promoted else "refused"
-        client.update_run(run.run_id, name=f"retrain ({context.trigger}): {outcome}")
-        return RetrainResult(outcome=outcome, run_id=run.run_id, said=decision.line())
+        return _ended(client, run.run_id, context, outcome, decision.line(), decision.markdown())
+
+
+def _ended(
+    client: "MlflowClient", run_id: str, context: Context, outcome: Outcome, said: str, note: str
+) -> RetrainResult:
+    """Say on an attempt's page what it came to."""
+    client.set_tag(run_id, "mlflow.note.content", note)
+    client.set_tag(run_id, "outcome", said)
+    client.update_run(run_id, name=f"retrain ({context.trigger}): {outcome}")
+    return RetrainResult(outcome=outcome, run_id=run_id, said=said)
+
+
+def _tags(config: Config, context: Context) -> dict[str, str]:
+    """Return the tags of an attempt: whose it is, and of what."""
+    folder = str(pathlib.Path(config.ingest.output).resolve())
+    return {**context.tags("retrain"), "dataset": folder, "registered_model": config.tracking.model}
 
 
 def _attempts(client: "MlflowClient", config: Config, key: str) -> list["MlflowRun"]:
@@ -147,9 +197,11 @@ def _attempts(client: "MlflowClient", config: Config, key: str) -> list["MlflowR
 
 def _end_killed(client: "MlflowClient", config: Config) -> None:
     """End the runs of attempts whose process ended without a word: nobody else retrains while the lease is held."""
-    folder = str(pathlib.Path(config.ingest.output).resolve()).replace("'", "")
-    running = "attributes.status = 'RUNNING'"
-    for attempt in _search(client, config, f"tags.step = 'retrain' and tags.dataset = '{folder}' and {running}"):
+    running, mine = "attributes.status = 'RUNNING'", _tags(config, Context())
+    for attempt in _search(client, config, f"tags.step = 'retrain' and {running}"):
+        # Names and folders may hold quotes, which MLflow's filters cannot.
+        if any(attempt.data.tags.get(name) != mine[name] for name in ("dataset", "registered_model")):
+            continue
         children = _search(client, config, f"tags.mlflow.parentRunId = '{attempt.info.run_id}' and {running}")
         for run in (*children, attempt):
             client.set_tag(run.info.run_id, "error", "its process ended without a word")

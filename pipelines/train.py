@@ -8,6 +8,7 @@ import dataclasses
 import datetime as dt
 import pathlib
 import shutil
+import urllib.parse
 from typing import TYPE_CHECKING
 
 from forecaster.config import Config
@@ -82,27 +83,28 @@ def _train(config: Config, until: dt.datetime | None, context: Context) -> Train
 
 
 def _checkpoints(config: Config) -> pathlib.Path:
-    """Return the folder of all keys' checkpoints."""
+    """Return the folder of the checkpoints of all keys of the model."""
+    model, output = urllib.parse.quote(config.tracking.model, safe=""), pathlib.Path(config.ingest.output)
     if config.training.checkpoint_dir is not None:
-        return pathlib.Path(config.training.checkpoint_dir) / "retrain"
-    output = pathlib.Path(config.ingest.output)
-    return output.with_name(f"{output.name}-checkpoints")
+        return pathlib.Path(config.training.checkpoint_dir) / "retrain" / model
+    return output.with_name(f"{output.name}-checkpoints") / model
 
 
 def _registered(client: "MlflowClient", config: Config, key: str) -> "RegisteredModel | None":
     from forecaster import registry
 
     with registry.store_errors(config.tracking):
-        found = client.search_model_versions(f"name = '{config.tracking.model}' and tags.`{_KEY}` = '{key}'")
+        found = client.search_model_versions(f'name = "{config.tracking.model}" and tags.`{_KEY}` = "{key}"')
     newest = max((int(version.version) for version in found), default=None)
     return None if newest is None else registry.find(client, config.tracking, str(newest))
 
 
 def _trained_before(client: "MlflowClient", config: Config, found: "RegisteredModel") -> TrainResult:
-    """Finish what may be missing behind a version: its alias, and the end of its run."""
+    """Finish what may be missing behind a version: its alias, unless it was rolled back, and the end of its run."""
     from forecaster import registry
+    from forecaster.aliases import ROLLED_BACK_AT
 
-    if not {registry.CHALLENGER, registry.CHAMPION} & set(found.aliases):
+    if not {registry.CHALLENGER, registry.CHAMPION} & set(found.aliases) and ROLLED_BACK_AT not in found.tags:
         registry.set_alias(client, config.tracking, registry.CHALLENGER, found.version)
     run = client.get_run(found.run_id)
     if run.info.status != "FINISHED":  # killed behind the registration, which is a training's last act

@@ -55,7 +55,9 @@ def fans(model: Model, series: Sequence[Series], origin_us: int) -> list[Fan]:
     known = {one.unique_id: one for one in before}  # the latest segment of each
     whole = {(one.unique_id, one.start_us): one for one in series}
     pairs = [(one, whole[one.unique_id, one.start_us]) for one in known.values()]
-    future = torch.from_numpy(np.stack([_future(model, *pair) for pair in pairs])) if pairs else None
+    if not pairs:
+        return []
+    future = torch.from_numpy(np.stack([_future(model, *pair) for pair in pairs]))
     quantiles = forecast(model, list(known.values()), horizon, future).numpy()
     shown = []
     for one, values in zip(known.values(), quantiles, strict=True):

@@ -8,7 +8,7 @@ Knows the order of the steps; knows nothing of how any of them works.
 import datetime as dt
 import io
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
@@ -140,7 +140,7 @@ def _train(
     bars, write_line = progress_on(stream, config.training.max_epochs)
     first_us = tail_start(series, config.model.horizon, config.training)
     pictures = ForecastPictures(series, first_us, lambda image, epoch: run.log_image(image, "forecasts", epoch))
-    start = _start(config, stream)
+    start = _start(config, series, stream)
     with system_metrics(config.tracking, run.run_id):
         result = fit(series, config, reporters=[write_line, run.report], callbacks=[*bars, pictures], start=start)
     run.report_missing(result.history)
@@ -152,8 +152,11 @@ def _train(
     return TrainResult(run.run_id, model, result, "" if challenger else verdict(result.backtest))
 
 
-def _start(config: Config, stream: TextIO) -> "Start | None":
-    """Return the champion, if the training is to begin from it and there is one."""
+def _start(config: Config, series: Sequence[Series], stream: TextIO) -> "Start | None":
+    """Return the champion, if the training is to begin from it and there is one that has learnt from nothing newer.
+
+    With weights that know newer data, the new model's figures on that data would be better than it is.
+    """
     from forecaster import registry
     from forecaster.training.warm_start import Start
 
@@ -167,6 +170,12 @@ def _start(config: Config, stream: TextIO) -> "Start | None":
         found, bundle = registry.load_bundle(config.tracking)
     except ModelNotFoundError:
         say("from scratch: there is no champion yet")
+        return None
+    seen = found.tags.get("data_window_end")
+    end_us = max(one.start_us + (len(one) - 1) * one.step_us for one in series)
+    if seen is None or dt.datetime.fromisoformat(seen) > dt.datetime.fromtimestamp(end_us / 1e6, dt.UTC):
+        told = f"has seen data up to {seen}, later than this training" if seen else "does not say what it has seen"
+        say(f"from scratch: {found.name} version {found.version} {told}")
         return None
     return Start(bundle.model, f"{found.name} version {found.version}", say)
 

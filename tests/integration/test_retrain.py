@@ -48,6 +48,7 @@ KILLS = (
     ("promote, not decided", "pipelines.decision", "judge"),
     ("promote, decided and nothing moved", "forecaster.aliases", "set_alias"),
     ("promote, champion and still challenger", "forecaster.aliases", "_end_challenge"),
+    ("promoted, and the attempt not ended", "pipelines.retrain", "_ended"),
 )
 
 KILLED_IN_THE_LOOP = tuple(KILLS[k][0] for k in (0, 1, 5, 7))
@@ -214,6 +215,48 @@ def test_a_retraining_that_is_killed_anywhere_is_finished_by_the_next(config: Co
     assert (status, "nothing new" in said) == (0, True), said
 
 
+KILLED = {step: (module, function) for step, module, function in KILLS}
+
+
+def test_what_was_interrupted_is_finished_before_newer_data_is_ingested(config: Config, run: Pipelines) -> None:
+    """Where data never stops coming, nothing would ever be finished otherwise."""
+    status, said = run(config, "retrain", kill_at=KILLED["backtest, not scored"])
+    assert status == -9, said
+    hours(0, HISTORY + 1).write_csv(str(config.data.path))
+    status, said = run(config, "retrain")
+    assert (status, "goes on with a retraining that was interrupted" in said) == (0, True), said
+    assert champion(config) == "1"
+    status, said = run(config, "retrain")
+    assert (status, "nothing new" in said) == (0, False), said
+    client = registry.connect(config.tracking)
+    assert [one.info.status for one in attempts(client, config)] == ["KILLED", "FINISHED", "FINISHED"]
+    assert [one.data.tags["attempt_number"] for one in attempts(client, config)] == ["1", "2", "1"]
+
+
+def test_what_was_rolled_back_is_not_put_back_by_an_attempt_that_goes_on(config: Config, run: Pipelines) -> None:
+    """The attempt was killed behind its promotion, and somebody did not like what was promoted."""
+    status, said = run(config, "retrain")
+    assert status == 0, said
+    better = dataclasses.replace(config, training=dataclasses.replace(config.training, max_epochs=4, min_updates=16))
+    status, said = run(better, "retrain", kill_at=KILLED["promoted, and the attempt not ended"])
+    assert (status, champion(config)) == (-9, "2"), said
+    status, said = run(better, "rollback")
+    assert (status, champion(config)) == (0, "1"), said
+    status, said = run(better, "retrain")
+    assert (status, champion(config)) == (0, "1"), said
+    assert "version 2 was rolled back" in said
+
+
+def test_an_ingest_that_fails_is_seen_on_the_dashboard(config: Config, run: Pipelines) -> None:
+    """Not only in the log of a job that nobody reads."""
+    gone = dataclasses.replace(config, data=dataclasses.replace(config.data, path=f"{config.data.path}.gone"))
+    status, said = run(gone, "retrain", "--trigger", "cron")
+    assert status == 2, said
+    (attempt,) = attempts(registry.connect(config.tracking), config)
+    assert (attempt.info.status, attempt.data.tags["trigger"]) == ("FAILED", "cron")
+    assert "meters.csv.gone" in attempt.data.tags["error"]
+
+
 def test_of_two_at_once_one_leaves(config: Config, run: Pipelines) -> None:
     """It says who is at work; the work is done once."""
     children = [run.begin(config, "retrain") for _ in range(2)]
@@ -248,10 +291,9 @@ def test_what_a_server_observed_comes_back_to_it_as_a_better_model(
         training=dataclasses.replace(config.training, max_epochs=4, min_updates=16),
     )
     with Traffic(server.address, HISTORY) as traffic:
-        for step, module, function in KILLS:
-            if step in KILLED_IN_THE_LOOP:
-                status, said = run(again, "retrain", kill_at=(module, function))
-                assert status == -9, f"{step}: {said}"
+        for step in KILLED_IN_THE_LOOP:
+            status, said = run(again, "retrain", kill_at=KILLED[step])
+            assert status == -9, f"{step}: {said}"
         assert (champion(config), served(server.address)) == ("1", "1")
         child = run.begin(again, "retrain", "--trigger", "new_observations")
         wait_until(lambda: champion(config) != "1", 120)
