@@ -32,8 +32,6 @@ from forecaster.data.schema import read_frame
 from .conftest import ServerFactory, make_bundle
 from .nursery import Forked, Nursery
 
-pytestmark = pytest.mark.alone
-
 START = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
 SERIES, HISTORY = 4, 300  # series, hours of each in the file
 PICKED_UP_SECONDS = 15.0  # design.md's bar for a promotion to be served
@@ -278,6 +276,7 @@ def servers(config: Config, run: Pipelines, tmp_path: pathlib.Path, nursery: Nur
     factory.end()
 
 
+@pytest.mark.alone
 def test_what_a_server_observed_comes_back_to_it_as_a_better_model(
     config: Config, servers: ServerFactory, run: Pipelines, tmp_path: pathlib.Path
 ) -> None:

@@ -11,6 +11,7 @@ from mlflow.entities import Run as MlflowRun
 from forecaster import registry
 from forecaster.config import BacktestConfig, Config, IngestConfig, TrackingConfig
 from forecaster.errors import DataError
+from forecaster.training import job
 from forecaster.training.tracking import Run
 from pipelines.context import Context
 from pipelines.ingest import ingest
@@ -117,7 +118,7 @@ def test_a_killed_training_is_gone_on_with_and_done_once(config: Config, monkeyp
     assert sorted({point.step for point in curve}) == [1, 2, 3]
     models = client.search_logged_models([last.info.experiment_id])
     assert [one.source_run_id for one in models] == [last.info.run_id]
-    assert not list(Path(config.ingest.output).with_name("dataset-checkpoints").iterdir())
+    assert not list(Path(config.ingest.output).with_name("dataset-checkpoints").rglob("*.ckpt"))
 
     other = train(config, context=context("k2"))
     assert other is not None
@@ -126,7 +127,7 @@ def test_a_killed_training_is_gone_on_with_and_done_once(config: Config, monkeyp
 
 
 def test_a_torn_checkpoint_does_not_stop_it(config: Config) -> None:
-    folder = Path(config.ingest.output).with_name("dataset-checkpoints") / "k1"
+    folder = Path(config.ingest.output).with_name("dataset-checkpoints") / "forecaster" / "k1"
     folder.mkdir(parents=True)
     (folder / "last.ckpt").write_bytes(b"torn")
     said = context("k1")
@@ -152,6 +153,20 @@ def test_it_starts_from_the_champion_and_says_so(config: Config) -> None:
     for said, where in ((first, "from scratch: there is no champion yet"), (second, "from forecaster version 1")):
         assert isinstance(said.stream, io.StringIO)
         assert f"training starts {where}\n" in said.stream.getvalue()
+
+
+def test_it_does_not_start_from_weights_that_know_the_backtests_window(config: Config) -> None:
+    """`forecaster train` has learnt from all there is: what starts from that would look better than it is."""
+    result = job.train(config, stream=io.StringIO())
+    assert result is not None
+    assert result.is_champion
+    said = context(None)
+    warm = dataclasses.replace(config, training=dataclasses.replace(config.training, start_from="champion"))
+    result = train(warm, context=said)
+    assert result is not None
+    assert result.model.tags["started_from"] == "scratch"
+    assert isinstance(said.stream, io.StringIO)
+    assert "from scratch: forecaster version 1 has seen data up to 2024-01-13T11:00:00Z, later" in said.stream.getvalue()
 
 
 def test_without_a_data_set_it_says_what_to_do(config: Config, tmp_path: Path) -> None:
