@@ -169,7 +169,7 @@ class _Remote:
 
 
 class _Query:
-    """What a database answers to a query; it is asked every time."""
+    """What a database answers to a query; it is asked every time, and may have nothing to say."""
 
     def __init__(self, url: str, query: str, config: DataConfig) -> None:
         self._url, self._query, self._config = url, query, config
@@ -192,7 +192,6 @@ class _Query:
             if len(frame):
                 yield checked.part(frame.with_row_index(ROW, offset=first))
             first += len(frame)
-        checked.finish()
 
     def _answers(self) -> Iterator[tuple[Sequence[str], Sequence[Any]]]:
         """Yield the names of the columns, and some rows; the server's cursor holds the rest."""

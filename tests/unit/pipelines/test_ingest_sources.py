@@ -72,12 +72,20 @@ def test_a_postgres_query(tmp_path: pathlib.Path, postgres: Cluster) -> None:
         ("SELECT * FROM elsewhere", "meters.db: the query failed: .*no such table: elsewhere"),
         (QUERY.replace("rain", "1 AS snow"), "meters.db: the answer has no column 'rain', which data.past_covariates"),
         (QUERY.replace("value,", "'high' AS value,"), "meters.db: the answer row 1: value='high' is not a number"),
-        (QUERY + " WHERE false", "meters.db: the answer has no rows"),
+        (QUERY + " WHERE false", "no source has any rows"),
     ],
 )
 def test_wrong_queries_are_refused(tmp_path: pathlib.Path, database: str, query: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         ask(tmp_path, database, query)
+
+
+def test_a_query_may_have_nothing_new(tmp_path: pathlib.Path, database: str) -> None:
+    before = ask(tmp_path, database)
+    again = ask(tmp_path, database, QUERY + " WHERE at > '2100'")
+    assert again.changes == Changes()
+    assert again.manifest.content_hash == before.manifest.content_hash
+    assert DataSet(tmp_path, RAIN).rows() == ROWS
 
 
 def test_no_secret_of_an_address_is_kept(tmp_path: pathlib.Path, database: str) -> None:
