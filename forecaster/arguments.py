@@ -8,6 +8,7 @@ Knows jsonargparse; knows nothing of what a command does.
 
 import argparse
 import datetime as dt
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -126,8 +127,13 @@ def parse(parser: ArgumentParser, argv: Sequence[str] | None) -> Namespace:
 
 
 def read_config(namespace: Namespace) -> Config:
-    """Return the configuration out of the arguments of one command; raises ConfigError for a wrong value."""
-    values: dict[str, Any] = {name: section(**vars(namespace[name])) for name, section in _SECTIONS.items()}
+    """Return the configuration out of the arguments of one command; raises ConfigError for a wrong value.
+
+    A `~` in `ingest.output`, which no shell has seen if it comes from a file, is the user's home from here on.
+    """
+    given = {name: vars(namespace[name]) for name in _SECTIONS}
+    given["ingest"]["output"] = os.path.expanduser(given["ingest"]["output"])
+    values: dict[str, Any] = {name: section(**given[name]) for name, section in _SECTIONS.items()}
     return Config(**values)
 
 

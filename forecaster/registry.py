@@ -237,8 +237,17 @@ def resolve(config: TrackingConfig, alias_or_version: str = CHAMPION) -> Registe
 
 def _newest_version(config: TrackingConfig) -> str | None:
     with store_errors(config):
-        found = connect(config).search_model_versions(f"name = '{config.model}'", max_results=1000)
-    return max((str(version.version) for version in found), key=int, default=None)
+        found = connect(config).search_model_versions(named("name", config.model), max_results=1000)
+    return max((str(version.version) for version in found if version.name == config.model), key=int, default=None)
+
+
+def named(field: str, name: str) -> str:
+    """Return MLflow's filter for a name: compare what is found, it is empty for one with both kinds of quotes.
+
+    MLflow has no way to write such a name.
+    """
+    quote = '"' if "'" in name else "'"
+    return f"{field} = {quote}{name}{quote}" if quote not in name else ""
 
 
 def load_bundle(config: TrackingConfig, alias_or_version: str = CHAMPION) -> tuple[RegisteredModel, Bundle]:

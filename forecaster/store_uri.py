@@ -10,6 +10,13 @@ from typing import Any
 from forecaster.config import TrackingConfig
 
 _ARTIFACT_FOLDER = "mlartifacts"
+# What databases' drivers take for a password may hold slashes; in http a number before the first slash is a port.
+_PASSWORD = re.compile(
+    r"(\bhttps?://[^/@:?#]*:(?!\d+(?:[/?#]|$))|(?<!http)(?<!https)://[^/@:?#]*:)(?:[^?#]*|[^@]*)@", re.IGNORECASE
+)
+_SECRET_VALUE = re.compile(
+    r"([?&][^=&]*(?:password|passwd|pwd|token|signature|secret|sig|key|odbc_connect)[^=&]*=)[^&]*", re.IGNORECASE
+)
 
 
 def artifact_location(config: TrackingConfig) -> str | None:
@@ -46,5 +53,10 @@ def without_passwords(plain: Any) -> Any:
 
 
 def without_password(uri: str) -> str:
-    """Return a store's address as it may be shown and logged."""
-    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", uri)
+    """Return a store's address as it may be shown and logged: no password, and no value of `?token=` and the like.
+
+    Where it cannot be known what is a password, such as in `scheme://name:x/y@z`, more is hidden rather than less.
+    """
+    if "://" not in uri:
+        return uri
+    return _SECRET_VALUE.sub(r"\1***", _PASSWORD.sub(r"\1***@", uri))

@@ -61,6 +61,12 @@ class Memory:
         except OSError as error:
             raise StorageError(f"{self.path} cannot be written: {error.strerror or error}") from error
 
+    def not_after(self, now: float) -> bool:
+        """Take times that are yet to come for now, since a clock was set back; return whether there were any."""
+        before = self.began, self.ended
+        self.began, self.ended = (None if time is None else min(time, now) for time in before)
+        return (self.began, self.ended) != before
+
     def count(self, applied: int, server_started: float) -> None:
         """Add what the server has taken since the last look; after its restart, which begins at zero, all of it."""
         if self.applied is not None:

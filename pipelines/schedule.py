@@ -26,7 +26,7 @@ from pipelines.attempt import PROGRAM, Attempt
 from pipelines.memory import Memory
 from pipelines.stop_requests import on_stop
 from pipelines.triggers import fixed_triggers, next_time
-from pipelines.watch import Watch, memory_path, seconds
+from pipelines.watch import DRIFT, NEW_OBSERVATIONS, Watch, memory_path, seconds
 
 _STOP, _ENDED, _INGEST = "\0stop", "\0ended", "\0ingest"  # no trigger's names
 _WATCH_SECONDS = 5.0  # for a look under way, at the end
@@ -163,9 +163,12 @@ class _Loop:
             self._watcher.join(_WATCH_SECONDS)
 
     def _remember(self, trigger: str) -> None:
+        retrains = self._attempt is not None and self._attempt.trigger is not None
+        if retrains and trigger in (DRIFT, NEW_OBSERVATIONS):
+            return  # it was seen before this retraining began: the watch asks for nothing while one is under way
         if self._plan.pending is None:
             self._plan.pending = trigger
-            if self._attempt is not None and self._attempt.trigger is not None:
+            if retrains:
                 self._say(f"{trigger}: once more, when the retraining under way has ended")
 
     def _begin(self, trigger: str | None) -> None:

@@ -53,26 +53,27 @@ class Source(Protocol):
 def find_sources(config: Config) -> list[Source]:
     """Return the configured sources, in the order in which they count; raises DataError if a file is not there."""
     ingest = config.ingest
-    found: list[Source] = []
+    found: dict[str, Source] = {}  # by what they are, not by names: two URLs may differ in what these do not show
     paths = ingest.sources
     if not paths and ingest.sql_url is None and ingest.state is None:
         paths = (config.data.path or str(weather_path()),)
     for path in paths:
         if "://" in path and not path.startswith("file://"):
-            found.append(_Remote(path, config.data))
+            found[path] = _Remote(path, config.data)
             continue
         local = path.removeprefix("file://")
         setting = "ingest.sources" if ingest.sources else "data.path"
         if manifest_at(local) is not None:
             raise DataError(f"{setting}={path!r} is a data set already: name what it is to be made of")
-        found += [_File(file, config.data) for file in find_files(local, setting)]
+        files = [_File(file, config.data) for file in find_files(local, setting)]
+        found |= {file.name: file for file in files}
     if ingest.sql_url is not None and ingest.sql_query is not None:
-        found.append(_Query(ingest.sql_url, ingest.sql_query, config.data))
+        found["query"] = _Query(ingest.sql_url, ingest.sql_query, config.data)
     if ingest.state is not None:
         from pipelines.state_source import StateSource  # serving's modules are not needed elsewhere
 
-        found.append(StateSource(ingest.state, config.tracking.model, config.data))
-    return list({source.name: source for source in found}.values())
+        found["state"] = StateSource(ingest.state, config.tracking.model, config.data)
+    return list(found.values())
 
 
 def asked_of(config: DataConfig) -> str:
@@ -168,7 +169,7 @@ class _Remote:
 
 
 class _Query:
-    """What a database answers to a query; it is asked every time."""
+    """What a database answers to a query; it is asked every time, and may have nothing to say."""
 
     def __init__(self, url: str, query: str, config: DataConfig) -> None:
         self._url, self._query, self._config = url, query, config
@@ -191,7 +192,6 @@ class _Query:
             if len(frame):
                 yield checked.part(frame.with_row_index(ROW, offset=first))
             first += len(frame)
-        checked.finish()
 
     def _answers(self) -> Iterator[tuple[Sequence[str], Sequence[Any]]]:
         """Yield the names of the columns, and some rows; the server's cursor holds the rest."""

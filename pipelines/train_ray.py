@@ -21,7 +21,7 @@ from forecaster.arguments import add_config_arguments, add_until, command_parser
 from forecaster.config import Config, require
 from forecaster.errors import ConfigError, ForecasterError, UnavailableError
 from forecaster.registry import RegisteredModel
-from forecaster.store_uri import sqlite_path
+from forecaster.store_uri import artifact_location, sqlite_path
 from pipelines.context import Context
 
 _SECTIONS = ("data", "ingest", "model", "training", "tracking", "backtest")
@@ -86,14 +86,19 @@ def _work(settings: dict[str, Any]) -> None:
 def _absolute(config: Config) -> Config:
     """Return the configuration with whole paths: Ray's workers run in a folder of their own."""
     tracking, store = config.tracking, sqlite_path(config.tracking.uri)
+    uri, artifacts = tracking.uri, tracking.artifacts
     if store is not None:
-        tracking = dataclasses.replace(tracking, uri=f"sqlite:///{pathlib.Path(store).resolve()}")
+        uri = f"sqlite:///{store}"
+    elif uri.startswith("file:") and not uri.startswith("file:/"):
+        uri = f"file://{pathlib.Path(uri.removeprefix('file:')).resolve()}"
+    if artifacts is not None:
+        artifacts = artifact_location(tracking)
     checkpoints = config.training.checkpoint_dir
     if checkpoints is not None:
         checkpoints = str(pathlib.Path(checkpoints).resolve())
     return dataclasses.replace(
         config,
-        tracking=tracking,
+        tracking=dataclasses.replace(tracking, uri=uri, artifacts=artifacts),
         training=dataclasses.replace(config.training, checkpoint_dir=checkpoints),
         ingest=dataclasses.replace(config.ingest, output=str(pathlib.Path(config.ingest.output).resolve())),
     )

@@ -44,7 +44,8 @@ class TuningRun:
         self._config, self._context, self._study = config, context, study
         self._client = registry.connect(config.tracking)
         self._experiment = registry.experiment_id(self._client, config.tracking)
-        self.run_id: str = (self._first() or self._make()).info.run_id
+        with registry.store_errors(config.tracking):
+            self.run_id: str = (self._first() or self._make()).info.run_id
 
     @property
     def is_finished(self) -> bool:
@@ -129,12 +130,10 @@ class TuningRun:
         return made
 
     def _first(self) -> "Run | None":
-        found = self._client.search_runs(
-            [self._experiment],
-            f"tags.step = '{_STEP}' and tags.study = '{self._study}'",
-            order_by=["attributes.start_time ASC"],
-        )
-        same = [run for run in found if run.data.tags.get("retrain_key") == self._context.key]
+        asked = " and ".join(filter(None, (f"tags.step = '{_STEP}'", registry.named("tags.study", self._study))))
+        found = self._client.search_runs([self._experiment], asked, order_by=["attributes.start_time ASC"])
+        mine = {"study": self._study, "retrain_key": self._context.key}
+        same = [run for run in found if all(run.data.tags.get(name) == value for name, value in mine.items())]
         return min(same, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
 
 

@@ -48,6 +48,7 @@ class Watch:
         self._quality: ServingQuality | None = None
         self._served: Served | None = None
         self._inputs: tuple[tuple[str, str], drift.Signal | None] | None = None
+        self._mend_times()
 
     def began(self, trigger: str) -> None:
         """Note that a retraining begins: from now on observations are counted anew."""
@@ -60,6 +61,7 @@ class Watch:
         """Note that it has ended, one way or the other, and is not to be gone on with."""
         with self._lock:
             self._memory.ended, self._memory.unfinished = time.time(), None
+            self._served = None  # it may have backtested the served version once more
             self._save()
 
     def look(self) -> str | None:
@@ -119,13 +121,14 @@ class Watch:
         if not schedule.drift:
             return []
         assert page.version is not None
-        if self._served is None or self._served.version != page.version:
-            self._served = served(self._config.tracking, page.version)
-        live = (page.version, page.live, page.resident, self._served.reference)
+        version = self._served
+        if version is None or version.version != page.version:
+            version = self._served = served(self._config.tracking, page.version)
+        live = (page.version, page.live, page.resident, version.reference)
         with self._lock:
             self._memory.drift, found = drift.look(self._memory.drift, *live, schedule)
             self._save()
-        inputs = self._inputs_drifted(self._served)
+        inputs = self._inputs_drifted(version)
         signals = found + ([inputs] if inputs is not None else [])
         if not signals or self._pausing():
             return []
@@ -135,7 +138,14 @@ class Watch:
             self._quality.note("Drift: " + "; ".join(signal.text for signal in signals))
         return signals
 
+    def _mend_times(self) -> None:
+        """Let a clock that was set back block nothing for longer than it ought to."""
+        with self._lock:
+            if self._memory.not_after(time.time()):
+                self._save()
+
     def _pausing(self) -> bool:
+        self._mend_times()
         memory = self._memory
         last = max(memory.began or 0.0, memory.ended or 0.0)
         return memory.unfinished is not None or time.time() < last + seconds(self._config.schedule.drift_pause)

@@ -16,8 +16,8 @@ from forecaster import registry
 from forecaster.config import TrackingConfig, to_dict
 from forecaster.errors import ConfigError
 from pipelines.memory import Memory
-from pipelines.schedule import run
-from pipelines.watch import memory_path
+from pipelines.schedule import _Loop, run
+from pipelines.watch import DRIFT, NEW_OBSERVATIONS, memory_path
 
 from .scheduling import Played, scheduled
 
@@ -57,6 +57,27 @@ def test_what_comes_while_one_runs_is_remembered_once(tmp_path: pathlib.Path, tr
     assert (first["what"], end["what"], second["what"]) == ("begin", "end", "begin")  # never two at once
     assert second["at"] - end["at"] < 1.0  # at once, for the three that came meanwhile
     assert played.stream.getvalue().count("once more") == 1
+
+
+def test_what_was_seen_before_a_retraining_began_asks_for_no_second_one(
+    tmp_path: pathlib.Path, tracking: TrackingConfig
+) -> None:
+    played = Played(tmp_path, scheduled(tmp_path, tracking, every="1h"), seconds=600)
+    loop = _Loop(played.config, played.command(), played.stream)
+    loop._begin("cron")
+    try:
+        for trigger in (DRIFT, NEW_OBSERVATIONS):  # were in the queue behind it
+            loop._remember(trigger)
+        assert loop._plan.pending is None
+        loop._remember("interval")
+        assert loop._plan.pending == "interval"
+        played.until(lambda: played.count("begin") == 1)
+    finally:
+        loop._stop()
+    loop._attempt = None
+    loop._plan.pending = None
+    loop._remember(DRIFT)
+    assert loop._plan.pending == DRIFT
 
 
 def test_sigterm_ends_the_retraining_and_the_next_start_goes_on(

@@ -37,6 +37,14 @@ def test_a_file_is_read_and_the_last_one_given_wins(tmp_path: Path) -> None:
     assert (config.serving.port, config.training.max_seconds) == (1, 60.0)  # sections of other commands
 
 
+def test_the_data_set_may_lie_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = tmp_path / "mine.yaml"
+    path.write_text("ingest: {output: ~/meters}\n")
+    assert read("--config", str(path)).ingest.output == f"{tmp_path}/meters"
+    assert read("--ingest.output=~/meters").ingest.output == f"{tmp_path}/meters"
+
+
 def test_what_was_logged_is_read_again(tmp_path: Path) -> None:
     config = Config(
         data=DataConfig(path="x.csv"), model=ModelConfig(quantile_levels=(0.1, 0.5, 0.9)).resolve(3_600_000_000)

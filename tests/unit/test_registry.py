@@ -137,6 +137,17 @@ def test_without_a_champion_the_newest_version_is_named(tracking: TrackingConfig
     assert registry.resolve(tracking, "10").version == "10"
 
 
+@pytest.mark.parametrize("name", ["o'brien", 'the "best"', """o'brien's "best\""""])
+def test_names_may_hold_quotes(tracking: TrackingConfig, name: str) -> None:
+    client = registry.connect(tracking)
+    for model, versions in ((name, 1), ("another", 2)):
+        client.create_registered_model(model)
+        for _ in range(versions):
+            client.create_model_version(model, "/nowhere")
+    with pytest.raises(ModelNotFoundError, match="is champion, the newest is 1:"):
+        registry.resolve(dataclasses.replace(tracking, model=name))
+
+
 def test_a_torn_bundle_is_a_bundle_error(tracking: TrackingConfig, tmp_path: Path) -> None:
     add_version(tracking, make_bundle())
     (weights,) = (tmp_path / "tracking").rglob("model.safetensors")

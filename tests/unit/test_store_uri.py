@@ -38,6 +38,20 @@ def test_a_moved_store_is_followed() -> None:
         ("postgresql://me:secret@host:5432/db", "postgresql://me:***@host:5432/db"),
         ("https://host:5000/a:b@c", "https://host:5000/a:b@c"),
         ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
+        ("sqlite:////a:b@c/mlflow.db?timeout=5", "sqlite:////a:b@c/mlflow.db?timeout=5"),
+        ("s3://bucket/a:b@c.csv", "s3://bucket/a:b@c.csv"),
+        ("postgresql://me:s/ec@r:et@host:5432/db?sslmode=require", "postgresql://me:***@host:5432/db?sslmode=require"),
+        ("postgresql+psycopg://me:12/34@host/db", "postgresql+psycopg://me:***@host/db"),
+        ("postgresql://me:s#ec?r/et@host/db", "postgresql://me:***@host/db"),
+        ("redis://:secret@host", "redis://:***@host"),
+        ("https://me:s/ecret@host/a?b=c@d", "https://me:***@host/a?b=c@d"),
+        ("postgresql:///db?user=me&password=s#ec&host=h", "postgresql:///db?user=me&password=***&host=h"),
+        (
+            "https://b.s3.amazonaws.com/x.csv?X-Amz-Date=1&X-Amz-Signature=ab&X-Amz-Security-Token=c%3D",
+            "https://b.s3.amazonaws.com/x.csv?X-Amz-Date=1&X-Amz-Signature=***&X-Amz-Security-Token=***",
+        ),
+        ("az://c/x.csv?sv=1&SIG=ab=", "az://c/x.csv?sv=1&SIG=***"),
+        ("what has no address: a?key=b", "what has no address: a?key=b"),
     ],
 )
 def test_a_password_is_not_shown(uri: str, shown: str) -> None:

@@ -12,6 +12,7 @@ from forecaster.config import Config, DataConfig, IngestConfig
 from forecaster.data.manifest import Changes
 from forecaster.errors import ConfigError, DataError
 from pipelines.ingest import IngestResult, ingest
+from pipelines.sources import find_sources
 from tests.postgres import Cluster
 from tests.unit.pipelines.ingesting import DataSet, Row, frame
 from tests.unit.pipelines.object_store import object_store
@@ -71,12 +72,34 @@ def test_a_postgres_query(tmp_path: pathlib.Path, postgres: Cluster) -> None:
         ("SELECT * FROM elsewhere", "meters.db: the query failed: .*no such table: elsewhere"),
         (QUERY.replace("rain", "1 AS snow"), "meters.db: the answer has no column 'rain', which data.past_covariates"),
         (QUERY.replace("value,", "'high' AS value,"), "meters.db: the answer row 1: value='high' is not a number"),
-        (QUERY + " WHERE false", "meters.db: the answer has no rows"),
+        (QUERY + " WHERE false", "no source has any rows"),
     ],
 )
 def test_wrong_queries_are_refused(tmp_path: pathlib.Path, database: str, query: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         ask(tmp_path, database, query)
+
+
+def test_a_query_may_have_nothing_new(tmp_path: pathlib.Path, database: str) -> None:
+    before = ask(tmp_path, database)
+    again = ask(tmp_path, database, QUERY + " WHERE at > '2100'")
+    assert again.changes == Changes()
+    assert again.manifest.content_hash == before.manifest.content_hash
+    assert DataSet(tmp_path, RAIN).rows() == ROWS
+
+
+def test_no_secret_of_an_address_is_kept(tmp_path: pathlib.Path, database: str) -> None:
+    ask(tmp_path, f"{database.replace('sqlite:///', 'sqlite:///file:')}?token=hunter2&uri=true")
+    kept = (tmp_path / "dataset" / "manifest.json").read_text()
+    assert "hunter2" not in kept
+    assert "?token=***&uri=true" in kept
+
+
+def test_addresses_that_look_the_same_are_different_sources() -> None:
+    signed = "https://host/{}.csv?X-Amz-Signature={}"
+    urls = (signed.format("a", 1), signed.format("a", 2), signed.format("b", 3), signed.format("b", 3))
+    found = find_sources(Config(ingest=IngestConfig(sources=urls)))
+    assert [source.name for source in found] == [signed.format(name, "***") for name in "aab"]
 
 
 def test_databases_that_are_none_are_refused(tmp_path: pathlib.Path) -> None:

@@ -25,6 +25,15 @@ def test_a_broken_file_is_said_in_one_line(tmp_path: pathlib.Path, text: str) ->
         Memory.load(path)
 
 
+def test_times_that_are_yet_to_come_are_now(tmp_path: pathlib.Path) -> None:
+    memory = Memory(path=tmp_path / "file", began=50.0)
+    assert not memory.not_after(60.0)
+    assert (memory.began, memory.ended) == (50.0, None)
+    memory.ended = 70.0
+    assert memory.not_after(60.0)
+    assert (memory.began, memory.ended) == (50.0, 60.0)
+
+
 def test_observations_are_counted_from_the_first_look_on(tmp_path: pathlib.Path) -> None:
     memory = Memory.load(tmp_path / "file")
     counted = []
