@@ -166,7 +166,9 @@ def test_it_does_not_start_from_weights_that_know_the_backtests_window(config: C
     assert result is not None
     assert result.model.tags["started_from"] == "scratch"
     assert isinstance(said.stream, io.StringIO)
-    assert "from scratch: forecaster version 1 has seen data up to 2024-01-13T11:00:00Z, later" in said.stream.getvalue()
+    assert (
+        "from scratch: forecaster version 1 has seen data up to 2024-01-13T11:00:00Z, later" in said.stream.getvalue()
+    )
 
 
 def test_without_a_data_set_it_says_what_to_do(config: Config, tmp_path: Path) -> None:
