@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 DEMO_OUTPUT ?= demo-output
 WORKERS ?= 2
 
-.PHONY: help setup demo test check bench bench-peers bench-accuracy proto format clean
+.PHONY: help setup demo test test-ray check bench bench-peers bench-accuracy proto format clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -32,6 +32,11 @@ test: setup  ## run the tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/unit
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not alone' tests/integration tests/e2e
 	$(BIN)/python -m pytest -m alone tests/integration
+
+# Not among the others: Ray is large, and its cluster takes minutes to start and stop.
+test-ray: setup  ## install the extra `ray`, and train on a local cluster of two workers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
+	$(BIN)/python -m pytest tests/integration/test_train_ray.py
 
 check: setup  ## lint, types, import order, API rules, generated code
 	$(BIN)/ruff check .
