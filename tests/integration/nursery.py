@@ -64,6 +64,7 @@ def be(program: str, arguments: list[str], log: str, kill_at: list[str] | None) 
     except BaseException:  # noqa: BLE001 -- nobody else would say so
         traceback.print_exc()
     finally:
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 

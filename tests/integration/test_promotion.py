@@ -38,8 +38,12 @@ def context(key: str | None = KEY) -> Context:
     return Context(trigger="test", key=key, stream=io.StringIO())
 
 
-def challenge(config: Config, version: str) -> None:
-    registry.set_alias(registry.connect(config.tracking), config.tracking, registry.CHALLENGER, version)
+def challenge(config: Config, version: str, key: str | None = KEY) -> None:
+    """Make a version the challenger, as the training of a retraining does."""
+    client = registry.connect(config.tracking)
+    if key is not None:
+        client.set_model_version_tag(config.tracking.model, version, "retrain_key", key)
+    registry.set_alias(client, config.tracking, registry.CHALLENGER, version)
 
 
 def names(config: Config) -> dict[str, str]:
@@ -263,6 +267,13 @@ def test_the_first_model_ever_has_only_the_seasonal_naive_to_beat(config: Config
     assert result.measured().champion_mase is None
     assert promote(config, context(None)).promoted
     assert names(config) == {"champion": GOOD}
+
+
+def test_a_challenger_of_somebody_else_is_not_judged_by_a_retraining(config: Config) -> None:
+    """Another one was trained by hand meanwhile: its backtest would be this retraining's."""
+    challenge(config, GOOD, key=None)
+    with pytest.raises(FailedPreconditionError, match="is not of this retraining"):
+        backtest(config, context())
 
 
 def test_a_dry_run_says_the_same_and_writes_nothing(scored: Config) -> None:
