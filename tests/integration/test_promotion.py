@@ -160,7 +160,9 @@ def test_a_backtest_of_the_same_retraining_is_read_back(scored: Config) -> None:
     client = registry.connect(scored.tracking)
     assert str(again) == str(backtest(scored, context()))
     assert len(runs(client, scored)) == 1
+    challenge(scored, GOOD, "another key")
     assert backtest(scored, context("another key")).run_id != again.run_id
+    challenge(scored, GOOD)
     registry.set_alias(client, scored.tracking, registry.CHAMPION, SPOILT)
     now = backtest(scored, context())  # the champion is another one: what was measured is of no use
     assert now.versions["champion"] == SPOILT
@@ -375,6 +377,7 @@ def test_forecasts_that_are_not_finite_are_not_hidden_by_other_series(
         return found
 
     monkeypatch.setattr(step, "score_all", broken)
+    challenge(scored, GOOD, "broken")
     result = backtest(scored, context("broken"))
     assert result.notes == ("forecasts of the challenger are not finite for 1 series",)
     decision = promote(scored, context("broken"))
