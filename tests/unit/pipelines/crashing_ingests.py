@@ -6,7 +6,6 @@ grows by a byte with every ingest that returned. The last life ends by itself.
 
 import os
 import pathlib
-import signal
 import sys
 from typing import Any
 
@@ -14,6 +13,7 @@ import polars as pl
 
 from forecaster.config import Config, DataConfig, IngestConfig
 from pipelines.ingest import ingest
+from tests.unit.lives import live_until_one_ends
 from tests.unit.serving.crashing import Killer
 
 FIRST, SECOND = "first.parquet", "second.parquet"
@@ -47,19 +47,5 @@ def live(folder: pathlib.Path, killed_at: int) -> None:
         os.write(done, b".")
 
 
-def main(folder: pathlib.Path) -> None:
-    """Live until a life ends by itself."""
-    code = killed_at = 0
-    while code == 0:
-        killed_at += 1
-        child = os.fork()  # of a process that has read nothing: importing it all again would take a second each
-        if child == 0:
-            live(folder / f"{killed_at:04d}", killed_at)
-            os._exit(1)  # it was not killed: enough
-        status = os.waitpid(child, 0)[1]
-        code = 0 if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL else os.WEXITSTATUS(status)
-    sys.exit(0 if code == 1 else 2)
-
-
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]))
+    live_until_one_ends(pathlib.Path(sys.argv[1]), live)

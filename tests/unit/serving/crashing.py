@@ -15,6 +15,7 @@ from typing import Any
 
 from forecaster.serving.records import Attributes, Deletion, Record, Snapshot
 from forecaster.serving.storage import Storage
+from tests.unit.lives import live_until_one_ends
 from tests.unit.serving.storages import Opener, columns, erase_all, prune_all, sqlite_opener
 
 GONE, AGAIN, STAYS = "a series that goes", "a series that comes again", "a series that stays"
@@ -125,19 +126,5 @@ def live(folder: pathlib.Path, killed_at: int) -> None:
     storage.close()
 
 
-def main(folder: pathlib.Path) -> None:
-    """Live until a life ends by itself."""
-    code = killed_at = 0
-    while code == 0:
-        killed_at += 1
-        child = os.fork()  # of a process that has done nothing: importing it all again would take a second each
-        if child == 0:
-            live(folder / f"{killed_at:04d}", killed_at)
-            os._exit(1)  # it was not killed: enough
-        status = os.waitpid(child, 0)[1]
-        code = 0 if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL else os.WEXITSTATUS(status)
-    sys.exit(0 if code == 1 else 2)
-
-
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]))
+    live_until_one_ends(pathlib.Path(sys.argv[1]), live)
