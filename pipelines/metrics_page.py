@@ -28,6 +28,7 @@ class Live:
         horizon: steps ahead.
         scored: forecasts whose actual value has come.
         mase: in the unit of `forecaster.serving`, each series' mean change over a season as it is at the time.
+        mase_median: of the same, where `mase` is the mean over the series.
         bias: forecast minus actual value, in the same unit.
         coverage: of the model's own interval,
         calibrated_coverage: of the corrected one,
@@ -37,6 +38,7 @@ class Live:
     horizon: int
     scored: int
     mase: float = math.nan
+    mase_median: float = math.nan
     bias: float = math.nan
     coverage: float = math.nan
     calibrated_coverage: float = math.nan
@@ -115,6 +117,7 @@ def _live(samples: _Samples) -> tuple[Live, ...]:
 _FIELDS = {
     ("live_scored_forecasts", None): "scored",
     ("live_mase", None): "mase",
+    ("live_mase_median", None): "mase_median",
     ("live_bias", None): "bias",
     ("live_coverage_ratio", "raw"): "coverage",
     ("live_coverage_ratio", "calibrated"): "calibrated_coverage",

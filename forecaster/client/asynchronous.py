@@ -45,9 +45,11 @@ class AsyncForecastClient(AsyncClosing):
         quantile_levels: Sequence[float] = (),
         future: pl.DataFrame | None = None,
         calibrated: bool = False,
+        what_if: bool = False,
     ) -> pl.DataFrame:
         """Return forecasts in long format; see `ForecastClient.forecast`."""
-        return await self._forecast(series_ids, Wanted(horizon, quantile_levels, future, calibrated=calibrated))
+        wanted = Wanted(horizon, quantile_levels, future, calibrated=calibrated, what_if=what_if)
+        return await self._forecast(series_ids, wanted)
 
     async def paths(
         self,

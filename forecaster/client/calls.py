@@ -89,6 +89,7 @@ class Wanted:
     width: int | None = None
     length_power: float = 0.0
     calibrated: bool = False
+    what_if: bool = False
 
     def options(self, model: ModelInfo | None) -> forecast_pb2.ForecastOptions:
         """Return the message; `model` says which known-future covariates there are."""
@@ -109,6 +110,7 @@ class Wanted:
             future_covariates=future_covariates(self.future, model),
             packed=not self.has_paths,
             calibrated=self.calibrated,
+            hypothetical=self.what_if,
         )
 
     @property

@@ -78,6 +78,9 @@ class StreamReply:
 class LiveScores:
     """How good the forecasts of one series at one horizon have been; newer ones weigh more. None is not known yet.
 
+    A mean of few scores is mostly chance: of 30, `mase` is known to about a fifth, of 100 to a tenth, and
+    `coverage` to 5 points.
+
     Args:
         horizon: steps ahead.
         scored_count: how many forecasts were scored.

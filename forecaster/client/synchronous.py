@@ -57,6 +57,7 @@ class ForecastClient(Closing):
         quantile_levels: Sequence[float] = (),
         future: pl.DataFrame | None = None,
         calibrated: bool = False,
+        what_if: bool = False,
     ) -> pl.DataFrame:
         """Return forecasts in long format: unique_id, ds, y_hat (the median), q0.1 … for each level.
 
@@ -69,10 +70,12 @@ class ForecastClient(Closing):
             future: known-future covariates of the steps ahead, columns unique_id (left out: the same for every series),
                 ds and their names; what it does not say is missing.
             calibrated: correct the quantiles by how often those of past forecasts held.
+            what_if: `future` is an assumption, not what is known: the forecast is not scored when its time comes.
 
         Raises SeriesNotFoundError, TooLittleHistoryError, InvalidArgumentError.
         """
-        return self._forecast(series_ids, Wanted(horizon, quantile_levels, future, calibrated=calibrated))
+        wanted = Wanted(horizon, quantile_levels, future, calibrated=calibrated, what_if=what_if)
+        return self._forecast(series_ids, wanted)
 
     def paths(
         self,

@@ -50,9 +50,10 @@ class Calibration:
     """The calibration of one model version.
 
     Each of the K horizons has a row in two tensors. In `calibration_waiting` (float64): the position of the step that
-    is waited for, 0 if none, the median and the unit of errors. In `calibration_learnt` (float32): the bounds that
-    wait, in units around the median (lower and upper ones of the corrected intervals, both of the raw one), the moves
-    of `AdaptiveLevels`, and the sums of `live_scores`.
+    is waited for, the median and the unit of errors; if none is waited for, minus the position from which on the next
+    forecast is taken, and zeros. In `calibration_learnt` (float32): the bounds that wait, in units around the median
+    (lower and upper ones of the corrected intervals, both of the raw one), the moves of `AdaptiveLevels`, and the
+    sums of `live_scores`.
 
     Args:
         config: the model's, resolved.
@@ -78,10 +79,12 @@ class Calibration:
         self._scores = slice(bounds + c, bounds + c + 5)
         # As the kernels take them: few arrays, since each costs a call a part of a microsecond.
         kept, trained = self._levels, self._distribution
-        self._settling = np.stack([kept.alpha, kept.most, kept.most_alpha, *kept.gamma]), self._shown
+        self._settling = (
+            np.stack([kept.alpha, kept.most, kept.most_alpha, *kept.gamma]),
+            np.array([self._shown, *self.horizons]),
+        )
         issuing = [self._shown, trained.median_index, lag, int(config.end_of_sequence), *self.horizons]
         self._issuing = np.array(issuing), self._settling[0], np.concatenate([trained.tails, trained.levels])
-        self._replaying = np.array(self.horizons), step_us
         self._states, self._normalizer = Views((_WAITING, _LEARNT)), Views(("normalizer",))
         self.spec = [
             TensorSpec(_WAITING, (k, 3), torch.float64),
@@ -126,13 +129,13 @@ class Calibration:
         origins: tuple[IntArray, IntArray, IntArray],
         names: Names,
     ) -> Issued | None:
-        """Remember forecasts that were given, at those horizons that wait for none.
+        """Remember forecasts that were given, at those horizons that wait for none and do not rest from the last one.
 
         Args:
             tensors: the calibration's and the `normalizer`, [S, …].
             targets: see `score`.
             slots: of N different series, int64 [N].
-            forecasts: quantiles as the model made them, from the present state and without assumptions, float64
+            forecasts: quantiles as the model made them from the present state, float64
                 [N, D, Q], and the probability that a series has ended before a step, float64 [N, D]: where it is more
                 than a half, nothing is shown, but for the first one.
             origins: steps that the series have seen, the time of the last one, and how many steps were asked for, D or
@@ -140,7 +143,7 @@ class Calibration:
             names: the series' ids, by slots.
 
         Returns:
-            The record to journal before anything else of these series, None if every horizon waits already.
+            The record to journal before anything else of these series, None if no horizon takes one.
         """
         used, *columns = issue_kernel.issue(
             (*self._states.of(tensors), targets),
@@ -181,7 +184,7 @@ class Calibration:
             *at,
             _arrays(runs),
             (run_of[issued.series], issued.horizons.astype(np.int64), *rest),
-            self._replaying,
+            self.step_us,
             *self._settling,
         )
 

@@ -16,8 +16,9 @@ from forecaster.model.conformal_kernel import moved
 
 NEVER = 2**62  # the position of a target that there is not
 MEMORY = 100.0  # scored forecasts in which the weight of one falls to 1/e
-_MOST_UNITS = 1e6  # a larger error counts as this one: one mad value must not blind a mean for ever
+MOST_UNITS = 20.0  # a larger error counts as this one, so that one mad value moves a mean by a fifth, not for ever
 _LARGEST = 1e30  # of a bound in units; it is kept in float32
+_WORD, _FACTOR = 2**32 - 1, 0x45D9F3B  # of `_mixed`: products of the two overflow no int64
 
 
 @part
@@ -29,7 +30,7 @@ def in_units(value, median, unit):
 @part
 def _add_score(sums, error, raw_missed, missed):
     """Take one more score into sums [5]: how many there are; weighted sums, see `live_scores`."""
-    size = min(abs(error), _MOST_UNITS)
+    size = min(abs(error), MOST_UNITS)
     sums[0] = float(sums[0]) + 1.0
     for j in range(1, 5):
         if j == 1:
@@ -43,8 +44,33 @@ def _add_score(sums, error, raw_missed, missed):
 
 
 @part
-def _settle(waited, learnt, which, value, law, shown):
-    """Score what a pair waits for, and wait no longer; a missing value is not scored.
+def _mixed(word):
+    """Return a hash of 32 bits of 32 bits, as integers of 64: multiplications, and shifts between them."""
+    for _ in range(2):
+        word = ((word >> 16) ^ word) * _FACTOR & _WORD
+    return (word >> 16) ^ word
+
+
+@part
+def _rest(target, median, steps):
+    """Return for how many steps behind its target a horizon takes no forecast, 0 to `steps` - 1.
+
+    Forecasts that are given at every step would otherwise be scored at targets that are `steps` apart: with a season of
+    so many, at one and the same phase of it. The number is drawn from what a replay knows as well: target and median.
+    """
+    drawn = int(abs(math.frexp(median)[0]) * 2.0**53)
+    return _mixed(_mixed((drawn ^ drawn >> 32) & _WORD) ^ (target & _WORD)) * steps >> 32
+
+
+@part
+def is_open(waited, position):
+    """Return whether a pair [3] takes a forecast that is given after so many steps."""
+    return waited[0] <= 0 and position >= -waited[0]
+
+
+@part
+def _settle(waited, learnt, which, value, law, plan):
+    """Score what a pair waits for, wait no longer, and rest; a missing value is not scored.
 
     Args:
         waited: its row of `calibration_waiting` [3].
@@ -52,8 +78,9 @@ def _settle(waited, learnt, which, value, law, shown):
         which: its horizon among the K.
         value: of the step, NaN where missing.
         law: see `score_step`.
-        shown: see `score_step`.
+        plan: see `score_step`.
     """
+    shown = plan[0]
     alpha, most, gamma = law[0], law[1], law[3 + which]
     tracked = alpha.size
     bounds = 2 * tracked + 2 if tracked > 0 else 0
@@ -71,7 +98,9 @@ def _settle(waited, learnt, which, value, law, shown):
         _add_score(learnt[bounds + tracked :], float(error), raw_missed, shown_missed)
     for b in range(bounds):
         learnt[b] = 0.0
-    waited[0] = waited[1] = waited[2] = 0.0
+    target = int(waited[0])
+    waited[0] = -float(target + _rest(target, waited[1], plan[1 + which]))
+    waited[1] = waited[2] = 0.0
 
 
 @part
@@ -109,13 +138,13 @@ def _value(runs, run, step):
 
 
 @part
-def _score_run(waiting, learnt, run, position, runs, law, shown):
+def _score_run(waiting, learnt, run, position, runs, law, plan):
     """Score what a series [K, …] waits for up to the end of its run."""
     reached = position + runs[1][run]
     for k in range(len(waiting)):
         target = int(waiting[k, 0])
         if 0 < target <= reached:
-            _settle(waiting[k], learnt[k], k, _value(runs, run, target - position - 1), law, shown)
+            _settle(waiting[k], learnt[k], k, _value(runs, run, target - position - 1), law, plan)
 
 
 @entry
@@ -126,7 +155,7 @@ def next_targets(waiting, slots, found):
 
 
 @entry
-def score_step(states, slots, position, values, law, shown):
+def score_step(states, slots, position, values, law, plan):
     """Score what waits for the next step of each series.
 
     Args:
@@ -136,7 +165,7 @@ def score_step(states, slots, position, values, law, shown):
         position: steps seen before it, int64 [N].
         values: float64 [N], NaN where missing.
         law: α, moves at most, α + moves at most, and then γ of each horizon, float64 [3 + K, A].
-        shown: which of the tracked coverages is.
+        plan: which of the tracked coverages is shown, and the horizons, int64 [1 + K].
     """
     waiting, learnt, targets = states
     for i in range(slots.size):
@@ -145,12 +174,12 @@ def score_step(states, slots, position, values, law, shown):
             continue
         for k in range(waiting.shape[1]):
             if 0 < waiting[s, k, 0] <= position[i] + 1:
-                _settle(waiting[s, k], learnt[s, k], k, values[i], law, shown)
+                _settle(waiting[s, k], learnt[s, k], k, values[i], law, plan)
         targets[s] = next_target(waiting[s])
 
 
 @entry
-def score(states, slots, position, runs, law, shown):
+def score(states, slots, position, runs, law, plan):
     """Score what waits for a step of the runs, one of each series.
 
     Args:
@@ -159,18 +188,18 @@ def score(states, slots, position, runs, law, shown):
         position: see `score_step`.
         runs: start and length int64 [N], run and step of each row int64 [R], ascending, and its value float64 [R].
         law: see `score_step`.
-        shown: see `score_step`.
+        plan: see `score_step`.
     """
     waiting, learnt, targets = states
     for i in range(slots.size):
         s = slots[i]
         if targets[s] <= position[i] + runs[1][i]:
-            _score_run(waiting[s], learnt[s], i, position[i], runs, law, shown)
+            _score_run(waiting[s], learnt[s], i, position[i], runs, law, plan)
             targets[s] = next_target(waiting[s])
 
 
 @entry
-def replay(states, slots, position, runs, issued, plan, law, shown):
+def replay(states, slots, position, runs, issued, step_us, law, plan):
     """Do what `issue` and scores did while the runs were observed.
 
     Args:
@@ -180,13 +209,12 @@ def replay(states, slots, position, runs, issued, plan, law, shown):
         runs: see `score`; they may be of no steps.
         issued: for each row its run, -1 if it has none, its horizon among the K and its origin int64 [R], frame
             float64 [R, 2], bounds float32 [R, B]; in order.
-        plan: the horizons int64 [K], and a step in microseconds.
+        step_us: a step in microseconds.
         law: see `score_step`.
-        shown: see `score_step`.
+        plan: see `score_step`.
     """
     waiting, learnt, targets = states
     run_of, horizons, origin_us, frame, bounds = issued
-    steps, step_us = plan
     for r in range(run_of.size):
         i, k = run_of[r], horizons[r]
         if i < 0:
@@ -197,9 +225,9 @@ def replay(states, slots, position, runs, issued, plan, law, shown):
         s, at = slots[i], position[i] + done
         target = int(waiting[s, k, 0])
         if 0 < target <= at:
-            _settle(waiting[s, k], learnt[s, k], k, _value(runs, i, target - position[i] - 1), law, shown)
-        wait(waiting[s, k], learnt[s, k], at + steps[k], frame[r], bounds[r])
+            _settle(waiting[s, k], learnt[s, k], k, _value(runs, i, target - position[i] - 1), law, plan)
+        wait(waiting[s, k], learnt[s, k], at + plan[1 + k], frame[r], bounds[r])
     for i in range(slots.size):
         s = slots[i]
-        _score_run(waiting[s], learnt[s], i, position[i], runs, law, shown)
+        _score_run(waiting[s], learnt[s], i, position[i], runs, law, plan)
         targets[s] = next_target(waiting[s])

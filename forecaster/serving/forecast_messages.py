@@ -39,6 +39,7 @@ class Plan:
         packed: whether the answer is to be columns.
         each: numbers that one series costs.
         calibrated: whether quantiles are to be corrected.
+        hypothetical: whether what is said of the time ahead is an assumption.
     """
 
     horizon: int
@@ -47,6 +48,7 @@ class Plan:
     packed: bool
     each: int
     calibrated: bool = False
+    hypothetical: bool = False
 
     def work(self, series_ids: tuple[str, ...]) -> ForecastWork:
         """Return what to forecast of series whose ids are known to be right and to differ.
@@ -89,7 +91,8 @@ def forecast_work(series_ids: Sequence[str], options: forecast_pb2.ForecastOptio
     violations.raise_if_any()
     futures = tuple(_futures(options, ids, plan.horizon, bundle))
     _check_supported(plan.drawing, bundle)
-    return ForecastWork(ids, plan.horizon, plan.levels, futures, plan.drawing, plan.calibrated)
+    options_of = (plan.drawing, plan.calibrated, plan.hypothetical)
+    return ForecastWork(ids, plan.horizon, plan.levels, futures, *options_of)
 
 
 def _plan(options: forecast_pb2.ForecastOptions, bundle: Bundle, violations: Violations) -> Plan:
@@ -105,7 +108,9 @@ def _plan(options: forecast_pb2.ForecastOptions, bundle: Bundle, violations: Vio
     own = config.sample_paths if config.decoder == "recurrent" else 0  # its quantiles are those of so many paths
     known = len(bundle.model.covariates.future) if options.future_covariates else 0
     each = horizon * (1 + len(levels) + drawn + own + known)
-    return Plan(horizon, levels, drawing, options.packed, each, options.calibrated)
+    if options.hypothetical and not options.future_covariates:
+        violations.add("options.hypothetical", "nothing is assumed without options.future_covariates: leave it out")
+    return Plan(horizon, levels, drawing, options.packed, each, options.calibrated, options.hypothetical)
 
 
 def _levels(

@@ -181,8 +181,7 @@ def _predict(lane: Lane, asked: Sequence[_Asked]) -> list[Prediction]:
     if len(asked) == 1:
         one = asked[0]
         prediction = _decoded(lane, one.slots, one.work.horizon, one.future)
-        if one.future is None:
-            _issue(lane, one.slots, prediction, np.full(len(one.slots), one.work.horizon))
+        _issue(lane, one, prediction)
         return [prediction]
     plain = np.unique(np.concatenate([_NO_SLOTS, *(one.slots for one in asked if one.future is None)]))
     parts, places, start = [plain], [], len(plain)
@@ -202,15 +201,15 @@ def _predict(lane: Lane, asked: Sequence[_Asked]) -> list[Prediction]:
             if one.future is not None:
                 future[torch.from_numpy(place), : one.work.horizon] = one.future
     whole = _decoded(lane, slots, horizon, future)
-    shown = np.zeros(len(plain), dtype=np.int64)
-    for one, place in zip(asked, places, strict=True):
-        if one.future is None:
-            shown[place] = np.maximum(shown[place], one.work.horizon)
-    _issue(lane, plain, Prediction(*(part[: len(plain)] for part in whole)), shown)
-    return [
+    predictions = [
         Prediction(*(part[torch.from_numpy(place), : one.work.horizon] for part in whole))
         for one, place in zip(asked, places, strict=True)
     ]
+    # A series is scored once: one that knew what lies ahead goes before one that did not, a longer before a shorter.
+    order = sorted(range(len(asked)), key=lambda at: (asked[at].future is None, -asked[at].work.horizon))
+    for at in order:
+        _issue(lane, asked[at], predictions[at])
+    return predictions
 
 
 def _levels(lane: Lane, one: _Asked, prediction: Prediction) -> npt.NDArray[np.float64]:
@@ -220,10 +219,11 @@ def _levels(lane: Lane, one: _Asked, prediction: Prediction) -> npt.NDArray[np.f
     return interpolated(prediction.quantiles.numpy(), lane.model.config.quantile_levels, one.work.levels)
 
 
-def _issue(lane: Lane, slots: IntArray, prediction: Prediction, horizons: IntArray) -> None:
-    """Let the forecasts of N different series that rest on no assumptions be scored."""
-    if lane.scoring is not None and len(slots):
-        lane.scoring.issue(slots, prediction.quantiles.numpy(), prediction.ended.numpy(), horizons)
+def _issue(lane: Lane, one: _Asked, prediction: Prediction) -> None:
+    """Let the forecasts of a request be scored, unless they rest on assumptions."""
+    if lane.scoring is not None and len(one.slots) and not one.work.hypothetical:
+        horizons = np.full(len(one.slots), one.work.horizon)
+        lane.scoring.issue(one.slots, prediction.quantiles.numpy(), prediction.ended.numpy(), horizons)
 
 
 def _decoded(lane: Lane, slots: IntArray, horizon: int, future: Tensor | None) -> Prediction:

@@ -13,7 +13,7 @@ import numpy as np
 from forecaster.model.compiling import entry, part
 from forecaster.model.conformal_kernel import quantiles_of, two_sided
 from forecaster.model.normalizer_kernel import statistics
-from forecaster.serving.calibration_kernel import in_units, next_target, wait
+from forecaster.serving.calibration_kernel import in_units, is_open, next_target, wait
 
 _LEAST_UNIT = 1e-300  # which is none that a value can be told in
 
@@ -28,16 +28,17 @@ def _ahead(ended, asked):
 
 
 @part
-def _open(waiting, slots, forecasts, asked, steps, ends):
-    """Return which pairs wait for nothing and were given what can be waited for, bool [N, K], and how many."""
+def _open(waiting, slots, forecasts, origins, steps, ends):
+    """Return which pairs take a forecast and were given what can be waited for, bool [N, K], and how many."""
     quantiles, ended = forecasts
+    position, _, asked = origins
     count, found = 0, np.zeros((slots.size, steps.size), np.bool_)
     for i in range(slots.size):
         ahead = min(asked[i], quantiles.shape[1])
         if ends:
             ahead = _ahead(ended[i], ahead)
         for k in range(steps.size):
-            if waiting[slots[i], k, 0] == 0 and steps[k] <= ahead:
+            if is_open(waiting[slots[i], k], position[i]) and steps[k] <= ahead:
                 known = True
                 for q in range(quantiles.shape[2]):
                     known &= math.isfinite(quantiles[i, steps[k] - 1, q])
@@ -87,7 +88,7 @@ def _work(law, shown):
 
 @entry
 def issue(states, sums, slots, forecasts, origins, plan, law, distribution):
-    """Let every horizon that waits for none wait for a forecast that was given.
+    """Let every horizon that is open wait for a forecast that was given.
 
     Args:
         states: see `calibration_kernel.score_step`.
@@ -106,9 +107,9 @@ def issue(states, sums, slots, forecasts, origins, plan, law, distribution):
         the horizon uint8, the origin's time int64 [R], the frame float64 [R, 2] and the bounds float32 [R, B].
     """
     waiting, learnt, targets = states
-    position, clock_us, asked = origins
+    position, clock_us, _ = origins
     shown, median, lag, ends, steps = plan[0], plan[1], plan[2], plan[3], plan[4:]
-    opened, count = _open(waiting, slots, forecasts, asked, steps, ends)
+    opened, count = _open(waiting, slots, forecasts, origins, steps, ends)
     series, horizons, origin_us = np.empty(count, np.int32), np.empty(count, np.uint8), np.empty(count, np.int64)
     used, changes, work = (
         np.empty(min(count, slots.size), np.int64),

@@ -75,12 +75,22 @@ class Report:
         )
 
     def mean(self) -> tuple[LiveScores, ...]:
-        """Return the mean over the series that have been scored, each weighing the same, and how much was scored."""
+        """Return the mean over the series that have been scored, each weighing the same, and how much was scored.
+
+        No error counts for more than `calibration_kernel.MOST_UNITS`, so that no value of one series moves a fleet's
+        mean by much; the median over the series beside it knows nothing of a few that go wrong altogether.
+        """
         parts = (self.mase, self.bias, self.coverage, self.calibrated_coverage)
         known = self.scored > 0
         many = np.maximum(known.sum(axis=0), 1)
         means = [np.where(known.any(axis=0), np.where(known, part, 0.0).sum(axis=0) / many, np.nan) for part in parts]
+        middle = np.array([np.median(self.mase[at, k]) if at.any() else np.nan for k, at in enumerate(known.T)])
         return tuple(
-            LiveScores(horizon, int(self.scored[:, k].sum()), self.nominal, *(float(mean[k]) for mean in means))
+            LiveScores(
+                horizon,
+                int(self.scored[:, k].sum()),
+                self.nominal,
+                *(float(part[k]) for part in (*means, middle)),
+            )
             for k, horizon in enumerate(self.horizons)
         )

@@ -203,8 +203,10 @@ def _live(models: Sequence[Served]) -> Iterator[Metric]:
     known = [(labels, score) for labels, score in scores if score.scored]
     text = "Forecasts whose actual value has come, of all series in memory; falls when some leave. " + _TAKEN
     yield _gauge("live_scored_forecasts", text, _HORIZON, [(labels, score.scored) for labels, score in scores])
-    text = "Mean absolute scaled error by steps ahead. "
+    text = "Mean absolute scaled error by steps ahead, an error counting for 20 at most. "
     yield _gauge("live_mase", text + _LIVE, _HORIZON, [(labels, score.mase) for labels, score in known])
+    text = "The median over the series in memory of their mean absolute scaled errors, by steps ahead. " + _TAKEN
+    yield _gauge("live_mase_median", text, _HORIZON, [(labels, score.mase_median) for labels, score in known])
     text = "Forecast minus actual value, in MASE's unit, by steps ahead. "
     yield _gauge("live_bias", text + _LIVE, _HORIZON, [(labels, score.bias) for labels, score in known])
     with_intervals = [(labels, score) for labels, score in known if score.nominal == score.nominal]  # not NaN

@@ -34,6 +34,18 @@ def interval(row: Values, levels: Sequence[float], share: float) -> tuple[float,
     return quantile(row, levels, share), -quantile(-row[::-1], [1 - one for one in reversed(levels)], share)
 
 
+def rest(target: int, median: float, steps: int) -> int:
+    """Return for how many steps behind its target a horizon takes no forecast: uniform in 0 to `steps` - 1."""
+
+    def mixed(word: int) -> int:
+        for _ in range(2):
+            word = ((word >> 16) ^ word) * 0x45D9F3B % 2**32
+        return (word >> 16) ^ word
+
+    drawn = int(abs(math.frexp(median)[0]) * 2.0**53)
+    return mixed(mixed((drawn ^ (drawn >> 32)) % 2**32) ^ target) * steps // 2**32
+
+
 class PlainSeries:
     """What one series waits for and has learnt.
 
@@ -51,13 +63,14 @@ class PlainSeries:
         self.horizons, self.levels, self.unit = horizons, levels, unit
         self.gamma = np.array([rates[0]] + [rates[1]] * (k - 1))[:, None] * ALPHA
         self.target, self.median = np.zeros(k, dtype=np.int64), np.zeros(k)
+        self.opens = np.zeros(k, dtype=np.int64)  # the position from which on a forecast is taken
         self.bounds, self.raw = np.zeros((k, 2, len(ALPHA))), np.zeros((k, 2))
         self.moves, self.sums = np.zeros((k, len(ALPHA))), np.zeros((k, 5))
 
     def issue(self, quantiles: Values, position: int) -> None:
         """Take a forecast [D, Q] that was given after so many steps."""
         for k, ahead in enumerate(self.horizons):
-            if self.target[k] or ahead > len(quantiles):
+            if self.target[k] or position < self.opens[k] or ahead > len(quantiles):
                 continue
             row = quantiles[ahead - 1]
             share = two_sided(self.moves[k] + (self.moves[0] if k else 0.0)) / 2
@@ -75,9 +88,11 @@ class PlainSeries:
                 held = self.raw[k, 0] <= error <= self.raw[k, 1]
                 moves = self.moves[k] + self.gamma[k] * (ALPHA - missed)
                 self.moves[k] = np.clip(moves, LEAST, NARROWEST * (1 - ALPHA))
-                score = np.array([abs(error), -error, held, not missed[SHOWN]])
+                size = min(abs(error), 20.0)
+                score = np.array([size, -math.copysign(size, error), held, not missed[SHOWN]])
                 self.sums[k, 0] += 1
                 self.sums[k, 1:] += (score - self.sums[k, 1:]) / 100
+            self.opens[k] = position + rest(position, self.median[k], self.horizons[k])
             self.target[k], self.median[k], self.bounds[k], self.raw[k] = 0, 0, 0, 0
 
     def learnt(self) -> Values:

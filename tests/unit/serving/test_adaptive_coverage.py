@@ -73,7 +73,8 @@ def test_the_raw_intervals_do_not(doubled: Stream) -> None:
         assert score.coverage < 0.7
         assert 0.76 < score.calibrated_coverage < 0.84
     assert report.of(0)[0].scored == 2999
-    assert report.mean()[-1].scored == 12 * 749
+    each = np.array([report.of(i)[-1].scored for i in range(12)])  # 4 steps ahead, 0 to 3 of rest behind it
+    assert (abs(each - 3000 / 5.5) < 20).all()
 
 
 def test_a_long_horizon_follows_the_short_one_before_its_own_errors_come() -> None:
@@ -84,11 +85,11 @@ def test_a_long_horizon_follows_the_short_one_before_its_own_errors_come() -> No
 
 
 def test_where_nothing_changes_intervals_stay_as_they_are() -> None:
-    stream = Stream(12, 1200, 4, factor=1.0)
+    stream = Stream(12, 3000, 4, factor=1.0)
     stream.run()
     for ahead in (1, 4):
         assert 0.79 < stream.coverage(ahead).mean() < 0.81
-        widths = np.diff(stream.bounds[:, 600:, ahead - 1], axis=-1)
+        widths = np.diff(stream.bounds[:, 1500:, ahead - 1], axis=-1)
         assert np.median(widths) == pytest.approx(2 * norm.ppf(0.9), rel=0.05)
 
 

@@ -1,5 +1,6 @@
 """What is issued is scored when its time comes; live and replayed states are the same."""
 
+import dataclasses
 import math
 
 import hypothesis.strategies as st
@@ -26,7 +27,7 @@ def scored(series: Series, i: int) -> list[int]:
 
 
 def waiting(series: Series, i: int) -> list[int]:
-    return series.horizons(WAITING, i)[:, 0].astype(int).tolist()
+    return series.horizons(WAITING, i)[:, 0].astype(int).clip(0).tolist()  # below 0 it rests
 
 
 def test_horizons() -> None:
@@ -113,7 +114,7 @@ def test_scores() -> None:
     assert score.bias == pytest.approx(-np.average(errors, weights=weights), rel=1e-5)
     assert score.coverage == pytest.approx(np.average(inside, weights=weights), rel=1e-5)
     mean = series.calibration.report(series.tensors, slice(None)).mean()
-    assert mean[0] == score
+    assert mean[0] == dataclasses.replace(score, mase_median=score.mase)
     assert mean[1].scored == 0
 
 
@@ -132,9 +133,26 @@ def test_a_value_on_a_bound_lies_inside_and_a_mad_one_is_survived() -> None:
     series.observe({0: series.next_run(0, [-1.7e308])})
     score = series.calibration.report(series.tensors, series.slots).of(0)[0]
     mad = score.mase * (1 - 0.99**51) - 0.99 * before.mase * (1 - 0.99**50)
-    assert mad == pytest.approx(0.01 * 1e6, rel=1e-3)  # of a million units, which is enough
+    assert mad == pytest.approx(0.01 * 20, rel=1e-3)  # of twenty units, which is enough to be seen
     assert score.bias > before.bias
     assert all(torch.isfinite(series.tensors[name]).all() for name in (WAITING, LEARNT))
+
+
+@pytest.mark.parametrize("median", [0.0, 1e-3])
+@pytest.mark.parametrize("horizon", [7, 14, 28])
+def test_whatever_the_weekday_of_the_beginning_all_weekdays_are_scored(horizon: int, median: float) -> None:
+    """Series that begin on the seven weekdays, of a model that errs on Sundays alone, by 7: its mean error is 1."""
+    rng, names = np.random.default_rng(horizon), tuple("abcdefg")
+    series = Series(calibration(horizon), names)
+    series.observe({i: series.next_run(i, [0.0]) for i in range(7)})
+    for day in range(200 * horizon):
+        series.forecast(range(7), gaussian(7, horizon, centre=median * rng.normal()))
+        series.observe({i: series.next_run(i, [7.0 if (day + i) % 7 == 0 else 0.0]) for i in range(7)})
+    scores = [series.calibration.report(series.tensors, series.slots).of(i)[-1] for i in range(7)]
+    assert all(score.horizon == horizon and score.scored > 120 for score in scores)
+    mase = np.array([score.mase for score in scores])  # of weights with a time constant of 100: 0.25 is chance
+    assert ((mase > 0.25) & (mase < 2.0)).all()
+    assert mase.mean() == pytest.approx(1.0, abs=0.3)
 
 
 @pytest.mark.parametrize("levels", [(0.5,), (0.1, 0.5, 0.95)])

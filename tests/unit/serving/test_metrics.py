@@ -27,6 +27,7 @@ from forecaster.serving.metrics import ServerCollector, exposed
 from forecaster.serving.opening import open_storage
 from forecaster.serving.versions import ModelState, Version
 from forecaster.serving.work import ForecastWork
+from tests.unit.serving.calibrating import GAUSSIAN, Series, calibration
 from tests.unit.serving.folding import BUNDLE, columns, make_bundle
 
 LEVELS = (0.1, 0.5, 0.9)
@@ -170,6 +171,24 @@ def test_reports_join(tmp_path: pathlib.Path) -> None:
     whole = Report.of_sums((1, 6), 0.8, sums)
     parts = [Report.of_sums((1, 6), 0.8, sums[rows]) for rows in (slice(0, 3), slice(3, 3), slice(3, 7))]
     assert Report.joined(parts).mean() == whole.mean()
+
+
+def test_one_mad_value_moves_no_fleet() -> None:
+    """Of fifty series whose errors are half a unit, one gets a value of 1e150."""
+    rng, names = np.random.default_rng(0), tuple(map(str, range(50)))
+    series = Series(calibration(1), names)
+    series.observe({i: series.next_run(i, [0.0]) for i in range(50)})
+    reports = []
+    for values in (rng.laplace(scale=0.5, size=(80, 50)), [[*[0.5] * 49, 1e150]]):
+        for row in values:
+            series.forecast(range(50), np.broadcast_to(GAUSSIAN, (50, 1, len(GAUSSIAN))).copy())
+            series.observe({i: series.next_run(i, [float(value)]) for i, value in enumerate(row)})
+        reports.append(series.calibration.report(series.tensors, series.slots).mean()[0])
+    before, after = reports
+    assert before.mase == pytest.approx(0.5, rel=0.1)
+    assert after.mase == pytest.approx(before.mase, rel=0.05)
+    assert after.mase_median == pytest.approx(before.mase_median, rel=0.02)
+    assert after.bias == pytest.approx(before.bias, abs=0.02)
 
 
 def test_versions_that_come_up_are_shown_and_old_ones_are_not(tmp_path: pathlib.Path) -> None:

@@ -61,3 +61,45 @@ def test_a_future_off_the_grid_fails_its_series_alone() -> None:
     answer = engine.forecast([ForecastWork(("a", "b"), HORIZON, LEVELS, (odd,))])[0]
     assert answer.series_ids == ("b",)
     assert isinstance(answer.failures["a"], InvalidArgumentError)
+
+
+def test_forecasts_that_know_the_time_ahead_are_scored_and_assumptions_are_not() -> None:
+    engine = Engine(BUNDLE, VolatileStorage(), max_series=10)
+    engine.observe([work([*history("a"), *history("b")])])
+    rows = history("a", 60)
+
+    def ahead(hour: int) -> tuple[Futures, ...]:
+        return (futures([0], [None], np.array([[row[3][1:] for row in rows[hour : hour + HORIZON]]])),)
+
+    def scored(name: str) -> list[int]:
+        return [one.scored for one in engine.describe(name).live]
+
+    for hour in range(30, 50):
+        asked = [
+            ForecastWork(("a",), HORIZON, LEVELS, ahead(hour)),
+            ForecastWork(("b",), HORIZON, LEVELS, ahead(hour), hypothetical=True),
+        ]
+        engine.forecast(asked if hour % 2 else asked[::-1])
+        engine.forecast(asked[1:])
+        engine.observe([work([rows[hour], *history("b", 1, hour)])])
+    assert scored("a")[0] == 20
+    assert min(scored("a")) > 0
+    assert scored("b") == [0] * len(scored("a"))
+
+
+def test_what_a_correction_learns_from_known_futures_moves_their_quantiles() -> None:
+    """A model asked only with its known future has `calibrated` quantiles that are other ones."""
+    engine = Engine(BUNDLE, VolatileStorage(), max_series=10)
+    rows = [
+        (name, hour, 1e3 * value, beside) for name, hour, value, beside in history("a", 90)
+    ]  # far from its intervals
+    engine.observe([work(rows[:30])])
+    known = (futures([0], [None], np.zeros((1, HORIZON, 2))),)
+    for row in rows[30:]:
+        engine.forecast([ForecastWork(("a",), HORIZON, LEVELS, known)])
+        engine.observe([work([row])])
+    raw, corrected = (
+        engine.forecast([ForecastWork(("a",), HORIZON, LEVELS, known, calibrated=calibrated)])[0].quantiles
+        for calibrated in (False, True)
+    )
+    assert not np.allclose(raw, corrected, rtol=1e-3)
