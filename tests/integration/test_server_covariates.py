@@ -187,6 +187,20 @@ def test_the_journey_with_covariates(servers: ServerFactory) -> None:
         assert_same_as_offline(client, servers.bundle, 54)
 
 
+def test_known_futures_are_scored_and_assumptions_are_not(servers: ServerFactory) -> None:
+    server = servers()
+    with ForecastClient(server.address) as client:
+        client.observe(beside(wander(2, 30)))
+        for hour in range(30, 36):
+            client.forecast(["s0"], future=ahead(IDS, hour, 9.0))
+            client.forecast(["s1"], future=ahead(IDS, hour, 9.0), what_if=True)
+            client.observe(beside(wander(2, 1, start=hour)))
+        known, assumed = (client.get_series(name).live[0].scored_count for name in ("s0", "s1"))
+        assert (known, assumed) == (6, 0)
+        with pytest.raises(InvalidArgumentError, match="nothing is assumed without"):
+            client.forecast(["s0"], what_if=True)
+
+
 def test_paths_repeat_by_seed_and_beams_are_sorted(servers: ServerFactory) -> None:
     server = servers()
     with ForecastClient(server.address) as client:

@@ -190,11 +190,18 @@ def test_futures_of_all_series_come_before_their_own() -> None:
         (ForecastOptions(future_covariates=[future("", price=[math.inf])]), "inf is not a finite number"),
         (ForecastOptions(future_covariates=[future("", price=[1.0], holiday=[])]), "differ in length"),
         (ForecastOptions(future_covariates=[future("", 10**12, price=[1.0])]), "outside the years"),
+        (ForecastOptions(hypothetical=True), "options.hypothetical: nothing is assumed without"),
     ],
 )
 def test_what_cannot_be_forecast_is_said(options: ForecastOptions, text: str) -> None:
     with pytest.raises(InvalidArgumentError, match=re.escape(text)):
         forecast_work(["a", "b"], options, BINS)
+
+
+def test_whether_a_future_is_an_assumption_is_known() -> None:
+    for assumed in (False, True):
+        options = ForecastOptions(future_covariates=[future("a", price=[1.0])], hypothetical=assumed)
+        assert forecast_work(["a"], options, DIRECT).hypothetical is assumed
 
 
 def test_paths_count_among_the_values_of_an_answer() -> None:
