@@ -192,8 +192,8 @@ def test_known_futures_are_scored_and_assumptions_are_not(servers: ServerFactory
     with ForecastClient(server.address) as client:
         client.observe(beside(wander(2, 30)))
         for hour in range(30, 36):
-            client.forecast(["s0"], future=ahead(IDS, hour, 9.0))
-            client.forecast(["s1"], future=ahead(IDS, hour, 9.0), what_if=True)
+            client.forecast(["s0"], future=ahead(["s0"], hour, 9.0))
+            client.forecast(["s1"], future=ahead(["s1"], hour, 9.0), what_if=True)
             client.observe(beside(wander(2, 1, start=hour)))
         known, assumed = (client.get_series(name).live[0].scored_count for name in ("s0", "s1"))
         assert (known, assumed) == (6, 0)
