@@ -16,10 +16,12 @@ from torch import Tensor
 from forecaster.data.features import DAY_US
 from forecaster.model import decode_kernel
 from forecaster.model.direct_decoder import DirectDecoder
-from forecaster.model.packed_step import Array, periods_of, views
+from forecaster.model.packed_step import Array, blocks, in_blocks, periods_of, views
 from forecaster.model.quantiles import interpolate_quantiles
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State
+
+_NEWEST = 2  # of an origin's inputs, the last ones: the newest value and whether there is one
 
 
 class PackedDecode:
@@ -32,11 +34,12 @@ class PackedDecode:
     def __init__(self, members: Sequence[Seq2Seq]) -> None:
         first = members[0]
         self.trained = first.config.quantile_levels
-        self.future, self.static = first.inputs.future_size, first.inputs.static_size
+        self.future, self.static = first.inputs.future_size, blocks(members) * first.inputs.static_size
         periods = periods_of(first)
         self.plan = np.array(first.lags, dtype=np.int64), periods, _turns(first, periods), self.trained.index(0.5)
-        weights = zip(*(_weights(member) for member in members), strict=True)
-        self.weights = tuple(np.ascontiguousarray(torch.stack(parts).numpy()) for parts in weights)
+        origin, *others = zip(*(_weights(member) for member in members), strict=True)
+        parts = [in_blocks(origin, members, behind=_NEWEST), *others]
+        self.weights = tuple(np.ascontiguousarray(torch.stack(tuple(one)).numpy()) for one in parts)
         self._memory = views(first)
         self.wanted: dict[tuple[float, ...], tuple[tuple[int, int], Array, Array]] = {}
 
@@ -58,7 +61,7 @@ class PackedDecode:
             slots: int64 [N].
             out: [N, D, V].
             future: features of the known-future covariates, float32 [N, D, .]; None: all missing.
-            static: features of the series, float32 [N, E]; None without such.
+            static: features of the series, in `blocks`, float32 [N, E]; None without such.
             levels: within the trained ones.
         """
         n, horizon = out.shape[:2]

@@ -35,17 +35,17 @@ class PackedStep:
     def __init__(self, members: Sequence[Seq2Seq]) -> None:
         first = members[0]
         config = first.config
-        self.others = first.inputs.dynamic_size + first.inputs.static_size
+        self.others = first.inputs.dynamic_size + blocks(members) * first.inputs.static_size
         self._memory = views(first)
         self.lags = np.array(first.lags, dtype=np.int64)
         decay = 1.0 - 1.0 / float(config.timescale or 1)
         self.plan = step_kernel.KINDS.index(config.cell), self.lags, decay, periods_of(first)
         layers = [[_weights(layer, config.cell) for layer in member.encoder.layers] for member in members]
         size, gates = layers[0][0][1].shape
-        upper = [into for member in layers for into, _, _ in member[1:]]
+        upper = [into for member in layers for into, _, _ in member[1:]] or [torch.zeros((size, gates))] * len(layers)
         self.weights = (
-            _stacked([member[0][0] for member in layers]),
-            _stacked(upper or [torch.zeros((size, gates))]).reshape(len(layers), -1, size, gates),
+            _stacked(in_blocks([member[0][0] for member in layers], members, behind=0)),
+            _stacked(upper).reshape(len(layers), -1, size, gates),
             _stacked([torch.stack([back for _, back, _ in member]) for member in layers]),
             _stacked([torch.stack([bias for _, _, bias in member]) for member in layers]),
         )
@@ -58,10 +58,34 @@ class PackedStep:
             slots: int64 [N], all different.
             time_us: of the step, int64 [N].
             values: float64 [N], NaN where missing.
-            others: features of covariates, float32 [N, E]; None: all missing.
+            others: features of covariates, static ones in `blocks`, float32 [N, E]; None: all missing.
         """
         beside = np.zeros((len(slots), self.others), np.float32) if others is None else others
         step_kernel.step(self._memory.of(tensors), slots, time_us, values, beside, self.plan, self.weights)
+
+
+def blocks(members: Sequence[Seq2Seq]) -> int:
+    """Return how often static features stand side by side: each member embeds categories for itself."""
+    return len(members) if members[0].covariates.categories else 1
+
+
+def in_blocks(weights: Sequence[Tensor], members: Sequence[Seq2Seq], *, behind: int) -> list[Tensor]:
+    """Return the members' weights [I, G] with zeros for the static features of the other members, see `blocks`.
+
+    Args:
+        weights: of each member.
+        members: whose they are.
+        behind: how many inputs follow the static ones.
+    """
+    count, size = blocks(members), members[0].inputs.static_size
+    if count == 1:
+        return list(weights)
+    end = len(weights[0]) - behind
+    zeros = weights[0].new_zeros((size, weights[0].shape[1]))
+    return [
+        torch.cat([own[: end - size], *(own[end - size : end] if j == k else zeros for j in range(count)), own[end:]])
+        for k, own in enumerate(weights)
+    ]
 
 
 def views(model: Seq2Seq) -> Views:

@@ -49,6 +49,8 @@ class Stepper:
         self._model = model
         members = [one for one in model.members if isinstance(one, Seq2Seq)] if isinstance(model, Ensemble) else [model]
         first = self._first = members[0]
+        # Each member embeds categories for itself; all else that covariates make is the same for all.
+        self._static_inputs = [one.inputs for one in (members if first.covariates.categories else [first])]
         self._step: PackedStep | None = None
         self._decode: PackedDecode | None = None
         on_cpu = next(first.parameters()).device.type == "cpu"
@@ -198,11 +200,12 @@ class Stepper:
 
     @torch.inference_mode()
     def _static(self, tensors: State, slots: Tensor) -> Tensor:
-        """Return the static features of series, [N, E]."""
+        """Return the static features of series, the members' side by side, [N, E]; E is 0 for a model without any."""
+        if not self._first.inputs.static_size:
+            return torch.zeros((len(slots), 0))
         names = ("static_numbers", "static_observed", "static_codes")
-        return self._first.inputs.static(
-            {name: tensors[name].index_select(0, slots) for name in names if name in tensors}
-        )
+        known = {name: tensors[name].index_select(0, slots) for name in names if name in tensors}
+        return torch.cat([inputs.static(known) for inputs in self._static_inputs], dim=1)
 
 
 def is_plain(stack: Stack) -> bool:

@@ -1,4 +1,7 @@
-"""The laws of streaming, for every kind of model, on drawn lengths, masks, chunks and batch sizes."""
+"""The laws of streaming, on drawn lengths, masks, chunks and batch sizes.
+
+They hold for the models of `family.FAMILY`, in which every pair of options and of covariates' kinds occurs.
+"""
 
 import itertools
 
@@ -7,14 +10,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from forecaster.model.observations import Observations
+from forecaster.model.ensemble import Ensemble, Model
+from forecaster.model.observations import Encoded, Observations
 from forecaster.model.ragged import Runs, advance
-from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State, select
 from tests.unit.model.family import HORIZON, MODELS, NAMES, assert_same, draw_for, draw_future, fresh
 
 every_model = pytest.mark.parametrize("name", NAMES)
-few = settings(max_examples=5, deadline=None)
+few = settings(max_examples=3, deadline=None)
 draws = {
     "seed": st.integers(0, 2**31),
     "n": st.integers(1, 4),
@@ -28,7 +31,13 @@ def size(observations: Observations) -> float:
     return 1e-6 + 1e-5 * float(observations.values.abs().max())
 
 
-def assert_close(model: Seq2Seq, left: torch.Tensor, right: torch.Tensor, tolerance: float) -> None:
+def contexts(model: Model, encoded: Encoded | tuple[Encoded, ...]) -> torch.Tensor:
+    """Return what the encoders of all members put out, [B, T, K · H]."""
+    each = encoded if isinstance(model, Ensemble) else [encoded]
+    return torch.cat([one.context for one in each], dim=-1)
+
+
+def assert_close(model: Model, left: torch.Tensor, right: torch.Tensor, tolerance: float) -> None:
     """Compare forecasts; counts may be one off where a probability lies on the edge between two."""
     if model.config.head == "negative_binomial":
         share = ((left - right).abs() > 1.0 + 1e-3 * right.abs()).double().mean()
@@ -62,12 +71,12 @@ def test_chunked_scan_equals_whole_scan(
     observations = draw_for(model, seed, n, steps, missing)
     whole, encoded = model.scan(fresh(model, seed, n), observations)
     edges = sorted({0, steps, *(cut for cut in cuts if cut < steps)})
-    state, contexts = fresh(model, seed, n), []
+    state, chunks = fresh(model, seed, n), []
     for low, high in itertools.pairwise(edges):
         state, chunk = model.scan(state, observations.part(slice(low, high)))
-        contexts.append(chunk.context)
+        chunks.append(contexts(model, chunk))
     assert_same(state, whole)
-    torch.testing.assert_close(torch.cat(contexts, 1), encoded.context, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.cat(chunks, 1), contexts(model, encoded), rtol=1e-5, atol=1e-5)
 
 
 @every_model
