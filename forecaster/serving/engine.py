@@ -129,6 +129,7 @@ class Engine:
         if store.bring([series_id])[0] < 0:
             raise no_series([series_id])
         sequence = self._append(Deletion(series_id))
+        self.lanes.deleted(sequence, series_id)
         store.forget([series_id])
         self._keep_up(sequence)
 

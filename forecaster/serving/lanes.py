@@ -8,7 +8,7 @@ Shapes: R rows, N series.
 
 import heapq
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -33,6 +33,9 @@ class Lanes:
         self.next: Lane | None = None
         self.moved = np.zeros(BUCKETS, dtype=bool)  # by bucket: whether its series belong to the next lane
         self.changes = 0  # how often a lane came or went
+        # While there is a next lane, every deletion that whoever reads the journal may miss, sequence and series: those
+        # that waited for their erasure when it came, and those since. It only grows; another thread reads it.
+        self.deletions: list[tuple[int, str]] = []
         self._pruning = threading.Lock()
 
     def __iter__(self) -> Iterator[Lane]:
@@ -47,15 +50,21 @@ class Lanes:
         """Return the lane of a series."""
         return self.active if self.next is None or not self.moved[bucket(series_id)] else self.next
 
-    def begin(self, lane: Lane) -> None:
-        """Set a lane beside the active one; no series belongs to it yet.
+    def begin(self, lane: Lane, deletions: Iterable[tuple[int, str]]) -> None:
+        """Set a lane beside the active one; no series belongs to it yet. `deletions` are those that wait.
 
         Raises FailedPreconditionError if there is one already: series belong to it that would be lost.
         """
         if self.next is not None:
             raise FailedPreconditionError(f"version {self.next.version} is not gone yet: try again when it is")
         self.next, self.moved = lane, np.zeros(BUCKETS, dtype=bool)
+        self.deletions = list(deletions)
         self.changes += 1
+
+    def deleted(self, sequence: int, series_id: str) -> None:
+        """Note a deletion, if there is a next lane: its record may be erased before that lane's rebuilding reads it."""
+        if self.next is not None:
+            self.deletions.append((sequence, series_id))
 
     def finish(self) -> Lane:
         """Make the next lane the active one and return the former; every bucket has moved."""
@@ -131,7 +140,7 @@ class Lanes:
         """Go on with one of the lanes; nobody asks any more which series began meanwhile."""
         for lane in self:
             lane.store.begun = None
-        self.active, self.next = active, None
+        self.active, self.next, self.deletions = active, None, []
         self.changes += 1
 
     def _page(self, lane: Lane, after: str) -> Iterator[str]:

@@ -76,6 +76,13 @@ class Erasure:
         query = "SELECT series_id FROM forecaster.erasures WHERE shard = %s AND sequence <= %s"
         return {str(row[0]) for row in self._session.rows(query, (self._session.shard, last))}
 
+    def deletions(self, last: int) -> list[tuple[int, str]]:
+        """Return those deletions, sequence and series, in order."""
+        query = (
+            "SELECT sequence, series_id FROM forecaster.erasures WHERE shard = %s AND sequence <= %s ORDER BY sequence"
+        )
+        return [(int(row[0]), str(row[1])) for row in self._session.rows(query, (self._session.shard, last))]
+
     def run(self, last: int) -> int:
         """Do a part of the work that deletions up to sequence `last` left; return 0 if there was none."""
         group = self._next_group(last)

@@ -185,6 +185,10 @@ class PostgresJournal:
             tuple(part.categories[0] for part in held),
         )
 
+    def deletions(self) -> list[tuple[int, str]]:
+        """See `Journal.deletions`."""
+        return self._erasure.deletions(self._head.last)
+
     def prune(self, through: int, *, committed_before_us: int, keep_history: bool) -> int:
         """See `Journal.prune`; the history is a table too."""
         bound = self._unerased(min(through, self._head.last))

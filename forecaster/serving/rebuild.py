@@ -70,6 +70,7 @@ class Staging:
         snapshots: of that version, which all its series go on from; None to rebuild all.
         replay_steps: of a series at least, if it has seen so many.
         calibration: of that version, if series have any.
+        deletions: that the journal may not tell of, because they are erased beside; more may be added at any time.
         should_stop: asked at every record; `fold` raises UnavailableError soon after it says so.
     """
 
@@ -83,6 +84,7 @@ class Staging:
         *,
         replay_steps: int,
         calibration: Calibration | None = None,
+        deletions: Sequence[tuple[int, str]] = (),
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._should_stop, self._give_way = should_stop, _nothing
@@ -96,6 +98,8 @@ class Staging:
         self._goes_on = np.zeros(len(census), dtype=bool)  # from a snapshot
         self._newer = Grouped()  # series that are not in the census
         self._is_cut = False  # whether journal and history have less than everything
+        self._deletions, self._deletions_known = deletions, 0
+        self._deleted: dict[str, int] = {}  # the last deletion of each series that has one
         self._sequence, self._begun = 0, False
         self._from_snapshots = snapshots is not None
         if snapshots is not None:
@@ -257,25 +261,44 @@ class Staging:
             if self._should_stop():
                 raise UnavailableError("the server was told to stop while it rebuilt states")
             self._give_way()
+            yield from self._erased()
             self._sequence = sequence
             if isinstance(record, Deletion):
-                if self._moving[bucket(record.series_id)]:
-                    yield sequence, record
+                yield from self._deletion(sequence, record.series_id)
                 continue
             codes = self._codes(record.series_ids, sequence)
             if (codes < -1).any() or (codes >= 0).any():
                 mine = self._part(record, codes)
                 if len(mine):
                     yield sequence, mine
+        yield from self._erased()
+
+    def _erased(self) -> Iterator[tuple[int, Deletion]]:
+        """Yield the deletions that were added: before any later record, since they are added before that is written.
+
+        Each stands for all that came before it, wherever it is met: erasing takes those records out at any moment.
+        """
+        while self._deletions_known < len(self._deletions):
+            sequence, series_id = self._deletions[self._deletions_known]
+            self._deletions_known += 1
+            yield from self._deletion(sequence, series_id)
+
+    def _deletion(self, sequence: int, series_id: str) -> Iterator[tuple[int, Deletion]]:
+        """Yield a deletion that concerns these series, once."""
+        if self._moving[bucket(series_id)] and sequence > self._deleted.get(series_id, 0):
+            self._deleted[series_id] = sequence
+            yield sequence, Deletion(series_id)
 
     def _codes(self, names: Sequence[str], sequence: int) -> IntArray:
         """Return the series' places in the census, -2 for those that are newer than it, -1 for others."""
         codes = np.fromiter((self._index.get(name, -1) for name in names), np.int64, len(names))
+        gone = [k for k, name in enumerate(names) if sequence < self._deleted.get(name, 0)] if self._deleted else []
         if sequence > self._census.sequence:
             for k in np.flatnonzero(codes < 0).tolist():
                 if self._moving[bucket(names[k])]:
                     codes[k] = -2
                     self._newer.add([names[k]])
+        codes[gone] = -1
         return codes
 
     def _part(self, record: Columns | Attributes | Issued, codes: IntArray) -> Columns | Attributes | Issued:
@@ -305,6 +328,9 @@ def refolded(
     clocks = np.full(len(names), EARLIEST_US)
     moving = marked(buckets)
     census = Census(through, every, buckets, clocks, zeros)
-    staging = Staging(bundle, census, moving, journal, VolatileSnapshots(), replay_steps=1, calibration=calibration)
+    deletions = [one for one in journal.deletions() if one[0] <= through]  # they may be erased meanwhile
+    staging = Staging(
+        bundle, census, moving, journal, VolatileSnapshots(), replay_steps=1, calibration=calibration, deletions=deletions
+    )
     staging.fold(through)
     return staging.rebuilt(moving)

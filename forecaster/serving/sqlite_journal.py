@@ -28,6 +28,7 @@ _MOST_ROWS_LOOKED_AT = 4_000_000  # for rows older than the states remember: abo
 _FEW_RECORDS = 8
 _ROWS = (Columns, Issued)  # which leave nothing beside themselves
 _PAGE_ATTRIBUTES = 4096
+_DELETIONS = "SELECT sequence, series_id FROM erasures ORDER BY sequence"
 _PAGE_RECORDS = 64  # of one query, so that no reader keeps the log from being written back
 
 
@@ -137,6 +138,10 @@ class SqliteJournal:
         )
         wanted = json.dumps(list(dict.fromkeys(series_ids)))
         return _attributes(self._database.rows(query, (wanted, through)))
+
+    def deletions(self) -> list[tuple[int, str]]:
+        """See `Journal.deletions`."""
+        return [(int(row[0]), str(row[1])) for row in self._database.rows(_DELETIONS)]
 
     def prune(self, through: int, *, committed_before_us: int, keep_history: bool) -> int:
         """See `Journal.prune`."""

@@ -69,6 +69,14 @@ class Journal(Protocol):
         """
         ...
 
+    def deletions(self) -> list[tuple[int, str]]:
+        """Return the deletions that wait for `erase`, sequence and series, in order.
+
+        What `erase` has finished is not among them: nothing is left then of what such a series had before. Who reads
+        records while others are erased asks first, since a deletion's own record may be gone before it is reached.
+        """
+        ...
+
     def prune(self, through: int, *, committed_before_us: int, keep_history: bool) -> int:
         """Take records up to sequence `through` that were committed before a time out of the journal.
 

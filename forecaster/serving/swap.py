@@ -93,7 +93,7 @@ class Swap:
         await self._in_thread(lane.warm_up)
         self._lane = lane
         try:
-            await self._batcher.upkeep(lambda: lanes.begin(lane))
+            await self._batcher.upkeep(lambda: lanes.begin(lane, self._engine.storage.journal.deletions()))
             goes_on = await self._in_thread(self._goes_on, bundle.fingerprint)
             await self._move_all(lanes.active, lane, goes_on=goes_on, into_next=True)
             sequence = await self._save_all(lane)
@@ -134,6 +134,7 @@ class Swap:
                 self._storage.snapshots if goes_on else None,
                 replay_steps=self._replay_steps,
                 calibration=target.store.calibration,
+                deletions=self._engine.lanes.deletions,
                 should_stop=self._stopped.is_set,
             )
             staging = await self._in_thread(make)

@@ -56,6 +56,10 @@ class VolatileJournal:
         numbers, categories = (tuple(self._attributes[name][k] for name in known) for k in (0, 1))
         return Attributes(tuple(known), numbers, categories)  # type: ignore[arg-type]
 
+    def deletions(self) -> list[tuple[int, str]]:
+        """Return none: no record is kept."""
+        return []
+
     def prune(self, through: int, *, committed_before_us: int, keep_history: bool) -> int:
         """Have nothing to do."""
         return 0

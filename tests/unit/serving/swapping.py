@@ -11,6 +11,7 @@ import numpy as np
 
 from forecaster.model.bundle import Bundle
 from forecaster.serving.batcher import Batcher
+from forecaster.serving.courtesy import Courtesy
 from forecaster.serving.engine import Engine
 from forecaster.serving.storage import Storage
 from forecaster.serving.swap import Swap
@@ -59,11 +60,28 @@ class HookedSwap(Swap):
 
     hook: Hook | None = None
 
+    async def run(self, bundle: Bundle, version: str) -> None:
+        self.loop = asyncio.get_running_loop()
+        await super().run(bundle, version)
+
     async def _in_thread(self, function: Callable[..., Any], *values: Any) -> Any:
         await _call(self.hook)
         result = await super()._in_thread(function, *values)
         await _call(self.hook)
         return result
+
+
+class AmidRecords(Courtesy):
+    """Gives way to the hook of a swap whenever its rebuilding thread has read a record."""
+
+    def __init__(self, is_busy: Callable[[], bool]) -> None:
+        super().__init__(is_busy)
+        swap = is_busy.__self__  # type: ignore[attr-defined]
+        assert isinstance(swap, HookedSwap)
+        self._swap = swap
+
+    def give_way(self) -> None:
+        asyncio.run_coroutine_threadsafe(_call(self._swap.hook), self._swap.loop).result()
 
 
 async def _call(hook: Hook | None) -> None:
