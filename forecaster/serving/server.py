@@ -26,18 +26,17 @@ from forecaster.serving.allocation import give_back
 from forecaster.serving.backend import Backend, Phase
 from forecaster.serving.host import Host, Source, open_sources
 from forecaster.serving.metrics import exposed
+from forecaster.serving.handlers import add_service
 from forecaster.serving.model_service import ModelServicer
 from forecaster.serving.rpc_limit import RpcLimit
 from forecaster.serving.service import ForecastServicer
 from forecaster.serving.telemetry import LOGGER
-from forecaster.v1 import forecast_service_pb2, forecast_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
+from forecaster.v1 import forecast_service_pb2, model_service_pb2
 
-_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 _SWITCH_SECONDS = 0.0005  # a thread that computes in Python must not keep the event loop waiting for long
-SERVICES = (
-    forecast_service_pb2.DESCRIPTOR.services_by_name["ForecastService"].full_name,
-    model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
-)
+_FORECASTS = forecast_service_pb2.DESCRIPTOR.services_by_name["ForecastService"]
+_MODELS = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
+SERVICES = (_FORECASTS.full_name, _MODELS.full_name)
 
 
 def serve(config: Config) -> int:
@@ -145,12 +144,12 @@ def _bind(backend: Backend, servicer: health.aio.HealthServicer, config: Serving
         interceptors=[RpcLimit(config.max_concurrent_rpcs, SERVICES, backend.calls)],
         options=[
             ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", backend.intake.limits.largest_bytes),
             ("grpc.max_send_message_length", -1),
         ],
     )
-    forecast_service_pb2_grpc.add_ForecastServiceServicer_to_server(ForecastServicer(backend), server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(backend), server)
+    add_service(server, _FORECASTS, ForecastServicer(backend))
+    add_service(server, _MODELS, ModelServicer(backend))
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
