@@ -79,7 +79,14 @@ class ServingConfig:
         choices = get_args(DurabilityName)
         require(self.durability in choices, "serving.durability", self.durability, ", ".join(choices))
         limits = ("max_batch_observations", "max_queued_observations", "max_request_observations", "max_series")
-        for name in (*limits, "max_request_memory_bytes", "max_concurrent_rpcs", "max_stream_in_flight", "max_resident_series", "replay_steps"):
+        for name in (
+            *limits,
+            "max_request_memory_bytes",
+            "max_concurrent_rpcs",
+            "max_stream_in_flight",
+            "max_resident_series",
+            "replay_steps",
+        ):
             require(getattr(self, name) >= 1, f"serving.{name}", getattr(self, name), "1 or more")
         for name in ("poll_seconds", "snapshot_seconds", "lease_seconds"):
             require(getattr(self, name) > 0, f"serving.{name}", getattr(self, name), "more than 0 seconds")

@@ -16,6 +16,7 @@ M = TypeVar("M", bound=Message)
 FREE_BYTES = 65_536  # of each call: so that small ones go on whatever the large ones take
 _PLAIN_BYTES = 1000  # so few cannot hold too much of anything
 _RETRY_SECONDS = 0.25
+_WHOLE: tuple[int, ...] = ()
 
 
 class Budget:
@@ -95,7 +96,7 @@ class Decoder(Generic[M]):
         if len(raw) > self._most_bytes:
             text = f"{len(raw)} bytes in one message, {self._most_bytes} are allowed: split it"
             raise InvalidArgumentError(text, [FieldViolation("", text)])
-        size, splits = len(raw), ()
+        size, splits = len(raw), _WHOLE
         if len(raw) > _PLAIN_BYTES:
             measured = self._scanner.measure(raw)
             size, splits = len(raw) + measured.num_bytes, measured.splits
@@ -130,10 +131,10 @@ class Intake:
 
     def decoder(self, kind: type[M]) -> Decoder[M]:
         """Return what makes messages of a kind."""
-        name = kind.DESCRIPTOR.full_name
+        descriptor: Any = kind.DESCRIPTOR
+        name = descriptor.full_name
         if name not in self._decoders:
-            scanner = self.limits.scanner(kind.DESCRIPTOR)
-            self._decoders[name] = Decoder(kind, scanner, self.limits.most_bytes(kind.DESCRIPTOR))
+            self._decoders[name] = Decoder(kind, self.limits.scanner(descriptor), self.limits.most_bytes(descriptor))
         return self._decoders[name]
 
     def account(self) -> Account:

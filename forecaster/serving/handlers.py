@@ -5,15 +5,14 @@ contexts and the project's errors; knows nothing of series or models.
 """
 
 import asyncio
-import functools
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc
 from google.protobuf import message_factory
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import MethodDescriptor
 
 from forecaster.errors import DeadlineError, ForecasterError
 from forecaster.serving.counters import Calls
@@ -40,14 +39,14 @@ class Call:
 
 
 class Servicer(Protocol):
-    """Has a method of each RPC's name: `(message, Call) -> answer`, of streams `(messages with sizes, Call) -> None`."""
+    """Has a method of each RPC's name: `(message, Call) -> answer`; of streams, `(messages with sizes, Call)`."""
 
     calls: Calls
     intake: Intake
 
 
-def add_service(server: grpc.aio.Server, service: ServiceDescriptor, servicer: Servicer) -> None:
-    """Let a servicer answer every method of a service."""
+def add_service(server: grpc.aio.Server, service: Any, servicer: Servicer) -> None:
+    """Let a servicer answer every method of a service, which is its descriptor."""
     handlers = {method.name: _handler(method, servicer) for method in service.methods}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
 
@@ -69,13 +68,14 @@ def check_deadline(context: Context) -> None:
 def _handler(method: MethodDescriptor, servicer: Servicer) -> "grpc.RpcMethodHandler[Any, Any]":
     decoder = servicer.intake.decoder(message_factory.GetMessageClass(method.input_type))
     write = message_factory.GetMessageClass(method.output_type).SerializeToString
-    make, behavior = grpc.unary_unary_rpc_method_handler, unary
+    make: Any = grpc.unary_unary_rpc_method_handler
+    behavior: Any = unary
     if method.client_streaming:
         make, behavior = grpc.stream_stream_rpc_method_handler, streaming
     elif method.server_streaming:
         make = grpc.unary_stream_rpc_method_handler
     handle = behavior(getattr(servicer, method.name), decoder, servicer.calls, servicer.intake.account)
-    return make(handle, request_deserializer=None, response_serializer=write)
+    return make(handle, request_deserializer=None, response_serializer=write)  # type: ignore[no-any-return]
 
 
 def unary(

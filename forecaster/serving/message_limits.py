@@ -5,8 +5,6 @@ They are written in the comments of `proto/` too. Knows the API's fields; knows 
 Shapes: R rows that one request may have.
 """
 
-from collections.abc import Callable
-
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from forecaster.serving.wire import Most, Scanner
@@ -68,18 +66,17 @@ class MessageLimits:
 
     def most_bytes(self, kind: Descriptor) -> int:
         """Return the largest size of a kind of message."""
-        return self.largest_bytes if any(map(_is_repeated, kind.fields)) else _SMALL_METHOD_BYTES
+        return self.largest_bytes if any(field.is_repeated for field in kind.fields) else _SMALL_METHOD_BYTES
 
     def scanner(self, kind: Descriptor) -> Scanner:
         """Return what measures a kind of message."""
         return Scanner(kind, self._most, _longest, _ENTRIES_OF_A_ROW * self._rows)
 
     def _most(self, field: FieldDescriptor) -> Most:
-        return self._by_field[field.full_name.removeprefix(f"{field.file.package}.")]
+        holder = field.containing_type
+        assert holder is not None
+        return self._by_field[f"{holder.name}.{field.name}"]
 
 
 def _longest(field: FieldDescriptor) -> int:
     return MAX_TOKEN_BYTES if field.name == "page_token" else MAX_TEXT_BYTES
-
-
-_is_repeated: Callable[[FieldDescriptor], bool] = lambda field: bool(field.is_repeated)  # noqa: E731

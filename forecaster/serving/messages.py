@@ -29,18 +29,18 @@ _MANY = 32  # ids: from here on it pays to look at all of them at once
 class Violations(list[FieldViolation]):
     """What is wrong with a request, by field: the first of it, and how much there is."""
 
-    count = 0
+    total = 0
 
     def add(self, field: str, description: str) -> None:
         """Note one wrong field."""
-        self.count += 1
+        self.total += 1
         if len(self) < MAX_VIOLATIONS:
             self.append(FieldViolation(field, description))
 
     def raise_if_any(self) -> None:
         """Raise InvalidArgumentError naming the first of them and how many there are."""
         if self:
-            more = f" (and {self.count - 1} more)" if self.count > 1 else ""
+            more = f" (and {self.total - 1} more)" if self.total > 1 else ""
             raise InvalidArgumentError(f"{self[0].field}: {self[0].description}{more}", self)
 
 

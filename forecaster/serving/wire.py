@@ -102,7 +102,9 @@ class Scanner:
         self._name = kind.name
         tree = _Tree(kind)
         self.paths = (*(path for path, _, _ in tree.fields), "unknown fields")
-        each, total, texts = [], [], []
+        each: list[int] = []
+        total: list[int] = []
+        texts: list[int] = []
         for _, field, holder in tree.fields:
             once = Most(1 + _SINGULAR, (1 if holder < 0 else total[holder]) + _SINGULAR)
             limit = most(field) if field.is_repeated else once

@@ -1,4 +1,4 @@
-"""How many fields of each kind protobuf's bytes hold, as machine code: one pass over the tags, before anything is parsed.
+"""How many fields of each kind protobuf's bytes hold, as machine code: one pass over the tags, nothing is parsed.
 
 What a message may hold is a table, made of its descriptor (`wire`). Knows nothing of limits' reasons or of values.
 
