@@ -29,6 +29,8 @@ class ServingConfig:
         max_batch_observations: most observations in one micro-batch.
         max_queued_observations: refuse more than this many waiting observations.
         max_request_observations: refuse larger requests.
+        max_request_memory_bytes: refuse requests while those under way take so much memory, with their answers; small
+            ones always go on.
         max_concurrent_rpcs: refuse calls and streams while so many run; health checks do not count.
         max_stream_in_flight: most unanswered messages of one stream; past them it is not read on.
         max_series: refuse new series past this many.
@@ -57,6 +59,7 @@ class ServingConfig:
     max_batch_observations: int = 65_536
     max_queued_observations: int = 262_144
     max_request_observations: int = 65_536
+    max_request_memory_bytes: int = 268_435_456
     max_concurrent_rpcs: int = 1024
     max_stream_in_flight: int = 64
     max_series: int = 10_000_000
@@ -76,7 +79,14 @@ class ServingConfig:
         choices = get_args(DurabilityName)
         require(self.durability in choices, "serving.durability", self.durability, ", ".join(choices))
         limits = ("max_batch_observations", "max_queued_observations", "max_request_observations", "max_series")
-        for name in (*limits, "max_concurrent_rpcs", "max_stream_in_flight", "max_resident_series", "replay_steps"):
+        for name in (
+            *limits,
+            "max_request_memory_bytes",
+            "max_concurrent_rpcs",
+            "max_stream_in_flight",
+            "max_resident_series",
+            "replay_steps",
+        ):
             require(getattr(self, name) >= 1, f"serving.{name}", getattr(self, name), "1 or more")
         for name in ("poll_seconds", "snapshot_seconds", "lease_seconds"):
             require(getattr(self, name) > 0, f"serving.{name}", getattr(self, name), "more than 0 seconds")

@@ -22,13 +22,21 @@ from forecaster.errors import ConflictError, ForecasterError, OutOfOrderError
 from forecaster.packing import field_head, fill
 from forecaster.serving.admission import to_datetime
 from forecaster.serving.messages import to_timestamp
-from forecaster.serving.status import status_code
-from forecaster.serving.work import Drawn, Forecasts, Observed
+from forecaster.serving.status import MAX_ROW_TEXT_BYTES, shortened, status_code
+from forecaster.serving.work import Drawn, Forecasts, ForecastWork, Observed, Search
 from forecaster.v1 import forecast_pb2, forecast_service_pb2, observation_pb2
 
 T = TypeVar("T", bound=Message)
 _FEW = 64  # rows
+_FEW_LEVELS = 100  # what is made of more is not kept: somebody may ask for others in each request
 _AT_ONCE = 128  # messages made before other calls have their turn, a few milliseconds
+
+
+def answer_bytes(work: ForecastWork) -> int:
+    """Return about how many bytes of memory the answer to a request for forecasts takes: as arrays and as a message."""
+    drawing = work.drawing
+    drawn = 0 if drawing is None else drawing.width if isinstance(drawing, Search) else drawing.paths
+    return 2 * 8 * len(work.series_ids) * work.horizon * (1 + len(work.levels) + drawn)
 
 
 async def add_outcomes(
@@ -72,7 +80,10 @@ def to_rejections(errors: dict[int, ForecasterError]) -> Iterator[observation_pb
     """Yield why rows were refused, ascending by row."""
     for row, error in sorted(errors.items(), key=lambda one: one[0]):
         message = observation_pb2.Rejection(
-            row=row, code=status_code(error).value[0], reason=error.reason, message=str(error)
+            row=row,
+            code=status_code(error).value[0],
+            reason=error.reason,
+            message=shortened(str(error), MAX_ROW_TEXT_BYTES),
         )
         if isinstance(error, OutOfOrderError) and error.expected_time is not None:
             message.expected_time.CopyFrom(_stamp(error.expected_time))
@@ -113,8 +124,9 @@ def to_forecasts(
     )
     paths = np.concatenate([answer.median[:, None], answer.quantiles.transpose(0, 2, 1)], axis=1, dtype="<f8")
     shape = (tuple(levels), step.seconds, step.nanos, model)
+    same_parts = _kept_parts if len(levels) <= _FEW_LEVELS else functools.cache(_same_parts)
     for i, (series_id, length, version) in enumerate(zip(answer.series_ids, _lengths(answer), versions, strict=False)):
-        same, heads = _same_parts(*shape, version, length)
+        same, heads = same_parts(*shape, version, length)
         numbers, size = paths[i, :, :length].tobytes(), 8 * length
         parts = [same]
         for k, head in enumerate(heads):
@@ -131,7 +143,6 @@ def to_forecasts(
         yield message
 
 
-@functools.lru_cache(maxsize=256)
 def _same_parts(
     levels: tuple[float, ...], step_seconds: int, step_nanos: int, model: str, version: str, length: int
 ) -> tuple[bytes, tuple[bytes, ...]]:
@@ -152,11 +163,17 @@ def _same_parts(
     return same, tuple(heads)
 
 
+_kept_parts = functools.lru_cache(maxsize=256)(_same_parts)  # 3 MB at most
+
+
 def to_failures(answer: Forecasts) -> Iterator[forecast_pb2.ForecastFailure]:
     """Yield why series have no forecast."""
     for series_id, error in answer.failures.items():
         yield forecast_pb2.ForecastFailure(
-            series_id=series_id, code=status_code(error).value[0], reason=error.reason, message=str(error)
+            series_id=series_id,
+            code=status_code(error).value[0],
+            reason=error.reason,
+            message=shortened(str(error), MAX_ROW_TEXT_BYTES),
         )
 
 

@@ -14,6 +14,7 @@ from forecaster.model.bundle import Bundle
 from forecaster.registry import RegisteredModel
 from forecaster.serving.batcher import Batcher
 from forecaster.serving.counters import Calls
+from forecaster.serving.decoding import Intake
 from forecaster.serving.engine import Engine
 from forecaster.serving.maintenance import Maintenance
 from forecaster.serving.versions import Versions
@@ -69,6 +70,7 @@ class Backend:
         self._served = {one.name: one for one in served}
         self._first = served[0]
         self.calls = Calls()
+        self.intake = Intake(config.max_request_observations, config.max_request_memory_bytes)
         self.config = config
         self.phase = Phase.RECOVERING
         self.draining = asyncio.Event()

@@ -20,6 +20,7 @@ from forecaster.serving.engine import Engine
 from forecaster.serving.telemetry import told
 from forecaster.serving.work import Forecasts, ForecastWork, Observed, ObserveWork
 
+_POLL_SECONDS = 0.005  # at the end
 T = TypeVar("T")
 Work = ObserveWork | ForecastWork | Callable[[], Any]
 
@@ -97,12 +98,12 @@ class Batcher:
         self._thread.start()
 
     async def drain(self) -> None:
-        """Finish everything that waits, then stop."""
+        """Finish everything that waits, then stop; cancelled, it leaves a thread that is still at work alone."""
         while self._waiting:
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(_POLL_SECONDS)
         self._jobs.put(None)
-        if self._thread.ident is not None:
-            await asyncio.to_thread(self._thread.join)
+        while self._thread.is_alive():
+            await asyncio.sleep(_POLL_SECONDS)
 
     def _submit(self, work: Work, weight: int) -> "asyncio.Future[Any]":
         if self._queued + weight > self.max_queued:

@@ -5,6 +5,9 @@ Each counter has one thread that writes it; any thread may read it.
 
 import dataclasses
 from bisect import bisect_left
+from collections.abc import Collection
+
+from forecaster.errors import ForecasterError
 
 BOUNDS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -17,6 +20,7 @@ class WorkDone:
         applied: observations.
         duplicate: observations.
         rejected: observations; not those of requests that were refused whole.
+        reasons: those by the error's reason.
         forecasts: series that were forecast.
         journal_sequence: of the journal's last record.
     """
@@ -24,8 +28,15 @@ class WorkDone:
     applied: int = 0
     duplicate: int = 0
     rejected: int = 0
+    reasons: dict[str, int] = dataclasses.field(default_factory=dict)
     forecasts: int = 0
     journal_sequence: int = 0
+
+    def reject(self, errors: Collection[ForecasterError]) -> None:
+        """Count observations that were refused."""
+        self.rejected += len(errors)
+        for error in errors:
+            self.reasons[error.reason] = self.reasons.get(error.reason, 0) + 1
 
 
 @dataclasses.dataclass(slots=True)
@@ -42,11 +53,17 @@ class Calls:
     def __init__(self) -> None:
         self._ended: dict[tuple[str, str], int] = {}
         self._durations: dict[str, Durations] = {}
+        self._refused: dict[tuple[str, str], int] = {}
 
     def ended(self, method: str, code: str) -> None:
         """Count a call that has ended."""
         key = method, code
         self._ended[key] = self._ended.get(key, 0) + 1
+
+    def refused(self, method: str, reason: str) -> None:
+        """Count a call that was refused, by the error's reason."""
+        key = method, reason
+        self._refused[key] = self._refused.get(key, 0) + 1
 
     def took(self, method: str, seconds: float) -> None:
         """Note how long a call took, or a message of a stream."""
@@ -59,6 +76,10 @@ class Calls:
     def by_code(self) -> dict[tuple[str, str], int]:
         """Return how many calls have ended, by method and code."""
         return self._ended.copy()
+
+    def by_reason(self) -> dict[tuple[str, str], int]:
+        """Return how many calls were refused, by method and reason."""
+        return self._refused.copy()
 
     def durations(self) -> dict[str, Durations]:
         """Return how long calls took, by method."""

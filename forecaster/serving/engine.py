@@ -237,7 +237,7 @@ class Engine:
             self._apply_journaled(work, sequence)
         applied = sum(len(judged[0].accepted) for _, _, judged, _ in work)
         self.done.applied += applied
-        self.done.rejected += len(errors)
+        self.done.reject(errors.values())
         self.done.duplicate += len(columns) - applied - len(errors)
         return outcomes, errors
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from forecaster.model.bundle import Bundle
 from forecaster.serving.drawing import unsupported
+from forecaster.serving.message_limits import MAX_LEVELS
 from forecaster.serving.messages import (
     Violations,
     check_series_ids,
@@ -117,7 +118,9 @@ def _levels(
     options: forecast_pb2.ForecastOptions, trained: Sequence[float], violations: Violations
 ) -> tuple[float, ...]:
     levels = tuple(options.quantile_levels) or tuple(trained)
-    if not all(trained[0] <= level <= trained[-1] for level in levels):
+    if len(levels) > MAX_LEVELS:
+        violations.add("options.quantile_levels", f"{len(levels)} levels, {MAX_LEVELS} are allowed: split it")
+    elif not all(trained[0] <= level <= trained[-1] for level in levels):
         allowed = f"{trained[0]} to {trained[-1]}"
         violations.add("options.quantile_levels", f"{list(levels)} leaves the trained range, {allowed}")
     elif any(b <= a for a, b in itertools.pairwise(levels)):

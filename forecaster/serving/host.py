@@ -141,6 +141,7 @@ class Host:
         versions = Versions(source.tracking, config, source.registered, engine, batcher, rebuilding, self._pool)
         maintenance = Maintenance(engine, batcher, keeping, self._upkeep, config)
         self.served = Served(source.tracking.model, engine, batcher, versions, maintenance)
+        self.is_drained = False
 
     def start(self) -> None:
         """Begin to work; needs a running event loop."""
@@ -184,11 +185,26 @@ class Host:
             await asyncio.gather(*tasks, return_exceptions=True)
             await versions.close()
 
-    async def drain(self) -> None:
-        """Finish everything that waits."""
-        await self._batcher.drain()
-        await asyncio.to_thread(self._pool.shutdown)
-        await asyncio.to_thread(self._upkeep.shutdown)
+    async def drain(self, seconds: float) -> bool:
+        """Finish everything that waits; return whether it was done in time, else its threads are left behind."""
+        loop = asyncio.get_running_loop()
+        pools = self._pool, self._upkeep
+        ends = [asyncio.ensure_future(self._batcher.drain())]
+        ends += [asyncio.ensure_future(loop.run_in_executor(pool, _nothing)) for pool in pools]  # behind what they do
+        _, late = await asyncio.wait(ends, timeout=seconds)
+        for pool in pools:
+            pool.shutdown(wait=False, cancel_futures=True)
+        for end in late:
+            end.cancel()
+        self.is_drained = not late
+        if late:
+            LOGGER.warning("%s did not end its work in %.0f s; the next start replays it", self.served.name, seconds)
+        return self.is_drained
+
+    @property
+    def lookups(self) -> int:
+        """Calls to the registry that have not come back."""
+        return self.served.versions.registry.running
 
     def snapshot(self) -> int:
         """Write what has changed, so that the next start need not replay; return how many series."""
@@ -198,3 +214,7 @@ class Host:
         """Release the storage's further connections."""
         for storage in self._beside:
             storage.close()
+
+
+def _nothing() -> None:
+    """Do it."""

@@ -27,17 +27,21 @@ _MANY = 32  # ids: from here on it pays to look at all of them at once
 
 
 class Violations(list[FieldViolation]):
-    """What is wrong with a request, by field."""
+    """What is wrong with a request, by field: the first of it, and how much there is."""
+
+    total = 0
 
     def add(self, field: str, description: str) -> None:
         """Note one wrong field."""
-        self.append(FieldViolation(field, description))
+        self.total += 1
+        if len(self) < MAX_VIOLATIONS:
+            self.append(FieldViolation(field, description))
 
     def raise_if_any(self) -> None:
         """Raise InvalidArgumentError naming the first of them and how many there are."""
         if self:
-            more = f" (and {len(self) - 1} more)" if len(self) > 1 else ""
-            raise InvalidArgumentError(f"{self[0].field}: {self[0].description}{more}", self[:MAX_VIOLATIONS])
+            more = f" (and {self.total - 1} more)" if self.total > 1 else ""
+            raise InvalidArgumentError(f"{self[0].field}: {self[0].description}{more}", self)
 
 
 def check_series_id(series_id: str, field: str, violations: Violations) -> None:
@@ -134,13 +138,18 @@ def covariate_columns(
     names = tuple(message.name for message in messages)
     if not names:
         return (), None
-    parts = []
-    for k, message in enumerate(messages):
-        where = f"{field}.covariates[{k}]"
-        check_name(message.name, known, what, f"{where}.name", violations)
-        if message.name in names[:k]:
-            violations.add(f"{where}.name", f"{message.name!r} stands twice")
-        parts.append(packed(message.values, message.missing_rows, where, violations))
+    seen: set[str] = set()
+    for k, name in enumerate(names):
+        check_name(name, known, what, f"{field}.covariates[{k}].name", violations)
+        if name in seen:
+            violations.add(f"{field}.covariates[{k}].name", f"{name!r} stands twice")
+        seen.add(name)
+    if not seen.issubset(known) or len(seen) < len(names):  # they may be far more than the model has
+        return names, None
+    parts = [
+        packed(message.values, message.missing_rows, f"{field}.covariates[{k}]", violations)
+        for k, message in enumerate(messages)
+    ]
     if len({len(part) for part in parts}) > 1:
         violations.add(f"{field}.covariates", "the columns differ in length")
         return names, None

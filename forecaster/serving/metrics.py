@@ -48,6 +48,7 @@ class ServerCollector(Collector):
         ready = float(self._backend.phase is Phase.SERVING)
         yield _gauge("ready", "1 while requests are served, 0 while recovering or shutting down.", (), [((), ready)])
         yield from _calls(self._backend.calls)
+        yield from _memory(self._backend)
         yield from _work(models)
         yield from _states(models, self._backend)
         yield from _versions(models)
@@ -120,6 +121,8 @@ def _counter(name: str, text: str, labels: Sequence[str], samples: Samples) -> M
 def _calls(calls: Calls) -> Iterator[Metric]:
     ended = calls.by_code().items()
     yield _counter("rpcs", "RPCs that have ended, a stream at its end.", ("method", "code"), ended)
+    text = "RPCs that were refused, by the error's reason; a sampled line of the log says more."
+    yield _counter("refusals", text, ("method", "reason"), calls.by_reason().items())
     text = "How long unary RPCs took, and each message of a stream until its answer was made."
     family = HistogramMetricFamily("forecaster_rpc_duration_seconds", text, labels=("method",))
     for method, durations in calls.durations().items():
@@ -129,6 +132,14 @@ def _calls(calls: Calls) -> Iterator[Metric]:
             buckets.append((bound, float(total)))
         family.add_metric((method,), buckets, durations.seconds)
     yield family
+
+
+def _memory(backend: Backend) -> Iterator[Metric]:
+    budget = backend.intake.budget
+    text = "Memory of what the requests under way were sent and answer, without small ones; about."
+    yield _gauge("request_memory_bytes", text, (), [((), budget.used_bytes)])
+    text = "Requests that would bring forecaster_request_memory_bytes past this are refused."
+    yield _gauge("request_memory_limit_bytes", text, (), [((), budget.most_bytes)])
 
 
 def _work(models: Sequence[Served]) -> Iterator[Metric]:
@@ -148,6 +159,9 @@ def _work(models: Sequence[Served]) -> Iterator[Metric]:
     ]
     text = "Observations by outcome, without those of requests that were refused whole."
     yield _counter("observations", text, ("model", "outcome"), observations)
+    reasons = [((one.name, reason), float(n)) for one in models for reason, n in one.engine.done.reasons.copy().items()]
+    text = "Observations that were refused one by one, by the error's reason."
+    yield _counter("rejected_observations", text, ("model", "reason"), reasons)
     text = "Forecasts that were answered, one for each series of a request."
     yield _counter("forecasts", text, _MODEL, each(lambda one: one.engine.done.forecasts))
     text = "The sequence of the journal's last record."

@@ -3,24 +3,22 @@
 from forecaster.errors import ModelNotFoundError
 from forecaster.model.bundle import Bundle
 from forecaster.serving.backend import Backend, Served
-from forecaster.serving.handlers import Context, unary
+from forecaster.serving.handlers import Call
 from forecaster.serving.messages import to_duration
 from forecaster.serving.versions import Version
 from forecaster.v1 import model_service_pb2 as api
-from forecaster.v1 import model_service_pb2_grpc
 
 _DEFAULT_PAGE, _MAX_PAGE = 100, 1000
 _VERSION_DIGITS = 12
 
 
-class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
+class ModelServicer:
     """`forecaster.v1.ModelService`."""
 
     def __init__(self, backend: Backend) -> None:
-        self._backend, self.calls = backend, backend.calls
+        self._backend, self.calls, self.intake = backend, backend.calls, backend.intake
 
-    @unary
-    async def GetModel(self, request: api.GetModelRequest, context: Context) -> api.GetModelResponse:
+    async def GetModel(self, request: api.GetModelRequest, call: Call) -> api.GetModelResponse:
         """Describe one version of a model."""
         served = self._backend.served(request.name)
         version = served.versions.find(request.version) if request.version else served.versions.active
@@ -31,8 +29,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
             )
         return api.GetModelResponse(model=_describe(served, version))
 
-    @unary
-    async def ListModels(self, request: api.ListModelsRequest, context: Context) -> api.ListModelsResponse:
+    async def ListModels(self, request: api.ListModelsRequest, call: Call) -> api.ListModelsResponse:
         """List the versions by ascending name and number."""
         size = min(request.page_size or _DEFAULT_PAGE, _MAX_PAGE)
         known = {
@@ -44,8 +41,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
             next_page_token=tokens[size - 1] if len(tokens) > size else "",
         )
 
-    @unary
-    async def ActivateModel(self, request: api.ActivateModelRequest, context: Context) -> api.ActivateModelResponse:
+    async def ActivateModel(self, request: api.ActivateModelRequest, call: Call) -> api.ActivateModelResponse:
         """Begin to replace a model's served version."""
         served = self._backend.served(request.name)
         version = await served.versions.activate(request.version or self._backend.config.alias)

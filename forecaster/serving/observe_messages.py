@@ -8,8 +8,9 @@ Shapes: N rows, C covariates.
 
 import asyncio
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
@@ -35,9 +36,9 @@ from forecaster.serving.work import Chain, ForecastWork, ObserveWork
 from forecaster.v1 import forecast_pb2, forecast_service_pb2, observation_pb2
 
 MAX_CATEGORY_CHARACTERS = 256
-_MANY = (
-    1000  # messages of rows and of static covariates, a millisecond or two: more are not validated on the event loop
-)
+# Of messages and bytes of memory, some milliseconds: more are not validated on the event loop.
+_MANY, _MANY_BYTES = 1000, 2 << 20
+T = TypeVar("T")
 Request = forecast_service_pb2.ObserveRequest | forecast_service_pb2.StreamForecastsRequest
 
 
@@ -56,10 +57,11 @@ class Plans:
 
     def work(self, series_ids: tuple[str, ...], options: forecast_pb2.ForecastOptions, bundle: Bundle) -> ForecastWork:
         """Return what to forecast of series whose ids were checked; raises what `forecast_work` does."""
+        if options.future_covariates:  # may be large, and are not kept
+            self._plan, self._options = forecast_plan(options, bundle), None
+            return forecast_work(series_ids, options, bundle)
         if self._plan is None or options != self._options or bundle is not self._bundle:
             self._plan, self._options, self._bundle = forecast_plan(options, bundle), options, bundle
-        if options.future_covariates:
-            return forecast_work(series_ids, options, bundle)
         return self._plan.work(series_ids)
 
 
@@ -75,11 +77,24 @@ class Validator:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="validation")
 
     async def work(
-        self, request: Request, bundle: Bundle, chain: Chain | None = None, plans: Plans | None = None
+        self,
+        request: Request,
+        bundle: Bundle,
+        chain: Chain | None = None,
+        plans: Plans | None = None,
+        *,
+        num_bytes: int = 0,
     ) -> ObserveWork:
-        """Return what a request asks for; see `observe_work`."""
+        """Return what a request, which takes so much memory, asks for; see `observe_work`."""
         validate = functools.partial(observe_work, request, bundle, self._largest, chain, plans)
-        if len(request.observations) + len(request.attributes) <= _MANY:
+        messages = len(request.observations) + len(request.attributes)
+        if plans is not None:  # of a stream, where there are options
+            messages += len(request.options.future_covariates)  # type: ignore[union-attr]
+        return await self.run(validate, messages, num_bytes)
+
+    async def run(self, validate: Callable[[], T], messages: int, num_bytes: int) -> T:
+        """Return what `validate` makes of a request: here if it holds few messages and bytes of memory."""
+        if messages <= _MANY and num_bytes <= _MANY_BYTES:
             return validate()
         return await asyncio.get_running_loop().run_in_executor(self._thread, validate)
 

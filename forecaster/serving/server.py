@@ -7,7 +7,10 @@ NOT_SERVING, the balancer gets its time, new work is refused, work under way end
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
+import logging
+import os
 import pathlib
 import signal
 import sys
@@ -15,29 +18,30 @@ from collections.abc import Sequence
 
 import grpc
 import torch
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from forecaster import registry
 from forecaster.config import Config, ServingConfig
 from forecaster.errors import ConfigError, ForecasterError, StorageError, UnavailableError
 from forecaster.imports import without_collections
 from forecaster.serving.allocation import give_back
+from forecaster.serving.aside import within
 from forecaster.serving.backend import Backend, Phase
+from forecaster.serving.handlers import add_service
+from forecaster.serving.health import HEALTH, REFLECTION, HealthServicer, ReflectionServicer
 from forecaster.serving.host import Host, Source, open_sources
 from forecaster.serving.metrics import exposed
 from forecaster.serving.model_service import ModelServicer
 from forecaster.serving.rpc_limit import RpcLimit
 from forecaster.serving.service import ForecastServicer
 from forecaster.serving.telemetry import LOGGER
-from forecaster.v1 import forecast_service_pb2, forecast_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
+from forecaster.v1 import forecast_service_pb2, model_service_pb2
 
-_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+_CUT_SECONDS = 1.0  # to cut off what has not ended
+_LEAST_DRAIN_SECONDS, _CLOSE_SECONDS = 5.0, 10.0
 _SWITCH_SECONDS = 0.0005  # a thread that computes in Python must not keep the event loop waiting for long
-SERVICES = (
-    forecast_service_pb2.DESCRIPTOR.services_by_name["ForecastService"].full_name,
-    model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
-)
+_FORECASTS = forecast_service_pb2.DESCRIPTOR.services_by_name["ForecastService"]
+_MODELS = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
+SERVICES = (_FORECASTS.full_name, _MODELS.full_name)
 
 
 def serve(config: Config) -> int:
@@ -56,14 +60,44 @@ def serve(config: Config) -> int:
     # What the libraries made stays for good: a collection that looks through it holds every request up for 150 ms.
     gc.collect()
     gc.freeze()
-    try:
-        return asyncio.run(_serve(sources, config.serving))
-    finally:
+    with contextlib.ExitStack() as storages:
         for source in sources:
-            source.storage.close()
+            storages.callback(source.storage.close)
+        ending = _Ending(storages)
+        status = asyncio.run(_serve(sources, config.serving, ending))
+    if ending.leaves_threads:  # the interpreter would wait for some of them, and others would meet it half gone
+        logging.shutdown()
+        os._exit(status)
+    return status
 
 
-async def _serve(sources: Sequence[Source], config: ServingConfig) -> int:
+@dataclasses.dataclass(slots=True)
+class _Ending:
+    """How the process ends.
+
+    Args:
+        storages: closes them; what waits for lock or lease may then begin.
+        leaves_threads: whether some are at work that nobody waits for.
+    """
+
+    storages: contextlib.ExitStack
+    leaves_threads: bool = False
+
+    def close(self, hosts: Sequence[Host]) -> None:
+        """Close the storages of hosts that have ended their work; before the event loop waits for anything else."""
+        self.leaves_threads |= any(host.lookups for host in hosts)
+        if not all(host.is_drained for host in hosts):  # they write still; the lock goes with the process
+            self.storages.pop_all()
+            self.leaves_threads = True
+            return
+        for host in hosts:
+            self.storages.callback(host.close)
+        if not within(_CLOSE_SECONDS, self.storages.close):
+            LOGGER.warning("the storage was not closed in %.0f s", _CLOSE_SECONDS)
+            self.leaves_threads = True
+
+
+async def _serve(sources: Sequence[Source], config: ServingConfig, ending: _Ending) -> int:
     stop = asyncio.Event()
     defects: list[Exception] = []
     loop = asyncio.get_running_loop()
@@ -81,17 +115,15 @@ async def _serve(sources: Sequence[Source], config: ServingConfig) -> int:
         with exposed(backend):
             return await _serve_hosts(backend, hosts, stop, defects)
     finally:
-        for host in hosts:
-            host.close()
+        ending.close(hosts)
 
 
 async def _serve_hosts(
     backend: Backend, hosts: Sequence[Host], stop: asyncio.Event, defects: Sequence[Exception]
 ) -> int:
     config = backend.config
-    servicer = health.aio.HealthServicer()
-    await _set_health(servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
-    server, port = _bind(backend, servicer, config)
+    health = HealthServicer(SERVICES, backend.intake)
+    server, port = _bind(backend, health, config)
     for host in hosts:
         host.start()
     await server.start()
@@ -102,9 +134,8 @@ async def _serve_hosts(
         for host in hosts:
             await host.recover(stop.is_set)
     except BaseException as error:
-        await server.stop(grace=None)
-        for host in hosts:
-            await host.drain()
+        await _stopped(server, 0)
+        await _drained(hosts, config.drain_seconds)
         if stop.is_set() and isinstance(error, UnavailableError) and not isinstance(error, StorageError):
             LOGGER.info("stopped while recovering")
             return 0
@@ -112,18 +143,31 @@ async def _serve_hosts(
     async with contextlib.AsyncExitStack() as stack:
         for host in hosts:
             await stack.enter_async_context(host.kept_up())
-        await _set_health(servicer, health_pb2.HealthCheckResponse.SERVING)
+        health.set(is_serving=True)
         backend.phase = Phase.SERVING
         LOGGER.info("serving on %s", address)
         _write_address(config, address)
         await stop.wait()
-        await _set_health(servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
+        health.set(is_serving=False)
         await asyncio.sleep(0 if defects else config.balancer_wait_seconds)
         backend.drain()
-        await server.stop(grace=config.drain_seconds)
-    for host in hosts:
-        await host.drain()
-    return 1 if defects else _snapshot(hosts, config)
+        health.end()
+        end = asyncio.get_running_loop().time() + config.drain_seconds
+        await _stopped(server, config.drain_seconds)
+    # Requests may have taken all the time; what they began is in the journal, or will be in moments.
+    is_drained = await _drained(hosts, max(end - asyncio.get_running_loop().time(), _LEAST_DRAIN_SECONDS))
+    return 1 if defects or not is_drained else _snapshot(hosts, config)
+
+
+async def _stopped(server: grpc.aio.Server, seconds: float) -> None:
+    """Let requests under way end for so long; those that have not are cut off, whatever their clients do or do not."""
+    stopping = asyncio.ensure_future(server.stop(grace=seconds or None))
+    await asyncio.wait({stopping}, timeout=seconds + _CUT_SECONDS)
+
+
+async def _drained(hosts: Sequence[Host], seconds: float) -> bool:
+    """Finish all work that has begun; return whether that was done in time."""
+    return all(await asyncio.gather(*(host.drain(seconds) for host in hosts)))
 
 
 def _snapshot(hosts: Sequence[Host], config: ServingConfig) -> int:
@@ -139,21 +183,21 @@ def _snapshot(hosts: Sequence[Host], config: ServingConfig) -> int:
     return 0
 
 
-def _bind(backend: Backend, servicer: health.aio.HealthServicer, config: ServingConfig) -> tuple[grpc.aio.Server, int]:
+def _bind(backend: Backend, health: HealthServicer, config: ServingConfig) -> tuple[grpc.aio.Server, int]:
     # so_reuseport 0: two processes sharing a port would split one series' state between them.
     server = grpc.aio.server(
         interceptors=[RpcLimit(config.max_concurrent_rpcs, SERVICES, backend.calls)],
         options=[
             ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", backend.intake.limits.largest_bytes),
             ("grpc.max_send_message_length", -1),
         ],
     )
-    forecast_service_pb2_grpc.add_ForecastServiceServicer_to_server(ForecastServicer(backend), server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(backend), server)
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server)
+    add_service(server, _FORECASTS, ForecastServicer(backend))
+    add_service(server, _MODELS, ModelServicer(backend))
+    add_service(server, HEALTH, health)
+    names = (*SERVICES, HEALTH.full_name, REFLECTION.full_name)
+    add_service(server, REFLECTION, ReflectionServicer(names, backend.intake))
     address = _address(config.host, config.port)
     try:
         port = server.add_insecure_port(address)
@@ -165,11 +209,6 @@ def _bind(backend: Backend, servicer: health.aio.HealthServicer, config: Serving
             "choose another with --serving.port (0 takes a free one)"
         )
     return server, port
-
-
-async def _set_health(servicer: health.aio.HealthServicer, status: int) -> None:
-    for service in ("", *SERVICES):
-        await servicer.set(service, status)
 
 
 def _address(host: str, port: int) -> str:

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from google.protobuf.duration_pb2 import Duration
 
 from forecaster.config import DurabilityName
-from forecaster.serving.answers import add_forecasts, add_outcomes, joined_failures
+from forecaster.serving.answers import add_forecasts, add_outcomes, answer_bytes, joined_failures
 from forecaster.serving.backend import Backend, Served
 from forecaster.serving.forecast_messages import MAX_FORECAST_VALUES, forecast_work
-from forecaster.serving.handlers import Context, streaming, unary
+from forecaster.serving.handlers import Call
 from forecaster.serving.messages import Violations, check_series_id, to_duration, to_live_scores, to_timestamp
 from forecaster.serving.observe_messages import Plans, Validator, check_sizes
 from forecaster.serving.streams import Stream, Window
 from forecaster.serving.work import Chain, Forecasts, Observed, ObserveWork, SeriesInfo
 from forecaster.v1 import forecast_service_pb2 as api
-from forecaster.v1 import forecast_service_pb2_grpc, observation_pb2
+from forecaster.v1 import observation_pb2
 
 _DURABILITY: dict[DurabilityName, observation_pb2.Durability] = {
     "commit": observation_pb2.DURABILITY_COMMIT,
@@ -28,33 +28,33 @@ _DURABILITY: dict[DurabilityName, observation_pb2.Durability] = {
 _DEFAULT_PAGE, _MAX_PAGE = 100, 1000
 
 
-class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
+class ForecastServicer:
     """`forecaster.v1.ForecastService`."""
 
     def __init__(self, backend: Backend) -> None:
-        self._backend, self.calls = backend, backend.calls
+        self._backend, self.calls, self.intake = backend, backend.calls, backend.intake
         self._durability = _DURABILITY[backend.config.durability]
         self._largest = backend.config.max_request_observations
         self._validator = Validator(self._largest)
 
-    @unary
-    async def Observe(self, request: api.ObserveRequest, context: Context) -> api.ObserveResponse:
+    async def Observe(self, request: api.ObserveRequest, call: Call) -> api.ObserveResponse:
         """Advance series by observations."""
         served = self._backend.served(request.model)
         # Not begun, it is dropped whole if the caller goes away; begun, it is done whole, and a retry finds duplicates.
-        work = await self._validator.work(request, served.bundle)
+        work = await self._validator.work(request, served.bundle, num_bytes=call.num_bytes)
         observed = await served.batcher.observe(work)
         response = api.ObserveResponse(durability=self._durability)
         await add_outcomes(response, observed)
         return response
 
-    @unary
-    async def Forecast(self, request: api.ForecastRequest, context: Context) -> api.ForecastResponse:
+    async def Forecast(self, request: api.ForecastRequest, call: Call) -> api.ForecastResponse:
         """Forecast series from their present state."""
         served = self._backend.served(request.model)
         check_sizes({"series_ids": len(request.series_ids)}, self._largest)
-        work = forecast_work(request.series_ids, request.options, served.bundle)
+        validate = functools.partial(forecast_work, request.series_ids, request.options, served.bundle)
+        work = await self._validator.run(validate, len(request.options.future_covariates), call.num_bytes)
         served.engine.check(work)
+        call.account.take(answer_bytes(work))
         answer = await served.batcher.forecast(work)
         if answer.failures and not request.allow_partial:
             raise joined_failures(answer)
@@ -62,26 +62,32 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
         await _add_forecasts(served, response, answer, work.levels, packed=request.options.packed)
         return response
 
-    @streaming
     async def StreamForecasts(
-        self, request_iterator: AsyncIterator[api.StreamForecastsRequest], context: Context
+        self, messages: AsyncIterator[tuple[api.StreamForecastsRequest, int]], call: Call
     ) -> None:
         """Answer the messages of the stream in order; the first wrong one ends it with its status."""
         chain, plans = Chain(), Plans()
 
-        async def prepare(request: api.StreamForecastsRequest) -> tuple[float, _Message]:
+        async def prepare(sized: tuple[api.StreamForecastsRequest, int]) -> tuple[float, _Message]:
+            request, num_bytes = sized
             served = self._backend.served(request.model)
-            work = await self._validator.work(request, served.bundle, chain, plans)
+            work = await self._validator.work(request, served.bundle, chain, plans, num_bytes=num_bytes)
             served.engine.check(work.then)
-            values = 0 if work.then is None else len(work.then.series_ids) * plans.each
+            values = 0
+            if work.then is not None:
+                values = len(work.then.series_ids) * plans.each
+                call.account.take(answered := answer_bytes(work.then))
+                num_bytes += answered
             share = max(len(work.columns) / self._largest, values / MAX_FORECAST_VALUES)
-            return share, _Message(served, request.sequence, work, request.options.packed, time.perf_counter())
+            packed = request.options.packed
+            return share, _Message(served, request.sequence, work, packed, num_bytes, time.perf_counter())
 
         async def write(message: _Message, observed: Observed) -> None:
-            await context.write(await self._stream_response(message, observed))
+            await call.context.write(await self._stream_response(message, observed))
+            call.account.give_back(message.num_bytes)
 
         window = Window(self._backend.config.max_stream_in_flight)
-        await Stream(request_iterator, prepare, _begin, write, window).run(self._backend.draining)
+        await Stream(messages, prepare, _begin, write, window).run(self._backend.draining)
 
     async def _stream_response(self, message: "_Message", observed: Observed) -> api.StreamForecastsResponse:
         if observed.refused is not None:
@@ -95,15 +101,13 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
         self.calls.took("StreamForecasts", time.perf_counter() - message.began)
         return response
 
-    @unary
-    async def GetSeries(self, request: api.GetSeriesRequest, context: Context) -> api.GetSeriesResponse:
+    async def GetSeries(self, request: api.GetSeriesRequest, call: Call) -> api.GetSeriesResponse:
         """Describe one series."""
         served = self._named(request.model, request.series_id)
         info = await served.batcher.call(lambda: served.engine.describe(request.series_id))
         return api.GetSeriesResponse(series=_series(served, info))
 
-    @unary
-    async def ListSeries(self, request: api.ListSeriesRequest, context: Context) -> api.ListSeriesResponse:
+    async def ListSeries(self, request: api.ListSeriesRequest, call: Call) -> api.ListSeriesResponse:
         """List the series by ascending id."""
         served = self._backend.served(request.model)
         size = min(request.page_size or _DEFAULT_PAGE, _MAX_PAGE)
@@ -114,8 +118,7 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
             total_size=total,
         )
 
-    @unary
-    async def DeleteSeries(self, request: api.DeleteSeriesRequest, context: Context) -> api.DeleteSeriesResponse:
+    async def DeleteSeries(self, request: api.DeleteSeriesRequest, call: Call) -> api.DeleteSeriesResponse:
         """Forget a series; what files hold of it is removed right after."""
         served = self._named(request.model, request.series_id)
         await served.batcher.call(lambda: served.engine.delete(request.series_id))
@@ -138,6 +141,7 @@ class _Message:
     sequence: int
     work: ObserveWork
     packed: bool
+    num_bytes: int
     began: float
 
 

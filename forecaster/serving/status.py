@@ -1,5 +1,7 @@
 """The one map from the project's errors to gRPC status codes, with `google.rpc` details."""
 
+import itertools
+
 import grpc
 from google.protobuf import any_pb2
 from google.protobuf.duration_pb2 import Duration
@@ -21,8 +23,11 @@ from forecaster.errors import (
 
 DOMAIN = "forecaster.v1"
 DETAILS_KEY = "grpc-status-details-bin"
+MAX_TEXT_BYTES = 1024
+MAX_ROW_TEXT_BYTES = 512  # of what is said of a row or a series: there may be many
 _MOST_DETAILS = 10
-_MOST_CHARACTERS = 300
+_MOST_DETAIL_BYTES = 2048  # all together: clients refuse more than 8 KB of trailing metadata, texts and all
+_FIELD_BYTES, _NAME_BYTES = 256, 1024
 _CODES: tuple[tuple[type[ForecasterError], grpc.StatusCode], ...] = (
     (InvalidArgumentError, grpc.StatusCode.INVALID_ARGUMENT),
     (NotFoundError, grpc.StatusCode.NOT_FOUND),
@@ -35,9 +40,15 @@ _CODES: tuple[tuple[type[ForecasterError], grpc.StatusCode], ...] = (
 )
 
 
-def shortened(text: str) -> str:
-    """Return a text that fits a status: clients refuse more than some kilobytes of trailing metadata."""
-    return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 1] + "…"
+def shortened(text: str, most_bytes: int = MAX_TEXT_BYTES) -> str:
+    """Return a text of at most so many bytes of UTF-8: what was sent is in its middle, what to do at its end."""
+    if 4 * len(text) <= most_bytes:
+        return text
+    start, end = (part.encode(errors="replace") for part in (text[:most_bytes], text[-most_bytes:]))
+    if len(text) <= most_bytes and len(start) <= most_bytes:
+        return text
+    kept = most_bytes - len("…".encode())
+    return start[: kept - kept // 3].decode(errors="ignore") + "…" + end[-(kept // 3) :].decode(errors="ignore")
 
 
 def status_code(error: ForecasterError) -> grpc.StatusCode:
@@ -68,18 +79,29 @@ def _error_info(error: ForecasterError) -> error_details_pb2.ErrorInfo:
 
 def _details(error: ForecasterError) -> list[Message]:
     if isinstance(error, InvalidArgumentError):
-        violations = [
-            error_details_pb2.BadRequest.FieldViolation(field=shortened(v.field), description=shortened(v.description))
-            for v in error.violations[:_MOST_DETAILS]
-        ]
-        return [error_details_pb2.BadRequest(field_violations=violations)]
+        return [error_details_pb2.BadRequest(field_violations=_violations(error))]
     if isinstance(error, NotFoundError):
+        names = [shortened(name, _NAME_BYTES) for name in error.resource_names[:_MOST_DETAILS]]
+        sizes = itertools.accumulate(len(name.encode()) for name in names)
         return [
             error_details_pb2.ResourceInfo(resource_type=error.resource_type, resource_name=name)
-            for name in error.resource_names[:_MOST_DETAILS]
+            for name, size in zip(names, sizes, strict=True)
+            if size <= _MOST_DETAIL_BYTES
         ]
     if isinstance(error, LimitReachedError | UnavailableError) and error.retry_after_seconds is not None:
         delay = Duration()
         delay.FromNanoseconds(int(error.retry_after_seconds * 1e9))
         return [error_details_pb2.RetryInfo(retry_delay=delay)]
     return []
+
+
+def _violations(error: InvalidArgumentError) -> list[error_details_pb2.BadRequest.FieldViolation]:
+    """Return the first wrong fields, as many as fit."""
+    found, size = [], 0
+    for violation in error.violations[:_MOST_DETAILS]:
+        field, text = shortened(violation.field, _FIELD_BYTES), shortened(violation.description, MAX_ROW_TEXT_BYTES)
+        size += len(field.encode()) + len(text.encode())
+        if size > _MOST_DETAIL_BYTES:
+            break
+        found.append(error_details_pb2.BadRequest.FieldViolation(field=field, description=text))
+    return found

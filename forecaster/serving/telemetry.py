@@ -4,12 +4,16 @@ Knows nothing of series, models or gRPC.
 """
 
 import logging
+import math
 import secrets
 import sys
+import time
+from collections.abc import Callable, Hashable
 
 from forecaster.errors import ForecasterError, InternalError, StorageError
 
 LOGGER = logging.getLogger("forecaster.serving")
+_MOST_KINDS = 1000  # of sampled lines
 # Whether a commit that failed has left anything is not always known.
 _STORAGE = (
     "the server cannot use its storage now: try again, which is safe; what was applied is then answered as a duplicate"
@@ -33,12 +37,43 @@ def log_internal_error(error: BaseException) -> str:
     return error_id
 
 
+class Sampled:
+    """Says one line of each kind in a while, and how many there were: whoever can cause one can cause a million.
+
+    Args:
+        seconds: between two lines of a kind.
+        clock: tells the seconds.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._clock = seconds, clock
+        self._kinds: dict[Hashable, tuple[float, int]] = {}  # when the last line was, and how many came since
+
+    def say(self, kind: Hashable, text: Callable[[], str], level: int = logging.INFO) -> None:
+        """Log a line, unless there was one of its kind; any thread may call."""
+        now = self._clock()
+        if len(self._kinds) > _MOST_KINDS:
+            self._kinds.clear()
+        last, unsaid = self._kinds.get(kind, (-math.inf, 0))
+        if now - last < self._seconds:
+            self._kinds[kind] = last, unsaid + 1
+            return
+        self._kinds[kind] = now, 0
+        more = f" (and {unsaid} more like it before)" if unsaid else ""
+        LOGGER.log(level, "%s%s", text(), more)
+
+
+REFUSALS = Sampled(10.0)
+_STORAGE_FAILURES = Sampled(1.0)
+
+
 def told(error: BaseException) -> ForecasterError:
     """Return what a client is told of an error: of a defect only an id that the log has, of storage no file's name."""
     if not isinstance(error, ForecasterError) or (isinstance(error, InternalError) and not error.error_id):
         error_id = log_internal_error(error)
         return InternalError(f"an internal error; the server's log has it as {error_id}", error_id)
     if isinstance(error, StorageError) and str(error) != _STORAGE:
-        LOGGER.error("%s", error)
+        shown = str(error)
+        _STORAGE_FAILURES.say(shown[:100], lambda: shown, logging.ERROR)
         return StorageError(_STORAGE)
     return error

@@ -15,6 +15,7 @@ from forecaster.config import ServingConfig, TrackingConfig
 from forecaster.errors import FailedPreconditionError, ForecasterError, UnavailableError
 from forecaster.model.bundle import Bundle
 from forecaster.registry import RegisteredModel
+from forecaster.serving.aside import Aside
 from forecaster.serving.batcher import Batcher
 from forecaster.serving.engine import Engine
 from forecaster.serving.storage import Activation, Storage
@@ -23,6 +24,7 @@ from forecaster.serving.telemetry import LOGGER, log_internal_error
 from forecaster.serving.verification import verify
 
 _RETRY_SECONDS = 60.0
+_LOOKUPS = 4  # at once
 _TAKE_BACK_SECONDS, _MOST_TAKE_BACK_SECONDS = 1.0, 30.0  # between two attempts
 
 
@@ -88,6 +90,7 @@ class Versions:
         self._engine, self._batcher, self._storage, self._pool = engine, batcher, storage, pool
         bundle = engine.lanes.active.bundle
         active = Version(registered, ModelState.ACTIVE, bundle, bundle.fingerprint, 1.0)
+        self.registry = Aside(_LOOKUPS, "registry")  # nobody waits for it at the end
         self._versions = {registered.version: active}
         self._active = active
         self._last_seen: str | None = None
@@ -113,7 +116,7 @@ class Versions:
         Raises ModelNotFoundError if there is no such version, FailedPreconditionError while another replacement is
         under way, and UnavailableError if the registry cannot be reached.
         """
-        registered = await asyncio.to_thread(registry.resolve, self._tracking, version_or_alias)
+        registered = await self.registry.call(registry.resolve, self._tracking, version_or_alias)
         return self._begin(registered)
 
     async def watch(self) -> None:
@@ -129,7 +132,7 @@ class Versions:
 
     async def look(self) -> None:
         """Ask for the alias once; activate its version if it has moved, or failed a while ago for a passing reason."""
-        registered = await asyncio.to_thread(registry.resolve, self._tracking, self._config.alias)
+        registered = await self.registry.call(registry.resolve, self._tracking, self._config.alias)
         known = self._versions.get(registered.version)
         again = (
             known is not None
@@ -173,7 +176,7 @@ class Versions:
         began = time.monotonic()
         LOGGER.info("activating %s version %s", name, number)
         try:
-            bundle = await asyncio.to_thread(self._load, number)
+            bundle = await self.registry.call(self._load, number)
             version.bundle, version.fingerprint = bundle, bundle.fingerprint
             await self._replace_lane(version, bundle)
         except asyncio.CancelledError:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -20,7 +21,9 @@ from forecaster.errors import ConfigError, InvalidArgumentError
 from forecaster.registry import RegisteredModel
 from forecaster.serving.backend import Backend, Phase
 from forecaster.serving.counters import BOUNDS_SECONDS, Calls
-from forecaster.serving.handlers import Context, unary
+from forecaster.serving.decoding import Intake
+from forecaster.serving.handlers import add_service
+from forecaster.serving.health import HEALTH, HealthServicer
 from forecaster.serving.host import Host, Source
 from forecaster.serving.live_scores import Report
 from forecaster.serving.metrics import ServerCollector, exposed
@@ -67,7 +70,7 @@ async def running(folder: pathlib.Path) -> AsyncIterator[tuple[Host, Backend]]:
         host.start()
         await host.recover(lambda: False)
         yield host, Backend([host.served], config)
-        await host.drain()
+        assert await host.drain(10)
         host.close()
 
 
@@ -101,6 +104,8 @@ def test_what_an_engine_did_is_what_it_answered(tmp_path: pathlib.Path) -> None:
             for outcome, count in (("applied", 4), ("duplicate", 1), ("rejected", 1)):
                 assert seen("observations_total", model="load", outcome=outcome) == count
             assert seen("forecasts_total", model="load") == 2
+            reason = "CONFLICTING_VALUE"
+            assert seen("rejected_observations_total", model="load", reason=reason) == 1
             assert seen("turns_total", model="load") == 3
             assert seen("queue_rows", model="load") == 0
             journal = host.served.engine.storage.journal
@@ -222,37 +227,37 @@ def test_calls_are_counted_by_how_they_ended() -> None:
     assert taken.counts[-1] == 1
     assert taken.seconds == pytest.approx(sum(durations))
 
-    class Servicer:
-        def __init__(self) -> None:
-            self.calls = calls
-
-        @unary
-        async def Ask(self, request: bytes, context: Context) -> bytes:  # noqa: N802
-            if request == b"bad":
+    class Servicer(HealthServicer):
+        async def Check(self, request, call):  # noqa: N802
+            if request.service == "bad":
                 raise InvalidArgumentError("bad")
-            if request == b"defect":
+            if request.service == "defect":
                 raise RuntimeError("a defect")
-            return request
+            return await super().Check(request, call)
 
     async def play() -> None:
-        ask = grpc.unary_unary_rpc_method_handler(Servicer().Ask)
         server = grpc.aio.server()
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Test", {"Ask": ask}),))
+        servicer = Servicer((), Intake(10, 10**6))
+        servicer.calls = calls
+        add_service(server, HEALTH, servicer)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                called = channel.unary_unary("/test.Test/Ask")
-                assert await called(b"good") == b"good"
-                for request in (b"bad", b"defect"):
+                called = health_pb2_grpc.HealthStub(channel).Check
+                assert (await called(health_pb2.HealthCheckRequest())).status == 2
+                for name in ("bad", "defect"):
                     with pytest.raises(grpc.aio.AioRpcError):
-                        await called(request)
+                        await called(health_pb2.HealthCheckRequest(service=name))
+                with pytest.raises(grpc.aio.AioRpcError, match="no HealthCheckRequest"):
+                    await channel.unary_unary("/grpc.health.v1.Health/Check")(b"\xff")
         finally:
             await server.stop(grace=None)
 
     asyncio.run(play())
-    assert calls.by_code() == {("Ask", "OK"): 1, ("Ask", "INVALID_ARGUMENT"): 1, ("Ask", "INTERNAL"): 1}
-    assert sum(calls.durations()["Ask"].counts) == 3
+    assert calls.by_code() == {("Check", "OK"): 1, ("Check", "INVALID_ARGUMENT"): 2, ("Check", "INTERNAL"): 1}
+    assert calls.by_reason() == {("Check", "INVALID_ARGUMENT"): 2, ("Check", "INTERNAL"): 1}
+    assert sum(calls.durations()["Check"].counts) == 4
 
 
 def test_the_port_answers_while_the_block_runs_and_a_taken_one_is_said(tmp_path: pathlib.Path) -> None:

@@ -303,7 +303,7 @@ def test_a_stop_amid_a_rebuild_is_soon(
         is_free = threading.Event()
         waited = host._pool.submit(is_free.wait, 60)
         asyncio.get_running_loop().call_later(0.1, is_free.set)  # if the loop does not stand still
-        await host.drain()
+        assert await host.drain(10)
         assert waited.result()
         assert read[0] < before + 20
         host.snapshot()
