@@ -274,7 +274,9 @@ def _demo(arguments: Namespace) -> int:
 
 _TRAINING = ("data", "model", "training", "trainer", "tracking")
 _COMMANDS = {
-    "train": Command("train a model on the configured data and register it", _TRAINING, _train, add_until),
+    "train": Command(
+        "train a model on the configured data and register it", (*_TRAINING, "promotion"), _train, add_until
+    ),
     "compare": Command(
         "train variants of a configuration on the same data, and put them side by side",
         _TRAINING,

@@ -224,21 +224,23 @@ def resolve(config: TrackingConfig, alias_or_version: str = CHAMPION) -> Registe
     wanted += alias_or_version
     found = find(existing(config, wanted), config, alias_or_version)
     if found is None:
-        newest = _newest_version(config)
-        if newest is None:
+        last = newest(connect(config), config)
+        if last is None:
             raise _not_found(wanted, config, "")
         raise ModelNotFoundError(
-            f"no version of {config.model} is {alias_or_version}, the newest is {newest}: train a better one, or name"
-            f" it (--serving.alias {newest}, --version {newest})",
+            f"no version of {config.model} is {alias_or_version}, the newest is {last.version}: train a better one, or"
+            f" name it (--serving.alias {last.version}, --version {last.version})",
             [wanted],
         )
     return found
 
 
-def _newest_version(config: TrackingConfig) -> str | None:
+def newest(client: "MlflowClient", config: TrackingConfig) -> RegisteredModel | None:
+    """Return the version that was registered last, None if there is none."""
     with store_errors(config):
-        found = connect(config).search_model_versions(named("name", config.model), max_results=1000)
-    return max((str(version.version) for version in found if version.name == config.model), key=int, default=None)
+        found = client.search_model_versions(named("name", config.model), max_results=1000)
+    mine = [version for version in found if version.name == config.model]
+    return max((_described(version) for version in mine), key=lambda version: int(version.version), default=None)
 
 
 def named(field: str, name: str) -> str:

@@ -5,11 +5,13 @@ figures come from.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from forecaster.config import PromotionConfig
 
-NOMINAL = 0.8  # the interval whose coverage is judged
+NOMINAL = 0.8  # the interval whose coverage is judged, if the model has it
+_NARROWER = 0.5  # and the one that is judged in its place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,9 +21,10 @@ class Measured:
     Args:
         mase: the challenger's; NaN if one of its forecasts was not finite.
         naive_mase: the seasonal naive's.
-        coverage: the share of values inside the challenger's 80 % intervals.
+        coverage: the share of values inside the challenger's intervals, NaN if it has none.
         origins: scored forecasts, pairs of series and origin.
         champion_mase: the champion's; None if there is no champion, NaN if one of its forecasts was not finite.
+        nominal: the share that those intervals are to hold, see `judged_interval`.
     """
 
     mase: float
@@ -29,6 +32,20 @@ class Measured:
     coverage: float
     origins: int
     champion_mase: float | None = None
+    nominal: float = NOMINAL
+
+
+def judged_interval(coverages: Mapping[float, float]) -> tuple[float, float]:
+    """Return which interval of a model is judged, by its nominal share, and the share of values inside of it.
+
+    The 80 % one, if its quantile levels reach that far; the 50 % one if only that is there.
+
+    Args:
+        coverages: the measured share of each nominal one, NaN where the levels do not reach.
+    """
+    found = (one for one in (NOMINAL, _NARROWER) if math.isfinite(coverages.get(one, math.nan)))
+    nominal = next(found, NOMINAL)
+    return nominal, coverages.get(nominal, math.nan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +119,28 @@ def beats_naive(measured: Measured, config: PromotionConfig) -> Clause:
 
 
 def is_honest(measured: Measured, config: PromotionConfig) -> Clause:
-    """Return whether the 80 % intervals hold neither too few nor too many of the values."""
-    low, high = config.min_coverage, config.max_coverage
-    amount = "too many" if measured.coverage > high else "too few"
-    return Clause(
-        "has honest 80 % intervals",
-        f"they hold {measured.coverage:.1%} of the values; {low:.0%} to {high:.0%} are asked for",
-        low <= measured.coverage <= high,
-        f"has 80 % intervals that hold {amount} of the values",
-    )
+    """Return whether the judged intervals hold neither too few nor too many of the values.
+
+    The limits are those of 80 % intervals. Those of another interval are as far from its nominal share, in odds: 60 %
+    to 95 % become 27 % to 83 % for the 50 % intervals.
+    """
+    low, high = (_scaled(limit, measured.nominal) for limit in (config.min_coverage, config.max_coverage))
+    amount, kind = "too many" if measured.coverage > high else "too few", f"{100 * measured.nominal:.0f} % intervals"
+    numbers = f"they hold {measured.coverage:.1%} of the values; {low:.0%} to {high:.0%} are asked for"
+    if math.isnan(measured.coverage):
+        numbers = "it has none: train with model.quantile_levels from 0.1 or less to 0.9 or more"
+    elif measured.nominal != NOMINAL:
+        numbers += ", as model.quantile_levels do not reach 0.1 and 0.9"
+    passed = low <= measured.coverage <= high
+    return Clause(f"has honest {kind}", numbers, passed, f"has {kind} that hold {amount} of the values")
+
+
+def _scaled(limit: float, nominal: float) -> float:
+    """Return what is to another nominal share what a limit is to `NOMINAL`: their odds have the same ratio."""
+    if nominal == NOMINAL or limit in (0.0, 1.0):
+        return limit
+    odds = limit / (1 - limit) * (1 - NOMINAL) / NOMINAL * nominal / (1 - nominal)
+    return odds / (1 + odds)
 
 
 def _below(name: str, failure: str, mase: float, whom: str, other: float, margin: float) -> Clause:
@@ -123,7 +153,10 @@ def _praise(measured: Measured) -> str:
     champion = measured.champion_mase
     beaten = f"the champion's {champion:.4f}, " if champion is not None else ""
     beaten += f"the seasonal naive's {measured.naive_mase:.4f}"
-    return f"MASE {measured.mase:.4f}, {beaten}; 80 % intervals hold {measured.coverage:.1%} of the values"
+    return (
+        f"MASE {measured.mase:.4f}, {beaten};"
+        f" {100 * measured.nominal:.0f} % intervals hold {measured.coverage:.1%} of the values"
+    )
 
 
 def _is_finite(measured: Measured) -> Clause:

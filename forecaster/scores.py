@@ -81,6 +81,15 @@ class Backtest:
             return 0.0 if self.mase == 0 else -math.inf
         return 1.0 - self.mase / self.seasonal_naive_mase
 
+    @property
+    def broken(self) -> list[str]:
+        """The series that the seasonal naive has an error for and the model has not: its forecasts are not finite.
+
+        The means over the series leave such a one out.
+        """
+        scored = (one for one in self.series if one.pairs and math.isfinite(one.seasonal_naive_mase))
+        return [one.unique_id for one in scored if not math.isfinite(one.mase)]
+
     def metrics(self) -> dict[str, float]:
         """Return the figures by flat names, as a dashboard wants them."""
         named = {

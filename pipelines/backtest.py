@@ -175,21 +175,15 @@ def _seen(versions: Mapping[str, RegisteredModel], window: Window) -> list[str]:
 
 
 def _broken(scores: Mapping[str, Sequence[Backtest]]) -> list[str]:
-    counts = {name: sum(not one for one in _are_finite(found[0])) for name, found in scores.items()}
+    counts = {name: len(found[0].broken) for name, found in scores.items()}
     return [f"forecasts of the {name} are not finite for {count:,} series" for name, count in counts.items() if count]
-
-
-def _are_finite(backtest: Backtest) -> list[bool]:
-    """Return for each series that has a seasonal naive's error whether it has the model's too."""
-    scored = [one for one in backtest.series if one.pairs and math.isfinite(one.seasonal_naive_mase)]
-    return [math.isfinite(one.mase) for one in scored]
 
 
 def _fold(scores: Mapping[str, Sequence[Backtest]], number: int, first_us: int, last_us: int) -> Fold:
     """Return the figures of a part of the backtests, in which no series may hide forecasts that are not finite."""
     figures = {name: figures_of(name, found[number].metrics()) for name, found in scores.items()}
     for name, found in scores.items():
-        if not all(_are_finite(found[number])):
+        if found[number].broken:
             figures[name]["mase"] = math.nan
     origins = scores[CHALLENGER][number].origins
     return Fold(first_time=_time(first_us), last_time=_time(last_us), origins=origins, figures=figures)

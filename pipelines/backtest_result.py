@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from forecaster.evaluation_report import without_nan
-from forecaster.rule import Measured
+from forecaster.rule import Measured, judged_interval
+from forecaster.scores import COVERAGES
 from pipelines.comparison import NAIVE
 from pipelines.difference import Difference
 
@@ -82,10 +83,13 @@ class BacktestResult:
     def measured(self) -> Measured:
         """Return what the rule of promotion looks at."""
         figures = self.whole.figures
+        shares = {share: figures[CHALLENGER].get(f"coverage_{round(100 * share)}", math.nan) for share in COVERAGES}
+        nominal, coverage = judged_interval(shares)
         return Measured(
             mase=figures[CHALLENGER]["mase"],
             naive_mase=figures[NAIVE]["mase"],
-            coverage=figures[CHALLENGER]["coverage_80"],
+            coverage=coverage,
+            nominal=nominal,
             origins=self.whole.origins,
             champion_mase=figures[CHAMPION]["mase"] if CHAMPION in figures else None,
         )

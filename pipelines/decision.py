@@ -93,7 +93,10 @@ class Decision:
             return {}
         found = self.measured
         figures = {"challenger_mase": found.mase, "seasonal_naive_mase": found.naive_mase}
-        figures |= {"challenger_coverage_80": found.coverage, "promoted": float(self.promoted)}
+        figures |= {
+            f"challenger_coverage_{round(100 * found.nominal)}": found.coverage,
+            "promoted": float(self.promoted),
+        }
         return figures | ({"champion_mase": found.champion_mase} if found.champion_mase is not None else {})
 
     def markdown(self) -> str:

@@ -13,17 +13,17 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TextIO
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TextIO
 
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
-from forecaster.config import Config, ScheduleConfig
+from forecaster.config import Config
 from forecaster.errors import ConfigError, ForecasterError
 from pipelines.attempt import PROGRAM, Attempt
 from pipelines.memory import Memory
+from pipelines.plan import Plan
 from pipelines.stop_requests import on_stop
 from pipelines.triggers import fixed_triggers, next_time
 from pipelines.watch import DRIFT, NEW_OBSERVATIONS, Watch, memory_path, seconds
@@ -32,48 +32,11 @@ _STOP, _ENDED, _INGEST = "\0stop", "\0ended", "\0ingest"  # no trigger's names
 _WATCH_SECONDS = 5.0  # for a look under way, at the end
 
 
-@dataclass(slots=True)
-class _Plan:
-    """What is to be done next.
+class Event(NamedTuple):
+    """Something that came: a trigger, or one of the names above, and when, by the loop's clock."""
 
-    Args:
-        pending: the trigger that came first since the last attempt began; those behind it ask for nothing more.
-        retry: of the attempt that failed, or None.
-        retry_at: when it is due, by the monotonic clock.
-        failures: one after the other.
-        ingest: whether what is new of the sources is wanted meanwhile.
-    """
-
-    pending: str | None = None
-    retry: str | None = None
-    retry_at: float = 0.0
-    failures: int = 0
-    ingest: bool = False
-
-    def due(self) -> str | None:
-        """Return the trigger of the attempt to begin now, None if there is none yet."""
-        if self.retry is not None:
-            return self.retry if time.monotonic() >= self.retry_at else None
-        return self.pending
-
-    def wait_seconds(self) -> float | None:
-        """Return how long there is nothing to do unless something comes; None is for ever."""
-        return max(self.retry_at - time.monotonic(), 0.0) if self.retry is not None else None
-
-    def began(self) -> None:
-        """Note that an attempt begins, which does what everything before it asked for."""
-        self.pending = self.retry = None
-        self.ingest = False
-
-    def failed(self, trigger: str, config: ScheduleConfig) -> float | None:
-        """Note a failure, and return the seconds until it is tried again, None if it is given up."""
-        self.failures += 1
-        if self.failures > config.retries:
-            self.failures = 0
-            return None
-        wait = config.retry_seconds * 2.0 ** (self.failures - 1)
-        self.retry, self.retry_at = trigger, time.monotonic() + wait
-        return wait
+    name: str
+    at: float
 
 
 def schedule(config: Config) -> int:
@@ -92,8 +55,8 @@ def run(config: Config, program: Sequence[str], stream: TextIO) -> int:
     watches = wanted.metrics_url is not None and (wanted.drift or wanted.new_observations is not None)
     if not asked and not watches:
         raise ConfigError("there is nothing to wait for: set schedule.cron, schedule.every or schedule.metrics_url")
-    loop = _Loop(config, program, stream)
-    with on_stop(lambda: loop.events.put(_STOP)):
+    loop = Loop(config, program, stream)
+    with on_stop(lambda: loop.send(_STOP)):
         clock = BackgroundScheduler(timezone=dt.UTC)
         loop.add_jobs(clock)
         clock.start()
@@ -104,17 +67,26 @@ def run(config: Config, program: Sequence[str], stream: TextIO) -> int:
             loop.close()
 
 
-class _Loop:
-    """The main thread's work."""
+class Loop:
+    """The main thread's work: `begin_due` and `handle`, in turn.
 
-    def __init__(self, config: Config, program: Sequence[str], stream: TextIO) -> None:
-        self.events: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._config, self._program, self._stream = config, program, stream
+    Args:
+        config: all of it.
+        program: for the steps.
+        stream: for lines for people.
+        clock: seconds that never go back; a test moves its own.
+    """
+
+    def __init__(
+        self, config: Config, program: Sequence[str], stream: TextIO, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._config, self._program, self._stream, self._clock = config, program, stream, clock
         self._memory = Memory.load(memory_path(config))
         self._watch = Watch(config, self._memory, stream)
         self._look, self._closing = threading.Event(), False
         self._watcher = threading.Thread(target=self._keep_watch, name="watch", daemon=True)
-        self._plan = _Plan()
+        self._plan = Plan(config.schedule)
         self._attempt: Attempt | None = None
 
     def add_jobs(self, clock: BackgroundScheduler) -> None:
@@ -125,10 +97,10 @@ class _Loop:
         rules = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
         for name, trigger in fixed_triggers(self._config.schedule).items():
             due = next_time(trigger, began, now)
-            clock.add_job(self.events.put, trigger, (name,), id=name, next_run_time=due, **rules)
+            clock.add_job(self.send, trigger, (name,), id=name, next_run_time=due, **rules)
         if self._config.schedule.ingest_every is not None:
             every = IntervalTrigger(seconds=seconds(self._config.schedule.ingest_every), timezone=dt.UTC)
-            clock.add_job(self.events.put, every, (_INGEST,), id="ingest", next_run_time=now, **rules)
+            clock.add_job(self.send, every, (_INGEST,), id="ingest", next_run_time=now, **rules)
         if self._config.schedule.metrics_url is not None:
             every = IntervalTrigger(seconds=self._config.schedule.poll_seconds, timezone=dt.UTC)
             clock.add_job(self._look.set, every, id="watch", next_run_time=now, **rules)
@@ -140,20 +112,45 @@ class _Loop:
             self._say(f"going on with the retraining ({self._memory.unfinished}) that was under way")
             self._plan.pending = self._memory.unfinished
         while True:
-            if self._attempt is None:
-                self._begin(self._plan.due())
+            self.begin_due()
+            waiting = self._plan.wait_seconds(self._clock()) if self._attempt is None else None
             try:
-                event = self.events.get(timeout=self._plan.wait_seconds() if self._attempt is None else None)
+                event = self.events.get(timeout=waiting)
             except queue.Empty:
                 continue
-            if event == _STOP:
-                return self._stop()
-            if event == _ENDED:
-                self._end()
-            elif event == _INGEST:
-                self._plan.ingest = True
-            else:
-                self._remember(event)
+            if event.name == _STOP:
+                return self.stop()
+            self.handle(event)
+
+    def send(self, name: str) -> None:
+        """Let the main thread know of something; any thread may call it, and a signal handler."""
+        self.events.put(Event(name, self._clock()))
+
+    def begin_due(self) -> None:
+        """Begin the retraining that is due, or else an ingest that is wanted, unless a step is under way."""
+        if self._attempt is not None:
+            return
+        trigger = self._plan.due(self._clock())
+        if trigger is not None or self._plan.ingest:
+            self._begin(trigger)
+
+    def handle(self, event: Event) -> None:
+        """Take note of something that came, but for the wish to end."""
+        if event.name == _ENDED:
+            self._end()
+        elif event.name == _INGEST:
+            self._plan.ingest = True
+        else:
+            self._note(event)
+
+    def stop(self) -> int:
+        """End what is under way; a retraining is gone on with at the next start of the scheduler."""
+        if self._attempt is not None:
+            self._say(f"ending: {self._attempt.step} is asked to keep what it has")
+            self._attempt.stop(self._config.schedule.stop_seconds)
+            if self._attempt.exit_code == 0 and self._attempt.trigger is not None:
+                self._watch.ended()
+        return 0
 
     def close(self) -> None:
         """End the watching; a look that hangs is not waited for."""
@@ -162,26 +159,21 @@ class _Loop:
         if self._watcher.is_alive():
             self._watcher.join(_WATCH_SECONDS)
 
-    def _remember(self, trigger: str) -> None:
+    def _note(self, event: Event) -> None:
         retrains = self._attempt is not None and self._attempt.trigger is not None
-        if retrains and trigger in (DRIFT, NEW_OBSERVATIONS):
+        if retrains and event.name in (DRIFT, NEW_OBSERVATIONS):
             return  # it was seen before this retraining began: the watch asks for nothing while one is under way
-        if self._plan.pending is None:
-            self._plan.pending = trigger
-            if retrains:
-                self._say(f"{trigger}: once more, when the retraining under way has ended")
+        if self._plan.asked(event.name, event.at) and retrains and self._plan.failures == 0:
+            self._say(f"{event.name}: once more, when the retraining under way has ended")
 
     def _begin(self, trigger: str | None) -> None:
-        """Begin the retraining that is due, or else an ingest that is wanted, if there is one."""
-        if trigger is None and not self._plan.ingest:
-            return
         step = "retrain" if trigger is not None else "ingest"
         self._plan.ingest = False
         if trigger is not None:
             self._plan.began()
             self._watch.began(trigger)
             self._say(f"{trigger}: a retraining begins")
-        ended = functools.partial(self.events.put, _ENDED)
+        ended = functools.partial(self.send, _ENDED)
         try:
             self._attempt = Attempt(self._config, step, trigger, self._program, self._stream, ended)
         except OSError as error:
@@ -197,7 +189,7 @@ class _Loop:
             if code != 0:
                 self._say(f"{attempt.step} failed, exit code {code}")
         elif code == 0:
-            self._plan.failures = 0
+            self._plan.succeeded(self._clock())
             self._watch.ended()
             self._say(f"{trigger}: the retraining has ended")
         else:
@@ -206,19 +198,10 @@ class _Loop:
             self._failed(trigger)
 
     def _failed(self, trigger: str) -> None:
-        wait = self._plan.failed(trigger, self._config.schedule)
+        wait = self._plan.failed(trigger, self._clock())
         if wait is None:
             self._watch.ended()
         self._say(f"{trigger}: given up" if wait is None else f"{trigger}: again in {wait:g} s")
-
-    def _stop(self) -> int:
-        """End what is under way; a retraining is gone on with at the next start of the scheduler."""
-        if self._attempt is not None:
-            self._say(f"ending: {self._attempt.step} is asked to keep what it has")
-            self._attempt.stop(self._config.schedule.stop_seconds)
-            if self._attempt.exit_code == 0 and self._attempt.trigger is not None:
-                self._watch.ended()
-        return 0
 
     def _keep_watch(self) -> None:
         """Look whenever it is time, until `close`."""
@@ -226,7 +209,7 @@ class _Loop:
             self._look.clear()
             trigger = self._watch.look()
             if trigger is not None:
-                self.events.put(trigger)
+                self.send(trigger)
         try:
             self._watch.close()
         except ForecasterError as error:

@@ -111,7 +111,7 @@ def _trained_before(client: "MlflowClient", config: Config, found: "RegisteredMo
         if "error" in run.data.tags:
             client.delete_tag(found.run_id, "error")
         client.set_terminated(found.run_id, "FINISHED")
-    return TrainResult(found.run_id, registry.resolve(config.tracking, found.version), None, "")
+    return TrainResult(found.run_id, registry.resolve(config.tracking, found.version), None)
 
 
 def _end_killed(client: "MlflowClient", config: Config, key: str) -> None:

@@ -35,7 +35,7 @@ from forecaster.demo.stream import Streamed, as_array, kept, load, stream
 from forecaster.errors import ConfigError, ForecasterError
 from forecaster.evaluation import fill_by_season, forecast, mase_units, seasonal_steps_back
 from forecaster.model.bundle import Bundle
-from forecaster.registry import load_bundle
+from forecaster.registry import CHAMPION, connect, find, load_bundle, newest
 from forecaster.scores import Backtest, Sums
 from forecaster.serving.opening import open_storage
 from forecaster.training.figures import Fan, fan_chart
@@ -81,7 +81,9 @@ def run(config: Config, output: pathlib.Path, *, days: int = 14, stream_to: Text
     data = _weather(config, days)
     _say(out, f"1/4  Training on everything before {data.since:%Y-%m-%d} (forecaster train) …")
     train_seconds = _train(output, data.since)
-    _, bundle = load_bundle(config.tracking)
+    config = _serving_the_newest(config)
+    (output / _CONFIG).write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+    _, bundle = load_bundle(config.tracking, config.serving.alias)
     with ServerProcess(output / _CONFIG, output) as server:
         _say(out, "2/4  Starting the server (forecaster serve) and sending it the history …")
         server.start()
@@ -185,6 +187,15 @@ def _train(output: pathlib.Path, until: dt.datetime) -> float:
     if status != 0:
         raise ForecasterError("the training failed: its message is above")
     return time.monotonic() - began
+
+
+def _serving_the_newest(config: Config) -> Config:
+    """Return a configuration that serves what was trained now: beside an earlier demonstration's it is no champion."""
+    client = connect(config.tracking)
+    last, champion = newest(client, config.tracking), find(client, config.tracking, CHAMPION)
+    if last is None or (champion is not None and champion.version == last.version):
+        return config
+    return dataclasses.replace(config, serving=dataclasses.replace(config.serving, alias=last.version))
 
 
 def _difference(bundle: Bundle, units: dict[str, float], sent: pl.DataFrame, online: np.ndarray) -> float:

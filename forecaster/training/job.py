@@ -1,4 +1,4 @@
-"""A training from file to champion: read, inspect, fit, track, register.
+"""A training from file to registered version: read, inspect, fit, track, register.
 
 `forecaster train` and `python -m pipelines train` both call `train`.
 
@@ -7,6 +7,7 @@ Knows the order of the steps; knows nothing of how any of them works.
 
 import datetime as dt
 import io
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from forecaster.data.schema import read_frame
 from forecaster.data.windows import Series, to_segments
 from forecaster.errors import ConfigError, DataError, ModelNotFoundError
 from forecaster.imports import without_collections
+from forecaster.rule import judged_interval
 from forecaster.training.place import place_of
 
 if TYPE_CHECKING:
@@ -39,13 +41,17 @@ class TrainResult:
         run_id: MLflow's.
         model: the registered version.
         fit: the model and how it was fitted; None if the version was there already.
-        refusal: why it is not the champion, empty if it is, or if that was not asked.
+        champion: the version that stays the champion, if that was asked.
+        refusal: why it is not the first champion, empty if it is, or if that was not asked.
+        data_path: the data that it was trained on, for the advice on what comes next.
     """
 
     run_id: str
     model: "RegisteredModel"
     fit: "FitResult | None"
-    refusal: str
+    champion: "RegisteredModel | None" = None
+    refusal: str = ""
+    data_path: str | None = None
 
     @property
     def is_champion(self) -> bool:
@@ -56,24 +62,29 @@ class TrainResult:
 
     def line(self) -> str:
         """Return the outcome as a line for people."""
-        from forecaster.registry import CHALLENGER
 
         version = f"{self.model.name} version {self.model.version}"
         if self.fit is None:
             return f"{version} was trained on the same data and configuration before"
-        backtest, how = self.fit.backtest, ""
+        backtest, what, how = self.fit.backtest, "is the challenger", ""
+        serve = f"serve it all the same with --serving.alias {self.model.version}"
         if self.is_champion:
-            what = "is the champion"
-        elif CHALLENGER in self.model.aliases:
-            what = "is the challenger"
-        else:
-            what = f"{self.refusal}, so it is not the champion"
-            how = f"; serve it all the same with --serving.alias {self.model.version}"
+            what = f"is the champion, the first of {self.model.name}"
+        elif self.refusal:
+            what, how = f"is not the champion: {self.refusal}", f"; {serve}"
+        elif self.champion is not None:
+            what = f"is the challenger; version {self.champion.version} stays the champion"
+            source = f" --ingest.sources '[{self.data_path}]'" if self.data_path is not None else ""
+            how = f"; `forecaster pipelines retrain{source}` lets a backtest decide what is served, or {serve}"
         return (
             f"{version} {what}: MASE {backtest.mase:.3f}, seasonal naive {backtest.seasonal_naive_mase:.3f},"
-            f" skill {backtest.skill:.1%}, 80 % intervals hold {backtest.coverage[0.8]:.0%}"
-            f" ({self.fit.seconds:.0f} s of training){how}"
+            f" skill {backtest.skill:.1%}, {_intervals(backtest.coverage)} ({self.fit.seconds:.0f} s of training){how}"
         )
+
+
+def _intervals(coverage: Mapping[float, float]) -> str:
+    nominal, share = judged_interval(coverage)
+    return "no intervals" if math.isnan(share) else f"{100 * nominal:.0f} % intervals hold {share:.0%}"
 
 
 def train(
@@ -92,8 +103,8 @@ def train(
         until: use only the data before this time, or before what is said of the whole frame.
         trigger: what asked for it; run and version are tagged with it.
         stream: where the data's report and the progress go; left out, standard error.
-        challenger: register it as the challenger, whatever it is worth. Otherwise it becomes the champion if it beats
-            the seasonal naive.
+        challenger: register it as the challenger, whatever it is worth. Otherwise it becomes the champion if there is
+            none and the rule of promotion, on the training's own backtest, allows it.
         tags: more of them, of the run.
 
     Returns:
@@ -101,7 +112,7 @@ def train(
 
     Raises:
         DataError: the data cannot be used, or does not suffice.
-        ConfigError: see `fit`.
+        ConfigError: see `fit`, or there is a model of other data under this name.
         UnavailableError: the tracking store cannot be used, or another process that trained along failed.
     """
     place = place_of(config.trainer)
@@ -109,6 +120,10 @@ def train(
     if not config.training.holdout:
         raise ConfigError("training.holdout=False leaves nothing to judge a champion by: leave it out")
     frame, series = read_series(config.data, until=until, stream=stream)
+    if place.is_first:
+        from forecaster.training.registration import require_same_data
+
+        require_same_data(config, series)
     with without_collections():  # Lightning and torch take seconds: what is wrong with the data is said before
         from forecaster.training import fit
         from forecaster.training.ranks import joined
@@ -131,7 +146,6 @@ def _train(
     from forecaster.training.monitoring import system_metrics
     from forecaster.training.pictures import ForecastPictures
     from forecaster.training.split import tail_start
-    from forecaster.training.tracking import verdict
 
     config = settle(config, series)
     stream.write(f"settled by the data: {describe(config.model)}\n")
@@ -148,8 +162,32 @@ def _train(
     warm = start is not None and result.started_from == "champion"
     started_from = start.name if start is not None and warm else result.started_from
     run.set_tag("started_from", started_from)
-    model = run.register(result, series, challenger=challenger, tags={"started_from": started_from})
-    return TrainResult(run.run_id, model, result, "" if challenger else verdict(result.backtest))
+    return _registered(config, run, result, series, {"started_from": started_from}, challenger)
+
+
+def _registered(
+    config: Config,
+    run: "Run",
+    result: "FitResult",
+    series: list[Series],
+    tags: Mapping[str, str],
+    challenger: bool,
+) -> TrainResult:
+    from forecaster import registry
+    from forecaster.training.registration import take_place, verdict
+
+    client, refusal = registry.connect(config.tracking), verdict(result.backtest, config.promotion)
+    tags = {**tags, "validation_status": "failed" if refusal else "passed"}
+    model = run.register(result, series, tags=tags)
+    before = take_place(client, config.tracking, model.version, may_lead=not challenger and not refusal)
+    return TrainResult(
+        run.run_id,
+        registry.resolve(config.tracking, model.version),
+        result,
+        champion=None if challenger else before,
+        refusal="" if challenger or before is not None else refusal,
+        data_path=config.data.path,
+    )
 
 
 def _start(config: Config, series: Sequence[Series], stream: TextIO) -> "Start | None":

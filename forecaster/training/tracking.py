@@ -15,19 +15,18 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import yaml
 
-from forecaster import aliases, registry
-from forecaster.config import Config, PromotionConfig, to_dict
+from forecaster import registry
+from forecaster.config import Config, to_dict
 from forecaster.data.datasets import weather_path
 from forecaster.data.windows import Series
 from forecaster.errors import UnavailableError
-from forecaster.evaluation import Backtest
 from forecaster.registry import RegisteredModel
-from forecaster.rule import NOMINAL, Measured, beats_naive, is_honest
 from forecaster.store_uri import without_password, without_passwords
 from forecaster.training.callbacks import Epoch
 from forecaster.training.example import example_of
 from forecaster.training.fit import FitResult
 from forecaster.training.ranking import worst
+from forecaster.training.registration import data_tags
 from forecaster.training.result_figures import figures_of
 from forecaster.training.split import digest_of
 
@@ -127,40 +126,29 @@ class Run:
             self.log_figure(picture, f"figures/{name}")
 
     def register(
-        self,
-        result: FitResult,
-        series: Sequence[Series],
-        *,
-        challenger: bool = False,
-        tags: Mapping[str, str] | None = None,
+        self, result: FitResult, series: Sequence[Series], *, tags: Mapping[str, str] | None = None
     ) -> RegisteredModel:
-        """Log and register the bundle.
+        """Log and register the bundle, without an alias.
 
         Args:
             result: the model and how it was fitted.
             series: of the data.
-            challenger: whether it becomes the challenger, which a backtest compares with the champion. Otherwise it
-                becomes the champion if it is better than nothing, see `verdict`.
             tags: of the version, beside those that tell where it comes from.
         """
         tracking, bundle = self._config.tracking, result.bundle
-        passed = verdict(result.backtest) == ""
-        tags = {**self._origin(result, series), **(tags or {}), "validation_status": "passed" if passed else "failed"}
+        tags = {**self._origin(result, series), **(tags or {})}
         example = example_of(series, bundle.model)
         model_id = registry.log_bundle(self._client, tracking, self.run_id, bundle, example)
         self.log_metrics(result.backtest.metrics(), model_id, self._data)
         found = registry.register(self._client, tracking, model_id, description=_summary(result), tags=tags)
-        if challenger:
-            registry.set_alias(self._client, tracking, registry.CHALLENGER, found.version)
-        elif passed:
-            aliases.promote(self._client, tracking, found.version)
         self._client.set_tag(self.run_id, "registered_version", found.version)
-        return registry.resolve(tracking, found.version)
+        return found
 
     def _origin(self, result: FitResult, series: Sequence[Series]) -> dict[str, str]:
         """Return the tags of a version that tell what it was made of."""
         end_us = max(one.start_us + (len(one) - 1) * one.step_us for one in series)
         tags = {"data_window_end": _time_text(end_us), "fingerprint": result.bundle.fingerprint}
+        tags |= data_tags(self._config, series)
         tags |= {"dataset": f"{self._data.name} {self._data.digest}"} if self._data is not None else {}
         return tags | {name: self._tags[name] for name in _INHERITED if name in self._tags}
 
@@ -219,18 +207,6 @@ class Run:
         metrics = [Metric(name, value, now, step, **links) for name, value, step in values if math.isfinite(value)]
         for start in range(0, len(metrics), _METRICS_AT_ONCE):
             self._client.log_batch(self.run_id, metrics=metrics[start : start + _METRICS_AT_ONCE])
-
-
-def verdict(backtest: Backtest) -> str:
-    """Return why a model must not be the champion, empty if it may: it has to beat the seasonal naive, honestly."""
-    measured = Measured(
-        mase=backtest.mase,
-        naive_mase=backtest.seasonal_naive_mase,
-        coverage=backtest.coverage[NOMINAL],
-        origins=backtest.origins,
-    )
-    clauses = (clause(measured, PromotionConfig()) for clause in (beats_naive, is_honest))
-    return next((one.failure for one in clauses if not one.passed), "")
 
 
 @contextlib.contextmanager

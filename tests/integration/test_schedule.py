@@ -16,7 +16,7 @@ from forecaster import registry
 from forecaster.config import TrackingConfig, to_dict
 from forecaster.errors import ConfigError
 from pipelines.memory import Memory
-from pipelines.schedule import _Loop, run
+from pipelines.schedule import Event, Loop, run
 from pipelines.watch import DRIFT, NEW_OBSERVATIONS, memory_path
 
 from .scheduling import Played, scheduled
@@ -63,20 +63,20 @@ def test_what_was_seen_before_a_retraining_began_asks_for_no_second_one(
     tmp_path: pathlib.Path, tracking: TrackingConfig
 ) -> None:
     played = Played(tmp_path, scheduled(tmp_path, tracking, every="1h"), seconds=600)
-    loop = _Loop(played.config, played.command(), played.stream)
+    loop = Loop(played.config, played.command(), played.stream)
     loop._begin("cron")
     try:
         for trigger in (DRIFT, NEW_OBSERVATIONS):  # were in the queue behind it
-            loop._remember(trigger)
+            come(loop, trigger)
         assert loop._plan.pending is None
-        loop._remember("interval")
+        come(loop, "interval")
         assert loop._plan.pending == "interval"
         played.until(lambda: played.count("begin") == 1)
     finally:
-        loop._stop()
+        loop.stop()
     loop._attempt = None
     loop._plan.pending = None
-    loop._remember(DRIFT)
+    come(loop, DRIFT)
     assert loop._plan.pending == DRIFT
 
 
@@ -116,7 +116,8 @@ def test_a_retraining_that_does_not_end_is_killed(tmp_path: pathlib.Path, tracki
 def test_failures_are_tried_again_later_and_later_and_leave_failed_runs(
     tmp_path: pathlib.Path, tracking: TrackingConfig
 ) -> None:
-    config = scheduled(tmp_path, tracking, every="2s", retries=2, retry_seconds=0.6)
+    config = scheduled(tmp_path, tracking, every="1h", retries=2, retry_seconds=0.6)
+    Memory(path=memory_path(config), began=time.time() - 7200.0).save()  # one is due, the next is not
     played = Played(tmp_path, config, code=3)
     played.play(lambda: played.until(lambda: "given up" in played.stream.getvalue()))
     begins = [line["at"] for line in played.said if line["what"] == "begin"]
@@ -134,6 +135,49 @@ def test_failures_are_tried_again_later_and_later_and_leave_failed_runs(
     output = pathlib.Path(client.download_artifacts(runs[0].info.run_id, "output.txt", str(tmp_path)))
     assert output.read_text() == "at work\nthe last words\n"
     assert Memory.load(memory_path(config)).unfinished is None
+
+
+def come(loop: Loop, name: str) -> None:
+    """Let a loop take note of a trigger."""
+    loop.handle(Event(name, loop._clock()))
+
+
+def test_what_asks_while_failures_are_repeated_is_answered_by_them(
+    tmp_path: pathlib.Path, tracking: TrackingConfig
+) -> None:
+    """Real processes, and a clock that only the test moves."""
+    now = [1000.0]
+    played = Played(tmp_path, scheduled(tmp_path, tracking, every="1h", retries=2, retry_seconds=60.0), code=3)
+    loop = Loop(played.config, played.command(), played.stream, lambda: now[0])
+
+    def begun(after_seconds: float) -> int:
+        now[0] += after_seconds
+        loop.begin_due()
+        return played.stream.getvalue().count("a retraining begins")
+
+    come(loop, "interval")
+    assert begun(0.0) == 1
+    loop.handle(loop.events.get(timeout=60))  # it has ended, and failed
+    assert begun(59.0) == 1
+    come(loop, "cron")  # while the next is waited for
+    assert begun(0.0) == 1
+    assert begun(1.0) == 2
+    loop.handle(loop.events.get(timeout=60))
+    assert begun(119.0) == 2
+    assert begun(1.0) == 3
+    come(loop, "interval")  # while the last attempt is under way
+    ended = loop.events.get(timeout=60)
+    loop.send("cron")  # in the queue before the last attempt is known to have failed
+    loop.handle(ended)
+    assert "interval: given up" in played.stream.getvalue()
+    loop.handle(loop.events.get_nowait())
+    assert begun(10_000.0) == 3
+    assert "once more" not in played.stream.getvalue()
+
+    come(loop, "interval")  # the next that is due
+    assert begun(0.0) == 4
+    loop.handle(loop.events.get(timeout=60))
+    assert played.triggers() == ["interval"] * 4
 
 
 def test_a_command_that_cannot_be_started_is_tried_again(tmp_path: pathlib.Path, tracking: TrackingConfig) -> None:

@@ -60,11 +60,17 @@ def csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(csv: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, TrainResult, str]:
-    """Train twice in one store; return the second training and what it wrote."""
+def first(csv: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, TrainResult, str]:
+    """Train once; return the training and what it wrote."""
     config = make_config(csv, TrackingConfig(uri=f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"))
-    train(config, until=UNTIL, stream=io.StringIO())
     stream = io.StringIO()
+    return config, train(config, until=UNTIL, stream=stream), stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def trained(first: tuple[Config, TrainResult, str]) -> tuple[Config, TrainResult, str]:
+    """Train once more in the same store; return the second training and what it wrote."""
+    config, stream = first[0], io.StringIO()
     return config, train(config, until=UNTIL, stream=stream), stream.getvalue()
 
 
@@ -74,16 +80,46 @@ def test_it_reports_the_data_and_every_epoch(trained: tuple[Config, TrainResult,
     assert [line[:9] for line in lines[-3:]] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
 
 
-def test_a_model_that_beats_the_seasonal_naive_is_the_champion(trained: tuple[Config, TrainResult, str]) -> None:
-    config, result, _ = trained
+def test_the_first_model_that_beats_the_seasonal_naive_is_the_champion(
+    first: tuple[Config, TrainResult, str], csv: Path
+) -> None:
+    config, result, _ = first
     assert result.is_champion
-    assert "forecaster version 2 is the champion: MASE 0." in result.line()
+    assert "forecaster version 1 is the champion, the first of forecaster: MASE 0." in result.line()
     found, bundle = registry.load_bundle(config.tracking)
-    assert (found.version, found.run_id) == ("2", result.run_id)
+    assert (found.version, found.run_id) == ("1", result.run_id)
     assert bundle.fingerprint == result.fit.bundle.fingerprint == found.tags["fingerprint"]
     assert found.tags["validation_status"] == "passed"
     assert found.tags["data_window_end"] == "2024-01-12T15:00:00Z"
-    assert registry.resolve(config.tracking, "previous").version == "1"
+
+
+def test_a_second_one_is_the_challenger_and_says_what_decides(trained: tuple[Config, TrainResult, str]) -> None:
+    config, result, _ = trained
+    assert "forecaster version 2 is the challenger; version 1 stays the champion: MASE 0." in result.line()
+    source = f"`forecaster pipelines retrain --ingest.sources '[{config.data.path}]'` lets a backtest decide"
+    assert source in result.line()
+    assert result.line().endswith("or serve it all the same with --serving.alias 2")
+    found, bundle = registry.load_bundle(config.tracking, "challenger")
+    assert (found.version, found.run_id) == ("2", result.run_id)
+    assert bundle.fingerprint == result.fit.bundle.fingerprint == found.tags["fingerprint"]
+    assert registry.resolve(config.tracking).version == "1"
+
+
+def test_other_data_under_the_same_name_are_refused_before_training(
+    first: tuple[Config, TrainResult, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config, _, _ = first
+    shops = tmp_path / "shops.csv"
+    pl.read_csv(config.data.path).with_columns(pl.format("shop {}", "meter").alias("meter")).write_csv(shops)
+    columns = ["--data.id_column=meter", "--data.time_column=time", "--data.target_column=load"]
+    before = len(all_runs(config.tracking))
+    assert main(["train", f"--data.path={shops}", *columns, f"--tracking.uri={config.tracking.uri}"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == (
+        "error: forecaster version 1, the champion, is of other data: none of its series is among these ('shop m0' …);"
+        " give the model of these data a name of its own with --tracking.model"
+    )
+    assert len(all_runs(config.tracking)) == before
 
 
 def test_the_dashboard_shows_what_went_in_and_how_good_it_is(trained: tuple[Config, TrainResult, str]) -> None:

@@ -72,7 +72,7 @@ def test_the_json_has_the_rule_the_numbers_the_versions_and_the_data() -> None:
     assert plain["time"] == "2024-02-03T04:05:06Z"
     assert plain["rule"]["margin"] == 0.05
     assert plain["measured"] == {
-        "mase": 0.8, "naive_mase": 1.0, "coverage": 0.8, "origins": 300, "champion_mase": 0.9
+        "mase": 0.8, "naive_mase": 1.0, "coverage": 0.8, "origins": 300, "champion_mase": 0.9, "nominal": 0.8
     }  # fmt: skip
     assert [one["passed"] for one in plain["clauses"]] == [True] * 5
 

@@ -7,8 +7,9 @@ import pytest
 from apscheduler.triggers.base import BaseTrigger
 
 from forecaster.config import ScheduleConfig
+from forecaster.config.cron import cron_trigger
 from forecaster.errors import ConfigError
-from pipelines.triggers import cron_trigger, fixed_triggers, next_time
+from pipelines.triggers import fixed_triggers, next_time
 
 NOW = dt.datetime(2024, 5, 1, 12, 0, tzinfo=dt.UTC)  # a Wednesday
 HOURS = dt.timedelta(hours=1)
@@ -36,6 +37,10 @@ def times(trigger: BaseTrigger, count: int, start: dt.datetime = NOW) -> list[st
         ("0 3 * * */3", ["Sat 04 03:00", "Sun 05 03:00", "Wed 08 03:00"]),
         ("0 3 * * MON,thu", ["Thu 02 03:00", "Mon 06 03:00"]),
         ("0 3 4 * 1", ["Sat 04 03:00", "Mon 06 03:00", "Mon 13 03:00"]),  # either, not both
+        ("0 3 */2 * 1", ["Mon 13 03:00", "Mon 27 03:00", "Mon 03 03:00"]),  # one begins with `*`: both
+        ("0 3 4,5 * */3", ["Sat 04 03:00", "Sun 05 03:00", "Wed 05 03:00"]),
+        ("0 3 *,4 * 1", ["Mon 06 03:00", "Mon 13 03:00"]),
+        ("0 3 29 2 *", ["Tue 29 03:00", "Sun 29 03:00"]),
     ],
 )
 def test_cron_fields(fields: str, expected: list[str]) -> None:
@@ -52,7 +57,19 @@ def test_the_fields_are_of_the_time_zone_also_when_clocks_change() -> None:
     assert twice == ["Sun 27 00:30", "Sun 27 01:30", "Mon 28 01:30"]  # 2:30 comes twice; the second finds nothing new
 
 
-@pytest.mark.parametrize("fields", ["0 3 * *", "0 25 * * *", "x * * * *", "0 3 * * 8", "0 3 * * 5-2", "0 3 * * */0"])
+NO_FIELDS = [
+    "0 3 * *",
+    "0 25 * * *",
+    "x * * * *",
+    "0 3 * * 8",
+    "0 3 * * 5-2",
+    "0 3 * * */0",
+    "0 3 31 2 *",
+    "9 99 * * *",
+]
+
+
+@pytest.mark.parametrize("fields", NO_FIELDS)
 def test_what_are_no_cron_fields(fields: str) -> None:
     with pytest.raises(ConfigError, match=r"schedule\.cron"):
         cron_trigger(fields, "UTC")
