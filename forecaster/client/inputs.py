@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import polars as pl
 
+from forecaster.data.csv_file import first_line
 from forecaster.errors import DataError, InvalidArgumentError
 
 Frame: TypeAlias = Any
@@ -25,12 +26,13 @@ def as_frame(frame: Frame) -> pl.DataFrame:
         if isinstance(frame, pl.LazyFrame):
             collected: pl.DataFrame = frame.collect()
             return collected
-        if type(frame).__module__.partition(".")[0] == "pandas" and hasattr(frame, "columns"):
-            return pl.from_pandas(frame)
-        if isinstance(frame, Mapping) or (hasattr(frame, "__arrow_c_stream__") and not isinstance(frame, pl.Series)):
+        if isinstance(frame, Mapping):
             return pl.DataFrame(frame)
+        if hasattr(frame, "__arrow_c_stream__") and hasattr(frame, "columns"):  # pandas, pyarrow, DuckDB, …
+            rows: Any = pl.from_arrow(frame)
+            return rows if isinstance(rows, pl.DataFrame) else rows.struct.unnest()
     except (pl.exceptions.PolarsError, TypeError, ValueError, ImportError, OSError) as error:
-        raise DataError(f"the frame cannot be read: {str(error).splitlines()[0]}") from error
+        raise DataError(f"the frame cannot be read: {first_line(error)}") from error
     kinds = "Polars or pandas, an Arrow table, or a dict of columns"
     raise DataError(f"a {type(frame).__name__} is no frame: pass one of {kinds}")
 
