@@ -32,6 +32,7 @@ from forecaster.config import (
     TuningConfig,
 )
 from forecaster.errors import ConfigError, ForecasterError
+from forecaster.proxies import spare_loopback
 
 _SECTIONS: dict[str, type] = {
     "data": DataConfig,
@@ -90,6 +91,7 @@ def dispatch(
         arguments = parse(parser, words)
         return commands[arguments.subcommand].run(arguments[arguments.subcommand])
 
+    spare_loopback()
     return run(chosen)
 
 

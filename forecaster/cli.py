@@ -181,7 +181,10 @@ def _health(arguments: Namespace) -> int:
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    with grpc.insecure_channel(arguments.server) as channel:
+    from forecaster.client.calls import checked_address
+    from forecaster.client.channel import open_channel
+
+    with open_channel(checked_address(arguments.server)) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
             answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=_PATIENCE_SECONDS)

@@ -11,7 +11,7 @@ import polars as pl
 from forecaster.client import calls
 from forecaster.client.async_stream import AsyncForecastStream
 from forecaster.client.calls import Call, Wanted
-from forecaster.client.channel import OPTIONS
+from forecaster.client.channel import described, open_async_channel
 from forecaster.client.closing import AsyncClosing
 from forecaster.client.covariates import has_more_columns, known_rows, split_future
 from forecaster.client.forecast_frames import ForecastResult
@@ -29,9 +29,9 @@ class AsyncForecastClient(AsyncClosing):
     """Talks to one server from one event loop; see `ForecastClient` for the arguments and errors."""
 
     def __init__(self, address: str = "127.0.0.1:50051", *, model: str = "", retry: RetryPolicy | None = None) -> None:
-        self._address, self._name = calls.checked_address(address), model
+        self._address, self._name = described(calls.checked_address(address)), model
         self._retry = retry or RetryPolicy()
-        self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+        self._channel = open_async_channel(address)
         self._stubs = calls.Stubs(self._channel)
         self._model: ModelInfo | None = None
 

@@ -175,10 +175,10 @@ def future_covariates(frame: pl.DataFrame | None, model: ModelInfo | None) -> li
     if frame is None or model is None or frame.is_empty():
         return []
     names = _present(frame, model.future_covariates)
-    _refuse_unknown(frame, model)
     if not names:
         known = ", ".join(model.future_covariates) or "none"
         raise DataError(f"the future has no column of the model's known-future covariates, which are: {known}")
+    _refuse_unknown(frame, model)
     if "ds" not in frame.columns:
         raise DataError("the future has no column 'ds': every row needs its time")
     every = "unique_id" not in frame.columns

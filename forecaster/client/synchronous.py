@@ -10,7 +10,7 @@ import polars as pl
 
 from forecaster.client import calls
 from forecaster.client.calls import Call, Wanted
-from forecaster.client.channel import OPTIONS
+from forecaster.client.channel import described, open_channel
 from forecaster.client.closing import Closing
 from forecaster.client.covariates import has_more_columns, known_rows, split_future
 from forecaster.client.forecast_frames import ForecastResult
@@ -35,9 +35,9 @@ class ForecastClient(Closing):
     """
 
     def __init__(self, address: str = "127.0.0.1:50051", *, model: str = "", retry: RetryPolicy | None = None) -> None:
-        self._address, self._name = calls.checked_address(address), model
+        self._address, self._name = described(calls.checked_address(address)), model
         self._retry = retry or RetryPolicy()
-        self._channel = grpc.insecure_channel(address, options=OPTIONS)
+        self._channel = open_channel(address)
         self._stubs = calls.Stubs(self._channel)
         self._model: ModelInfo | None = None
 
