@@ -42,7 +42,7 @@ def known_rows(frame: pl.DataFrame, model: ModelInfo | None) -> pl.DataFrame:
     """
     if model is None:
         return frame if _is_canonical(frame) else canonical_frame(frame, DataConfig()).select(_KEYS)
-    _refuse_misspelt(frame, model)
+    refuse_misspelt(frame, model)
     numbers, categories = _present(frame, model.static_covariates), _present(frame, model.static_categories)
     past, future = _present(frame, model.past_covariates), _present(frame, model.future_covariates)
     config = DataConfig(
@@ -73,7 +73,7 @@ def split_future(rows: pl.DataFrame, model: ModelInfo | None) -> tuple[pl.DataFr
     return (rows, None) if was.all() else (rows.filter(was), rows.filter(~was).select("unique_id", "ds", *names))
 
 
-def _refuse_misspelt(frame: pl.DataFrame, model: ModelInfo) -> None:
+def refuse_misspelt(frame: pl.DataFrame, model: ModelInfo) -> None:
     """Raise DataError for a column whose name is nearly that of a covariate which the frame lacks."""
     absent = {_folded(name): name for name in model.covariates if name not in frame.columns}
     unknown = [name for name in frame.columns if name not in _KEYS and name not in model.covariates]
@@ -203,12 +203,13 @@ def futures_of(
 def _refuse_unknown(frame: pl.DataFrame, model: ModelInfo) -> None:
     """Raise DataError for a column that a forecast would not depend on, though the caller may think so."""
     static = (*model.static_covariates, *model.static_categories)
+    ahead = frame.filter(pl.col("y").is_null()) if "y" in frame.columns else frame
     known = ", ".join(model.future_covariates) or "none"
     for name in frame.columns:
         if name in (*_KEYS, *model.future_covariates, *static):
             continue
-        if name in model.past_covariates and frame[name].null_count() == len(frame):
-            continue  # as in a file's rows behind its last value
+        if name in model.past_covariates and ahead[name].null_count() == len(ahead):
+            continue  # as in a file of observations, which knows it up to the last value
         what = "known to the model up to the present only" if name in model.past_covariates else "not the model's"
         raise DataError(
             f"the future's column {name!r} is {what}: rename or drop it, the known-future covariates are: {known}"
