@@ -8,15 +8,17 @@ Knows jsonargparse; knows nothing of what a command does.
 
 import argparse
 import datetime as dt
+import io
 import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from forecaster import __version__
 from forecaster.config import (
     BacktestConfig,
     Config,
@@ -32,6 +34,7 @@ from forecaster.config import (
     TuningConfig,
 )
 from forecaster.errors import ConfigError, ForecasterError
+from forecaster.proxies import spare_loopback
 
 _SECTIONS: dict[str, type] = {
     "data": DataConfig,
@@ -58,6 +61,7 @@ class Command:
         run: takes the parsed arguments and returns the exit code.
         add_arguments: adds the options of its own.
         has_config: whether it takes `--config` and the options of the configuration at all.
+        spellings: options that are written otherwise on the command line than they are called here.
     """
 
     help: str
@@ -65,6 +69,7 @@ class Command:
     run: Callable[[Namespace], int]
     add_arguments: Callable[[ArgumentParser], None] = lambda parser: None
     has_config: bool = True
+    spellings: Mapping[str, str] = field(default_factory=dict)
 
 
 def dispatch(
@@ -73,10 +78,16 @@ def dispatch(
     """Run the subcommand that `argv` names and return its exit code; without one show the help."""
     words = sys.argv[1:] if argv is None else list(argv)
     named = next((word for word in words if not word.startswith("-")), None)
+    if words == ["--version"]:
+        print(f"{program} {__version__}")
+        return 0
+    if named is not None and named in commands:
+        words = [_respelt(word, commands[named].spellings) for word in words]
     parser = command_parser(description, usage=f"{program} [-h] {noun.upper()} [options]")
     subcommands = parser.add_subcommands(title=f"{noun}s", metavar=noun.upper())
     for name, command in commands.items():
-        one = command_parser(command.help, usage=f"{program} {name} [-h] [--config FILE] [options]")
+        config = " [--config FILE]" if command.has_config else ""
+        one = command_parser(command.help, usage=f"{program} {name} [-h]{config} [options]")
         if name == named:  # the others' options, two hundred each, would take longer than all else here
             command.add_arguments(one)
             if command.has_config:
@@ -90,7 +101,21 @@ def dispatch(
         arguments = parse(parser, words)
         return commands[arguments.subcommand].run(arguments[arguments.subcommand])
 
+    spare_loopback()
+    _keep_unprintable()
     return run(chosen)
+
+
+def _keep_unprintable() -> None:
+    """Write what the terminal's encoding lacks as escapes, such as \\xe9, instead of ending with a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _respelt(word: str, spellings: Mapping[str, str]) -> str:
+    option, equals, value = word.partition("=")
+    return f"{spellings.get(option, option)}{equals}{value}"
 
 
 def command_parser(description: str, *, usage: str | None = None) -> ArgumentParser:

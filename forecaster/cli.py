@@ -1,32 +1,21 @@
-"""The `forecaster` command: what is trained, compared, evaluated, served, asked of a server, and shown.
+"""The `forecaster` command: what is trained, compared, evaluated, served, shown, and asked of a server.
 
 Knows how the commands are called from a shell and how their results look there; the work is elsewhere, imported by
 the command that needs it, so that each starts fast.
 """
 
-import datetime as dt
 import os
 import pathlib
-import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from forecaster import dashboard
+from forecaster import dashboard, server_commands
 from forecaster.arguments import Command, add_until, dispatch, read_config, read_until, utc_time
 from forecaster.benchmarks import NAMES
 from forecaster.config import require
-from forecaster.errors import ConfigError, DataError
 from forecaster.imports import without_collections
-
-if TYPE_CHECKING:
-    import polars as pl
-
-    from forecaster.client import ModelInfo
-
-_PATIENCE_SECONDS = 5.0
-_POLL_SECONDS = 0.2
 
 
 def _train(arguments: Namespace) -> int:
@@ -94,136 +83,9 @@ def _serve(arguments: Namespace) -> int:
     return serve(read_config(arguments))
 
 
-def _add_server(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--server", type=str, default="127.0.0.1:50051", metavar="HOST:PORT", help="the server's address"
-    )
-
-
-def _require_server(address: str) -> "ModelInfo":
-    """Return the server's model; raises UnavailableError soon if it does not serve, other calls are more patient."""
-    from forecaster.client import ForecastClient, RetryPolicy
-
-    with ForecastClient(address, retry=RetryPolicy(timeout_seconds=_PATIENCE_SECONDS)) as client:
-        return client.get_model()
-
-
-def _observe(arguments: Namespace) -> int:
-    from forecaster.client import ForecastClient
-    from forecaster.data.report import inspect_frame
-    from forecaster.data.schema import read_frame
-    from forecaster.data.windows import past
-
-    data = read_config(arguments).data
-    if data.path is None:
-        raise ConfigError("name the file to send: --data.path mine.csv")
-    frame = read_frame(data)
-    model = _require_server(arguments.server)
-    step = dt.timedelta(microseconds=data.step_us)
-    if model.step != step:
-        raise ConfigError(f"the server's model has a step of {model.step}, --data.frequency says {step}")
-    inspect_frame(frame, data).raise_for_errors()
-    with ForecastClient(arguments.server) as client:
-        result = client.observe(past(frame, data))
-    print(f"{result.applied} applied, {result.duplicates} known already, {len(result.rejected)} refused")
-    for message in result.rejected["message"].head(5):
-        print(f"  refused: {message}")
-    return 1 if len(result.rejected) else 0
-
-
-def _add_forecast_arguments(parser: ArgumentParser) -> None:
-    _add_server(parser)
-    parser.add_argument("series", type=str, nargs="+", help="the series to forecast")
-    parser.add_argument("--horizon", type=int, metavar="STEPS", help="steps ahead; left out, the model's horizon")
-    parser.add_argument("--levels", type=float, nargs="+", default=[0.1, 0.9], help="quantile levels")
-    shown = "a CSV or Parquet file of known-future covariates: unique_id (left out: the same for all), ds, their names"
-    parser.add_argument("--future", type=str, metavar="FILE", help=shown)
-    parser.add_argument("--paths", type=int, metavar="N", help="show sampled paths instead of quantiles")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampled paths")
-    parser.add_argument("--beams", type=int, metavar="K", help="show the most probable paths instead")
-
-
-def _read_future(path: str) -> "pl.DataFrame":
-    import polars as pl
-
-    try:
-        if path.lower().endswith((".parquet", ".pq")):
-            return pl.read_parquet(path)
-        text = {"unique_id": pl.String, "ds": pl.String}
-        return pl.read_csv(path, schema_overrides=text, infer_schema_length=None)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-
-
-def _forecast(arguments: Namespace) -> int:
-    import polars as pl
-
-    from forecaster.client import ForecastClient
-
-    if arguments.paths is not None and arguments.beams is not None:
-        raise ConfigError("ask for --paths or for --beams, not for both")
-    series, horizon = arguments.series, arguments.horizon
-    future = None if arguments.future is None else _read_future(arguments.future)
-    _require_server(arguments.server)
-    with ForecastClient(arguments.server) as client:
-        if arguments.paths is not None:
-            frame = client.paths(series, arguments.paths, horizon=horizon, seed=arguments.seed, future=future)
-        elif arguments.beams is not None:
-            frame = client.beams(series, arguments.beams, horizon=horizon, future=future)
-        else:
-            frame = client.forecast(series, horizon=horizon, quantile_levels=arguments.levels, future=future)
-    with pl.Config(tbl_rows=-1, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):
-        print(frame)
-    return 0
-
-
-def _health(arguments: Namespace) -> int:
-    import grpc
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-    with grpc.insecure_channel(arguments.server) as channel:
-        stub: Any = health_pb2_grpc.HealthStub(channel)
-        try:
-            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=_PATIENCE_SECONDS)
-        except grpc.RpcError as error:
-            print(f"{error.code().name}: no answer from {arguments.server}")
-            return 1
-    print(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
-    return int(answer.status != health_pb2.HealthCheckResponse.SERVING)
-
-
-def _models(arguments: Namespace) -> int:
-    from forecaster.client import ForecastClient
-
-    _require_server(arguments.server)
-    with ForecastClient(arguments.server) as client:
-        for model in client.list_models():
-            share = f" {model.progress:.0%}" if model.state == "REBUILDING" else ""
-            print(f"{model.name} version {model.version}: {model.state}{share}{model.failure and f', {model.failure}'}")
-    return 0
-
-
-def _add_activate_arguments(parser: ArgumentParser) -> None:
-    _add_server(parser)
-    parser.add_argument("version", type=str, help="a version's number or an alias, for example previous")
-    parser.add_argument("--name", type=str, default="", help="the registered model; left out, the server's first")
-
-
-def _activate(arguments: Namespace) -> int:
-    from forecaster.client import ForecastClient
-
-    _require_server(arguments.server)
-    with ForecastClient(arguments.server, model=arguments.name) as client:
-        model = client.activate_model(arguments.version)
-        while model.state in ("LOADING", "REBUILDING"):
-            time.sleep(_POLL_SECONDS)
-            model = client.get_model(model.version)
-    print(f"{model.name} version {model.version}: {model.state}{model.failure and f', {model.failure}'}")
-    return int(model.state != "ACTIVE")
-
-
 def _add_benchmark_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("name", type=str, choices=NAMES, help="which one")
+    names: Any = Literal[NAMES]  # `choices` would show a function's address as the type
+    parser.add_argument("name", type=names, help="which one")
     parser.add_argument("--data", type=str, default=".", metavar="PATH", help="its file, or the folder of its files")
     parser.add_argument("--output", type=str, default="benchmark-output", metavar="DIR", help="where results go")
     parser.add_argument("--members", type=int, default=2, help="networks in the ensemble")
@@ -290,11 +152,7 @@ _COMMANDS = {
         "open MLflow's dashboard on the configured store", ("tracking",), dashboard.run, dashboard.add_arguments
     ),
     "serve": Command("serve the registered champion over gRPC", ("tracking", "serving"), _serve),
-    "models": Command("list the model versions of a server", (), _models, _add_server),
-    "activate": Command("let a server change its model's version, and wait", (), _activate, _add_activate_arguments),
-    "observe": Command("send a file of observations to a server", ("data",), _observe, _add_server),
-    "forecast": Command("ask a server for forecasts", (), _forecast, _add_forecast_arguments),
-    "health": Command("ask a server for its health: exit code 0 if it serves, 1 if not", (), _health, _add_server),
+    **server_commands.COMMANDS,
     "benchmark": Command(
         "train and score on a public benchmark",
         (),

@@ -23,6 +23,7 @@ from forecaster.errors import ConfigError, ModelNotFoundError, UnavailableError
 from forecaster.imports import absent, without_collections
 from forecaster.model.bundle import CONFIG_FILE, WEIGHTS_FILE, Bundle
 from forecaster.model_card import MODEL_DESCRIPTION, MODEL_TAGS, requirements, signature
+from forecaster.proxies import spare_loopback
 from forecaster.store_uri import artifact_location, moved, sqlite_path, without_password
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def existing(config: TrackingConfig, wanted: str = "") -> "MlflowClient":
 
 
 def _apply_settings() -> None:
+    spare_loopback()  # a tracking server on this machine
     for name, value in _MLFLOW_SETTINGS.items():
         os.environ.setdefault(name, value)
 

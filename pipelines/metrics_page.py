@@ -6,6 +6,7 @@ Knows the names of the metrics; knows nothing of what they should be.
 import http.client
 import math
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from prometheus_client.parser import text_string_to_metric_families
 
 from forecaster.errors import UnavailableError
+from forecaster.proxies import is_loopback
 
 _TIMEOUT_SECONDS = 10.0
 _MOST_BYTES = 64 * 2**20
@@ -74,11 +76,17 @@ class MetricsPage:
 def fetch(url: str, model: str) -> MetricsPage:
     """Return what a server says of a model; raises UnavailableError if it does not answer as one of ours."""
     try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as answer:
+        with _opener(url).open(url, timeout=_TIMEOUT_SECONDS) as answer:
             text = answer.read(_MOST_BYTES).decode()
         return parse(text, model)
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         raise UnavailableError(f"{url} cannot be read: {getattr(error, 'reason', error)}") from error
+
+
+def _opener(url: str) -> urllib.request.OpenerDirector:
+    """Return what opens a URL: by the environment's proxy, but on loopback directly."""
+    host = urllib.parse.urlsplit(url).hostname or ""
+    return urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if is_loopback(host) else []))
 
 
 def parse(text: str, model: str) -> MetricsPage:

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
-import polars as pl
 
 from forecaster.client import calls
 from forecaster.client.calls import Wanted
 from forecaster.client.closing import AsyncClosing
 from forecaster.client.covariates import has_more_columns
+from forecaster.client.inputs import Frame, as_frame
 from forecaster.client.outbox import FAREWELL_SECONDS, Outbox
 from forecaster.client.results import ModelInfo, StreamReply
 from forecaster.client.retry import Attempts, RetryPolicy, StreamEnded
@@ -43,11 +43,12 @@ class AsyncForecastStream(AsyncClosing):
         """Frames that were sent and whose answers were not received yet."""
         return len(self._outbox)
 
-    async def send(self, frame: pl.DataFrame, *, future: pl.DataFrame | None = None) -> StreamReply:
+    async def send(self, frame: Frame, *, future: Frame | None = None) -> StreamReply:
         """Send one frame and return its answer; rows that the server refuses are in it.
 
         Args:
-            frame: see `ForecastClient.observe`.
+            frame: see `ForecastClient.observe`; but each of its rows is what came, so that one without a value is a
+                missing observation, also the last.
             future: of the forecasts behind it; see `ForecastClient.forecast`.
         """
         self._outbox.check_empty()
@@ -59,12 +60,13 @@ class AsyncForecastStream(AsyncClosing):
             self._outbox.clear()
             raise
 
-    async def send_nowait(self, frame: pl.DataFrame, *, future: pl.DataFrame | None = None) -> None:
+    async def send_nowait(self, frame: Frame, *, future: Frame | None = None) -> None:
         """Send one frame without waiting for its answer, which `receive` returns; see `ForecastStream.send_nowait`."""
         self._outbox.check_room()
-        model = await self._describe(future is not None or has_more_columns(frame))
-        wanted = self._wanted if future is None else dataclasses.replace(self._wanted, future=future)
-        request, parse = calls.stream_request(frame, self._sequence + 1, wanted, self._name, model)
+        given = as_frame(frame)
+        model = await self._describe(future is not None or has_more_columns(given))
+        wanted = self._wanted if future is None else dataclasses.replace(self._wanted, future=as_frame(future))
+        request, parse = calls.stream_request(given, self._sequence + 1, wanted, self._name, model)
         self._sequence += 1
         self._outbox.add(request, parse)
         if self._connection is None:

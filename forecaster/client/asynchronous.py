@@ -1,8 +1,9 @@
 """The asyncio client: the same calls, awaited."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar, overload
 
 import grpc
 import polars as pl
@@ -10,11 +11,15 @@ import polars as pl
 from forecaster.client import calls
 from forecaster.client.async_stream import AsyncForecastStream
 from forecaster.client.calls import Call, Wanted
-from forecaster.client.channel import OPTIONS
+from forecaster.client.channel import described, open_async_channel
 from forecaster.client.closing import AsyncClosing
-from forecaster.client.covariates import has_more_columns
+from forecaster.client.covariates import has_more_columns, known_rows, split_future
+from forecaster.client.forecast_frames import ForecastResult
+from forecaster.client.forecasting import Forecasting
+from forecaster.client.inputs import Frame, Ids, as_frame, series_name, series_names
 from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo, empty_result
 from forecaster.client.retry import Attempts, RetryPolicy
+from forecaster.errors import InvalidArgumentError, LimitReachedError
 
 T = TypeVar("T")
 _MEDIAN = (0.5,)  # the only quantile that comes along with paths
@@ -24,58 +29,143 @@ class AsyncForecastClient(AsyncClosing):
     """Talks to one server from one event loop; see `ForecastClient` for the arguments and errors."""
 
     def __init__(self, address: str = "127.0.0.1:50051", *, model: str = "", retry: RetryPolicy | None = None) -> None:
-        self._address, self._name = calls.checked_address(address), model
+        self._address, self._name = described(calls.checked_address(address)), model
         self._retry = retry or RetryPolicy()
-        self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+        self._channel = open_async_channel(address)
         self._stubs = calls.Stubs(self._channel)
         self._model: ModelInfo | None = None
 
-    async def observe(self, frame: pl.DataFrame) -> ObserveResult:
+    async def observe(self, frame: Frame, *, send_trailing: bool = False) -> ObserveResult:
         """Send observations; see `ForecastClient.observe`."""
-        result = empty_result()
-        for call in calls.observe_calls(frame, self._name, await self._describe(has_more_columns(frame))):
+        given = as_frame(frame)
+        model = await self._describe(has_more_columns(given))
+        rows, future = known_rows(given, model), None
+        if not send_trailing:
+            rows, future = split_future(rows, model)
+        result = empty_result(future)
+        for call in calls.observe_calls(rows, self._name, model):
             result = result + await self._run(call)
         return result
 
+    @overload
     async def forecast(
         self,
-        series_ids: Sequence[str],
+        series_ids: Ids,
         *,
         horizon: int | None = None,
         quantile_levels: Sequence[float] = (),
-        future: pl.DataFrame | None = None,
+        future: Frame | None = None,
         calibrated: bool = False,
         what_if: bool = False,
-    ) -> pl.DataFrame:
+        allow_partial: Literal[False] = False,
+    ) -> pl.DataFrame: ...
+
+    @overload
+    async def forecast(
+        self,
+        series_ids: Ids,
+        *,
+        horizon: int | None = None,
+        quantile_levels: Sequence[float] = (),
+        future: Frame | None = None,
+        calibrated: bool = False,
+        what_if: bool = False,
+        allow_partial: Literal[True],
+    ) -> ForecastResult: ...
+
+    async def forecast(
+        self,
+        series_ids: Ids,
+        *,
+        horizon: int | None = None,
+        quantile_levels: Sequence[float] = (),
+        future: Frame | None = None,
+        calibrated: bool = False,
+        what_if: bool = False,
+        allow_partial: bool = False,
+    ) -> pl.DataFrame | ForecastResult:
         """Return forecasts in long format; see `ForecastClient.forecast`."""
         wanted = Wanted(horizon, quantile_levels, future, calibrated=calibrated, what_if=what_if)
-        return await self._forecast(series_ids, wanted)
+        return await self._forecast(series_ids, wanted, allow_partial)
 
+    @overload
     async def paths(
         self,
-        series_ids: Sequence[str],
+        series_ids: Ids,
         count: int,
         *,
         horizon: int | None = None,
         seed: int = 0,
-        future: pl.DataFrame | None = None,
-    ) -> pl.DataFrame:
-        """Return sampled paths in long format; see `ForecastClient.paths`."""
-        return await self._forecast(series_ids, Wanted(horizon, _MEDIAN, future, paths=count, seed=seed))
+        future: Frame | None = None,
+        allow_partial: Literal[False] = False,
+    ) -> pl.DataFrame: ...
 
+    @overload
+    async def paths(
+        self,
+        series_ids: Ids,
+        count: int,
+        *,
+        horizon: int | None = None,
+        seed: int = 0,
+        future: Frame | None = None,
+        allow_partial: Literal[True],
+    ) -> ForecastResult: ...
+
+    async def paths(
+        self,
+        series_ids: Ids,
+        count: int,
+        *,
+        horizon: int | None = None,
+        seed: int = 0,
+        future: Frame | None = None,
+        allow_partial: bool = False,
+    ) -> pl.DataFrame | ForecastResult:
+        """Return sampled paths in long format; see `ForecastClient.paths`."""
+        wanted = Wanted(horizon, _MEDIAN, future, paths=count, seed=seed)
+        return await self._forecast(series_ids, wanted, allow_partial)
+
+    @overload
     async def beams(
         self,
-        series_ids: Sequence[str],
+        series_ids: Ids,
         count: int,
         *,
         horizon: int | None = None,
         width: int | None = None,
         length_power: float = 0.0,
-        future: pl.DataFrame | None = None,
-    ) -> pl.DataFrame:
+        future: Frame | None = None,
+        allow_partial: Literal[False] = False,
+    ) -> pl.DataFrame: ...
+
+    @overload
+    async def beams(
+        self,
+        series_ids: Ids,
+        count: int,
+        *,
+        horizon: int | None = None,
+        width: int | None = None,
+        length_power: float = 0.0,
+        future: Frame | None = None,
+        allow_partial: Literal[True],
+    ) -> ForecastResult: ...
+
+    async def beams(
+        self,
+        series_ids: Ids,
+        count: int,
+        *,
+        horizon: int | None = None,
+        width: int | None = None,
+        length_power: float = 0.0,
+        future: Frame | None = None,
+        allow_partial: bool = False,
+    ) -> pl.DataFrame | ForecastResult:
         """Return the most probable paths; see `ForecastClient.beams`."""
         wanted = Wanted(horizon, _MEDIAN, future, beams=count, width=width, length_power=length_power)
-        return await self._forecast(series_ids, wanted)
+        return await self._forecast(series_ids, wanted, allow_partial)
 
     def stream(
         self, *, horizon: int | None = None, quantile_levels: Sequence[float] = (), calibrated: bool = False
@@ -84,9 +174,9 @@ class AsyncForecastClient(AsyncClosing):
         wanted = Wanted(horizon, quantile_levels, calibrated=calibrated)
         return AsyncForecastStream(self._stubs, self._retry, self._address, self._describe, wanted, self._name)
 
-    async def get_series(self, series_id: str) -> SeriesInfo:
+    async def get_series(self, series_id: str | int) -> SeriesInfo:
         """Describe one series; raises SeriesNotFoundError."""
-        return await self._run(calls.get_series_call(series_id, self._name))
+        return await self._run(calls.get_series_call(series_name(series_id), self._name))
 
     async def list_series(self) -> AsyncIterator[SeriesInfo]:
         """Yield all series by ascending id."""
@@ -98,9 +188,9 @@ class AsyncForecastClient(AsyncClosing):
             if not token:
                 return
 
-    async def delete_series(self, series_id: str) -> None:
+    async def delete_series(self, series_id: str | int) -> None:
         """Forget one series; raises SeriesNotFoundError."""
-        await self._run(calls.delete_series_call(series_id, self._name))
+        await self._run(calls.delete_series_call(series_name(series_id), self._name))
 
     async def get_model(self, version: str = "") -> ModelInfo:
         """Describe one version of the model, the served one if none is named; raises ModelNotFoundError."""
@@ -133,9 +223,17 @@ class AsyncForecastClient(AsyncClosing):
             self._model = await self.get_model()
         return self._model if needed else None
 
-    async def _forecast(self, series_ids: Sequence[str], wanted: Wanted) -> pl.DataFrame:
+    async def _forecast(self, series_ids: Ids, wanted: Wanted, allow_partial: bool) -> pl.DataFrame | ForecastResult:
+        if wanted.future is not None:
+            wanted = dataclasses.replace(wanted, future=as_frame(wanted.future))
         model = await self._describe(wanted.future is not None)
-        return await self._run(calls.forecast_call(series_ids, wanted, self._name, model))
+        work = Forecasting(series_names(series_ids), wanted, self._name, model, allow_partial=allow_partial)
+        while (call := work.next()) is not None:
+            try:
+                work.answered(await self._run(call))
+            except (InvalidArgumentError, LimitReachedError) as error:
+                work.refused(error)
+        return work.result() if allow_partial else work.result().forecasts
 
     async def _run(self, call: Call[T]) -> T:
         attempts = Attempts(self._retry, self._address, gone_is_done=call.gone_is_done)

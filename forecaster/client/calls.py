@@ -6,7 +6,7 @@ synchronous and the asyncio client share all of them.
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -16,19 +16,19 @@ from forecaster.client.covariates import (
     SMALL,
     covariate_columns,
     future_covariates,
+    futures_of,
     known_rows,
     series_attributes,
     static_values,
 )
+from forecaster.client.forecast_frames import ForecastResult, failure_frame, forecast_frame, path_frame
 from forecaster.client.results import (
     ModelInfo,
     ObserveResult,
     SeriesInfo,
     StreamReply,
-    forecast_frame,
     model_info,
     observe_result,
-    path_frame,
     series_info,
     stream_reply,
 )
@@ -91,8 +91,8 @@ class Wanted:
     calibrated: bool = False
     what_if: bool = False
 
-    def options(self, model: ModelInfo | None) -> forecast_pb2.ForecastOptions:
-        """Return the message; `model` says which known-future covariates there are."""
+    def options(self, futures: Iterable[forecast_pb2.FutureCovariates] = ()) -> forecast_pb2.ForecastOptions:
+        """Return the message with what is known of the time ahead."""
         for name in ("horizon", "paths", "beams", "width"):
             value = getattr(self, name)
             if value is not None and not 1 <= value < 2**32:
@@ -107,7 +107,7 @@ class Wanted:
             beams=self.beams or 0,
             beam_width=self.width or 0,
             length_power=self.length_power,
-            future_covariates=future_covariates(self.future, model),
+            future_covariates=futures,
             packed=not self.has_paths,
             calibrated=self.calibrated,
             hypothetical=self.what_if,
@@ -119,15 +119,14 @@ class Wanted:
         return self.paths is not None or self.beams is not None
 
 
-def observe_calls(frame: pl.DataFrame, name: str, model: ModelInfo | None) -> Iterator[Call[ObserveResult]]:
-    """Yield the calls that send a frame, split where it is large; series stay in order.
+def observe_calls(rows: pl.DataFrame, name: str, model: ModelInfo | None) -> Iterator[Call[ObserveResult]]:
+    """Yield the calls that send observations, split where they are many; series stay in order.
 
     Args:
-        frame: columns unique_id, ds, y and covariates.
+        rows: as `covariates.known_rows` returns them.
         name: of the model asked for.
         model: says which covariates there are; None sends none.
     """
-    rows = known_rows(frame, model)
     static = static_values(rows, model)
     for part in rows.iter_slices(_ROWS_PER_REQUEST):
         request = forecast_service_pb2.ObserveRequest(
@@ -136,12 +135,33 @@ def observe_calls(frame: pl.DataFrame, name: str, model: ModelInfo | None) -> It
         yield Call(lambda stubs: stubs.forecast.Observe, request, functools.partial(observe_result, part))
 
 
-def forecast_call(series_ids: Sequence[str], wanted: Wanted, name: str, model: ModelInfo | None) -> Call[pl.DataFrame]:
-    """Return the call that forecasts series; its result are the paths, if some are wanted, or else the quantiles."""
-    request = forecast_service_pb2.ForecastRequest(model=name, series_ids=series_ids, options=wanted.options(model))
-    if wanted.has_paths:
-        return Call(_forecast_method, request, lambda answer: path_frame(answer.forecasts))
-    return Call(_forecast_method, request, lambda answer: forecast_frame(answer.columns, series_ids))
+def forecast_call(
+    series_ids: Sequence[str],
+    wanted: Wanted,
+    name: str,
+    futures: Sequence[forecast_pb2.FutureCovariates] = (),
+    *,
+    allow_partial: bool = False,
+) -> Call[ForecastResult]:
+    """Return the call that forecasts series: the paths, if some are wanted, or else the quantiles.
+
+    Args:
+        series_ids: which.
+        wanted: what of each.
+        name: of the model asked for.
+        futures: what is known of the time ahead; those of other series are left out.
+        allow_partial: whether series without a forecast are listed, instead of failing the call.
+    """
+    options = wanted.options(futures_of(futures, set(series_ids)) if futures else ())
+    request = forecast_service_pb2.ForecastRequest(
+        model=name, series_ids=series_ids, options=options, allow_partial=allow_partial
+    )
+
+    def parse(answer: Any) -> ForecastResult:
+        frame = path_frame(answer.forecasts) if wanted.has_paths else forecast_frame(answer.columns, series_ids)
+        return ForecastResult(frame, failure_frame(answer.failures))
+
+    return Call(_forecast_method, request, parse)
 
 
 def _forecast_method(stubs: Stubs) -> Method:
@@ -153,20 +173,20 @@ def stream_request(
 ) -> tuple[forecast_service_pb2.StreamForecastsRequest, Callable[[Any], StreamReply]]:
     """Return one message of a stream and how to read its answer."""
     rows = known_rows(frame, model)
+    asked = list(dict.fromkeys(rows["unique_id"].to_list()))
+    futures = future_covariates(wanted.future, model)
     request = forecast_service_pb2.StreamForecastsRequest(
         sequence=sequence,
         model=name,
-        options=wanted.options(model),
+        options=wanted.options(futures_of(futures, set(asked))),
         attributes=series_attributes(static_values(rows, model), rows, model),
     )
     if len(rows) > SMALL or model is not None:
         request.columns.CopyFrom(_columns(rows, model))
-        asked: Sequence[str] = list(request.columns.series_ids)
     else:
         for series_id, time, value in rows.rows():
             message = request.observations.add(series_id=series_id, value=value)
             message.observation_time.FromDatetime(time)
-        asked = list(dict.fromkeys(message.series_id for message in request.observations))
     return request, functools.partial(stream_reply, rows, asked)
 
 

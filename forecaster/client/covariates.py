@@ -1,6 +1,7 @@
 """Covariates out of Polars frames: which columns the model knows, and the messages that carry them.
 
-Does no I/O: what the model knows is asked elsewhere. Columns that it does not know are left alone.
+Does no I/O: what the model knows is asked elsewhere. Columns of observations that it does not know are left alone,
+unless they are nearly named like a covariate that is not there; those of a future are refused.
 
 Shapes: L steps of a future, F known-future covariates.
 """
@@ -8,7 +9,7 @@ Shapes: L steps of a future, F known-future covariates.
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import polars as pl
@@ -16,6 +17,7 @@ import polars as pl
 from forecaster.client.results import ModelInfo
 from forecaster.config import DataConfig
 from forecaster.data.schema import canonical_frame
+from forecaster.data.windows import is_past
 from forecaster.errors import DataError
 from forecaster.v1 import forecast_pb2, observation_pb2
 
@@ -35,10 +37,12 @@ def has_more_columns(frame: pl.DataFrame) -> bool:
 def known_rows(frame: pl.DataFrame, model: ModelInfo | None) -> pl.DataFrame:
     """Return the rows to send, sorted: unique_id, ds, y and the covariates that the model knows.
 
-    Raises DataError for a wrong frame, also where a static covariate changes within a series.
+    Raises DataError for a wrong frame, also where a static covariate changes within a series, or where a column is
+    nearly named like a covariate that is not there.
     """
     if model is None:
         return frame if _is_canonical(frame) else canonical_frame(frame, DataConfig()).select(_KEYS)
+    refuse_misspelt(frame, model)
     numbers, categories = _present(frame, model.static_covariates), _present(frame, model.static_categories)
     past, future = _present(frame, model.past_covariates), _present(frame, model.future_covariates)
     config = DataConfig(
@@ -53,6 +57,54 @@ def known_rows(frame: pl.DataFrame, model: ModelInfo | None) -> pl.DataFrame:
                 f"{name!r} changes within series {changing['unique_id'][0]!r}, but it is a static covariate"
             )
     return rows
+
+
+def split_future(rows: pl.DataFrame, model: ModelInfo | None) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+    """Return the observations among the rows to send, and what they say of the time ahead.
+
+    Where rows have known-future covariates of the model, those behind a series' last value are its known future, as
+    they are to training. They come back as `future_covariates` takes them, unique_id, ds and the known-future
+    covariates; None if there are none.
+    """
+    names = () if model is None else _present(rows, model.future_covariates)
+    if not names:
+        return rows, None
+    was = rows.select(is_past(DataConfig(future_covariates=names))).to_series()
+    return (rows, None) if was.all() else (rows.filter(was), rows.filter(~was).select("unique_id", "ds", *names))
+
+
+def refuse_misspelt(frame: pl.DataFrame, model: ModelInfo) -> None:
+    """Raise DataError for a column whose name is nearly that of a covariate which the frame lacks."""
+    absent = {_folded(name): name for name in model.covariates if name not in frame.columns}
+    unknown = [name for name in frame.columns if name not in _KEYS and name not in model.covariates]
+    for name, (folded, wanted) in itertools.product(unknown, absent.items()):
+        if _is_nearly(_folded(name), folded):
+            raise DataError(
+                f"the frame has a column {name!r}, nearly the model's covariate {wanted!r}, which it lacks: rename it,"
+                " or drop it if it is something else"
+            )
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def _is_nearly(a: str, b: str) -> bool:
+    """Return whether two names differ by a typing error: none, one, or two letters in long ones; never in digits."""
+    if re.sub(r"\D", "", a) != re.sub(r"\D", "", b):
+        return False
+    most = 0 if min(len(a), len(b)) < 4 else 1 if min(len(a), len(b)) < 8 else 2
+    if abs(len(a) - len(b)) > most:
+        return False
+    before, row = list(range(len(b) + 1)), list(range(len(b) + 1))  # edit distances to the beginnings of b
+    earlier = row
+    for i, letter in enumerate(a):
+        earlier, before, row = before, row, [i + 1]
+        for j, other in enumerate(b):
+            row.append(min(before[j] + (letter != other), before[j + 1] + 1, row[j] + 1))
+            if i and j and letter == b[j - 1] and a[i - 1] == other:  # two letters the other way round are one error
+                row[-1] = min(row[-1], earlier[j - 1] + 1)
+    return row[-1] <= most
 
 
 def _is_canonical(frame: pl.DataFrame) -> bool:
@@ -112,18 +164,21 @@ def future_covariates(frame: pl.DataFrame | None, model: ModelInfo | None) -> li
     """Return what a frame says of the steps ahead.
 
     Args:
-        frame: columns `unique_id` (left out: the same for every series), `ds` and the known-future covariates.
-        model: which of them there are.
+        frame: columns `unique_id` (left out: the same for every series), `ds` and the known-future covariates. Rows out
+            of a file of observations will do: `y` and static covariates are left alone.
+        model: which covariates there are.
 
     Raises:
-        DataError: it has none of them, repeats a time, or has times that are not whole steps apart.
+        DataError: it has no known-future covariate, has a column that the model does not know for the time ahead,
+            repeats a time, or has times that are not whole steps apart.
     """
-    if frame is None or model is None:
+    if frame is None or model is None or frame.is_empty():
         return []
     names = _present(frame, model.future_covariates)
     if not names:
         known = ", ".join(model.future_covariates) or "none"
         raise DataError(f"the future has no column of the model's known-future covariates, which are: {known}")
+    _refuse_unknown(frame, model)
     if "ds" not in frame.columns:
         raise DataError("the future has no column 'ds': every row needs its time")
     every = "unique_id" not in frame.columns
@@ -136,6 +191,29 @@ def future_covariates(frame: pl.DataFrame | None, model: ModelInfo | None) -> li
         _one_future("" if every else str(series_id), part, names, step_us)
         for (series_id,), part in rows.partition_by("unique_id", as_dict=True, maintain_order=True).items()
     ]
+
+
+def futures_of(
+    futures: Sequence[forecast_pb2.FutureCovariates], series_ids: Collection[str]
+) -> Iterator[forecast_pb2.FutureCovariates]:
+    """Yield the futures of these series, and one that is the same for all."""
+    return (future for future in futures if not future.series_id or future.series_id in series_ids)
+
+
+def _refuse_unknown(frame: pl.DataFrame, model: ModelInfo) -> None:
+    """Raise DataError for a column that a forecast would not depend on, though the caller may think so."""
+    static = (*model.static_covariates, *model.static_categories)
+    ahead = frame.filter(pl.col("y").is_null()) if "y" in frame.columns else frame
+    known = ", ".join(model.future_covariates) or "none"
+    for name in frame.columns:
+        if name in (*_KEYS, *model.future_covariates, *static):
+            continue
+        if name in model.past_covariates and ahead[name].null_count() == len(ahead):
+            continue  # as in a file of observations, which knows it up to the last value
+        what = "known to the model up to the present only" if name in model.past_covariates else "not the model's"
+        raise DataError(
+            f"the future's column {name!r} is {what}: rename or drop it, the known-future covariates are: {known}"
+        )
 
 
 def _one_future(

@@ -1,4 +1,4 @@
-"""What the answers mean: results and Polars frames from responses.
+"""What the answers mean: results from responses.
 
 Knows nothing of requests, channels or waiting.
 """
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from forecaster.client.forecast_frames import forecast_frame
 from forecaster.errors import ForecasterError
-from forecaster.v1 import forecast_pb2, forecast_service_pb2, model_service_pb2, observation_pb2
+from forecaster.v1 import forecast_service_pb2, model_service_pb2, observation_pb2
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _DURABILITIES = {
@@ -43,12 +43,15 @@ class ObserveResult:
         duplicates: rows that had been applied before.
         rejected: the refused rows with `reason`, `message`, `expected_ds` and `stored_y`.
         durability: how durable the applied rows are: commit, interval or none.
+        future: rows that were left out because they lie behind the last value of their series and carry known-future
+            covariates, with unique_id, ds and these: what `forecast` takes as its `future`. None if there were none.
     """
 
     applied: int
     duplicates: int
     rejected: pl.DataFrame
     durability: str
+    future: pl.DataFrame | None = None
 
     def raise_for_rejections(self) -> None:
         """Raise ForecasterError naming the first refused row and how many there are."""
@@ -62,6 +65,7 @@ class ObserveResult:
             self.duplicates + other.duplicates,
             pl.concat([self.rejected, other.rejected]),
             other.durability,
+            other.future if self.future is None else self.future,
         )
 
 
@@ -146,14 +150,19 @@ class ModelInfo:
     failure: str = ""
 
     @property
+    def covariates(self) -> tuple[str, ...]:
+        """All covariates that it knows."""
+        return (*self.dynamic, *self.static_covariates, *self.static_categories)
+
+    @property
     def dynamic(self) -> tuple[str, ...]:
         """The covariates that an observation may carry."""
         return (*self.past_covariates, *self.future_covariates)
 
 
-def empty_result() -> ObserveResult:
-    """Return the result of sending nothing."""
-    return ObserveResult(0, 0, _NO_REJECTIONS.clear(), "none")
+def empty_result(future: pl.DataFrame | None = None) -> ObserveResult:
+    """Return the result of sending nothing but what is known of the time ahead, which is not sent."""
+    return ObserveResult(0, 0, _NO_REJECTIONS.clear(), "none", future)
 
 
 def observe_result(rows: pl.DataFrame, answer: Any) -> ObserveResult:
@@ -185,62 +194,6 @@ def stream_reply(
     """Return the answer to one frame of a stream; `asked` is its series, in their order."""
     failures = {failure.series_id: failure.message for failure in answer.failures}
     return StreamReply(observe_result(rows, answer), forecast_frame(answer.columns, asked), failures)
-
-
-def forecast_frame(message: forecast_pb2.ForecastColumns, asked: Sequence[str]) -> pl.DataFrame:
-    """Return forecasts in long format: unique_id, ds, y_hat (the median), and q0.1 … for each level.
-
-    Of series that end, only the steps before that are there; `p_ended` is the probability that it was before a step.
-
-    Args:
-        message: of N series and D steps.
-        asked: the series that forecasts were asked of, in their order.
-    """
-    origins, horizon = np.array(message.origin_times_us, dtype=np.int64), message.horizon
-    if not len(origins):
-        return pl.DataFrame(schema={"unique_id": pl.String, "ds": pl.Datetime("us", "UTC"), "y_hat": pl.Float64})
-    ahead = message.step.ToMicroseconds() * np.arange(1, horizon + 1)
-    ids = pl.Series("unique_id", message.series_ids[:] or asked, dtype=pl.String)
-    columns = [
-        # Of one series without Polars' thread pool, which would take longer than all the rest.
-        ids.new_from_index(0, horizon) if len(ids) == 1 else ids.gather(np.repeat(np.arange(len(ids)), horizon)),
-        pl.Series("ds", (origins[:, None] + ahead).ravel()).cast(pl.Datetime("us", "UTC")),
-        pl.Series("y_hat", np.array(message.values)),
-        *(pl.Series(f"q{column.level:g}", np.array(column.values)) for column in message.quantiles),
-    ]
-    if not len(message.end_probabilities):
-        return pl.DataFrame(columns)
-    ended = np.array(message.end_probabilities)
-    over = np.logical_or.accumulate(ended.reshape(-1, horizon) > 0.5, axis=1)
-    over[:, 0] = False  # one step at least
-    return pl.DataFrame([*columns, pl.Series("p_ended", ended)]).filter(pl.Series(~over.ravel()))
-
-
-def path_frame(messages: Sequence[forecast_pb2.SeriesForecast]) -> pl.DataFrame:
-    """Return paths in long format: unique_id, path (from 0), ds, y_hat; and log_probability of those searched for."""
-    owners = [message for message in messages for _ in message.paths]
-    paths = [path for message in messages for path in message.paths]
-    numbers = [number for message in messages for number in range(len(message.paths))]
-    lengths = np.array([len(path.values) for path in paths], dtype=np.int64)
-    columns: dict[str, Any] = {
-        "unique_id": np.repeat(np.array([message.series_id for message in owners], dtype=object), lengths),
-        "path": np.repeat(np.array(numbers, dtype=np.int64), lengths),
-        "ds": _times(owners, lengths),
-        "y_hat": np.concatenate([np.empty(0), *(np.array(path.values) for path in paths)]),
-    }
-    if paths and paths[0].HasField("log_probability"):
-        columns["log_probability"] = np.repeat(np.array([path.log_probability for path in paths]), lengths)
-    return pl.DataFrame(columns, schema_overrides={"unique_id": pl.String})
-
-
-def _times(messages: Sequence[forecast_pb2.SeriesForecast], lengths: npt.NDArray[np.int64]) -> pl.Series:
-    """Return the times of the first steps ahead of each message, as many as its length says, one after the other."""
-    origins = np.array([message.origin_time.ToMicroseconds() for message in messages], dtype=np.int64)
-    step_us = messages[0].step.ToMicroseconds() if messages else 0
-    starts = np.cumsum(lengths) - lengths
-    ahead = np.arange(1, int(lengths.sum()) + 1) - np.repeat(starts, lengths)
-    times = np.repeat(origins, lengths) + step_us * ahead
-    return pl.Series(times, dtype=pl.Int64).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
 
 
 def series_info(message: forecast_service_pb2.Series) -> SeriesInfo:

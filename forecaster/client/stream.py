@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
-import polars as pl
 
 from forecaster.client import calls
 from forecaster.client.calls import Wanted
 from forecaster.client.closing import Closing
 from forecaster.client.covariates import has_more_columns
+from forecaster.client.inputs import Frame, as_frame
 from forecaster.client.outbox import FAREWELL_SECONDS, Outbox
 from forecaster.client.results import ModelInfo, StreamReply
 from forecaster.client.retry import Attempts, RetryPolicy, StreamEnded
@@ -53,11 +53,12 @@ class ForecastStream(Closing):
         """Frames that were sent and whose answers were not received yet."""
         return len(self._outbox)
 
-    def send(self, frame: pl.DataFrame, *, future: pl.DataFrame | None = None) -> StreamReply:
+    def send(self, frame: Frame, *, future: Frame | None = None) -> StreamReply:
         """Send one frame and return its answer; rows that the server refuses are in it.
 
         Args:
-            frame: see `ForecastClient.observe`.
+            frame: see `ForecastClient.observe`; but each of its rows is what came, so that one without a value is a
+                missing observation, also the last.
             future: of the forecasts behind it; see `ForecastClient.forecast`.
         """
         self._outbox.check_empty()
@@ -69,15 +70,16 @@ class ForecastStream(Closing):
             self._outbox.clear()
             raise
 
-    def send_nowait(self, frame: pl.DataFrame, *, future: pl.DataFrame | None = None) -> None:
+    def send_nowait(self, frame: Frame, *, future: Frame | None = None) -> None:
         """Send one frame, whose answer `receive` returns after those of the frames before; see `send`.
 
         Raises LimitReachedError if more than a thousand frames have no answer yet.
         """
         self._outbox.check_room()
-        model = self._describe(future is not None or has_more_columns(frame))
-        wanted = self._wanted if future is None else dataclasses.replace(self._wanted, future=future)
-        request, parse = calls.stream_request(frame, self._sequence + 1, wanted, self._name, model)
+        given = as_frame(frame)
+        model = self._describe(future is not None or has_more_columns(given))
+        wanted = self._wanted if future is None else dataclasses.replace(self._wanted, future=as_frame(future))
+        request, parse = calls.stream_request(given, self._sequence + 1, wanted, self._name, model)
         self._sequence += 1
         self._outbox.add(request, parse)
         if self._connection is None:

@@ -1,20 +1,25 @@
 """The blocking client."""
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar, overload
 
 import grpc
 import polars as pl
 
 from forecaster.client import calls
 from forecaster.client.calls import Call, Wanted
-from forecaster.client.channel import OPTIONS
+from forecaster.client.channel import described, open_channel
 from forecaster.client.closing import Closing
-from forecaster.client.covariates import has_more_columns
+from forecaster.client.covariates import has_more_columns, known_rows, split_future
+from forecaster.client.forecast_frames import ForecastResult
+from forecaster.client.forecasting import Forecasting
+from forecaster.client.inputs import Frame, Ids, as_frame, series_name, series_names
 from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo, empty_result
 from forecaster.client.retry import Attempts, RetryPolicy
 from forecaster.client.stream import ForecastStream
+from forecaster.errors import InvalidArgumentError, LimitReachedError
 
 T = TypeVar("T")
 _MEDIAN = (0.5,)  # the only quantile that comes along with paths
@@ -30,80 +35,176 @@ class ForecastClient(Closing):
     """
 
     def __init__(self, address: str = "127.0.0.1:50051", *, model: str = "", retry: RetryPolicy | None = None) -> None:
-        self._address, self._name = calls.checked_address(address), model
+        self._address, self._name = described(calls.checked_address(address)), model
         self._retry = retry or RetryPolicy()
-        self._channel = grpc.insecure_channel(address, options=OPTIONS)
+        self._channel = open_channel(address)
         self._stubs = calls.Stubs(self._channel)
         self._model: ModelInfo | None = None
 
-    def observe(self, frame: pl.DataFrame) -> ObserveResult:
+    def observe(self, frame: Frame, *, send_trailing: bool = False) -> ObserveResult:
         """Send observations, columns `unique_id`, `ds`, `y` (null is missing); safe to repeat.
 
         Columns that the model knows by name go along: past and known-future covariates, and static ones, which have to
-        be the same in all rows of a series. Other columns are left alone.
+        be the same in all rows of a series. Other columns are left alone, unless one is nearly named like a covariate
+        that the frame lacks.
+
+        In a frame with known-future covariates, rows behind the last value of a series are what is known of the time
+        ahead, not missing observations: they are not sent, and come back as the result's `future`, for `forecast`.
+
+        Args:
+            frame: Polars (lazy too), pandas, an Arrow table, or a dict of columns.
+            send_trailing: send such rows too, as missing observations; streams always do.
 
         Raises DataError for a wrong frame; rows that the server refuses are in the result.
         """
-        result = empty_result()
-        for call in calls.observe_calls(frame, self._name, self._describe(has_more_columns(frame))):
+        given = as_frame(frame)
+        model = self._describe(has_more_columns(given))
+        rows, future = known_rows(given, model), None
+        if not send_trailing:
+            rows, future = split_future(rows, model)
+        result = empty_result(future)
+        for call in calls.observe_calls(rows, self._name, model):
             result = result + self._run(call)
         return result
 
+    @overload
     def forecast(
         self,
-        series_ids: Sequence[str],
+        series_ids: Ids,
         *,
         horizon: int | None = None,
         quantile_levels: Sequence[float] = (),
-        future: pl.DataFrame | None = None,
+        future: Frame | None = None,
         calibrated: bool = False,
         what_if: bool = False,
-    ) -> pl.DataFrame:
+        allow_partial: Literal[False] = False,
+    ) -> pl.DataFrame: ...
+
+    @overload
+    def forecast(
+        self,
+        series_ids: Ids,
+        *,
+        horizon: int | None = None,
+        quantile_levels: Sequence[float] = (),
+        future: Frame | None = None,
+        calibrated: bool = False,
+        what_if: bool = False,
+        allow_partial: Literal[True],
+    ) -> ForecastResult: ...
+
+    def forecast(
+        self,
+        series_ids: Ids,
+        *,
+        horizon: int | None = None,
+        quantile_levels: Sequence[float] = (),
+        future: Frame | None = None,
+        calibrated: bool = False,
+        what_if: bool = False,
+        allow_partial: bool = False,
+    ) -> pl.DataFrame | ForecastResult:
         """Return forecasts in long format: unique_id, ds, y_hat (the median), q0.1 … for each level.
 
         Models of series that end add p_ended, the probability that a series has ended before a step, and stop there.
+        As many requests are made as the series take.
 
         Args:
-            series_ids: which.
+            series_ids: which: one id, or many, each forecast once.
             horizon: steps ahead; left out, the model's.
             quantile_levels: within the trained range; left out, all trained ones.
             future: known-future covariates of the steps ahead, columns unique_id (left out: the same for every series),
-                ds and their names; what it does not say is missing.
+                ds and their names; what it does not say is missing, and series that are not asked for are left out.
             calibrated: correct the quantiles by how often those of past forecasts held.
             what_if: `future` is an assumption, not what is known: the forecast is not scored when its time comes.
+            allow_partial: return a ForecastResult, with the forecasts of those series that have one and why others have
+                none, instead of raising for the first of these.
 
         Raises SeriesNotFoundError, TooLittleHistoryError, InvalidArgumentError.
         """
         wanted = Wanted(horizon, quantile_levels, future, calibrated=calibrated, what_if=what_if)
-        return self._forecast(series_ids, wanted)
+        return self._forecast(series_ids, wanted, allow_partial)
 
+    @overload
     def paths(
         self,
-        series_ids: Sequence[str],
+        series_ids: Ids,
         count: int,
         *,
         horizon: int | None = None,
         seed: int = 0,
-        future: pl.DataFrame | None = None,
-    ) -> pl.DataFrame:
+        future: Frame | None = None,
+        allow_partial: Literal[False] = False,
+    ) -> pl.DataFrame: ...
+
+    @overload
+    def paths(
+        self,
+        series_ids: Ids,
+        count: int,
+        *,
+        horizon: int | None = None,
+        seed: int = 0,
+        future: Frame | None = None,
+        allow_partial: Literal[True],
+    ) -> ForecastResult: ...
+
+    def paths(
+        self,
+        series_ids: Ids,
+        count: int,
+        *,
+        horizon: int | None = None,
+        seed: int = 0,
+        future: Frame | None = None,
+        allow_partial: bool = False,
+    ) -> pl.DataFrame | ForecastResult:
         """Return sampled paths in long format: unique_id, path, ds, y_hat; each is one possible future as a whole.
 
         The same seed gives a series the same paths, until its next observation. A path stops where its series ends.
 
         Raises UnsupportedError if the model's decoder is not recurrent, and what `forecast` raises.
         """
-        return self._forecast(series_ids, Wanted(horizon, _MEDIAN, future, paths=count, seed=seed))
+        wanted = Wanted(horizon, _MEDIAN, future, paths=count, seed=seed)
+        return self._forecast(series_ids, wanted, allow_partial)
 
+    @overload
     def beams(
         self,
-        series_ids: Sequence[str],
+        series_ids: Ids,
         count: int,
         *,
         horizon: int | None = None,
         width: int | None = None,
         length_power: float = 0.0,
-        future: pl.DataFrame | None = None,
-    ) -> pl.DataFrame:
+        future: Frame | None = None,
+        allow_partial: Literal[False] = False,
+    ) -> pl.DataFrame: ...
+
+    @overload
+    def beams(
+        self,
+        series_ids: Ids,
+        count: int,
+        *,
+        horizon: int | None = None,
+        width: int | None = None,
+        length_power: float = 0.0,
+        future: Frame | None = None,
+        allow_partial: Literal[True],
+    ) -> ForecastResult: ...
+
+    def beams(
+        self,
+        series_ids: Ids,
+        count: int,
+        *,
+        horizon: int | None = None,
+        width: int | None = None,
+        length_power: float = 0.0,
+        future: Frame | None = None,
+        allow_partial: bool = False,
+    ) -> pl.DataFrame | ForecastResult:
         """Return the most probable paths, the best first: unique_id, path, ds, y_hat, log_probability.
 
         Args:
@@ -113,11 +214,12 @@ class ForecastClient(Closing):
             width: beginnings kept at each step; left out, four times `count`.
             length_power: rank by log-probability / length to this power.
             future: see `forecast`.
+            allow_partial: see `forecast`.
 
         Raises UnsupportedError unless the model has a recurrent decoder and a categorical head.
         """
         wanted = Wanted(horizon, _MEDIAN, future, beams=count, width=width, length_power=length_power)
-        return self._forecast(series_ids, wanted)
+        return self._forecast(series_ids, wanted, allow_partial)
 
     def stream(
         self, *, horizon: int | None = None, quantile_levels: Sequence[float] = (), calibrated: bool = False
@@ -126,9 +228,9 @@ class ForecastClient(Closing):
         wanted = Wanted(horizon, quantile_levels, calibrated=calibrated)
         return ForecastStream(self._stubs, self._retry, self._address, self._describe, wanted, self._name)
 
-    def get_series(self, series_id: str) -> SeriesInfo:
+    def get_series(self, series_id: str | int) -> SeriesInfo:
         """Describe one series; raises SeriesNotFoundError."""
-        return self._run(calls.get_series_call(series_id, self._name))
+        return self._run(calls.get_series_call(series_name(series_id), self._name))
 
     def list_series(self) -> Iterator[SeriesInfo]:
         """Yield all series by ascending id."""
@@ -139,9 +241,9 @@ class ForecastClient(Closing):
             if not token:
                 return
 
-    def delete_series(self, series_id: str) -> None:
+    def delete_series(self, series_id: str | int) -> None:
         """Forget one series; raises SeriesNotFoundError."""
-        self._run(calls.delete_series_call(series_id, self._name))
+        self._run(calls.delete_series_call(series_name(series_id), self._name))
 
     def get_model(self, version: str = "") -> ModelInfo:
         """Describe one version of the model, the served one if none is named; raises ModelNotFoundError."""
@@ -173,9 +275,17 @@ class ForecastClient(Closing):
             self._model = self.get_model()
         return self._model if needed else None
 
-    def _forecast(self, series_ids: Sequence[str], wanted: Wanted) -> pl.DataFrame:
+    def _forecast(self, series_ids: Ids, wanted: Wanted, allow_partial: bool) -> pl.DataFrame | ForecastResult:
+        if wanted.future is not None:
+            wanted = dataclasses.replace(wanted, future=as_frame(wanted.future))
         model = self._describe(wanted.future is not None)
-        return self._run(calls.forecast_call(series_ids, wanted, self._name, model))
+        work = Forecasting(series_names(series_ids), wanted, self._name, model, allow_partial=allow_partial)
+        while (call := work.next()) is not None:
+            try:
+                work.answered(self._run(call))
+            except (InvalidArgumentError, LimitReachedError) as error:
+                work.refused(error)
+        return work.result() if allow_partial else work.result().forecasts
 
     def _run(self, call: Call[T]) -> T:
         attempts = Attempts(self._retry, self._address, gone_is_done=call.gone_is_done)

@@ -30,7 +30,7 @@ def header_of(path: Path) -> list[str]:
     try:
         with _open(path) as file:
             head = file.read(_HEAD_BYTES)
-            if b"\n" not in head:
+            if b"\n" not in head and b"\r" not in head:
                 head += file.readline(_MAX_HEADER_BYTES)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {first_line(error)}") from error
@@ -39,6 +39,10 @@ def header_of(path: Path) -> list[str]:
     reason = next((reason for magic, reason in _BINARY.items() if head.startswith(magic)), None)
     if reason or b"\0" in head:
         raise DataError(f"{path} is not CSV: {reason or 'it holds binary data'}")
+    first = head.lstrip(b"\xef\xbb\xbf\r\n").partition(b"\n")[0].removesuffix(b"\r")
+    if b"\r" in first and b'"' not in first.partition(b"\r")[0]:
+        advice = "save it with line ends of Unix (LF) or Windows (CRLF)"
+        raise DataError(f"{path} is not CSV: its lines end in a carriage return alone, as on old Macs; {advice}")
     line = head.decode("utf-8-sig", errors="replace").lstrip("\r\n").splitlines()[0]
     header = next(csv.reader([line]))
     if len(header) == 1:

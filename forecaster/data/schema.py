@@ -5,7 +5,8 @@ A wide CSV file, one line for each series, is turned into rows by `wide`.
 The canonical frame has `unique_id` String, `ds` Datetime("us", "UTC") and `y` Float64 (null is missing),
 then the configured covariates under their own names (Float64; categories String; the end column Boolean) and the
 other columns as they were, sorted by series and time. Every mistake in the input is a DataError
-of one line: what is wrong, where, and what to do. Nothing is repaired.
+of one line: what is wrong, where, and what to do. Nothing is repaired; but rows of files that say the same of one
+series and time, or less than another of them, are one row.
 
 This module knows nothing of time steps: duplicates, gaps and stamps off the grid are `report`'s affair.
 """
@@ -25,6 +26,7 @@ from forecaster.data.datasets import weather_path
 from forecaster.data.files import find_files, kind_of
 from forecaster.data.manifest import manifest_at
 from forecaster.data.report import FILE, ROW, Source, shown
+from forecaster.data.typed import typed
 from forecaster.data.wide import is_wide, to_rows
 from forecaster.errors import DataError, FieldViolation
 
@@ -35,6 +37,7 @@ _COLUMNS = (
     ("y", "target_column", ("value", "target", "load", "demand", "sales")),
 )
 _NO_NAME = "NAME"  # where none can be suggested
+_FRAME = "the frame"  # what a frame in memory is called; whoever made it has no shell's options
 
 
 def read_frame(config: DataConfig) -> pl.DataFrame:
@@ -46,7 +49,7 @@ def read_frame(config: DataConfig) -> pl.DataFrame:
     if config.path is not None and (manifest := manifest_at(config.path)) is not None:
         named = canonical_names(config)
         rows, source = read_dataset(manifest, named)
-        return canonical_rows(rows, named, source)
+        return _once(canonical_rows(rows, named, source))
     paths = [weather_path()] if config.path is None else find_files(config.path)
     kinds = {kind_of(path) for path in paths}
     if len(kinds) > 1:
@@ -57,7 +60,39 @@ def read_frame(config: DataConfig) -> pl.DataFrame:
     frames = [load(path, config).with_columns(pl.lit(i).alias(FILE)) for i, path in enumerate(paths)]
     source = Source(tuple(str(path) for path in paths), unit)
     keys = (config.id_column, config.time_column, config.target_column)
-    return canonical_rows(_concatenate(frames, keys, source), config, source)
+    return _once(canonical_rows(_concatenate(frames, keys, source), config, source))
+
+
+def read_csv(
+    path: str | Path, *, id_column: str = "unique_id", time_column: str = "ds", target_column: str = "y"
+) -> pl.DataFrame:
+    """Return a CSV file as a frame for a client: observations, or what is known of the time ahead.
+
+    `unique_id` is the file's text, byte for byte, `ds` Datetime("us", "UTC") and `y` Float64 (null is missing), as far
+    as there are such columns; the others are numbers, or text where a number would not give it back. In the file's
+    order.
+
+    Args:
+        path: of one file, or a glob; .csv or .csv.gz.
+        id_column: which becomes `unique_id`.
+        time_column: which becomes `ds`; it has to be there.
+        target_column: which becomes `y`.
+
+    Raises:
+        DataError: the file cannot be read, or a time or a value in it.
+    """
+    frames = []
+    for file in find_files(str(path), "path"):
+        source, header = Source((str(file),), "line"), header_of(file)
+        if time_column not in header:
+            raise DataError(f"{file} has no column {time_column!r}, only {_listed(header)}: name it in time_column")
+        rows = _read_text(file, header).with_columns(pl.lit(0).alias(FILE))
+        found = {id_column: columns.ids, time_column: columns.times, target_column: columns.values}
+        read = [found[name](rows, name, source) if name in found else typed(rows[name]) for name in header]
+        if twice := sorted({one.name for one in read if [other.name for other in read].count(one.name) > 1}):
+            raise DataError(f"{file} has {twice[0]!r} beside the column that becomes it: rename or drop one")
+        frames.append(pl.DataFrame(read))
+    return pl.concat(frames, how="diagonal_relaxed")
 
 
 def has_made_up_times(config: DataConfig) -> bool:
@@ -71,7 +106,7 @@ def has_made_up_times(config: DataConfig) -> bool:
 def canonical_frame(frame: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
     """Return the canonical frame of a polars frame whose columns are named as `config` says."""
     rows = frame.with_row_index(ROW, offset=1).with_columns(pl.lit(0).alias(FILE))
-    return canonical_rows(rows, config, Source(("the frame",), "row"))
+    return canonical_rows(rows, config, Source((_FRAME,), "row"))
 
 
 def canonical_rows(rows: pl.DataFrame, config: DataConfig, source: Source) -> pl.DataFrame:
@@ -104,12 +139,14 @@ def require_columns(found: Sequence[str], config: DataConfig, place: str) -> Non
         if name not in found:
             missing.append(repr(name))
             flags.append(f"data.{flag}")
-            hints.append(f"--data.{flag} {shlex.quote(_nearest(name, (canonical, *usual), free))}")
+            near = _nearest(name, (canonical, *usual), free)
+            hints.append(f"{near!r}: {name!r}" if place == _FRAME else f"--data.{flag} {shlex.quote(near)}")
         elif canonical in free:
             raise DataError(f"{place} has {canonical!r} beside --data.{flag} {name}: rename or drop one")
     if missing:
         noun = "columns" if len(missing) > 1 else "column"
-        message = f"{place} has no {noun} {', '.join(missing)}, only {_listed(found)}: set {' '.join(hints)}"
+        advice = f"rename({{{', '.join(hints)}}})" if place == _FRAME else f"set {' '.join(hints)}"
+        message = f"{place} has no {noun} {', '.join(missing)}, only {_listed(found)}: {advice}"
         raise DataError(message, [FieldViolation(flag, message) for flag in flags])
     _require_beside(found, config, place)
 
@@ -152,14 +189,40 @@ def _load_csv(path: Path, config: DataConfig) -> pl.DataFrame:
     wide = is_wide(header, config)
     if not wide:
         require_columns(header, config, str(path))
-    keys = header if wide else (config.id_column, config.time_column, config.target_column, *config.beside)
+    rows = _read_text(path, header)
+    if wide:
+        return to_rows(rows, config, str(path))
+    keys = (config.id_column, config.time_column, config.target_column, *config.beside)
+    return rows.with_columns(typed(rows[name]) for name in header if name not in keys)
+
+
+def _read_text(path: Path, header: Sequence[str]) -> pl.DataFrame:
+    """Return a CSV file's rows as text, each with its line."""
     try:
-        rows = pl.read_csv(path, schema_overrides=dict.fromkeys(keys, pl.String), infer_schema_length=None, glob=False)
+        rows = pl.read_csv(path, infer_schema=False, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(mistake_in(path, len(header), error)) from error
     blank = pl.all_horizontal(pl.exclude(ROW).is_null())  # an empty line is no row
-    rows = rows.with_row_index(ROW, offset=2).filter(~blank)
-    return to_rows(rows, config, str(path)) if wide else rows
+    return rows.with_row_index(ROW, offset=2).filter(~blank)
+
+
+def _once(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return a canonical frame with one row for those that say the same of a series and time, as an ingest does.
+
+    A row that lacks what another says is completed by it. Rows that contradict each other stay, for `report`.
+    """
+    key = ("unique_id", "ds")
+    same = pl.all_horizontal(pl.col(name) == pl.col(name).shift() for name in key).fill_null(False)
+    again = frame.select(same).to_series()
+    if not again.any():
+        return frame
+    several = again | again.shift(-1, fill_value=False)
+    others = [name for name in frame.columns if name not in key]
+    differs = pl.any_horizontal(pl.col(name).drop_nulls().n_unique().over(key) > 1 for name in others)
+    shared = frame.filter(several).with_columns(differs.alias(ROW))
+    agreed = shared.filter(~pl.col(ROW)).group_by(key).agg(pl.col(name).drop_nulls().first() for name in others)
+    parts = [frame.filter(~several), shared.filter(ROW).drop(ROW), agreed.select(frame.columns)]
+    return pl.concat(parts).sort(*key, "y", nulls_last=True, maintain_order=True)
 
 
 def _concatenate(frames: Sequence[pl.DataFrame], keys: Sequence[str], source: Source) -> pl.DataFrame:

@@ -99,12 +99,16 @@ def past(frame: pl.DataFrame, data: DataConfig) -> pl.DataFrame:
 
     What lies behind is the known future if the data has known-future covariates; without, every row is of the past.
     """
-    if not data.future_covariates:
-        return frame
+    return frame.filter(is_past(data)) if data.future_covariates else frame
+
+
+def is_past(data: DataConfig) -> pl.Expr:
+    """Return whether a row is not behind its series' last one that holds a value or says that it is over."""
     known = pl.col("y").is_not_null()
     if data.end_column is not None:
         known |= pl.col(data.end_column)
-    return frame.filter(pl.col("ds") <= pl.col("ds").filter(known).max().over("unique_id"))
+    last = pl.col("ds").filter(known).max().over("unique_id")
+    return (pl.col("ds") <= last).fill_null(False)
 
 
 def to_segments(frame: pl.DataFrame, step_us: int, max_gap_steps: int, data: DataConfig | None = None) -> list[Series]:

@@ -14,7 +14,13 @@ from polars.testing import assert_frame_equal
 
 from forecaster.client import AsyncForecastClient, ForecastClient
 from forecaster.config import ModelConfig, TrackingConfig
-from forecaster.errors import DataError, InvalidArgumentError, UnsupportedError
+from forecaster.errors import (
+    DataError,
+    ForecasterError,
+    InvalidArgumentError,
+    SeriesNotFoundError,
+    UnsupportedError,
+)
 from forecaster.model.beam import beam_search
 from forecaster.model.bundle import Bundle
 from forecaster.model.covariates import Category, Covariate, CovariateSpec, with_attributes
@@ -257,7 +263,7 @@ def test_what_is_wrong_is_refused_whole(servers: ServerFactory) -> None:
             client.observe(pl.concat([later, beside(wander(1, 1, start=31)).with_columns(area=1.0)]))
         with pytest.raises(DataError, match="no column of the model's known-future covariates, which are: price"):
             client.forecast(["s0"], future=later.select("ds", "rain"))
-        with pytest.raises(InvalidArgumentError, match="'s9' is not among the series"):
+        with pytest.raises(InvalidArgumentError, match="the future is of other series, such as 's9'"):
             client.forecast(["s0"], future=ahead(["s9"], 30, 1.0))
         with pytest.raises(InvalidArgumentError, match="off the grid of 's0'"):
             client.forecast(["s0"], future=later.select("unique_id", pl.col("ds") + dt.timedelta(minutes=5), "price"))
@@ -300,7 +306,7 @@ def test_covariates_from_the_shell(servers: ServerFactory, tmp_path: pathlib.Pat
     assert shell("observe", "--data.path", "history.csv") == "60 applied, 0 known already, 0 refused\n"
     with ForecastClient(server.address) as client:
         sent = client.forecast(["s0", "s1"])
-        assert client.observe(beside(wander(3, 30)).filter(unique_id="s2")).applied == 30
+        assert client.observe(beside(wander(3, 30)).filter(unique_id="s2")).applied == 29  # its last is missing
     plain = shell("forecast", "s0", "s1")
     assert "p_ended" in plain
     assert len([line for line in plain.splitlines() if "2024-" in line]) == len(sent)
@@ -330,3 +336,67 @@ def test_another_model_does_not_draw(
             client.paths(["s0"], 3)
         with pytest.raises(UnsupportedError, match="recurrent"):
             client.beams(["s0"], 3)
+
+
+def test_rows_of_the_time_ahead_are_no_observations(servers: ServerFactory) -> None:
+    """A file of observations with the known future behind them, as training takes it: not a missing day."""
+    server = servers()
+    history = beside(wander(3, 42))  # every series' last value is there
+    hours = pl.datetime_range(START + dt.timedelta(hours=42), START + dt.timedelta(hours=45), "1h", eager=True)
+    future = pl.concat(
+        [pl.DataFrame({"unique_id": name, "ds": hours.cast(pl.Datetime("us", "UTC")), "price": 20.0}) for name in IDS]
+    )
+    with ForecastClient(server.address) as client:
+        result = client.observe(pl.concat([history, future], how="diagonal").sort("ds"))
+        assert (result.applied, len(result.rejected)) == (3 * 42, 0)
+        assert result.future is not None
+        assert_frame_equal(result.future.drop("holiday"), future)
+        assert client.get_series("s0").expected_ds == START + dt.timedelta(hours=42)
+        told = client.forecast(IDS, future=result.future)
+        assert_frame_equal(told, client.forecast(IDS, future=future))
+        assert not told.equals(client.forecast(IDS))
+        true = beside(wander(3, 1, start=42))
+        assert client.observe(true).applied == 3
+        missing = beside(wander(3, 1, start=43)).with_columns(y=pl.lit(None, pl.Float64))
+        assert client.observe(missing).applied == 0
+        assert client.observe(missing, send_trailing=True).applied == 3
+        with client.stream() as stream:
+            assert stream.send(beside(wander(3, 1, start=44)).with_columns(y=None)).observed.applied == 3
+
+
+def test_what_cannot_be_forecast_is_told_and_what_is_too_large_is_split(servers: ServerFactory) -> None:
+    server = servers()
+    nobody = [f"nobody {k}" for k in range(1000)]
+    with ForecastClient(server.address) as client:
+        client.observe(beside(wander(3, 40)))
+        client.observe(beside(wander(3, 3)).with_columns(unique_id=pl.lit("young ") + pl.col("unique_id")))
+        drawing = {
+            "paths": lambda ids, **more: client.paths(ids, 1000, **more),
+            "beams": lambda ids, **more: client.beams(ids, 700, **more),
+        }
+        for ask in (client.forecast, *drawing.values()):
+            whole = ask(IDS)
+            found = ask([*nobody[:500], "s2", "young s0", "s0", *nobody[500:], "s1"], allow_partial=True)
+            assert_frame_equal(
+                found.forecasts, pl.concat([whole.filter(unique_id=name) for name in ("s2", "s0", "s1")])
+            )
+            reasons = dict(found.failures.select("unique_id", "reason").rows())
+            assert reasons == dict.fromkeys(nobody, "SERIES_NOT_FOUND") | {"young s0": "TOO_LITTLE_HISTORY"}
+            with pytest.raises(ForecasterError, match=r"no series 'nobody 0'.* \(1001 series have no forecast\)"):
+                found.raise_for_failures()
+            with pytest.raises(SeriesNotFoundError):
+                ask([*IDS, *nobody])
+        none = client.forecast(nobody, allow_partial=True)
+        assert (len(none.forecasts), len(none.failures)) == (0, 1000)
+        with pytest.raises(InvalidArgumentError, match="series_ids"):
+            client.forecast([])
+
+    async def awaited() -> None:
+        async with AsyncForecastClient(server.address) as client:
+            many = await client.paths([*nobody, "s0"], 1000, seed=1, allow_partial=True)
+            assert (many.forecasts["unique_id"].unique().to_list(), len(many.failures)) == (["s0"], 1000)
+            assert_frame_equal(many.forecasts, await client.paths("s0", 1000, seed=1))
+            with pytest.raises(SeriesNotFoundError):
+                await client.forecast([f"nobody {k}" for k in range(20_000)])
+
+    asyncio.run(awaited())
