@@ -25,6 +25,20 @@ def write_durably(path: Path, write: Callable[[BinaryIO], object]) -> None:
     os.replace(unfinished, path)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it that are missing, so that all of them survive a power cut.
+
+    Raises OSError if one cannot be made, or there is a file of that name.
+    """
+    missing, above = [], folder
+    while not above.exists():
+        missing.append(above)
+        above = above.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in reversed(missing):
+        sync_folder(made.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

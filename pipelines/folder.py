@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from forecaster.data.manifest import MANIFEST, Manifest, manifest_at
-from forecaster.durable_files import UNFINISHED
+from forecaster.durable_files import UNFINISHED, make_folder
 
 SCRATCH = "scratch"
 _LOCK = "ingest.lock"
@@ -25,7 +25,7 @@ _OURS = re.compile(
 @contextlib.contextmanager
 def owned(folder: Path, stream: TextIO | None) -> Iterator[None]:
     """Own a folder, made if need be, for the block; wait for another process that does, and tell the stream so."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with (folder / _LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

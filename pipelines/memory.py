@@ -5,11 +5,11 @@ Knows nothing of what they are good for.
 
 import dataclasses
 import json
-import os
 import pathlib
 from dataclasses import dataclass, field
 from typing import Any
 
+from forecaster.durable_files import make_folder, sync_folder, write_durably
 from forecaster.errors import StorageError
 
 
@@ -50,14 +50,10 @@ class Memory:
     def save(self) -> None:
         """Write the file, whole or not at all."""
         values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self) if one.name != "path"}
-        partial = self.path.with_name(self.path.name + ".partial")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("w") as file:
-                json.dump(values, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self.path)
+            make_folder(self.path.parent)
+            write_durably(self.path, lambda file: file.write(json.dumps(values, indent=1).encode()))
+            sync_folder(self.path.parent)
         except OSError as error:
             raise StorageError(f"{self.path} cannot be written: {error.strerror or error}") from error
 

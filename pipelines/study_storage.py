@@ -17,6 +17,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
 
+from forecaster.durable_files import make_folder
 from forecaster.errors import ConfigError, UnavailableError
 from forecaster.store_uri import without_password
 
@@ -105,7 +106,7 @@ class _FileLock(BaseJournalFileLock):
 
 def _journal(path: pathlib.Path) -> BaseStorage:
     path = path.resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     lock = _FileLock(path)
     lock.acquire()
     try:

@@ -39,6 +39,8 @@ class ServingConfig:
         snapshot_seconds: how often the states that have changed are written.
         journal_seconds: observations leave the journal after this time, if no snapshot needs them.
         history: whether they go to Parquet files beside the journal, or are forgotten.
+        accept_loss_through: go on although records up to this one, which was acknowledged, are not all there any more;
+            the error that asks for it names the record.
         max_ahead_seconds: refuse observations of a time further in the future, which is a mistake.
         drain_seconds: time for requests under way at shutdown.
         balancer_wait_seconds: time between NOT_SERVING and refusing requests at shutdown.
@@ -68,6 +70,7 @@ class ServingConfig:
     snapshot_seconds: float = 60.0
     journal_seconds: float = 604_800.0
     history: bool = True
+    accept_loss_through: int | None = None
     max_ahead_seconds: float = 86_400.0
     drain_seconds: float = 10.0
     balancer_wait_seconds: float = 0.0

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from forecaster.durable_files import UNFINISHED, sync_folder, write_durably
+from forecaster.durable_files import UNFINISHED, make_folder, sync_folder, write_durably
 from forecaster.errors import StorageError
 from forecaster.serving.records import Columns
 
@@ -95,7 +95,7 @@ class History:
             merged.append(file)
             first = file.first
         whole = pl.concat(parts, how="diagonal")
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         self._write(self._folder / f"{first:016d}-{last:016d}{_SUFFIX}", whole)
         if merged:
             self.repair()

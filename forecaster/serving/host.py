@@ -83,6 +83,7 @@ def _open(tracking: TrackingConfig, config: ServingConfig) -> Source:
         tracking.model,
         lease_seconds=config.lease_seconds,
         lease_wait_seconds=config.lease_wait_seconds,
+        accepted_loss=config.accept_loss_through,
     )
     try:
         active = storage.snapshots.active()

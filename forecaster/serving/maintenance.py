@@ -143,6 +143,7 @@ class Maintenance:
     def _tidy(self) -> None:
         """Make the snapshots last, then let go of what they make unnecessary and of what deleted series left."""
         journal, snapshots = self._storage.journal, self._storage.snapshots
+        journal.sync()
         snapshots.sync()
         self._until_none_is_left(journal.erase)
         through = snapshots.complete_through(self._engine.lanes.active.bundle.fingerprint) or 0

@@ -7,6 +7,7 @@ import sqlite3
 import urllib.parse
 
 from forecaster.config import DurabilityName
+from forecaster.durable_files import make_folder, sync_folder
 from forecaster.errors import StorageError
 from forecaster.serving.sqlite_storage import SqliteStorage, own
 from forecaster.serving.storage import Storage
@@ -24,6 +25,7 @@ def open_storage(
     *,
     lease_seconds: float = 15.0,
     lease_wait_seconds: float | None = None,
+    accepted_loss: int | None = None,
 ) -> Storage:
     """Open the storage of one registered model, made if need be.
 
@@ -33,15 +35,17 @@ def open_storage(
         name: the registered model's; its files are in a subfolder of that name.
         lease_seconds: how long another server waits for a shared database after this one has gone silent.
         lease_wait_seconds: how long this one waits for another's lease; see `open_postgres`.
+        accepted_loss: go on although records up to this one, which was acknowledged, are not all there.
 
-    Raises StorageError if it is in use by another process, cannot be written, or is not a journal.
+    Raises StorageError if it is in use by another process, cannot be written, is not a journal, or ends before what
+    was acknowledged.
     """
     if durability == "none":
         return VolatileStorage()
     if state.startswith(POSTGRES):
         backend = importlib.import_module("forecaster.serving.postgres_storage")  # its driver is not needed elsewhere
         lease = {"lease_seconds": lease_seconds, "lease_wait_seconds": lease_wait_seconds}
-        shared: Storage = backend.open_postgres(state, durability, name, **lease)
+        shared: Storage = backend.open_postgres(state, durability, name, accepted_loss=accepted_loss, **lease)
         return shared
     if "://" in state and not state.startswith(SQLITE):
         raise StorageError(f"state {state!r} is not supported: give a folder, a sqlite:/// or a postgresql:// URL")
@@ -51,7 +55,7 @@ def open_storage(
         older, path = path, path.parent if path.name == "journal.db" else path.with_suffix("")
     folder = path / quoted(name) if name else path
     _take_over(older, folder / "journal.db")
-    return SqliteStorage.open(folder, durability)
+    return SqliteStorage.open(folder, durability, accepted_loss=accepted_loss)
 
 
 def quoted(name: str) -> str:
@@ -76,8 +80,9 @@ def _take_over(older: pathlib.Path, path: pathlib.Path) -> None:
                 database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             finally:
                 database.close()
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             older.rename(path)
+            sync_folder(path.parent)
         except (OSError, sqlite3.Error) as error:
             raise StorageError(
                 f"{older}: cannot be moved to {path}: {error}; check permissions and the file"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import psycopg
 
+from forecaster.serving.postgres_head import NOTE_REMOVED
 from forecaster.serving.postgres_session import Session
 from forecaster.serving.records import Columns, Deletion, Record, decode, encode, without
 
@@ -17,7 +18,6 @@ _TABLES = ("journal", "history", "attributes", "snapshots", "erasures")
 _ALWAYS = (-(2**63), 2**63 - 1)  # the time range of a deletion
 _NEVER = (2**63 - 1, -(2**63))  # and of what holds no observation
 
-NOTE_REMOVED = "UPDATE forecaster.leases SET removed_through = greatest(removed_through, %s) WHERE shard = %s"
 _WAITING = """
 SELECT series_id, sequence, scanned FROM forecaster.erasures WHERE shard = %s AND sequence <= %s
 ORDER BY scanned, sequence LIMIT %s

@@ -5,17 +5,16 @@ the next append removes what is there; so a StorageError means that nothing was 
 """
 
 import contextlib
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import psycopg
 
 from forecaster.errors import StorageError
-from forecaster.serving.postgres_erasure import NOTE_REMOVED, Erasure, times_us
+from forecaster.serving.postgres_erasure import Erasure, times_us
+from forecaster.serving.postgres_head import DROPPED, LAST, NOTE_DROPPED, NOTE_REMOVED, Head
 from forecaster.serving.postgres_session import OutcomeUnknownError, Session, Values
 from forecaster.serving.records import ATTRIBUTES, KIND_AT, Attributes, Columns, Deletion, Record, decode, encode, find
 
@@ -37,20 +36,12 @@ _INSERT_ATTRIBUTES = """
 INSERT INTO forecaster.attributes (shard, series_id, sequence, payload)
 SELECT %s, series_id, %s, payload FROM unnest(%b::text[], %b::bytea[]) AS one (series_id, payload)
 """
-_NOTE_DROPPED = "UPDATE forecaster.leases SET dropped_through = greatest(dropped_through, %s) WHERE shard = %s"
-_DROPPED = "SELECT dropped_through FROM forecaster.leases WHERE shard = %s"
 _INSERT_ERASURE = "INSERT INTO forecaster.erasures (shard, series_id, sequence) VALUES (%s, %s, %s)"
 _UNDO = (
     "DELETE FROM forecaster.journal WHERE shard = %s AND sequence > %s",
     "DELETE FROM forecaster.attributes WHERE shard = %s AND sequence > %s",
     "DELETE FROM forecaster.erasures WHERE shard = %s AND sequence > %s",
 )
-_LAST = """
-SELECT greatest(
-    (SELECT max(sequence) FROM forecaster.journal WHERE shard = one.shard),
-    (SELECT max(sequence) FROM forecaster.history WHERE shard = one.shard), removed_through)
-FROM forecaster.leases AS one WHERE shard = %s
-"""
 _ATTRIBUTES = """
 SELECT found.payload FROM (SELECT DISTINCT unnest(%b::text[]) COLLATE "C" AS series_id) AS wanted
 CROSS JOIN LATERAL (
@@ -97,26 +88,6 @@ kept AS (INSERT INTO forecaster.history SELECT * FROM taken
          WHERE %(keep)s AND (first_us <= last_us OR get_byte(payload, {KIND_AT}) = {ATTRIBUTES}))
 SELECT count(*), coalesce(max(sequence), 0) FROM taken
 """
-
-
-@dataclass(slots=True)
-class Head:
-    """The journal's end, shared by all sessions of the owner.
-
-    Args:
-        last: the last acknowledged sequence.
-        is_in_doubt: whether there may be records behind it, of an append that raised.
-        mutex: held by who appends.
-    """
-
-    last: int
-    is_in_doubt: bool = False
-    mutex: threading.Lock = field(default_factory=threading.Lock)
-
-
-def read_head(session: Session) -> Head:
-    """Return the end of what is stored; for a new owner, to whom everything there is acknowledged."""
-    return Head(int(session.rows(_LAST, (session.shard,))[0][0]))
 
 
 class PostgresJournal:
@@ -198,10 +169,10 @@ class PostgresJournal:
             found = connection.execute(_PRUNE, values | {"shard": self._session.shard}).fetchone()
             count, last = found or (0, 0)
             if count and not keep_history:
-                (after,) = connection.execute(_DROPPED, (self._session.shard,)).fetchone() or (0,)
+                (after,) = connection.execute(DROPPED, (self._session.shard,)).fetchone() or (0,)
                 bounds = {"shard": self._session.shard, "after": after, "through": last}
                 connection.execute(_OUTDATE_ATTRIBUTES, bounds)
-                connection.execute(_NOTE_DROPPED, (last, self._session.shard))
+                connection.execute(NOTE_DROPPED, (last, self._session.shard))
             if count:
                 connection.execute(NOTE_REMOVED, (last, self._session.shard))
             return int(count)
@@ -238,7 +209,7 @@ class PostgresJournal:
 
     def _dropped(self) -> int:
         """Return up to which record there is neither journal nor history that counts."""
-        return int(self._session.rows(_DROPPED, (self._session.shard,))[0][0])
+        return int(self._session.rows(DROPPED, (self._session.shard,))[0][0])
 
     def _newest_first(self, wanted: Columns) -> Iterator[Record]:
         """Yield the records that span the times of some rows, and deletions."""
@@ -278,7 +249,7 @@ class PostgresJournal:
         """Whether the append that ends there was kept; what was under way is over when this is known."""
 
         def work(connection: psycopg.Connection) -> bool:
-            found = connection.execute(_LAST, (self._session.shard,)).fetchone()
+            found = connection.execute(LAST, (self._session.shard,)).fetchone()
             return found is not None and int(found[0]) >= sequence
 
         return self._session.write(work)

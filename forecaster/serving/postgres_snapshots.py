@@ -6,7 +6,7 @@ changes nothing that could not be undone.
 
 from collections.abc import Iterator, Sequence
 
-from forecaster.serving.postgres_journal import Head
+from forecaster.serving.postgres_head import Head
 from forecaster.serving.postgres_session import Session
 from forecaster.serving.records import Snapshot
 from forecaster.serving.storage import Activation

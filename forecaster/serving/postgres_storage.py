@@ -16,7 +16,8 @@ except ImportError as missing:
 from forecaster.serving import postgres_schema
 from forecaster.serving.lease import Lease
 from forecaster.serving.postgres_connection import Database
-from forecaster.serving.postgres_journal import Head, PostgresJournal, read_head
+from forecaster.serving.postgres_head import Head, read_head
+from forecaster.serving.postgres_journal import PostgresJournal
 from forecaster.serving.postgres_session import Session
 from forecaster.serving.postgres_snapshots import PostgresSnapshots
 
@@ -70,6 +71,7 @@ def open_postgres(
     *,
     lease_seconds: float = 15.0,
     lease_wait_seconds: float | None = None,
+    accepted_loss: int | None = None,
 ) -> PostgresStorage:
     """Open a registered model's storage and own it until `close`.
 
@@ -80,8 +82,10 @@ def open_postgres(
         lease_seconds: how long others have to wait after this process has gone silent.
         lease_wait_seconds: how long to wait for another server's lease; None: until it runs out, but no longer than
             until that server renews it.
+        accepted_loss: go on although records up to this one, which was acknowledged, are not all there.
 
-    Raises ConfigError if the URL is none, and StorageError if the database cannot be used or another server has it.
+    Raises ConfigError if the URL is none, and StorageError if the database cannot be used, another server has it, or
+    the journal ends before what was acknowledged.
     """
     database = Database(url, synchronous=durability == "commit")
     try:
@@ -92,7 +96,8 @@ def open_postgres(
         raise database.failed("opened", error) from error
     session = Session(database, lease)
     try:
-        return PostgresStorage(session, read_head(session), lease)
+        head = read_head(session, durability=durability, accepted_loss=accepted_loss)
+        return PostgresStorage(session, head, lease)
     except BaseException:
         session.close()
         lease.close()

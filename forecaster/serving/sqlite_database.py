@@ -39,7 +39,7 @@ class Database:
         cache_bytes: int = 2 << 20,
         checkpoint_bytes: int = 4 << 20,
     ) -> None:
-        self.path, self.lock = path, lock
+        self.path, self.lock, self.is_synced = path, lock, is_synced
         self._log = path.with_name(path.name + "-wal")
         self._synced = -1  # rows that this connection had changed
         try:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from forecaster.errors import StorageError
+from forecaster.serving.high_water_mark import HighWaterMark
 from forecaster.serving.history import History
 from forecaster.serving.issued import Issued
 from forecaster.serving.records import Attributes, Columns, Deletion, Record, encode, find
@@ -42,6 +43,7 @@ class SqliteJournal:
         forget: removes the snapshots of deleted series; what it cannot do, `erase` does.
         pruning: takes the oldest records out.
         erasure: removes what deleted series left.
+        high_water: raised to what is as durable as promised.
     """
 
     def __init__(
@@ -52,9 +54,10 @@ class SqliteJournal:
         forget: Callable[[Mapping[str, int]], None],
         pruning: Pruning,
         erasure: Erasure,
+        high_water: HighWaterMark,
     ) -> None:
         self._database, self._history, self._deleted, self._forget = database, history, deleted, forget
-        self._pruning, self._erasure = pruning, erasure
+        self._pruning, self._erasure, self._high_water = pruning, erasure, high_water
 
     def append(self, *records: Record) -> int:
         """See `Journal.append`."""
@@ -62,7 +65,7 @@ class SqliteJournal:
         rows = [(now_us, *times(record), encode(record)) for record in records]
         if len(rows) <= _FEW_RECORDS and all(isinstance(record, _ROWS) for record in records):
             values = [value for k, row in enumerate(rows, start=1) for value in (k, *row)]
-            return max(int(row[0]) for row in self._database.commit(_appending(len(rows)), values))
+            return self._reached(max(int(row[0]) for row in self._database.commit(_appending(len(rows)), values)))
         deleted: dict[str, int] = {}
         with self._database.transaction() as connection:
             sequence = int(connection.execute(LAST_SEQUENCE).fetchone()[0])
@@ -76,7 +79,7 @@ class SqliteJournal:
             with self._database.lock:
                 self._deleted.update(deleted)  # from here on no older snapshot counts
             self._forget(deleted)
-        return sequence
+        return self._reached(sequence)
 
     def last_sequence(self) -> int:
         """See `Journal.last_sequence`."""
@@ -153,7 +156,17 @@ class SqliteJournal:
 
     def sync(self) -> None:
         """See `Journal.sync`."""
+        last = self.last_sequence()
         self._database.sync()
+        self._high_water.reach(last)
+        if self._database.is_synced:  # else it is called every second, and the system writes the mark back soon enough
+            self._high_water.sync()
+
+    def _reached(self, sequence: int) -> int:
+        """Return a sequence; under `commit` what ends there is on the disk, and from here on it must not be missing."""
+        if self._database.is_synced:
+            self._high_water.reach(sequence)
+        return sequence
 
     def _pruned_attributes(self, after: int, last: int) -> Iterator[tuple[int, Attributes]]:
         """Yield what the records up to one that is in the history gave of static covariates, in order."""

@@ -20,6 +20,7 @@ SCHEMA = (
     " checksum INTEGER NOT NULL, state BLOB NOT NULL)",
     "CREATE UNIQUE INDEX IF NOT EXISTS snapshots_of_series ON snapshots (model, series_id)",
 )
+HIGHEST = "SELECT coalesce(max(max(highest, coalesce(complete_through, 0))), 0) FROM models"
 _PAGE = 1000  # snapshots of one query or of one transaction that removes some
 
 
@@ -158,6 +159,16 @@ class SqliteSnapshots:
                 whole = None if gone.rowcount or complete is None else min(complete, sequence)
                 values = (sequence, whole, model)
                 connection.execute(f"UPDATE models SET highest = ?, complete_through = ? {of_model}", values)
+
+    def highest(self) -> int:
+        """Return the last sequence that any of them knows of, 0 if there are none."""
+        return int(self._database.rows(HIGHEST)[0][0])
+
+    def complete_all(self, sequence: int) -> None:
+        """Note that those that were complete hold all up to a record: nothing before it is left to be replayed."""
+        with self._database.transaction() as connection:
+            query = "UPDATE models SET complete_through = ? WHERE complete_through IS NOT NULL"
+            connection.execute(query, (sequence,))
 
     def _counts(self, snapshot: Snapshot) -> bool:
         return snapshot.sequence >= self._deleted.get(snapshot.series_id, 0)

@@ -1,7 +1,8 @@
 """Journal, snapshots and history of one model in a folder, owned by one process.
 
 journal.db      the journal                    journal.db.lock   held by the server that owns the folder
-snapshots.db    a cache, rebuilt if need be    history/          Parquet files of what left the journal
+journal.mark    its last sequence              history/          Parquet files of what left the journal
+snapshots.db    a cache, rebuilt if need be
 """
 
 import contextlib
@@ -16,11 +17,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from forecaster.config import DurabilityName
-from forecaster.durable_files import sync_folder
+from forecaster.durable_files import make_folder, sync_folder
 from forecaster.errors import StorageError
 from forecaster.serving import sqlite_schema
+from forecaster.serving.high_water_mark import HighWaterMark
 from forecaster.serving.history import History
 from forecaster.serving.sqlite_database import Database
+from forecaster.serving.sqlite_end import check_folder, settle
 from forecaster.serving.sqlite_erasure import Erasure
 from forecaster.serving.sqlite_journal import SqliteJournal
 from forecaster.serving.sqlite_pruning import Pruning
@@ -39,6 +42,7 @@ class _Shared:
     folder: pathlib.Path
     durability: DurabilityName
     owned: io.TextIOBase
+    high_water: HighWaterMark
     journal_lock: threading.Lock = field(default_factory=threading.Lock)
     snapshots_lock: threading.Lock = field(default_factory=threading.Lock)
     deleted: dict[str, int] = field(default_factory=dict)
@@ -64,21 +68,28 @@ class SqliteStorage:
             erasing = (self._forget_durably, self._truncate_logs)
             erasure = Erasure(self._database, self._history, shared.deleted, *erasing)
             self._pruning = Pruning(self._database, self._history, shared.deleted, self._cache.sync)
-            beside = (self._history, shared.deleted, self._forget, self._pruning, erasure)
+            beside = (self._history, shared.deleted, self._forget, self._pruning, erasure, shared.high_water)
             self._journal = SqliteJournal(self._database, *beside)
             if is_owner:
                 self._recover()
             undo.pop_all()
 
     @classmethod
-    def open(cls, folder: pathlib.Path, durability: DurabilityName) -> "SqliteStorage":
-        """Open a folder, made if need be; raises StorageError if another process has it, or a file is broken."""
-        owned = own(folder / "journal.db")
-        try:
-            return cls(_Shared(folder, durability, owned), is_owner=True)
-        except BaseException:
-            owned.close()
-            raise
+    def open(
+        cls, folder: pathlib.Path, durability: DurabilityName, *, accepted_loss: int | None = None
+    ) -> "SqliteStorage":
+        """Open a folder, made if need be.
+
+        Raises StorageError if another process has it, a file is broken, or the journal ends before what was
+        acknowledged and `accepted_loss` is not the last sequence that was.
+        """
+        with contextlib.ExitStack() as undo:
+            owned = undo.enter_context(own(folder / "journal.db"))
+            high_water = undo.enter_context(contextlib.closing(HighWaterMark(folder / "journal.mark")))
+            check_folder(folder, high_water, durability=durability, accepted=accepted_loss)
+            storage = cls(_Shared(folder, durability, owned, high_water), is_owner=True)
+            undo.pop_all()
+        return storage
 
     @property
     def journal(self) -> SqliteJournal:
@@ -102,6 +113,9 @@ class SqliteStorage:
         self._cache.close()
         self._database.close()
         if self._is_owner:
+            with contextlib.suppress(StorageError):  # it lags then, which is all that a power cut may do to it
+                self._shared.high_water.sync()
+            self._shared.high_water.close()
             self._shared.owned.close()
 
     def _recover(self) -> None:
@@ -110,7 +124,9 @@ class SqliteStorage:
         self._pruning.finish()
         waiting = "SELECT series_id, max(sequence) FROM erasures GROUP BY series_id"
         self._shared.deleted.update(self._database.rows(waiting))
-        self._snapshots.forget_after(self._journal.last_sequence())
+        end = self._journal.last_sequence()
+        settle(self._database, self._snapshots, self._shared.high_water, end=end)
+        self._shared.high_water.reach(self._journal.last_sequence())
         self._snapshots.forget(self._shared.deleted)
         self._truncate_logs()  # they may hold what was erased
         sync_folder(self._shared.folder)
@@ -135,7 +151,7 @@ class SqliteStorage:
 def own(path: pathlib.Path) -> io.TextIOBase:
     """Own a journal's file until what is returned is closed; raises StorageError if another process does."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         lock = path.with_name(path.name + ".lock").open("w")
     except OSError as error:
         raise StorageError(f"{path}: cannot be opened: {error.strerror}; check the path and permissions") from error

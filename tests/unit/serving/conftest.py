@@ -1,9 +1,11 @@
 """The storages that the contract suite runs against, and what swaps of small fleets need."""
 
 import pathlib
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
+import psycopg
 import pytest
 
 from forecaster.serving.opening import open_storage
@@ -27,6 +29,32 @@ def opener(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Opener:
         url = request.getfixturevalue("contract_database")
         return lambda: open_postgres(url, "commit", str(tmp_path), lease_wait_seconds=0)
     return sqlite_opener(tmp_path / "state")
+
+
+@pytest.fixture
+def accepting(request: pytest.FixtureRequest, opener: Opener, tmp_path: pathlib.Path) -> Opener:
+    """Return how the same place is opened by who accepts that records up to the eighth are lost."""
+    if "postgres" in request.node.name:
+        url = request.getfixturevalue("contract_database")
+        return lambda: open_postgres(url, "commit", str(tmp_path), lease_wait_seconds=0, accepted_loss=8)
+    return sqlite_opener(tmp_path / "state", accepted_loss=8)
+
+
+@pytest.fixture
+def lose(request: pytest.FixtureRequest, opener: Opener, tmp_path: pathlib.Path) -> Callable[[Storage, int], None]:
+    """Return what closes a storage and takes the records behind a sequence away, as damage does."""
+
+    def lose(storage: Storage, end: int) -> None:
+        storage.close()
+        if "postgres" in request.node.name:
+            with psycopg.connect(request.getfixturevalue("contract_database")) as connection:
+                query = "DELETE FROM forecaster.journal WHERE shard = %s AND sequence > %s"
+                connection.execute(query, (str(tmp_path), end))
+            return
+        with closing(sqlite3.connect(tmp_path / "state" / "a model" / "journal.db")) as database, database:
+            database.execute("DELETE FROM journal WHERE sequence > ?", (end,))
+
+    return lose
 
 
 @pytest.fixture(params=["durable", "none"])

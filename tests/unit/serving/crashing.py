@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from forecaster.serving.high_water_mark import HighWaterMark
 from forecaster.serving.records import Attributes, Deletion, Record, Snapshot
 from forecaster.serving.storage import Storage
 from tests.unit.lives import live_until_one_ends
@@ -104,6 +105,7 @@ class Killer:
         sqlite3.connect = watched  # type: ignore[assignment]
         for holder, name in ((os, "replace"), (os, "fsync"), (os, "unlink"), (os, "rename"), (os, "mkdir")):
             setattr(holder, name, self._counted(getattr(holder, name)))
+        HighWaterMark.reach = self._counted(HighWaterMark.reach)  # type: ignore[method-assign]
 
     def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*args: Any, **options: Any) -> Any:

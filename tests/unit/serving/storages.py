@@ -75,6 +75,8 @@ def erase_all(storage: Storage) -> int:
     return done
 
 
-def sqlite_opener(folder: pathlib.Path, durability: DurabilityName = "commit") -> Opener:
+def sqlite_opener(
+    folder: pathlib.Path, durability: DurabilityName = "commit", *, accepted_loss: int | None = None
+) -> Opener:
     """Return how a folder is opened, again and again."""
-    return lambda: open_storage(str(folder), durability, "a model")
+    return lambda: open_storage(str(folder), durability, "a model", accepted_loss=accepted_loss)
