@@ -13,6 +13,7 @@ Context = Literal["initial", "input", "both"]
 Attention = Literal["none", "additive", "dot"]
 Head = Literal["quantiles", "gaussian", "student_t", "negative_binomial", "categorical"]
 Initialization = Literal["orthogonal", "xavier", "identity"]
+Statistics = Literal["robust", "plain"]
 
 _QUANTILE_LEVELS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975)
 _CHOICES = {
@@ -21,6 +22,7 @@ _CHOICES = {
     "decoder": get_args(Decoder),
     "context": get_args(Context),
     "attention": get_args(Attention),
+    "statistics": get_args(Statistics),
 }
 _RANGES = {
     "hidden_size": (1, 4096),
@@ -48,6 +50,8 @@ class ModelConfig:
         horizon: the longest horizon, in steps.
         season_lengths: in steps, ascending; left out, they follow from the frequency (hourly: 24, 168).
         timescale: over how many steps the running level and scale forget; left out, the longest season.
+        statistics: robust (a value far from all that was expected counts as missing, unless more such follow) or plain
+            (every value counts).
         quantile_levels: the probabilities to learn, ascending, symmetric or not, with 0.5 among them.
         min_history: observed steps that a series needs before it is forecast; left out, one short season.
         dropout: probability of dropping an encoder output during training.
@@ -79,6 +83,7 @@ class ModelConfig:
     horizon: int = 24
     season_lengths: tuple[int, ...] | None = None
     timescale: int | None = None
+    statistics: Statistics = "robust"
     quantile_levels: tuple[float, ...] = _QUANTILE_LEVELS
     min_history: int | None = None
     dropout: float = 0.1

@@ -23,6 +23,9 @@ from forecaster.model.seq2seq import Seq2Seq
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 _FORMAT = 2
+# What a bundle means that was written before a field was known. Such values are not written either, so that the
+# fingerprint of a bundle that is read and written again is what it was.
+_BEFORE = {"statistics": "plain"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,7 @@ def _describe(model: Model, frequency: str, max_gap_steps: int) -> dict[str, Any
         "frequency": frequency,
         "step_us": model.step_us,
         "max_gap_steps": max_gap_steps,
-        "model": to_dict(model.config),
+        "model": {k: v for k, v in to_dict(model.config).items() if k not in _BEFORE or v != _BEFORE[k]},
         "covariates": model.covariates.to_dict(),
     }
 
@@ -120,7 +123,7 @@ def _model_config(fields: dict[str, Any]) -> ModelConfig:
     if unknown := sorted(set(fields) - known):
         raise ConfigError(f"unknown model fields {', '.join(unknown)}: made by a newer version?")
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-    return ModelConfig(**values)
+    return ModelConfig(**(_BEFORE | values))
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:

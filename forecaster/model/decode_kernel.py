@@ -9,6 +9,7 @@ import math
 import numpy as np
 
 from forecaster.model.compiling import entry, part, units
+from forecaster.model.decoder import MOST_SCALES
 from forecaster.model.kernels import (
     ONE,
     TILE,
@@ -31,14 +32,14 @@ _FAR = f4(1e30)
 
 @part
 def _origin(sums, changes, static, frame, z):
-    """Write level, scale, unit and newest value of a series, and what the decoder sees of it besides its summary."""
-    level, scale = statistics(sums, changes)
+    """Write a series' level, scale, unit, newest value and reach, and what a decoder sees of it besides its summary."""
+    level, scale, reach = statistics(sums, changes)
     seen, count = sums[0] > 0, changes.size
-    newest = (sums[4] - level) / scale if seen else 0.0
+    newest = min(max((sums[4] - level) / scale, -MOST_SCALES), MOST_SCALES) if seen else 0.0
     unit = changes[0] if count == 1 else np.inf
     for c in range(1, count):
         unit = min(unit, changes[c])
-    frame[0], frame[1], frame[2], frame[3] = level, scale, unit, newest
+    frame[0], frame[1], frame[2], frame[3], frame[4] = level, scale, unit, newest, reach
     for c in range(count):
         z[c] = math.log(changes[c] / scale)
     copy(static, z[count : count + static.size])
@@ -69,17 +70,21 @@ def _deepen(x, middle, bias):
 
 
 @part
-def _candidates(ring, ring_observed, position, lags, level, scale, candidates, seen):
-    """Write the normalised values whole lags before the steps ahead [S, D], zero where missing, and which there are."""
-    horizon = candidates.shape[1]
+def _candidates(ring, ring_observed, position, lags, frame, candidates, seen):
+    """Write the normalised values whole lags before the steps ahead [S, D], zero where missing, and which there are.
+
+    A value that is not believed counts as missing.
+    """
+    level, scale, reach, horizon = frame[0], frame[1], frame[4], candidates.shape[1]
     for k in range(len(lags)):
         first = (position - lags[k]) % ring.size
         for low in range(0, horizon, lags[k]):  # a season after the other, from the same one's values
             at = first
             for d in range(low, min(low + lags[k], horizon)):
-                there = ring_observed[at]
+                distance = ring[at] - level
+                there = ring_observed[at] and abs(distance) <= reach
                 seen[k, d] = there
-                candidates[k, d] = (ring[at] - level) / scale if there else 0.0
+                candidates[k, d] = min(max(distance / scale, -MOST_SCALES), MOST_SCALES) if there else 0.0
                 at += 1
                 if at == ring.size:
                     at = 0
@@ -199,7 +204,7 @@ def predict(slab, slots, out, future, static, plan, weights):
     (members, inputs, width), count, horizon = origin.shape, len(lags), out.shape[1]
     size, known, candidates = hidden.shape[2], 2 * count + 2 * len(periods), count + 2
     tile = min(TILE, len(slots))
-    z, frame, context = np.empty((tile, inputs), f4), np.empty((tile, 4)), np.empty((members, tile, width), f4)
+    z, frame, context = np.empty((tile, inputs), f4), np.empty((tile, 5)), np.empty((members, tile, width), f4)
     changes, now, features = (
         np.empty(count + 1),
         np.empty(2 * len(periods), f4),
@@ -222,8 +227,8 @@ def predict(slab, slots, out, future, static, plan, weights):
                 add(context[k, i], origin_bias[k], ONE)
         for i in range(n):
             s = some[i]
-            level, scale, unit, newest = frame[i]
-            _candidates(ring[s], ring_observed[s], position[s], lags, level, scale, values, seen)
+            level, scale, unit, newest = frame[i, :4]
+            _candidates(ring[s], ring_observed[s], position[s], lags, frame[i], values, seen)
             fill(values[count], newest)
             fill(seen[count], z[i, inputs - 1])
             for k in range(count):

@@ -21,6 +21,8 @@ from forecaster.model.discrete_heads import CategoricalHead, NegativeBinomialHea
 from forecaster.model.heads import Frame, GaussianHead, QuantileHead, StudentTHead
 from forecaster.model.normalizer import Statistics, soft_clip
 
+MOST_SCALES = 1e15  # from the level, of a candidate
+
 AnyHead = QuantileHead | GaussianHead | StudentTHead | NegativeBinomialHead | CategoricalHead
 
 
@@ -31,7 +33,7 @@ class Origins(NamedTuple):
         context: the encoder's summary, float32 [N, H].
         statistics: [N] each.
         seasonal: the values one lag before each horizon step, float64 [N, D, S].
-        seasonal_observed: bool [N, D, S].
+        seasonal_observed: and believed, bool [N, D, S].
         ahead: of each horizon step, calendar and known-future covariates, float32 [N, D, F].
         static: float32 [N, E].
         memory: the encoder's last outputs, float32 [N, K, H]; K = 0 without attention.
@@ -124,9 +126,14 @@ class StepFeatures(nn.Module):
         seasonal = torch.where(origins.seasonal_observed, (origins.seasonal - level) / scale, 0.0)
         shape = (*seasonal.shape[:2], 1)
         newest = torch.where(seen, (last - level) / scale, 0.0).expand(shape)
-        candidates = torch.cat([seasonal, newest, torch.zeros_like(newest)], dim=-1).float()
+        candidates = in_float(torch.cat([seasonal, newest, torch.zeros_like(newest)], dim=-1))
         always = torch.ones(shape, dtype=torch.bool, device=seasonal.device)
         return candidates, torch.cat([origins.seasonal_observed, seen.expand(shape), always], dim=-1)
+
+
+def in_float(candidates: Tensor) -> Tensor:
+    """Return normalised values as float32, which has no number for some of them: gates of zero would make that NaN."""
+    return candidates.clamp(-MOST_SCALES, MOST_SCALES).float()
 
 
 class Readout(nn.Module):

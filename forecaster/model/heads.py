@@ -23,6 +23,7 @@ from forecaster.model.quantiles import interpolate_quantiles, pinball_loss
 
 _MIN_SPREAD = 1e-3  # in units: a narrower density would be one point
 _MAX_DEGREES = 60.0  # of freedom: beyond, Student's t is a Gaussian
+_MOST_UNITS = 1e15  # of a target from the level
 
 
 class Frame(NamedTuple):
@@ -214,7 +215,8 @@ def _by_level(head: Head, parameters: Tensor, levels: Sequence[float], frame: Fr
 
 
 def _in_units(target: Tensor, frame: Frame) -> Tensor:
-    return ((target - frame.level) / frame.unit).float()
+    # A series that was constant has no unit to speak of; the squares of what it is told in are float32's numbers still.
+    return ((target - frame.level) / frame.unit).clamp(-_MOST_UNITS, _MOST_UNITS).float()
 
 
 def _zero_linear(hidden_size: int, outputs: int) -> nn.Linear:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from forecaster.model.memory import Extended
 from forecaster.model.normalizer import Statistics, soft_clip
-from forecaster.model.observations import Observations
 
 _MIN_MEMORY = 24  # values kept for recognising a retry even where no season is long
 
@@ -53,22 +52,28 @@ def absolute_changes(extended: Extended, lags: Sequence[int], memory: int) -> Te
     return torch.stack(columns, dim=-1)
 
 
-def value_inputs(
-    observations: Observations, extended: Extended, stats: Statistics, lags: Sequence[int], memory: int
-) -> Tensor:
+def value_inputs(extended: Extended, believed: Tensor, stats: Statistics, lags: Sequence[int], memory: int) -> Tensor:
     """Return value, mask, lags with masks, relative scale and changes, float32 [B, T, `value_size`].
 
-    The value and its mask come first, which a network that remembers only its output relies on.
+    The value and its mask come first, which a network that remembers only its output relies on. What is not believed
+    is masked as if it were missing.
+
+    Args:
+        extended: the memory and the steps, [B, M + T].
+        believed: which steps' values are observed and believed, bool [B, T].
+        stats: [B, T] each.
+        lags: S of them.
+        memory: M.
     """
-    steps = observations.values.shape[1]
+    steps = believed.shape[1]
     level, scale = stats.level, stats.scale
-    columns = [(observations.values - level) / scale, observations.observed.double()]
-    columns[0] = torch.where(observations.observed, columns[0], 0.0)
+    columns = [torch.where(believed, (extended.values[:, memory:] - level) / scale, 0.0), believed.double()]
     for lag in lags:
         for back in (lag - 1, lag):  # the same season as the next step, and as this one
             window = slice(memory - back, memory - back + steps)
-            seen = extended.observed[:, window]
-            columns += [torch.where(seen, (extended.values[:, window] - level) / scale, 0.0), seen.double()]
+            values = extended.values[:, window]
+            seen = extended.observed[:, window] & stats.believes(values)
+            columns += [torch.where(seen, (values - level) / scale, 0.0), seen.double()]
     columns.append(torch.log(scale / (scale + level.abs())))
     columns += torch.log(stats.changes / scale[..., None]).unbind(-1)
     return soft_clip(torch.stack(columns, dim=-1).float())

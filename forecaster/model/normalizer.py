@@ -5,6 +5,9 @@ distance from the level just before them. All four sums obey x_t = ρ·x_{t-1} +
 only lets them fade (their ratios stay), the start needs no prior (the weights are summed beside the values),
 and many steps are a triangular matrix product instead of a loop.
 
+These are the plain statistics (`model.statistics`), in which every value counts; `robust_normalizer` has those that one
+value cannot move. What both mean is a `Statistics`.
+
 Knows nothing of recurrent cells or of seasons.
 
 Shapes: B series, T steps.
@@ -19,6 +22,8 @@ _LEVEL = 5  # weight, level sum, deviation weight, deviation sum, last observed 
 _BLOCK = 64
 RELATIVE_FLOOR = 1e-9
 CHANGE_FLOOR = 1e-3  # of the scale
+FADED = 1e-200  # a weight that is left after any number of missing steps; one new value outweighs it for good
+LEAST_SCALE = 1e-290  # far from where float64 loses digits
 
 
 def width(num_changes: int) -> int:
@@ -29,7 +34,8 @@ def width(num_changes: int) -> int:
 class Statistics(NamedTuple):
     """The statistics just after each step, float64 [B, T]; `seen` is false before the first value.
 
-    `changes` [B, T, C] are the mean absolute changes over each of the lags; where none is known yet, the scale.
+    `changes` [B, T, C] are the mean absolute changes over each of the lags; where none is known yet, the scale. A value
+    of the past further than `reach` from the level is not believed, and looked at as missing.
     """
 
     level: Tensor
@@ -37,28 +43,50 @@ class Statistics(NamedTuple):
     last: Tensor
     seen: Tensor
     changes: Tensor
+    reach: Tensor
+
+    def believes(self, values: Tensor) -> Tensor:
+        """Return which values [B, T, ...] lie within the reach of the level."""
+        level, reach = (part.reshape(part.shape + (1,) * (values.dim() - part.dim())) for part in (self[0], self[5]))
+        return (values - level).abs() <= reach
 
 
 def decayed_sums(carry: Tensor, inputs: Tensor, decay: float) -> Tensor:
     """Return x_t = decay · x_{t-1} + u_t for every t.
 
     Args:
-        carry: x before the first step, [B, K].
-        inputs: u, [B, T, K].
+        carry: x before the first step, [B, 2 K]: K weights, and what each of them is the weight of.
+        inputs: u, [B, T, 2 K].
         decay: ρ in (0, 1).
 
     Returns:
-        x, [B, T, K]. Computed in blocks of 64 steps: x_i = Σ_j≤i ρ^(i-j) u_j + ρ^(i+1) x_carry.
+        x, [B, T, 2 K]. Computed in blocks of 64 steps: x_i = Σ_j≤i ρ^(i-j) u_j + ρ^(i+1) x_carry. No weight fades below
+        `FADED`, and what it is the weight of no further either, so that their ratio stays.
     """
     outputs = []
     for block in inputs.split(_BLOCK, dim=1):
         steps = torch.arange(block.shape[1], dtype=inputs.dtype, device=inputs.device)
         powers = decay ** (steps[:, None] - steps[None, :]).clamp_min(0.0)
         within = torch.einsum("ij,bjk->bik", powers.tril(), block)
-        sums = within + decay ** (steps + 1)[None, :, None] * carry[:, None, :]
+        sums = within + _kept(carry, decay ** (steps + 1)) * carry[:, None, :]
         carry = sums[:, -1]
         outputs.append(sums)
     return torch.cat(outputs, dim=1)
+
+
+def fade(sums: Tensor, steps: Tensor, timescale: int) -> Tensor:
+    """Return the sums [B, W] after so many missing steps, int64 [B]: what `normalize` makes of them, in closed form."""
+    kept = (1.0 - 1.0 / timescale) ** steps.double()
+    level, spread, moved = sums[:, :2], sums[:, 2:4], sums[:, _LEVEL:]
+    first, second, third = (_kept(part, kept[:, None])[:, 0] * part for part in (level, spread, moved))
+    return torch.cat([first, second, sums[:, 4:_LEVEL], third], dim=-1)
+
+
+def _kept(carry: Tensor, powers: Tensor) -> Tensor:
+    """Return what of a carry [B, 2 K] is left where `powers` [T] or [B, T] of it would be, [B, T, 2 K]."""
+    weights = carry[:, None, : carry.shape[1] // 2]
+    least = torch.where(weights > 0, FADED / weights, 0.0).clamp_max(1.0)
+    return powers[..., None].maximum(least).repeat(1, 1, 2)
 
 
 def last_observed(carry: Tensor, values: Tensor, observed: Tensor) -> Tensor:
@@ -108,10 +136,11 @@ def statistics(sums: Tensor) -> Statistics:
     scale = _ratio(sums[..., 3], sums[..., 2])
     fallback = torch.where(magnitude > 0, magnitude, 1.0)  # nothing has varied yet
     # Below the floor it is rounding, which depends on how the steps were batched.
-    scale = torch.where(scale > magnitude * RELATIVE_FLOOR, scale, fallback)
+    scale = torch.where(scale > magnitude * RELATIVE_FLOOR, scale, fallback).clamp_min(LEAST_SCALE)
     weight, moved = sums[..., _LEVEL:].chunk(2, dim=-1)
     changes = torch.where(weight > 0, _ratio(moved, weight), scale[..., None])
-    return Statistics(level, scale, sums[..., 4], sums[..., 0] > 0, changes.maximum(scale[..., None] * CHANGE_FLOOR))
+    changes = changes.maximum(scale[..., None] * CHANGE_FLOOR)
+    return Statistics(level, scale, sums[..., 4], sums[..., 0] > 0, changes, torch.full_like(level, torch.inf))
 
 
 def soft_clip(x: Tensor, limit: float = 10.0) -> Tensor:

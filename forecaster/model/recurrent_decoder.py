@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from forecaster.config import ModelConfig
 from forecaster.model.cells import make_stack
-from forecaster.model.decoder import Decoded, Origins, Readout, Sizes, StepFeatures
+from forecaster.model.decoder import Decoded, Origins, Readout, Sizes, StepFeatures, in_float
 from forecaster.model.normalizer import soft_clip
 from forecaster.model.state import State
 
@@ -146,7 +146,7 @@ def _moves(origins: Origins) -> tuple[Tensor, Tensor]:
     known = origins.seasonal_observed[:, 1:] & origins.seasonal_observed[:, :-1]
     moves = origins.seasonal.diff(dim=1) / origins.statistics.scale[:, None, None]
     first = (0, 0, 1, 0)  # nothing is known of the move into the first step
-    return functional.pad(torch.where(known, moves, 0.0).float(), first), functional.pad(known, first)
+    return functional.pad(in_float(torch.where(known, moves, 0.0)), first), functional.pad(known, first)
 
 
 def _candidates(plan: Plan, steps: slice, before: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,7 +161,7 @@ def _candidates(plan: Plan, steps: slice, before: Tensor) -> tuple[Tensor, Tenso
         before: float64 [N, X]; of one step, its P paths, [N, P].
     """
     frame, x = plan.origins.frame, before.shape[1]
-    newest = ((before - frame.level) / frame.scale).float()[..., None]
+    newest = in_float((before - frame.level) / frame.scale)[..., None]
     seen = torch.ones_like(newest, dtype=torch.bool)
     here = [
         part[:, steps].expand(-1, x, -1) for part in (plan.candidates, plan.available, plan.moves, plan.moves_known)

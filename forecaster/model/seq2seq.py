@@ -23,12 +23,13 @@ from forecaster.model.cells import make_stack
 from forecaster.model.covariates import NO_COVARIATES, CovariateInputs, CovariateSpec
 from forecaster.model.decoder import Decoded, Origins, Sizes
 from forecaster.model.direct_decoder import DirectDecoder
-from forecaster.model.inputs import absolute_changes, memory_steps, seasonal_lags, steps_back, value_inputs, value_size
+from forecaster.model.inputs import memory_steps, seasonal_lags, steps_back, value_inputs, value_size
 from forecaster.model.memory import Extended
-from forecaster.model.normalizer import Statistics, normalize, soft_clip, statistics, width
+from forecaster.model.normalizer import Statistics, soft_clip
 from forecaster.model.observations import Encoded, Observations
 from forecaster.model.output_recurrence import OutputRecurrentStack
 from forecaster.model.recurrent_decoder import RecurrentDecoder
+from forecaster.model.running_statistics import RunningStatistics
 from forecaster.model.sampling import Paths, quantiles_of, sample_paths
 from forecaster.model.state import State, StateSpec, TensorSpec
 
@@ -59,9 +60,10 @@ class Seq2Seq(nn.Module):
         config = config.resolve(step_us)
         self.config, self.step_us, self.covariates = config, step_us, covariates
         assert config.timescale is not None
-        self.timescale = config.timescale
         self.lags = seasonal_lags(config.season_lengths or ())
         self.memory = memory_steps(config.season_lengths or ())
+        robust = config.statistics == "robust"
+        self.running = RunningStatistics(config.timescale, self.lags, self.memory, robust=robust)
         self.attended = 0 if config.attention == "none" else config.attention_steps
         calendar = calendar_size(step_us) if config.calendar else 0
         self.inputs = CovariateInputs(covariates)
@@ -81,7 +83,7 @@ class Seq2Seq(nn.Module):
             [
                 *self.encoder.state_spec(),
                 *attention,
-                TensorSpec("normalizer", (width(1 + len(self.lags)),), torch.float64),
+                TensorSpec("normalizer", (self.running.width,), torch.float64),
                 TensorSpec("ring", (self.memory,), torch.float64),
                 TensorSpec("ring_observed", (self.memory,), torch.bool),
                 TensorSpec("position", (), torch.int64),
@@ -114,11 +116,10 @@ class Seq2Seq(nn.Module):
         position = state["position"]
         past = ring_memory.unroll(state["ring"], state["ring_observed"], position)
         extended = ring_memory.extend(past, observations.values, observations.observed)
-        changes = absolute_changes(extended, self.lags, self.memory)
-        carry = state["normalizer"]
-        sums, stats = normalize(carry, observations.values, observations.observed, changes, self.timescale)
+        sums, stats, believed = self.running.advance(state["normalizer"], extended)
         static = self.inputs.static(state)
-        recurrent, context = self.encoder(state, self._encoder_inputs(observations, extended, stats, static), lengths)
+        inputs = self._encoder_inputs(observations, extended, stats, believed, static)
+        recurrent, context = self.encoder(state, inputs, lengths)
         ends = torch.full_like(position, steps) if lengths is None else lengths.to(position)
         ring = ring_memory.roll_up(extended, position, ends, self.memory)
         last = (ends - 1)[:, None]
@@ -196,7 +197,7 @@ class Seq2Seq(nn.Module):
         context = self.encoder.summary(state)[:, None]
         known = Encoded(
             context,
-            Statistics(*(x[:, None] for x in statistics(state["normalizer"]))),
+            Statistics(*(x[:, None] for x in self.running.of(state["normalizer"]))),
             Extended(ring.values, ring.observed),
             state["time_us"][:, None],
             self.inputs.static(state),
@@ -250,10 +251,10 @@ class Seq2Seq(nn.Module):
         return Prediction(quantiles[:, :horizon], ended[:, :horizon])
 
     def _encoder_inputs(
-        self, observations: Observations, extended: Extended, stats: Statistics, static: Tensor
+        self, observations: Observations, extended: Extended, stats: Statistics, believed: Tensor, static: Tensor
     ) -> Tensor:
         """Return the encoder's inputs, float32 [B, T, I]."""
-        values = value_inputs(observations, extended, stats, self.lags, self.memory)
+        values = value_inputs(extended, believed, stats, self.lags, self.memory)
         parts = [values, self._calendar(observations.time_us)]
         if self.inputs.dynamic_size:
             covariates = observations.covariates
@@ -285,11 +286,13 @@ class Seq2Seq(nn.Module):
         if self.inputs.future_size:
             ahead = torch.cat([ahead, self.inputs.future(self.inputs.padded(future, n, horizon).to(device))], dim=-1)
         static = encoded.static.repeat_interleave(steps.shape[0], dim=0)
+        stats = Statistics(*(x[:, steps].flatten(0, 1) for x in encoded.statistics))
+        seasonal = encoded.extended.values[:, index].reshape(shape)
         return Origins(
             encoded.context[:, steps].flatten(0, 1),
-            Statistics(*(x[:, steps].flatten(0, 1) for x in encoded.statistics)),
-            encoded.extended.values[:, index].reshape(shape),
-            encoded.extended.observed[:, index].reshape(shape),
+            stats,
+            seasonal,
+            encoded.extended.observed[:, index].reshape(shape) & stats.believes(seasonal),
             ahead,
             static,
             *recent_outputs(encoded.outputs, encoded.position, steps + offset, self.attended),

@@ -22,6 +22,8 @@ from forecaster.model.kernels import (
     soft_clip,
     tanh,
 )
+from forecaster.model.normalizer import FADED
+from forecaster.model.normalizer_kernel import advance as count_believed
 from forecaster.model.normalizer_kernel import statistics
 
 KINDS = ("gru", "lstm", "rnn_tanh", "rnn_relu")
@@ -38,12 +40,21 @@ def _look_back(ring, ring_observed, turn, value, lags, past):
 
 
 @part
+def _fade(sums, weight, weighed, decay):
+    if sums[weight] > 0:
+        kept = max(decay, min(FADED / sums[weight], 1.0))
+        sums[weight] *= kept
+        sums[weighed] *= kept
+
+
+@part
 def _count(sums, past, value, decay):
-    """Advance sums [W] by a value; past [S + 1, …]: those a step and each lag before it. See `normalizer.normalize`."""
-    before = sums[1] / sums[0]  # NaN before the first value
-    for c in range(sums.size):
-        if c != 4:  # the last value
-            sums[c] *= decay
+    """Advance plain sums [W] by a value; past [S + 1, …]: those a step and each lag before. See `normalizer`."""
+    before, changes = sums[1] / sums[0], (sums.size - 5) // 2  # NaN before the first value
+    _fade(sums, 0, 1, decay)
+    _fade(sums, 2, 3, decay)
+    for c in range(changes):
+        _fade(sums, 5 + c, 5 + changes + c, decay)
     if not math.isnan(value):
         if not math.isnan(before):
             sums[2] += 1.0
@@ -51,7 +62,6 @@ def _count(sums, past, value, decay):
         sums[0] += 1.0
         sums[1] += value
         sums[4] = value
-    changes = (sums.size - 5) // 2
     for c in range(changes):
         change = abs(value - past[c])
         if change < np.inf:
@@ -63,7 +73,7 @@ def _count(sums, past, value, decay):
 def _see(value, past, sums, changes, x):
     """Write the inputs that come of a value and those before it; see `inputs.value_inputs`."""
     count = changes.size - 1
-    level, scale = statistics(sums, changes)
+    level, scale, _ = statistics(sums, changes)
     for c in range(2 * count + 1):
         # The value, then for each lag what lies where the next step's season does and where this one's does.
         number = value if c == 0 else past[count + (c + 1) // 2] if c % 2 else past[c // 2]
@@ -166,6 +176,7 @@ def step(slab, slots, time_us, values, others, plan, weights):
     x, output = np.zeros((tile, first.shape[1]), f4), np.empty((tile, size), f4)
     gathered, left, right = np.empty((tile, size), f4), np.empty((tile, gates), f4), np.empty((tile, gates), f4)
     past, changes = np.empty(2 * len(lags) + 1), np.empty(len(lags) + 1)
+    robust = normalizer.shape[1] != 5 + 2 * changes.size
     for low in range(0, len(slots), tile):
         some = slots[low : low + tile]
         n = len(some)
@@ -173,8 +184,12 @@ def step(slab, slots, time_us, values, others, plan, weights):
             s, time, value = some[i], time_us[low + i], values[low + i]
             turn, observed = position[s] % ring.shape[1], not math.isnan(value)
             _look_back(ring[s], ring_observed[s], turn, value, lags, past)
-            _count(normalizer[s], past, value, decay)
-            _see(value, past, normalizer[s], changes, x[i, :own])
+            seen = value
+            if robust:
+                seen = count_believed(normalizer[s], past, value, decay)
+            else:
+                _count(normalizer[s], past, value, decay)
+            _see(seen, past, normalizer[s], changes, x[i, :own])
             ring[s, turn], ring_observed[s, turn] = value if observed else 0.0, observed
             count[s] += observed
             position[s] += 1

@@ -26,6 +26,7 @@ import torch
 
 from forecaster.config import ModelConfig
 from forecaster.model.conformal import AdaptiveLevels, Float64, QuantileFunction, tracked_coverages
+from forecaster.model.inputs import seasonal_lags
 from forecaster.model.ragged import Runs
 from forecaster.model.state import State, StateSpec, TensorSpec, Views
 from forecaster.serving import calibration_kernel, issue_kernel
@@ -69,7 +70,8 @@ class Calibration:
         self.horizons = scored_horizons(config.horizon)
         self.coverages = tracked_coverages(config.quantile_levels)
         k, c = len(self.horizons), len(self.coverages)
-        lag = 1 if config.season_lengths else 0  # of the change that is the unit: the shortest season, or a step
+        changes = 1 + len(seasonal_lags(config.season_lengths or ()))
+        lag = 1 if changes > 1 else 0  # of the change that is the unit: the shortest season, or a step
         self._distribution = QuantileFunction(config.quantile_levels)
         self._levels = AdaptiveLevels(self.coverages, [rates[0]] + [rates[1]] * (k - 1))
         # Of the interval whose raw bounds are scored too, its position among the tracked ones.
@@ -83,7 +85,7 @@ class Calibration:
             np.stack([kept.alpha, kept.most, kept.most_alpha, *kept.gamma]),
             np.array([self._shown, *self.horizons]),
         )
-        issuing = [self._shown, trained.median_index, lag, int(config.end_of_sequence), *self.horizons]
+        issuing = [self._shown, trained.median_index, changes, lag, int(config.end_of_sequence), *self.horizons]
         self._issuing = np.array(issuing), self._settling[0], np.concatenate([trained.tails, trained.levels])
         self._states, self._normalizer = Views((_WAITING, _LEARNT)), Views(("normalizer",))
         self.spec = [

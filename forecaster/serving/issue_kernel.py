@@ -97,8 +97,8 @@ def issue(states, sums, slots, forecasts, origins, plan, law, distribution):
         forecasts: quantiles float64 [N, D, Q], and the probability that a series has ended before a step [N, D].
         origins: steps that the series have seen, the time of the last one, and the steps that were asked for, int64 [N]
             each.
-        plan: which of the tracked coverages is shown, the index of the median, the lag among the normaliser's whose
-            change is the unit, whether series may end, and the horizons, int64 [4 + K].
+        plan: which of the tracked coverages is shown, the index of the median, how many changes the normaliser knows
+            and that among them which is the unit, whether series may end, and the horizons, int64 [5 + K].
         law: see `calibration_kernel.score_step`.
         distribution: lengths of the tails and trained levels, float64 [2 + Q].
 
@@ -108,12 +108,12 @@ def issue(states, sums, slots, forecasts, origins, plan, law, distribution):
     """
     waiting, learnt, targets = states
     position, clock_us, _ = origins
-    shown, median, lag, ends, steps = plan[0], plan[1], plan[2], plan[3], plan[4:]
+    shown, median, lags, lag, ends, steps = plan[0], plan[1], plan[2], plan[3], plan[4], plan[5:]
     opened, count = _open(waiting, slots, forecasts, origins, steps, ends)
     series, horizons, origin_us = np.empty(count, np.int32), np.empty(count, np.uint8), np.empty(count, np.int64)
     used, changes, work = (
         np.empty(min(count, slots.size), np.int64),
-        np.empty((sums.shape[1] - 5) // 2),
+        np.empty(lags),
         _work(law, shown),
     )
     frame, bounds = np.empty((count, 2)), np.empty((count, work[0].size), np.float32)
