@@ -80,7 +80,7 @@ class ServerFactory:
     folder: pathlib.Path
     nursery: Nursery | None = None
     started: list[Server] = dataclasses.field(default_factory=list)
-    timeout_seconds: float = 60.0
+    timeout_seconds: float = 240.0  # the first start after a change compiles, beside whatever else runs
 
     def begin(self, *options: str, state: str = "state") -> Server:
         """Start a server on a free port; it has no address yet."""
