@@ -6,12 +6,13 @@ the command that needs it, so that each starts fast.
 
 import os
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from forecaster import dashboard, server_commands
+from forecaster import dashboard, server_commands, steps
 from forecaster.arguments import Command, add_until, dispatch, read_config, read_until, utc_time
 from forecaster.benchmarks import NAMES
 from forecaster.config import require
@@ -151,6 +152,9 @@ _COMMANDS = {
     ),
     "serve": Command("serve the registered champion over gRPC", ("tracking", "serving"), _serve),
     **server_commands.COMMANDS,
+    steps.NAME: Command(
+        "the steps from data to a champion: forecaster pipelines --help", (), lambda _: steps.run(()), has_config=False
+    ),
     "benchmark": Command(
         "train and score on a public benchmark",
         (),
@@ -169,9 +173,12 @@ _COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that `argv` names and return its exit code."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == [steps.NAME]:
+        return steps.run(words[1:])
     return dispatch(
         _COMMANDS,
-        argv,
+        words,
         program="forecaster",
         description="Streaming time-series forecasting: recurrent models whose per-series state lives on the server.",
         noun="command",
