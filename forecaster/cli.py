@@ -47,8 +47,10 @@ def _compare(arguments: Namespace) -> int:
 def _add_evaluate_arguments(parser: ArgumentParser) -> None:
     shown = "score the forecasts made at every step, or only the one of the last step that a whole horizon follows"
     parser.add_argument("--origins", type=Literal["rolling", "last"], default="rolling", help=shown)
-    shown = "score forecasts of this time on; left out, of the last two weeks; only for rolling origins"
+    shown = "score forecasts of this time on; only for rolling origins"
     parser.add_argument("--since", type=str, metavar="TIME", help=shown)
+    shown = "score forecasts of so many horizons at the end; left out, 14, or a third of the data if that is less"
+    parser.add_argument("--horizons", type=int, metavar="N", help=shown)
     shown = "what came after the data, in the same layout: forecasts of its first time on are scored"
     parser.add_argument("--actual", type=str, metavar="FILE", help=shown)
     parser.add_argument("--version", type=str, default="champion", help="the registered version or alias to evaluate")
@@ -65,6 +67,7 @@ def _evaluate(arguments: Namespace) -> int:
         version=arguments.version,
         origins=arguments.origins,
         since=utc_time(arguments.since) if arguments.since is not None else None,
+        horizons=arguments.horizons,
         actual=arguments.actual,
     )
     print(f"{report.line()}\n{report.table()}")
