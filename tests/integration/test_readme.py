@@ -32,8 +32,8 @@ def test_the_path_of_a_new_user_runs_as_it_stands(tmp_path: pathlib.Path) -> Non
     Only the server's address is another, since tests run beside each other.
     """
     section = (ROOT / "README.md").read_text().partition("## With your own CSV\n")[2].partition("\n## ")[0]
-    blocks = re.findall(r"```python\n(.*?)```|^    (\.venv/bin/forecaster .*)$", section, re.DOTALL | re.MULTILINE)
-    steps = [program or command.splitlines()[0] for program, command in blocks]
+    blocks = re.findall(r"```python\n(.*?)```|^    (\.venv/bin/forecaster [^\n]*)$", section, re.DOTALL | re.MULTILINE)
+    steps = [program or command for program, command in blocks]
     verbs = [step.split()[1] if step.startswith(".venv") else "python" for step in steps]
     assert verbs == ["train", "serve", "python", "observe", "forecast", "evaluate"]
     train, serve, program, observe, forecast, evaluate = steps
