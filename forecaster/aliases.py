@@ -34,7 +34,7 @@ def challenger_of(client: "MlflowClient", config: TrackingConfig) -> RegisteredM
     found = find(client, config, CHALLENGER)
     if found is None:
         raise ModelNotFoundError(
-            f"no version of {config.model} is the challenger: run `python -m pipelines train` first, or retrain",
+            f"no version of {config.model} is the challenger: run `forecaster pipelines train` first, or retrain",
             [f"{config.model}@{CHALLENGER}"],
         )
     return found
@@ -72,7 +72,7 @@ def rollback(client: "MlflowClient", config: TrackingConfig) -> tuple[Registered
     else:
         raise FailedPreconditionError(
             f"{config.model} version {champion.version} is champion and previous, as in the midst of a promotion: run"
-            " `python -m pipelines promote` to end it"
+            " `forecaster pipelines promote` to end it"
         )
     _swap(client, config, back, out)
     return _known(client, config, back), _known(client, config, out)

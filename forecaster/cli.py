@@ -6,12 +6,13 @@ the command that needs it, so that each starts fast.
 
 import os
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from forecaster import dashboard, server_commands
+from forecaster import dashboard, server_commands, steps
 from forecaster.arguments import Command, add_until, dispatch, read_config, read_until, utc_time
 from forecaster.benchmarks import NAMES
 from forecaster.config import require
@@ -46,8 +47,10 @@ def _compare(arguments: Namespace) -> int:
 def _add_evaluate_arguments(parser: ArgumentParser) -> None:
     shown = "score the forecasts made at every step, or only the one of the last step that a whole horizon follows"
     parser.add_argument("--origins", type=Literal["rolling", "last"], default="rolling", help=shown)
-    shown = "score forecasts of this time on; left out, of the last two weeks; only for rolling origins"
+    shown = "score forecasts of this time on; only for rolling origins"
     parser.add_argument("--since", type=str, metavar="TIME", help=shown)
+    shown = "score forecasts of so many horizons at the end; left out, 14, or a third of the data if that is less"
+    parser.add_argument("--horizons", type=int, metavar="N", help=shown)
     shown = "what came after the data, in the same layout: forecasts of its first time on are scored"
     parser.add_argument("--actual", type=str, metavar="FILE", help=shown)
     parser.add_argument("--version", type=str, default="champion", help="the registered version or alias to evaluate")
@@ -64,6 +67,7 @@ def _evaluate(arguments: Namespace) -> int:
         version=arguments.version,
         origins=arguments.origins,
         since=utc_time(arguments.since) if arguments.since is not None else None,
+        horizons=arguments.horizons,
         actual=arguments.actual,
     )
     print(f"{report.line()}\n{report.table()}")
@@ -153,6 +157,9 @@ _COMMANDS = {
     ),
     "serve": Command("serve the registered champion over gRPC", ("tracking", "serving"), _serve),
     **server_commands.COMMANDS,
+    steps.NAME: Command(
+        "the steps from data to a champion: forecaster pipelines --help", (), lambda _: steps.run(()), has_config=False
+    ),
     "benchmark": Command(
         "train and score on a public benchmark",
         (),
@@ -171,9 +178,12 @@ _COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that `argv` names and return its exit code."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == [steps.NAME]:
+        return steps.run(words[1:])
     return dispatch(
         _COMMANDS,
-        argv,
+        words,
         program="forecaster",
         description="Streaming time-series forecasting: recurrent models whose per-series state lives on the server.",
         noun="command",

@@ -148,7 +148,7 @@ def _start(
     if (location := artifact_location(config)) is not None:
         options |= {"default-artifact-root": location, "artifacts-destination": location}
     return subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *(f"--{name}={value}" for name, value in options.items())],
+        [sys.executable, "-P", "-m", "mlflow", "server", *(f"--{name}={value}" for name, value in options.items())],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import polars as pl
 
 from forecaster.baseline_scores import score_baselines
-from forecaster.config import Config
+from forecaster.config import Config, require
 from forecaster.data.report import inspect_frame
 from forecaster.data.schema import has_made_up_times, read_frame
 from forecaster.data.wide import following
@@ -29,7 +29,8 @@ from forecaster.scores import COVERAGES, Backtest, owa
 
 Choice = Literal["rolling", "last"]
 
-_DEFAULT_US = 14 * 86_400_000_000
+_HORIZONS = 14  # scored if nobody says how many: two weeks of hourly data and a horizon of a day
+_MOST_SHARE = 3  # of the data, at most one part in so many is scored then
 _POINT = {"MASE": "mase", "sMAPE": "smape", "OWA": "owa", "RMSE": "rmse", "MAE": "mae"}
 _QUANTILES = {"pinball": "pinball", "WQL": "wql", "MSIS": "msis"}
 _COVERAGES = {f"in {p:.0%}": f"coverage_{round(100 * p)}" for p in COVERAGES}
@@ -104,6 +105,7 @@ def evaluate(
     version: str = "champion",
     origins: Choice = "rolling",
     since: dt.datetime | None = None,
+    horizons: int | None = None,
     actual: str | None = None,
 ) -> Report:
     """Score a registered model on the configured data.
@@ -113,7 +115,9 @@ def evaluate(
         version: the registered version or alias.
         origins: forecast from every step, or once: from the last step behind which a whole horizon is known.
         since: the first time that is forecast; left out, the first of `actual`, or with rolling origins that of the
-            last two weeks.
+            last `horizons`.
+        horizons: how many of the model's horizons are forecast at the end of the data; left out, 14, but no more than
+            the last third of the longest series.
         actual: a file in the same layout with what came after the configured data.
 
     Raises:
@@ -122,6 +126,10 @@ def evaluate(
     """
     if since is not None and (actual is not None or origins == "last"):
         raise ConfigError("--since is for rolling origins without --actual: leave one of them out")
+    if horizons is not None:
+        require(horizons >= 1, "horizons", horizons, "1 or more")
+        if since is not None or actual is not None or origins == "last":
+            raise ConfigError("--horizons is for rolling origins without --since and --actual: leave it or them out")
     registered, bundle = load_bundle(config.tracking, version)
     if bundle.step_us != config.data.step_us:
         raise ConfigError(f"the model has a step of {bundle.frequency}, --data.frequency says {config.data.frequency}")
@@ -133,8 +141,8 @@ def evaluate(
     if first_us is not None and origins == "last":
         _require_horizon(end_us - first_us, bundle)
     if first_us is None:
-        before_us = bundle.model.config.horizon * bundle.step_us if origins == "last" else _DEFAULT_US
-        first_us = end_us - before_us if since is None else int(since.timestamp() * 1_000_000)
+        steps = _scored_steps(bundle, series, 1 if origins == "last" else horizons)
+        first_us = end_us - steps * bundle.step_us if since is None else int(since.timestamp() * 1_000_000)
     scores = _score(bundle, series, first_us, first_us if origins == "last" else end_us)
     if scores["model"].origins == 0:
         raise DataError(
@@ -142,6 +150,14 @@ def evaluate(
             " before it, one a season before, and a value to compare it with"
         )
     return Report(model=f"{registered.name} version {registered.version}", first_time=_time(first_us), scores=scores)
+
+
+def _scored_steps(bundle: Bundle, series: list[Series], horizons: int | None) -> int:
+    """Return how many steps at the end of the data are forecast."""
+    horizon = bundle.model.config.horizon
+    if horizons is not None:
+        return horizons * horizon
+    return max(min(_HORIZONS * horizon, max(map(len, series)) // _MOST_SHARE), horizon)
 
 
 def without_nan(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""`python -m pipelines`: one subcommand for each step.
+"""`forecaster pipelines`: one subcommand for each step; in a clone also `python -m pipelines`.
 
 Knows how steps are called from a shell; knows nothing of what they do.
 """
@@ -116,11 +116,9 @@ _STEPS = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the step that `argv` names and return its exit code."""
-    return dispatch(
-        _STEPS, argv, program="python -m pipelines", description="From data to a champion, step by step.", noun="step"
-    )
+def main(argv: Sequence[str] | None = None, *, program: str = "python -m pipelines") -> int:
+    """Run the step that `argv` names and return its exit code; `program` is what its help calls it."""
+    return dispatch(_STEPS, argv, program=program, description="From data to a champion, step by step.", noun="step")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -24,8 +23,9 @@ import yaml
 from forecaster import registry
 from forecaster.config import Config, to_dict
 from forecaster.errors import ForecasterError
+from forecaster.steps import COMMAND
 
-PROGRAM = (sys.executable, "-m", "pipelines")
+PROGRAM = COMMAND
 _TAIL_LINES = 50
 _PIPE_SECONDS = 2.0  # for what a process that has ended still has in its pipe
 

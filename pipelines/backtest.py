@@ -83,7 +83,7 @@ def _contenders(client: "MlflowClient", config: TrackingConfig, key: str | None)
         )
     if champion is not None and champion.version == challenger.version:
         raise FailedPreconditionError(
-            f"{config.model} version {champion.version} is the champion already: run `python -m pipelines promote` to"
+            f"{config.model} version {champion.version} is the champion already: run `forecaster pipelines promote` to"
             " end its promotion"
         )
     return {CHALLENGER: challenger} | ({CHAMPION: champion} if champion is not None else {})
@@ -162,7 +162,7 @@ def _seen(versions: Mapping[str, RegisteredModel], window: Window) -> list[str]:
         seen = f"has seen data up to {ends[CHALLENGER]}" if CHALLENGER in last else "does not say what it has seen"
         raise FailedPreconditionError(
             f"version {versions[CHALLENGER].version}, the challenger, {seen}, and the backtest begins at"
-            f" {utc_text(first)}: train one with `python -m pipelines train --until {utc_text(first)}`, or retrain"
+            f" {utc_text(first)}: train one with `forecaster pipelines train --until {utc_text(first)}`, or retrain"
         )
     if CHAMPION not in versions:
         return []

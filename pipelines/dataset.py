@@ -30,5 +30,5 @@ def _manifest_path(config: Config) -> pathlib.Path:
     found = manifest_at(config.ingest.output)
     if found is None:
         folder = config.ingest.output
-        raise DataError(f"there is no data set in {folder}: run `python -m pipelines ingest` first, or retrain")
+        raise DataError(f"there is no data set in {folder}: run `forecaster pipelines ingest` first, or retrain")
     return found

@@ -284,7 +284,7 @@ def _engine(url: str) -> sa.Engine:
     try:
         return sa.create_engine(parsed, **options)
     except ImportError as error:
-        raise ConfigError("schedule.lease in PostgreSQL needs psycopg: pip install 'forecaster[postgres]'") from error
+        raise ConfigError("schedule.lease in PostgreSQL needs psycopg: pip install 'psycopg[binary]'") from error
 
 
 def _holder(row: sa.RowMapping) -> Holder:

@@ -59,7 +59,7 @@ def _storage_errors(storage: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise ConfigError(f"tuning.storage={shown} needs {error.name}: pip install 'forecaster[postgres]'") from error
+        raise ConfigError(f"tuning.storage={shown} needs {error.name}: pip install 'psycopg[binary]'") from error
     except ArgumentError as error:
         raise ConfigError(f"tuning.storage={shown} is no URL of a database, nor a file") from error
     except (SQLAlchemyError, OSError, optuna.exceptions.StorageInternalError) as error:

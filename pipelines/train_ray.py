@@ -53,7 +53,7 @@ def train_ray(
         from ray.train import RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
     except ImportError as error:
-        raise ConfigError("Ray is not installed: pip install 'forecaster[ray]'") from error
+        raise ConfigError("Ray is not installed: pip install 'ray[train]'") from error
     ours = not ray.is_initialized()
     if ours:
         paths = {"env_vars": {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}}

@@ -151,7 +151,7 @@ def _enqueue_known(study: "optuna.Study", space: SearchSpace, config: Config) ->
     known = [config]
     path = _beside(config, "-tuning.yaml")
     if path.is_file():
-        sections = yaml.safe_load(path.read_text()) or {}
+        sections = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         values = {f"{section}.{name}": value for section, given in sections.items() for name, value in given.items()}
         values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if name in space.options}
         with contextlib.suppress(ConfigError):  # the configuration around it may have changed
@@ -194,7 +194,7 @@ def _keep(result: TuneResult) -> None:
         sections.setdefault(section, {})[option] = list(value) if isinstance(value, tuple) else value
     text = f"# {result.summary()}\n# study {result.study}\n{yaml.safe_dump(sections, sort_keys=False)}"
     new = result.path.with_name(f"{result.path.name}.{os.getpid()}")
-    new.write_text(text)
+    new.write_text(text, encoding="utf-8")
     new.replace(result.path)
 
 

@@ -143,6 +143,6 @@ def _prepare(output: pathlib.Path | None) -> None:
 def _write(output: pathlib.Path | None, found: Comparison, picture: "Figure | None") -> None:
     if output is None:
         return
-    (output / TABLE).write_text(found.table() + "\n")
+    (output / TABLE).write_text(found.table() + "\n", encoding="utf-8")
     if picture is not None:
         picture.savefig(output / PICTURE)

@@ -69,7 +69,7 @@ def _read(source: str) -> dict[Any, Any]:
         if source in READY:
             text = resources.files("forecaster").joinpath("configs", f"{source}.yaml").read_text()
         else:
-            text = pathlib.Path(source).read_text()
+            text = pathlib.Path(source).read_text(encoding="utf-8")
         listed = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"

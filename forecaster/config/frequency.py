@@ -13,6 +13,17 @@ _UNIT_US = {
     "d": 86_400_000_000,
     "w": 7 * 86_400_000_000,
 }
+# What people are used to from elsewhere: pandas' offsets, and words.
+_WORDS = {
+    "us": "us microsecond microseconds",
+    "ms": "ms milli millisecond milliseconds l",
+    "s": "s sec secs second seconds",
+    "m": "m t min mins minute minutes",
+    "h": "h hr hrs hour hours hourly",
+    "d": "d day days daily",
+    "w": "w week weeks weekly",
+}
+_ELSEWHERE = {word: unit for unit, words in _WORDS.items() for word in words.split()}
 _DAY_US = _UNIT_US["d"]
 MAX_SEASON = 2048
 
@@ -27,14 +38,23 @@ def parse_frequency(text: str, name: str = "data.frequency") -> int:
     if re.search(r"\d(mo|M|q|Q|y|Y)", text):
         hint += " (months and years vary in length)"
     parts = re.findall(r"(\d+)(us|ms|mo|s|m|h|d|w)", text)
-    pandas = re.fullmatch(r"(\d*)(min|h|H|d|D|w|W|s|S|ms|us)", text)  # what people are used to from elsewhere
-    if pandas and not parts:
-        hint += f"; did you mean {pandas[1] or 1}{pandas[2].lower().replace('min', 'm')}?"
-    require("".join(n + u for n, u in parts) == text and bool(parts), name, text, hint)
+    is_whole = "".join(n + u for n, u in parts) == text and bool(parts)
+    if not is_whole and (near := _in_our_units(text)):
+        hint += f"; did you mean {near}?"
+    require(is_whole, name, text, hint)
     require(all(unit in _UNIT_US for _, unit in parts), name, text, hint)
     step_us = sum(int(n) * _UNIT_US[unit] for n, unit in parts)
     require(step_us > 0, name, text, hint)
     return step_us
+
+
+def _in_our_units(text: str) -> str:
+    """Return what `15min`, `1H` or `2 hours` mean in our units; nothing for what is no fixed duration."""
+    written = re.findall(r"(\d*)\s*([A-Za-z]+)", text)
+    if "".join(n + word for n, word in written) != re.sub(r"\s", "", text):
+        return ""
+    units = [None if word in ("M", "MS") else _ELSEWHERE.get(word.lower()) for _, word in written]  # pandas' months
+    return "" if None in units else "".join(f"{n or 1}{u}" for (n, _), u in zip(written, units, strict=True))
 
 
 def default_season_lengths(step_us: int) -> tuple[int, ...]:

@@ -32,6 +32,7 @@ _UNITS_US = {
     "ms": 1_000,
     "us": 1,
 }
+_CALENDAR = {"monthly": (28, 31), "quarterly": (89, 92), "yearly": (365, 366)}  # days, fewest and most
 # kind -> what its count counts (one, several), and what to do about it
 _MEANING = {
     "duplicate_time": ("repeated time", "repeated times", "keep one row for each series and time"),
@@ -264,8 +265,16 @@ def _frequency_hint(rows: pl.DataFrame, step_us: int) -> str:
     since = rows.filter(pl.col("since") > 0)["since"]
     if since.is_empty():
         return ""
+    for name, days in _CALENDAR.items():
+        low, high = (_UNITS_US["d"] * count for count in days)
+        if since.n_unique() > 1 and since.is_between(low, high).sum() >= NEARLY_ALL * len(since):
+            return (
+                f"the data looks {name}, and such steps vary in length: write evenly spaced times in their place, such"
+                " as one week for each, and set --model.calendar false"
+            )
     usual_us, count = since.value_counts(sort=True).row(0)
-    if usual_us == step_us or 2 * count <= len(since):
+    fitting = (since % usual_us == 0).sum()  # gaps are whole steps, else it is no step of this data
+    if usual_us == step_us or 2 * count <= len(since) or fitting < NEARLY_ALL * len(since):
         return ""
     return frequency_hint(usual_us)
 

@@ -86,9 +86,10 @@ def read_csv(
         source, header = Source((str(file),), "line"), header_of(file)
         if time_column not in header:
             raise DataError(f"{file} has no column {time_column!r}, only {_listed(header)}: name it in time_column")
-        rows = _read_text(file, header).with_columns(pl.lit(0).alias(FILE))
+        text = _read_text(file, header)
         found = {id_column: columns.ids, time_column: columns.times, target_column: columns.values}
-        read = [found[name](rows, name, source) if name in found else typed(rows[name]) for name in header]
+        rows = text.with_columns(pl.lit(0).alias(FILE))
+        read = [found[name](rows, name, source) if name in found else typed(text[name]) for name in text.columns[1:]]
         if twice := sorted({one.name for one in read if [other.name for other in read].count(one.name) > 1}):
             raise DataError(f"{file} has {twice[0]!r} beside the column that becomes it: rename or drop one")
         frames.append(pl.DataFrame(read))
@@ -193,7 +194,7 @@ def _load_csv(path: Path, config: DataConfig) -> pl.DataFrame:
     if wide:
         return to_rows(rows, config, str(path))
     keys = (config.id_column, config.time_column, config.target_column, *config.beside)
-    return rows.with_columns(typed(rows[name]) for name in header if name not in keys)
+    return rows.with_columns(typed(rows[name]) for name in rows.columns if name not in (*keys, ROW))
 
 
 def _read_text(path: Path, header: Sequence[str]) -> pl.DataFrame:

@@ -142,12 +142,15 @@ def next_steps(output: pathlib.Path) -> str:
     request = '{"series_ids": ["EWR/temperature"], "options": {"horizon": 3}}'
     url = "http://127.0.0.1:50051/forecaster.v1.ForecastService/Forecast"
     call = ["curl", "--protocol", "grpc", "--http2-prior-knowledge", "-d", request, url]
+    buf = programs / "buf"
     commands = [
         ("the report and the picture", [str(folder / _REPORT), str(folder / _PICTURE)]),
         ("MLflow's dashboard", [str(programs / "forecaster"), "dashboard", "--tracking.uri", store]),
         ("the server again, with its states", [str(programs / "forecaster"), "serve", "--config", str(config)]),
-        ("a forecast from any gRPC client (here buf's)", [str(programs / "buf"), *call]),
+        ("a forecast", [str(programs / "forecaster"), "forecast", "EWR/temperature", "--horizon", "3"]),
     ]
+    if buf.exists():  # which a clone's environment brings
+        commands.append(("a forecast from any gRPC client (here buf's)", [str(buf), *call]))
     return "\n".join(f"  {what}:\n    {shlex.join(command)}" for what, command in commands)
 
 
@@ -180,7 +183,7 @@ def _weather(config: Config, days: int) -> _Data:
 
 def _train(output: pathlib.Path, until: dt.datetime) -> float:
     began = time.monotonic()
-    command = [sys.executable, "-m", "forecaster", "train", "--config", str(output / _CONFIG)]
+    command = [sys.executable, "-P", "-m", "forecaster", "train", "--config", str(output / _CONFIG)]
     status = subprocess.run(
         [*command, f"--until={until.isoformat()}"], stdin=subprocess.DEVNULL, check=False
     ).returncode

@@ -44,7 +44,7 @@ class ServerProcess:
             said_before = log.tell()
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "forecaster", "serve", "--config", str(self._config)),
+                    *(sys.executable, "-P", "-m", "forecaster", "serve", "--config", str(self._config)),
                     *(f"--serving.port={port}", f"--serving.address_file={self._address_file}"),
                 ],
                 stdin=subprocess.DEVNULL,

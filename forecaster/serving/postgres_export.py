@@ -11,7 +11,7 @@ try:
     import psycopg
 except ImportError as missing:
     raise ConfigError(
-        "ingest.state postgresql://… needs psycopg, which is not installed: pip install 'forecaster[postgres]'"
+        "ingest.state postgresql://… needs psycopg, which is not installed: pip install 'psycopg[binary]'"
     ) from missing
 
 from forecaster.serving.export import Position, chosen, deletions, without_deleted

@@ -10,7 +10,7 @@ try:
     import psycopg
 except ImportError as missing:
     raise ConfigError(
-        "--serving.state postgresql://… needs psycopg, which is not installed: pip install 'forecaster[postgres]'"
+        "--serving.state postgresql://… needs psycopg, which is not installed: pip install 'psycopg[binary]'"
     ) from missing
 
 from forecaster.serving import postgres_schema

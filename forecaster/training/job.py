@@ -1,6 +1,6 @@
 """A training from file to registered version: read, inspect, fit, track, register.
 
-`forecaster train` and `python -m pipelines train` both call `train`.
+`forecaster train` and `forecaster pipelines train` both call `train`.
 
 Knows the order of the steps; knows nothing of how any of them works.
 """

@@ -130,8 +130,8 @@ def test_ports_are_on_loopback_and_nothing_runs_as_root(services: dict[str, Any]
 
 def resolved(words: list[str]) -> dict[str, Any]:
     """Return the configuration that a step's command means, by the program that the image has."""
-    assert words[:3] == ["python", "-m", "pipelines"]
-    asked = [str(BIN / "python"), *words[1:], "--print_config"]
+    assert words[:2] == ["forecaster", "pipelines"]
+    asked = [str(BIN / "forecaster"), *words[1:], "--print_config"]
     done = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = yaml.safe_load(done.stdout)

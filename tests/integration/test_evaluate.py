@@ -96,9 +96,9 @@ def test_long_files_in_one_piece_or_two_score_alike(registered: Registered, tmp_
     assert 15 <= rolling["origins"] <= 18  # the last steps' values are missing in some
     since = ("--data.path", tmp_path / "all.parquet", "--since", cut.isoformat())
     assert evaluate(registered, tmp_path, *since) == rolling
-    two_weeks = evaluate(registered, tmp_path, "--data.path", tmp_path / "all.parquet")
-    assert two_weeks["origins"] > 3 * 150  # 200 hours are less than two weeks: all but the first
-    assert two_weeks["metrics"]["model"]["coverage_95"] is not None
+    usual = evaluate(registered, tmp_path, "--data.path", tmp_path / "all.parquet")
+    assert usual["origins"] > 3 * 50  # 14 horizons are more than a third of 200 hours
+    assert usual["metrics"]["model"]["coverage_95"] is not None
 
 
 @pytest.mark.parametrize(
@@ -143,3 +143,42 @@ def test_what_came_has_to_come_afterwards(
     options = [f"--data.path={tmp_path / 'data.csv'}", f"--actual={tmp_path / 'data.csv'}"]
     assert main(["evaluate", f"--tracking.uri={registered[0].uri}", *options]) == 2
     assert "begins before the data ends" in capsys.readouterr().err
+
+
+def test_how_many_horizons_are_scored_is_a_number_and_not_a_length_of_time(
+    registered: Registered, tmp_path: pathlib.Path
+) -> None:
+    """Of a week of hours and a horizon of 6 the old two weeks would be all; 14 horizons are half, a third counts."""
+    frame = wander(2, 180)
+    frame.write_parquet(tmp_path / "all.parquet")
+    times = frame["ds"].unique().sort()
+
+    def first(*options: object) -> str:
+        return str(evaluate(registered, tmp_path, "--data.path", tmp_path / "all.parquet", *options)["first_time"])
+
+    assert first() == times[-60].isoformat()
+    assert first("--horizons", 2) == times[-12].isoformat()
+    long = wander(1, 400)
+    long.write_parquet(tmp_path / "all.parquet")
+    assert first() == long["ds"][-14 * 6].isoformat()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--horizons", "0"), "horizons=0 is not allowed: use 1 or more"),
+        (("--horizons", "2", "--origins", "last"), "--horizons is for rolling origins without --since and --actual"),
+        (("--horizons", "2", "--since", "2024-01-01"), "--horizons is for rolling origins without --since"),
+    ],
+)
+def test_contradictory_horizons_are_refused(
+    options: tuple[str, ...],
+    text: str,
+    registered: Registered,
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wander(1, 60).write_parquet(tmp_path / "all.parquet")
+    fixed = ("evaluate", f"--tracking.uri={registered[0].uri}", f"--data.path={tmp_path / 'all.parquet'}")
+    assert main([*fixed, *options]) == 2
+    assert text in capsys.readouterr().err

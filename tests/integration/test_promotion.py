@@ -184,7 +184,7 @@ def test_a_challenger_that_has_seen_the_window_is_refused(config: Config) -> Non
             aliases.tag(client, config.tracking, GOOD, {"data_window_end": seen.isoformat()})
         with pytest.raises(FailedPreconditionError, match=told) as caught:
             backtest(config, context())
-        assert "python -m pipelines train --until 2024-01-12T08:00:00Z" in str(caught.value)
+        assert "forecaster pipelines train --until 2024-01-12T08:00:00Z" in str(caught.value)
         if seen is None:
             aliases.tag(client, config.tracking, GOOD, {"data_window_end": "2024-01-01"})
     assert not runs(client, config)

@@ -173,6 +173,6 @@ def test_it_does_not_start_from_weights_that_know_the_backtests_window(config: C
 
 def test_without_a_data_set_it_says_what_to_do(config: Config, tmp_path: Path) -> None:
     nowhere = dataclasses.replace(config, ingest=IngestConfig(output=str(tmp_path)))
-    with pytest.raises(DataError, match="run `python -m pipelines ingest` first"):
+    with pytest.raises(DataError, match="run `forecaster pipelines ingest` first"):
         train(nowhere)
     assert not runs(config)

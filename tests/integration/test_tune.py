@@ -175,7 +175,7 @@ def test_killed_and_started_again_it_makes_the_total(config: Config, tmp_path: p
 def test_what_cannot_be_searched_is_said_before_anything_is_made(tmp_path: pathlib.Path) -> None:
     tracking = TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db")
     made = tuning_config(tmp_path, tracking, trials=3)
-    with pytest.raises(DataError, match="run `python -m pipelines ingest` first, or retrain"):
+    with pytest.raises(DataError, match="run `forecaster pipelines ingest` first, or retrain"):
         tune(made, Context())
     with pytest.raises(ConfigError, match=r"tuning\.trials=0 is not allowed: use 1 or more"):
         tune(dataclasses.replace(made, tuning=dataclasses.replace(made.tuning, trials=0)), Context())

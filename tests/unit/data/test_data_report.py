@@ -4,6 +4,7 @@ import datetime as dt
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -168,3 +169,23 @@ def test_report_of_the_bundled_weather() -> None:
         "notice: 2,736 missing values: EWR/dew_point at 2013-08-22T13:00:00Z, "
         "EWR/humidity at 2013-08-22T13:00:00Z, EWR/pressure at 2013-01-01T18:00:00Z",
     ]
+
+
+@pytest.mark.parametrize(("months", "name"), [(1, "monthly"), (3, "quarterly"), (12, "yearly")])
+@pytest.mark.parametrize("frequency", ["1h", "1d", "4w3d"])
+def test_steps_of_the_calendar_are_not_taken_for_a_frequency(months: int, name: str, frequency: str) -> None:
+    times = pl.date_range(dt.date(2010, 1, 1), dt.date(2024, 1, 1), f"{months}mo", eager=True)
+    report = inspect(
+        [("a", time, float(k % 5)) for k, time in enumerate(times.cast(pl.Datetime("us", "UTC")))], frequency
+    )
+    hints = {f.detail for f in report.findings if f.detail}
+    assert hints
+    assert not any("--data.frequency" in hint for hint in hints)
+    assert any(f"looks {name}, and such steps vary in length" in hint for hint in hints)
+
+
+def test_a_step_that_the_data_leaves_is_not_advised() -> None:
+    """Six in ten steps of 7 hours, the others of 5: neither is the frequency."""
+    hours = np.cumsum([0, *(7 if k % 5 < 3 else 5 for k in range(50))])
+    report = inspect([("a", START + int(h) * HOUR, float(h % 3)) for h in hours])
+    assert not any("--data.frequency" in f.detail for f in report.findings)

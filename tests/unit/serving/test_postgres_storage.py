@@ -324,4 +324,4 @@ def test_a_missing_client_library_is_told() -> None:
     script = "import sys; sys.modules['psycopg'] = None; import forecaster.serving.postgres_storage"
     done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
     assert "ConfigError: --serving.state postgresql://… needs psycopg" in done.stderr
-    assert "pip install 'forecaster[postgres]'" in done.stderr
+    assert "pip install 'psycopg[binary]'" in done.stderr
