@@ -25,6 +25,7 @@ from forecaster.model.kernels import (
     soft_clip,
     softplus,
 )
+from forecaster.model.normalizer import LEAST_VALUE
 from forecaster.model.normalizer_kernel import statistics
 
 _FAR = f4(1e30)
@@ -179,7 +180,8 @@ def _write(own, index, share, level, unit, out):
         low, high = own[index[v]], own[min(index[v] + 1, len(own) - 1)]
         for d in range(low.size):
             a, b = float(low[d]), float(high[d])
-            out[d, v] = level + unit * min(a + share[v] * (b - a), b)
+            value = level + unit * min(a + share[v] * (b - a), b)
+            out[d, v] = value if abs(value) >= LEAST_VALUE else 0.0
 
 
 @entry

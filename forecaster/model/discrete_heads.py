@@ -15,6 +15,8 @@ from forecaster.model.heads import Frame
 _SHARPNESS = 3.0  # of the softplus that keeps a mean count positive: 1 → 1.016
 _MIN_COUNT = 1e-4
 _MIN_DISPERSION = 1e-4
+_MIN_SIZE = 1e-9
+_MANY = 1e8  # from there on the quantile is that of the counts' gamma-distributed rate; a search for it takes minutes
 _OUTERMOST = 8.0  # scales from the level: the outer edges of the bins
 
 
@@ -54,17 +56,23 @@ class NegativeBinomialHead(nn.Module):
 
     def sample(self, parameters: Tensor, uniform: Tensor, frame: Frame) -> Tensor:
         """Return the least count whose probability to be reached or undercut is `uniform`."""
+        import scipy.special
         import scipy.stats
 
         mean, alpha = self._mean(parameters, frame), parameters[..., 1].double()
         mean, alpha, uniform = (x.cpu().numpy() for x in torch.broadcast_tensors(mean, alpha, uniform))
-        counts = scipy.stats.nbinom.ppf(uniform, 1 / alpha, 1 / (1 + alpha * mean))
+        few = np.minimum(mean, _MANY)
+        counts = scipy.stats.nbinom.ppf(uniform, 1 / alpha, 1 / (1 + alpha * few))
+        if (mean > _MANY).any():
+            rates = scipy.special.gammaincinv(1 / alpha, uniform) * alpha * mean
+            counts = np.where(mean > _MANY, np.floor(rates), counts)
         return torch.from_numpy(np.asarray(counts)).to(parameters.device)
 
     @staticmethod
     def _mean(parameters: Tensor, frame: Frame) -> Tensor:
         """Return μ > 0, float64: the mean as it is where it is well above zero."""
         natural = frame.level.abs() + frame.scale  # how large the counts are
+        natural = torch.where(natural < _MIN_SIZE, 1.0, natural)  # nothing has been counted yet
         wanted = (frame.level + frame.unit * parameters[..., 0].double()) / natural
         mean: Tensor = natural * (functional.softplus(wanted, beta=_SHARPNESS) + _MIN_COUNT)
         return mean

@@ -24,6 +24,7 @@ RELATIVE_FLOOR = 1e-9
 CHANGE_FLOOR = 1e-3  # of the scale
 FADED = 1e-200  # a weight that is left after any number of missing steps; one new value outweighs it for good
 LEAST_SCALE = 1e-290  # far from where float64 loses digits
+LEAST_VALUE = 1e-280  # of a forecast; what is nearer to zero only says that the series is zero
 
 
 def width(num_changes: int) -> int:
@@ -147,6 +148,11 @@ def soft_clip(x: Tensor, limit: float = 10.0) -> Tensor:
     """Return x bent smoothly into (-limit, limit), almost unchanged near zero: x / sqrt(1 + (x/limit)²)."""
     x = x.clamp(-1e15, 1e15)  # whose squares are numbers: beyond those of float32, a quotient by infinity would be zero
     return x / torch.sqrt(1.0 + (x / limit) ** 2)
+
+
+def without_traces(forecasts: Tensor) -> Tensor:
+    """Return forecasts in which what is as good as zero is zero: around a constant zero, units are no more."""
+    return torch.where(forecasts.abs() < LEAST_VALUE, 0.0, forecasts)
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from forecaster.model.decoder import Decoded, Origins, Sizes
 from forecaster.model.direct_decoder import DirectDecoder
 from forecaster.model.inputs import memory_steps, seasonal_lags, steps_back, value_inputs, value_size
 from forecaster.model.memory import Extended
-from forecaster.model.normalizer import Statistics, soft_clip
+from forecaster.model.normalizer import Statistics, soft_clip, without_traces
 from forecaster.model.observations import Encoded, Observations
 from forecaster.model.output_recurrence import OutputRecurrentStack
 from forecaster.model.recurrent_decoder import RecurrentDecoder
@@ -166,7 +166,7 @@ class Seq2Seq(nn.Module):
             raise UnsupportedError("this model forecasts each step for itself: paths need model.decoder=recurrent")
         origins = self.origins_at(state, horizon, future)
         found = sample_paths(self.decoder, origins, paths, seeds)
-        return Paths(found.values[..., :horizon], found.lengths.clamp_max(horizon))
+        return Paths(without_traces(found.values[..., :horizon]), found.lengths.clamp_max(horizon))
 
     def beam(
         self, state: State, horizon: int, *, paths: int, width: int, length_power: float, future: Tensor | None = None
@@ -178,7 +178,8 @@ class Seq2Seq(nn.Module):
         if not isinstance(self.decoder, RecurrentDecoder) or self.config.head != "categorical":
             raise UnsupportedError("beam search needs model.decoder=recurrent and model.head=categorical")
         origins = self.origins_at(state, horizon, future)
-        return beam_search(self.decoder, origins, horizon, paths=paths, width=width, length_power=length_power)
+        found = beam_search(self.decoder, origins, horizon, paths=paths, width=width, length_power=length_power)
+        return found._replace(values=without_traces(found.values))
 
     def origins_of(self, encoded: Encoded, steps: Tensor, horizon: int, future: Tensor | None = None) -> Origins:
         """Return the origins just after `steps` (int64 [K]) of a scan, N = B · K, series by series.
@@ -248,7 +249,7 @@ class Seq2Seq(nn.Module):
             if decoded.ending is not None:
                 going = torch.nn.functional.logsigmoid(-decoded.ending.double()).cumsum(dim=1).exp()
                 ended[:, 1:] = 1 - going[:, :-1]
-        return Prediction(quantiles[:, :horizon], ended[:, :horizon])
+        return Prediction(without_traces(quantiles[:, :horizon]), ended[:, :horizon])
 
     def _encoder_inputs(
         self, observations: Observations, extended: Extended, stats: Statistics, believed: Tensor, static: Tensor

@@ -19,6 +19,8 @@ MEMORY = 100.0  # scored forecasts in which the weight of one falls to 1/e
 MOST_UNITS = 20.0  # a larger error counts as this one, so that one mad value moves a mean by a fifth, not for ever
 _LARGEST = 1e30  # of a bound in units; it is kept in float32
 _WORD, _FACTOR = 2**32 - 1, 0x45D9F3B  # of `_mixed`: products of the two overflow no int64
+EXACT = np.float32(2**24)  # up to which float32 has every whole number
+_LAST = np.finfo(np.float32).max
 
 
 @part
@@ -28,10 +30,19 @@ def in_units(value, median, unit):
 
 
 @part
+def one_more(count):
+    """Return the float32 behind a count: one more, or, where float32 has no such number, the next that there is.
+
+    What these count is told by `live_scores.counted`.
+    """
+    return count + np.float32(1.0) if count < EXACT else np.nextafter(count, _LAST)
+
+
+@part
 def _add_score(sums, error, raw_missed, missed):
-    """Take one more score into sums [5]: how many there are; weighted sums, see `live_scores`."""
+    """Take one more score into sums [5]: how many there are, see `one_more`; weighted sums, see `live_scores`."""
     size = min(abs(error), MOST_UNITS)
-    sums[0] = float(sums[0]) + 1.0
+    sums[0] = one_more(sums[0])
     for j in range(1, 5):
         if j == 1:
             score = size

@@ -11,11 +11,20 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from forecaster.serving.calibration_kernel import MEMORY
+from forecaster.serving.calibration_kernel import EXACT, MEMORY
 from forecaster.serving.work import LiveScores
 
 IntArray = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
+
+
+def counted(counts: npt.NDArray[np.float32]) -> IntArray:
+    """Return how many scores `calibration_kernel.one_more` has counted, int64 of the same shape.
+
+    Up to 2²⁴ a count is its number, from there on every float32 is one more than the one before: 889 million of them.
+    """
+    behind = np.ascontiguousarray(counts).view(np.int32).astype(np.int64) - int(EXACT.view(np.int32))
+    return np.where(counts < EXACT, counts.astype(np.int64), behind + int(EXACT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +55,13 @@ class Report:
 
         They begin at zero: divided by the sum of their weights, 1 - (1 - 1/m)^count, few scores are a mean too.
         """
-        count = sums[..., 0].astype(np.float64)
+        scored = counted(sums[..., 0])
+        count = scored.astype(np.float64)
         weight = -np.expm1(np.where(count > 0, count, np.nan) * np.log1p(-1.0 / MEMORY))
         mase, bias, coverage, calibrated = np.moveaxis(sums[..., 1:] / weight[..., None], -1, 0)
         if np.isnan(nominal):
             coverage = calibrated = np.full_like(mase, np.nan)
-        return cls(horizons, nominal, count.astype(np.int64), mase, bias, coverage, calibrated)
+        return cls(horizons, nominal, scored, mase, bias, coverage, calibrated)
 
     @classmethod
     def joined(cls, parts: Sequence["Report"]) -> "Report":
