@@ -131,7 +131,6 @@ def _train(
     from forecaster.training.monitoring import system_metrics
     from forecaster.training.pictures import ForecastPictures
     from forecaster.training.split import tail_start
-    from forecaster.training.tracking import verdict
 
     config = settle(config, series)
     stream.write(f"settled by the data: {describe(config.model)}\n")
@@ -148,8 +147,9 @@ def _train(
     warm = start is not None and result.started_from == "champion"
     started_from = start.name if start is not None and warm else result.started_from
     run.set_tag("started_from", started_from)
-    model = run.register(result, series, challenger=challenger, tags={"started_from": started_from})
-    return TrainResult(run.run_id, model, result, "" if challenger else verdict(result.backtest))
+    tags = {"started_from": started_from}
+    model, refusal = run.register(result, series, challenger=challenger, rows=frame, tags=tags)
+    return TrainResult(run.run_id, model, result, refusal)
 
 
 def _start(config: Config, series: Sequence[Series], stream: TextIO) -> "Start | None":

@@ -30,6 +30,7 @@ from forecaster.training.fit import FitResult
 from forecaster.training.ranking import worst
 from forecaster.training.result_figures import figures_of
 from forecaster.training.split import digest_of
+from forecaster.trial import TRIED, try_version
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -132,19 +133,22 @@ class Run:
         series: Sequence[Series],
         *,
         challenger: bool = False,
+        rows: pl.DataFrame | None = None,
         tags: Mapping[str, str] | None = None,
-    ) -> RegisteredModel:
-        """Log and register the bundle.
+    ) -> tuple[RegisteredModel, str]:
+        """Log and register the bundle; return the version and why it is not the champion, empty if that is no matter.
 
         Args:
             result: the model and how it was fitted.
             series: of the data.
             challenger: whether it becomes the challenger, which a backtest compares with the champion. Otherwise it
-                becomes the champion if it is better than nothing, see `verdict`.
+                becomes the champion if it is better than nothing, see `verdict`, and can be used, see `try_version`.
+            rows: of the data, for the trial.
             tags: of the version, beside those that tell where it comes from.
         """
         tracking, bundle = self._config.tracking, result.bundle
-        passed = verdict(result.backtest) == ""
+        refusal = verdict(result.backtest)
+        passed = refusal == ""
         tags = {**self._origin(result, series), **(tags or {}), "validation_status": "passed" if passed else "failed"}
         example = example_of(series, bundle.model)
         model_id = registry.log_bundle(self._client, tracking, self.run_id, bundle, example)
@@ -152,10 +156,18 @@ class Run:
         found = registry.register(self._client, tracking, model_id, description=_summary(result), tags=tags)
         if challenger:
             registry.set_alias(self._client, tracking, registry.CHALLENGER, found.version)
-        elif passed:
+        elif passed and not (refusal := self._failed_trial(found, rows)):
             aliases.promote(self._client, tracking, found.version)
         self._client.set_tag(self.run_id, "registered_version", found.version)
-        return registry.resolve(tracking, found.version)
+        return registry.resolve(tracking, found.version), "" if challenger else refusal
+
+    def _failed_trial(self, version: RegisteredModel, rows: pl.DataFrame | None) -> str:
+        """Try a version in a process of its own, say on its page what came of it, and return why it cannot be used."""
+        tried = try_version(self._config.tracking, version.version, rows)
+        status = {} if tried.passed else {"validation_status": "failed"}
+        aliases.tag(self._client, self._config.tracking, version.version, {TRIED: tried.tag, **status})
+        self._client.set_tag(self.run_id, TRIED, tried.tag)
+        return tried.failure
 
     def _origin(self, result: FitResult, series: Sequence[Series]) -> dict[str, str]:
         """Return the tags of a version that tell what it was made of."""
