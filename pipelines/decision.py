@@ -13,8 +13,10 @@ from typing import Any, Literal
 from forecaster.config import PromotionConfig, to_dict
 from forecaster.evaluation_report import without_nan
 from forecaster.rule import Clause, Measured, judge
+from forecaster.trial import TrialVerdict
 from pipelines.backtest_result import CHALLENGER, CHAMPION, BacktestResult, utc_text
 
+_USED = "can be used by a process of its own"
 Outcome = Literal["promoted", "refused", "nothing to do"]
 
 
@@ -68,6 +70,12 @@ class Decision:
             data=result.data,
             time=time,
         )
+
+    def after(self, trial: TrialVerdict) -> "Decision":
+        """Return the decision as it is behind the trial of the version that it would promote."""
+        clause = Clause(_USED, trial.failure or "it loads, observes and forecasts", trial.passed, trial.failure)
+        tried = dataclasses.replace(self, clauses=(*self.clauses, clause))
+        return tried if trial.passed else dataclasses.replace(tried, outcome="refused", reason=trial.failure)
 
     @property
     def promoted(self) -> bool:

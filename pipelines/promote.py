@@ -16,11 +16,16 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import polars as pl
+
 from forecaster import aliases, registry
 from forecaster.config import Config, TrackingConfig, to_dict
-from forecaster.errors import FailedPreconditionError
+from forecaster.data.schema import read_frame
+from forecaster.errors import DataError, FailedPreconditionError
 from forecaster.registry import CHALLENGER, CHAMPION, RegisteredModel, store_errors
+from forecaster.trial import try_version
 from pipelines.context import Context
+from pipelines.dataset import ingested
 from pipelines.decision import Decision
 from pipelines.promotion_report import html_report, markdown_report
 
@@ -65,7 +70,7 @@ def rollback(config: Config) -> Rollback:
 
 
 def promote(config: Config, context: Context, *, dry_run: bool = False) -> Decision:
-    """Let the challenger become the champion if its newest backtest says so.
+    """Let the challenger become the champion if its newest backtest says so, and a process of its own can use it.
 
     Args:
         config: names the store and the rule.
@@ -156,6 +161,8 @@ def _decide(client: "MlflowClient", config: Config, run: "MlflowRun", *, dry_run
             return before
     result = read_result(client, tracking, run_id)
     decision = Decision.of(result, config.promotion, _now())
+    if decision.promoted:
+        decision = decision.after(try_version(tracking, decision.version, _rows(config)))
     if not dry_run:
         page = html_report(decision, result, read_figures(client, tracking, run_id))
         with store_errors(tracking):
@@ -163,6 +170,14 @@ def _decide(client: "MlflowClient", config: Config, run: "MlflowRun", *, dry_run
             client.log_text(run_id, markdown_report(decision, result), MARKDOWN)
             client.log_text(run_id, decision.to_json(), DECISION)
     return decision
+
+
+def _rows(config: Config) -> pl.DataFrame | None:
+    """Return the rows of the data set, which a version is tried on; None if there are none here."""
+    try:
+        return read_frame(ingested(config).data)
+    except DataError:
+        return None
 
 
 def _explain(

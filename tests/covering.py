@@ -5,6 +5,7 @@ Faults come, as a rule, of two options together; a few rows hold all pairs, wher
 occurred, and takes for each other option the value that brings the most of those (Cohen et al. 1997).
 """
 
+import collections
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -42,21 +43,19 @@ def covering(options: Options, forbidden: Sequence[Rule], wanted: Iterator[Row] 
             if name not in row:
                 row[name] = _best(options, forbidden, left, row, name)
         rows.append({name: row[name] for name in options})
-        left = [one for one in left if not _occurs(one, row)]
+        left = [one for one in left if not one.items() <= row.items()]
     return rows
 
 
 def _best(options: Options, forbidden: Sequence[Rule], left: Sequence[Row], row: Row, name: str) -> Any:
     """Return the value of an option that lets most of what is left occur, of those that the row can be ended with."""
-
-    def gain(value: Any) -> tuple[int, int]:
-        longer = {**row, name: value}
-        whole = sum(name in one and _occurs(one, longer) for one in left)
-        part = sum(name in one and _fits(one, longer) for one in left)
-        return whole, part
-
-    possible = [value for value in options[name] if _completed(options, forbidden, {**row, name: value}) is not None]
-    return max(possible, key=gain)
+    near = [one for one in left if name in one and _fits(one, row)]
+    whole, part = collections.Counter[Any](), collections.Counter[Any]()
+    for one in near:
+        part[one[name]] += 1
+        whole[one[name]] += one.keys() <= row.keys() | {name}
+    possible = (value for value in options[name] if _completed(options, forbidden, {**row, name: value}) is not None)
+    return max(possible, key=lambda value: (whole[value], part[value]))
 
 
 def _completed(options: Options, forbidden: Sequence[Rule], row: Row) -> Row | None:
@@ -72,10 +71,6 @@ def _completed(options: Options, forbidden: Sequence[Rule], row: Row) -> Row | N
 
 def _breaks(rule: Rule, row: Row) -> bool:
     return all(name in row and row[name] in values for name, values in rule.items())
-
-
-def _occurs(combination: Row, row: Row) -> bool:
-    return all(name in row and row[name] == value for name, value in combination.items())
 
 
 def _fits(combination: Row, row: Row) -> bool:

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from forecaster import registry
 from forecaster.config import Config, ServingConfig, TrackingConfig
 from forecaster.errors import ConfigError, ForecasterError
 from forecaster.model.bundle import Bundle
@@ -24,6 +23,7 @@ from forecaster.serving.maintenance import Maintenance
 from forecaster.serving.opening import open_storage
 from forecaster.serving.storage import Activation, Storage
 from forecaster.serving.telemetry import LOGGER
+from forecaster.serving.verification import load_verified
 from forecaster.serving.versions import Versions
 
 
@@ -74,7 +74,7 @@ def check_device(device: str) -> None:
 def _open(tracking: TrackingConfig, config: ServingConfig) -> Source:
     alias: ForecasterError | None = None
     try:
-        registered, bundle = registry.load_bundle(tracking, config.alias)
+        registered, bundle = load_verified(tracking, config.alias)
     except ForecasterError as error:  # the version that was served last may still be there
         alias = error
     storage = open_storage(
@@ -103,7 +103,7 @@ def _open(tracking: TrackingConfig, config: ServingConfig) -> Source:
 def _load_active(tracking: TrackingConfig, active: Activation) -> tuple[RegisteredModel, Bundle] | None:
     """Return the version that was served last, None if it is not there any more."""
     try:
-        registered, bundle = registry.load_bundle(tracking, active.version)
+        registered, bundle = load_verified(tracking, active.version)
     except ForecasterError as error:
         LOGGER.warning("version %s, whose states are kept, cannot be loaded: %s", active.version, error)
         return None

@@ -1,7 +1,12 @@
-"""Whether a model version may take a served one's place: the same grid and covariates, finite numbers in and out."""
+"""Whether a model version works, and may take a served one's place: wherever the server loads one, it is checked here.
+
+What can be said of the files alone, `Bundle.load` has said by then.
+"""
 
 import torch
 
+from forecaster import registry
+from forecaster.config import TrackingConfig
 from forecaster.errors import BundleError
 from forecaster.model.bundle import Bundle
 from forecaster.model.covariates import CovariateSpec
@@ -10,13 +15,22 @@ from forecaster.model.observations import Observations
 _PROBED_STEPS = 64
 
 
+def load_verified(
+    tracking: TrackingConfig, alias_or_version: str, served: Bundle | None = None
+) -> tuple[registry.RegisteredModel, Bundle]:
+    """Return a registered version and its bundle, which works and fits the one that is served, if there is one.
+
+    Raises what `registry.load_bundle` and `verify` raise.
+    """
+    registered, bundle = registry.load_bundle(tracking, alias_or_version)
+    verify(bundle, served)
+    return registered, bundle
+
+
 def verify(bundle: Bundle, served: Bundle | None = None) -> None:
     """Raise BundleError unless a version works and fits the one that is served."""
     if served is not None:
         _check_fits(bundle, served)
-    for name, parameter in bundle.model.state_dict().items():
-        if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
-            raise BundleError(f"the weights {name!r} are not all finite numbers")
     with torch.inference_mode():
         steps = torch.arange(_PROBED_STEPS)
         observations = Observations.of((steps * bundle.step_us)[None], steps.double().sin()[None], None)

@@ -21,7 +21,7 @@ from forecaster.serving.engine import Engine
 from forecaster.serving.storage import Activation, Storage
 from forecaster.serving.swap import Swap
 from forecaster.serving.telemetry import LOGGER, log_internal_error
-from forecaster.serving.verification import verify
+from forecaster.serving.verification import load_verified
 
 _RETRY_SECONDS = 60.0
 _LOOKUPS = 4  # at once
@@ -238,9 +238,7 @@ class Versions:
         self._engine.storage.snapshots.activate(Activation(version, lane.bundle.fingerprint))
 
     def _load(self, version: str) -> Bundle:
-        _, bundle = registry.load_bundle(self._tracking, version)
-        verify(bundle, self._engine.lanes.active.bundle)
-        return bundle
+        return load_verified(self._tracking, version, self._engine.lanes.active.bundle)[1]
 
     def _fail(self, version: Version, why: str, *, transient: bool = False) -> None:
         version.failure, version.bundle, version.transient = why, None, transient

@@ -162,14 +162,14 @@ def _train(
     warm = start is not None and result.started_from == "champion"
     started_from = start.name if start is not None and warm else result.started_from
     run.set_tag("started_from", started_from)
-    return _registered(config, run, result, series, {"started_from": started_from}, challenger)
+    return _registered(config, run, result, (frame, series), {"started_from": started_from}, challenger)
 
 
 def _registered(
     config: Config,
     run: "Run",
     result: "FitResult",
-    series: list[Series],
+    data: tuple[pl.DataFrame, list[Series]],
     tags: Mapping[str, str],
     challenger: bool,
 ) -> TrainResult:
@@ -178,7 +178,9 @@ def _registered(
 
     client, refusal = registry.connect(config.tracking), verdict(result.backtest, config.promotion)
     tags = {**tags, "validation_status": "failed" if refusal else "passed"}
-    model = run.register(result, series, tags=tags)
+    model = run.register(result, data[1], tags=tags)
+    if not challenger and not refusal and registry.find(client, config.tracking, registry.CHAMPION) is None:
+        refusal = run.try_out(model, data[0])
     before = take_place(client, config.tracking, model.version, may_lead=not challenger and not refusal)
     return TrainResult(
         run.run_id,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import yaml
 
-from forecaster import registry
+from forecaster import aliases, registry
 from forecaster.config import Config, to_dict
 from forecaster.data.datasets import weather_path
 from forecaster.data.windows import Series
@@ -29,6 +29,7 @@ from forecaster.training.ranking import worst
 from forecaster.training.registration import data_tags
 from forecaster.training.result_figures import figures_of
 from forecaster.training.split import digest_of
+from forecaster.trial import TRIED, try_version
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -143,6 +144,14 @@ class Run:
         found = registry.register(self._client, tracking, model_id, description=_summary(result), tags=tags)
         self._client.set_tag(self.run_id, "registered_version", found.version)
         return found
+
+    def try_out(self, version: RegisteredModel, rows: pl.DataFrame) -> str:
+        """Try a version in a process of its own, say on its page what came of it, and return why it cannot be used."""
+        tried = try_version(self._config.tracking, version.version, rows)
+        status = {} if tried.passed else {"validation_status": "failed"}
+        aliases.tag(self._client, self._config.tracking, version.version, {TRIED: tried.tag, **status})
+        self._client.set_tag(self.run_id, TRIED, tried.tag)
+        return tried.failure
 
     def _origin(self, result: FitResult, series: Sequence[Series]) -> dict[str, str]:
         """Return the tags of a version that tell what it was made of."""

@@ -1,4 +1,4 @@
-"""Every architecture from a file to a registered bundle that forecasts, with covariates of every kind on the way."""
+"""Every pair of options and kinds of covariates from a file to a registered bundle, forecast in each way there is."""
 
 import datetime as dt
 import io
@@ -10,14 +10,19 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from mlflow.pyfunc.model import PythonModelContext
 
 from forecaster import registry
+from forecaster.compare.outcome import cost_of
 from forecaster.config import Config, DataConfig, ModelConfig, TrackingConfig, TrainingConfig
 from forecaster.data.schema import read_frame
 from forecaster.data.windows import known_future, latest_segments
 from forecaster.evaluation import forecast
+from forecaster.evaluation_report import evaluate
+from forecaster.model.bundle import Bundle
 from forecaster.training.job import train
-from tests.unit.model.family import CONFIGURATIONS, WITH_COVARIATES
+from tests.covering import Row
+from tests.unit.model.family import OPTIONS, changes_of, family
 
 START = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
 STEPS, HORIZON = 120, 4
@@ -28,6 +33,20 @@ DATA = DataConfig(
     static_categories=("region",),
     end_column="over",
 )
+
+
+COLUMNS = {
+    "past": "past_covariates",
+    "future": "future_covariates",
+    "static": "static_covariates",
+    "categories": "static_categories",
+}
+TRAINED = family({name: values for name, values in OPTIONS.items() if name not in ("computed", "members")})
+
+
+def known_of(row: Row) -> dict[str, object]:
+    """Return the columns of the covariates that a row of a family asks for."""
+    return {column: getattr(DATA, column) for kind, column in COLUMNS.items() if row[kind]}
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +93,13 @@ def configure(csv: str, tracking: TrackingConfig, changes: dict[str, object], **
     )
 
 
-@pytest.mark.parametrize("name", sorted(CONFIGURATIONS | WITH_COVARIATES))
-def test_every_architecture_trains_registers_loads_and_forecasts(name: str, csv: str, tracking: TrackingConfig) -> None:
-    known = CONFIGURATIONS | WITH_COVARIATES
-    every = {field: getattr(DATA, field) for field in ("past_covariates", "future_covariates", "static_covariates")}
-    every |= {"static_categories": DATA.static_categories}
-    config = configure(csv, tracking, known[name], **(every if name in WITH_COVARIATES else {}))
-    result = train(config, stream=io.StringIO())
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_architecture_trains_registers_loads_and_forecasts(
+    name: str, csv: str, tracking: TrackingConfig, tmp_path: Path
+) -> None:
+    row = TRAINED[name]
+    config = configure(csv, tracking, changes_of(row), **known_of(row))
+    result = train(config, stream=io.StringIO(), challenger=True)
     _, bundle = registry.load_bundle(tracking, result.model.version)
     assert bundle.fingerprint == result.fit.bundle.fingerprint
     frame = read_frame(config.data)
@@ -90,6 +109,11 @@ def test_every_architecture_trains_registers_loads_and_forecasts(name: str, csv:
     assert quantiles.shape == (3, HORIZON, len(bundle.model.config.quantile_levels))
     assert bool(torch.isfinite(quantiles).all())
     assert (quantiles.diff(dim=-1) >= 0).all()
+    report = evaluate(config, version=result.model.version, since=START + dt.timedelta(hours=STEPS - 12))
+    assert math.isfinite(report.metrics()["model"]["mase"])
+    assert cost_of(bundle.model)["state_bytes"] == bundle.model.state_spec.num_bytes
+    columns = ["unique_id", "ds", "y", *config.data.beside]
+    assert_mlflow_forecasts_so(bundle, quantiles, frame, tmp_path / "bundle", columns)
 
     client = registry.connect(tracking)
     run = client.get_run(result.run_id).data
@@ -101,18 +125,32 @@ def test_every_architecture_trains_registers_loads_and_forecasts(name: str, csv:
     assert [point.step for point in lags] == list(range(len(result.fit.gradient_norms)))
     figures = {file.path for file in client.list_artifacts(result.run_id, "figures")}
     assert ("figures/gradient_norms.png" in figures) == bool(result.fit.gradient_norms)
-    if name in WITH_COVARIATES:
+    if bundle.model.covariates:
         spec = json.loads(Path(client.download_artifacts(result.run_id, "covariates.json")).read_text())
-        assert spec["categories"] == [{"name": "region", "values": ["north", "south"]}]
-        assert [one["name"] for one in spec["future"]] == ["price", "holiday"]
+        assert spec["categories"] == ([{"name": "region", "values": ["north", "south"]}] if row["categories"] else [])
+        assert [one["name"] for one in spec["future"]] == (["price", "holiday"] if row["future"] else [])
+
+
+def assert_mlflow_forecasts_so(
+    bundle: Bundle, quantiles: torch.Tensor, frame: pl.DataFrame, folder: Path, columns: list[str]
+) -> None:
+    """Let MLflow's model forecast from the rows: the same, at the times behind them."""
+    from forecaster.pyfunc_model import PyfuncForecaster
+
+    bundle.save(folder)
+    model = PyfuncForecaster()
+    model.load_context(PythonModelContext({"bundle": str(folder)}, {}))
+    found = model.predict(None, frame.with_columns(pl.col("ds").dt.replace_time_zone(None)).to_pandas()[columns])
+    median = quantiles[..., bundle.model.config.quantile_levels.index(0.5)]
+    counts = bundle.model.config.head == "negative_binomial"  # one off where a probability lies between two
+    np.testing.assert_allclose(found["y_hat"], median.flatten(), rtol=1e-4, atol=1.0 if counts else 1e-5)
 
 
 def test_mlflow_forecasts_with_the_known_future(csv: str, tracking: TrackingConfig) -> None:
     import mlflow.pyfunc
 
-    fields = ("past_covariates", "future_covariates", "static_covariates", "static_categories")
-    config = configure(csv, tracking, {}, **{field: getattr(DATA, field) for field in fields})
-    result = train(config, stream=io.StringIO())
+    config = configure(csv, tracking, {}, **{column: getattr(DATA, column) for column in COLUMNS.values()})
+    result = train(config, stream=io.StringIO(), challenger=True)
     mlflow.set_tracking_uri(tracking.uri)
     model = mlflow.pyfunc.load_model(f"models:/forecaster/{result.model.version}")
     names = [column.name for column in model.metadata.signature.inputs.inputs]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,11 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "static": (False, True),
     "categories": (False, True),
 }
+SHORT = {
+    **dict.fromkeys(("cell", "head", "attention", "decoder", "initialization"), ""),
+    **{"attention_steps": "of", "layer_periods": "every", "season_lengths": "season", "num_layers": "layers"},
+    **{"deep_input": "into", "deep_transition": "deep", "deep_output": "out", "end_of_sequence": "ending"},
+}
 COVARIATES = ("past", "future", "static", "categories")
 _WITHOUT_HIDDEN = ("deep_input", "deep_transition", "deep_output")
 NOT_STEPPED: dict[str, tuple[Any, ...]] = {
@@ -101,16 +107,27 @@ MORE: list[Row] = [
 
 
 def name_of(row: Row) -> str:
-    """Return what of a row is not as usual."""
-    shown = {True: "{}", False: "no {}"}
-    unusual = [(name, row[name]) for name, (usual, *_) in OPTIONS.items() if row[name] != usual and name != "computed"]
-    words = [
-        shown[v].format(n) if isinstance(v, bool) else f"{n} {v}" if not isinstance(v, str) else v for n, v in unusual
-    ]
-    return ", ".join(words) or "nothing"
+    """Return what of a row is not as usual, in few words."""
+    words = []
+    for option, (usual, *_) in OPTIONS.items():
+        value = row.get(option, usual)
+        if option == "computed" or value == usual:
+            continue
+        name = SHORT.get(option, option)
+        words.append(
+            name if value is True else f"no {name}" if value in (False, ()) else f"{name}{value}".replace(" ", "")
+        )
+    return " ".join(words) or "usual"
 
 
-FAMILY: dict[str, Row] = {name_of(row): row for row in covering(OPTIONS, FORBIDDEN, [*pairs(OPTIONS), *MORE])}
+def family(options: Mapping[str, tuple[Any, ...]]) -> dict[str, Row]:
+    """Return the rows of some of the options by name."""
+    rules = [rule for rule in FORBIDDEN if rule.keys() <= options.keys()]
+    more = [one for one in MORE if one.keys() <= options.keys()]
+    return {name_of(row): row for row in covering(options, rules, [*pairs(options), *more])}
+
+
+FAMILY = family(OPTIONS)
 NAMES = list(FAMILY)
 
 
