@@ -29,6 +29,7 @@ from forecaster.serving.store import SeriesStore
 from forecaster.serving.work import LiveScores, SeriesInfo
 
 Find = Callable[[Columns], tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]]
+Past = Callable[[Sequence[str]], Sequence[Attributes]]
 _FEW_STEPS = 8  # of a run: steps in place cost less than a scan, which takes states out and puts them back
 _SCANNED_AT_ONCE = 4096  # series: their states are held three times meanwhile
 _NO_ROWS = Columns((), np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0))
@@ -92,17 +93,34 @@ class Lane:
             found[older], values[older] = find(wanted)
         return found, values
 
-    def new_attributes(self, attributes: Attributes, columns: Columns, verdict: Verdict) -> Attributes | None:
-        """Return the static covariates that change something: those of series that exist or are about to."""
+    def new_attributes(
+        self, attributes: Attributes, columns: Columns, verdict: Verdict, past: Past
+    ) -> Attributes | None:
+        """Return the static covariates that change something: those of series that exist or are about to.
+
+        With rows of which none is applied, a series does not get back what it had before: it is a late repetition.
+
+        Args:
+            attributes: given before all of the rows.
+            columns: all rows that were given with them, in one request for each series.
+            verdict: on the rows.
+            past: looks up what series ever had.
+        """
         if not self.static:
             return None
+        with_rows = {columns.series_ids[i] for i in np.unique(columns.series).tolist()}
         begun = {columns.series_ids[i] for i in np.unique(columns.series[verdict.accepted]).tolist()}
         slots = self.store.bring(attributes.series_ids)
-        new = []
+        new: dict[int, int] = {}
         for k, (name, slot) in enumerate(zip(attributes.series_ids, slots.tolist(), strict=True)):
             given = digest(attributes.numbers[k], attributes.categories[k])
             if self.store.mirrors.static_digest[slot] != given if slot >= 0 else name in begun:
-                new.append(k)
+                new[k] = given
+        doubtful = {name: k for k in new if (name := attributes.series_ids[k]) in with_rows - begun}
+        for one in past(list(doubtful)) if doubtful else ():
+            k = doubtful[one.series_ids[0]]
+            if new.get(k) == digest(one.numbers[0], one.categories[0]):
+                del new[k]
         return attributes.of(new) if new else None
 
     def apply(

@@ -70,7 +70,6 @@ class Staging:
         snapshots: of that version, which all its series go on from; None to rebuild all.
         replay_steps: of a series at least, if it has seen so many.
         calibration: of that version, if series have any.
-        deletions: that the journal may not tell of, because they are erased beside; more may be added at any time.
         should_stop: asked at every record; `fold` raises UnavailableError soon after it says so.
     """
 
@@ -84,7 +83,6 @@ class Staging:
         *,
         replay_steps: int,
         calibration: Calibration | None = None,
-        deletions: Sequence[tuple[int, str]] = (),
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._should_stop, self._give_way = should_stop, _nothing
@@ -98,7 +96,7 @@ class Staging:
         self._goes_on = np.zeros(len(census), dtype=bool)  # from a snapshot
         self._newer = Grouped()  # series that are not in the census
         self._is_cut = False  # whether journal and history have less than everything
-        self._deletions, self._deletions_known = deletions, 0
+        self._deletions_known = 0
         self._deleted: dict[str, int] = {}  # the last deletion of each series that has one
         self._sequence, self._begun = 0, False
         self._from_snapshots = snapshots is not None
@@ -278,8 +276,8 @@ class Staging:
 
         Each stands for all that came before it, wherever it is met: erasing takes those records out at any moment.
         """
-        while self._deletions_known < len(self._deletions):
-            sequence, series_id = self._deletions[self._deletions_known]
+        while self._deletions_known < len(self._census.deletions):
+            sequence, series_id = self._census.deletions[self._deletions_known]
             self._deletions_known += 1
             yield from self._deletion(sequence, series_id)
 
@@ -327,10 +325,8 @@ def refolded(
     buckets, zeros = np.fromiter(map(bucket, names), np.int64, len(names)), np.zeros(len(names), dtype=np.int64)
     clocks = np.full(len(names), EARLIEST_US)
     moving = marked(buckets)
-    census = Census(through, every, buckets, clocks, zeros)
     deletions = [one for one in journal.deletions() if one[0] <= through]  # they may be erased meanwhile
-    staging = Staging(
-        bundle, census, moving, journal, VolatileSnapshots(), replay_steps=1, calibration=calibration, deletions=deletions
-    )
+    census = Census(through, every, buckets, clocks, zeros, deletions)
+    staging = Staging(bundle, census, moving, journal, VolatileSnapshots(), replay_steps=1, calibration=calibration)
     staging.fold(through)
     return staging.rebuilt(moving)
