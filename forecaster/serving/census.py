@@ -99,7 +99,8 @@ def windows(census: Census, bundle: Bundle, replay_steps: int) -> tuple[IntArray
     period = math.lcm(memory, *(config.layer_periods or ()))
     steps = max(replay_steps, memory + 1)
     offset = np.maximum(census.position - steps, 0) // period * period
-    counted = census.position - offset
+    # What stands at 0 has just started afresh, for it was broken: another version begins with what came before.
+    counted = np.where(census.position > 0, census.position - offset, steps)
     first_us = census.clock_us - (counted - 1) * bundle.step_us
     return np.where(offset > 0, first_us, first_us - 1), offset
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from forecaster.errors import StorageError
+from forecaster.errors import BrokenStateError, ForecasterError, StorageError
 from forecaster.model.bundle import Bundle
 from forecaster.model.ragged import Runs, advance
 from forecaster.model.state import State
@@ -26,12 +26,14 @@ from forecaster.serving.records import Attributes, Columns, IntArray
 from forecaster.serving.replay import Part
 from forecaster.serving.scoring import Scoring
 from forecaster.serving.store import SeriesStore
+from forecaster.serving.telemetry import LOGGER
 from forecaster.serving.work import LiveScores, SeriesInfo
 
 Find = Callable[[Columns], tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]]
 Past = Callable[[Sequence[str]], Sequence[Attributes]]
 _FEW_STEPS = 8  # of a run: steps in place cost less than a scan, which takes states out and puts them back
 _SCANNED_AT_ONCE = 4096  # series: their states are held three times meanwhile
+_MOST_NAMED = 10  # series, in a line of the log
 _NO_ROWS = Columns((), np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0))
 
 
@@ -180,6 +182,29 @@ class Lane:
         digests = [digest(*one) for one in zip(attributes.numbers, attributes.categories, strict=True)]
         if len(there):
             self.store.set_static(slots[there], self.static.encode(attributes), digests)
+
+    def restart(self, slots: IntArray) -> dict[str, ForecasterError]:
+        """Let series whose states cannot be forecast from start afresh; return what is told of each.
+
+        No record says so: a crash before their next snapshot finds them broken again, and the next forecast starts them
+        afresh again.
+        """
+        names, version = self.store.names(slots), self.version or self.bundle.fingerprint[:12]
+        self.store.restart(slots, keep=STATIC)
+        LOGGER.warning(
+            "%d series start afresh, their states under version %s are not finite: %s",
+            len(names),
+            version,
+            ", ".join(map(repr, names[:_MOST_NAMED])),
+        )
+        needed = self.model.config.min_history or 1
+        return {
+            name: BrokenStateError(
+                f"version {version} makes no finite forecast of series {name!r}: it starts afresh, and can be"
+                f" forecast again after {needed} values"
+            )
+            for name in names
+        }
 
     def describe(self, series_ids: Sequence[str]) -> dict[str, SeriesInfo]:
         """Return what is known of those of the series that there are; cold ones stay cold if they are whole."""

@@ -138,6 +138,9 @@ class Swap:
                 should_stop=self._stopped.is_set,
             )
             staging = await self._in_thread(make)
+            if into_next:
+                await self._in_thread(functools.partial(staging.fold, give_way=Courtesy(self._is_busy).give_way))
+                await self._in_thread(staging.check)
             left, series = buckets, np.bincount(mine.buckets, minlength=BUCKETS)[buckets]
             while len(left):
                 few = max(int(np.searchsorted(np.cumsum(series), self._pace.series, side="right")), 1)
