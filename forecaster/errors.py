@@ -12,7 +12,8 @@
     │   └── ModelNotFoundError
     ├── FailedPreconditionError         right input, wrong moment
     │   ├── OutOfOrderError             older than the series' clock
-    │   └── TooLittleHistoryError
+    │   ├── TooLittleHistoryError
+    │   └── BrokenStateError            the series' state is not finite; it starts afresh
     ├── ConflictError                   same time, different value
     ├── LimitReachedError               a queue, series or rate limit
     ├── UnavailableError                draining, recovering, or not reachable
@@ -128,6 +129,12 @@ class TooLittleHistoryError(FailedPreconditionError):
     """The series has seen too few values to be forecast."""
 
     reason = "TOO_LITTLE_HISTORY"
+
+
+class BrokenStateError(FailedPreconditionError):
+    """The model's state of the series is not made of finite numbers any more; the series has started afresh."""
+
+    reason = "STATE_BROKEN"
 
 
 class ConflictError(ForecasterError):

@@ -27,6 +27,7 @@ _BY_REASON: dict[str, type[ForecasterError]] = {
         errors.FailedPreconditionError,
         errors.OutOfOrderError,
         errors.TooLittleHistoryError,
+        errors.BrokenStateError,
         errors.ConflictError,
         errors.LimitReachedError,
         errors.UnavailableError,

@@ -69,16 +69,20 @@ def merged(parts: Iterable[Attributes]) -> Attributes:
 def in_parts(requests: Sequence[ObserveWork]) -> list[Sequence[ObserveWork]]:
     """Cut requests so that all static covariates of a part may be set before all rows of it.
 
-    That is where they come for a series which an earlier request of the part has rows of.
+    That is where they come for a series which an earlier request of the part has rows of; and where rows come of a
+    series that an earlier one gave some, so that what becomes of a series' rows in a part is told of one request.
     """
     if all(request.attributes is None for request in requests):
         return [requests]
     parts: list[list[ObserveWork]] = [[]]
     names: set[str] = set()
+    described: set[str] = set()
     for request in requests:
-        if request.attributes is not None and not names.isdisjoint(request.attributes.series_ids):
+        given = () if request.attributes is None else request.attributes.series_ids
+        if not names.isdisjoint(given) or not described.isdisjoint(request.columns.series_ids):
             parts.append([])
-            names = set()
+            names, described = set(), set()
         parts[-1].append(request)
         names.update(request.columns.series_ids)
+        described.update(given)
     return list(parts)

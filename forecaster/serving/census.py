@@ -6,7 +6,7 @@ Shapes: N series.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,8 @@ class Census:
         buckets: int64 [N].
         clock_us: int64 [N].
         position: int64 [N].
+        deletions: that the journal may not tell of, because they are erased beside, sequence and series; there may be
+            more at any time, each of them before the next record.
     """
 
     sequence: int
@@ -40,6 +42,7 @@ class Census:
     buckets: IntArray
     clock_us: IntArray
     position: IntArray
+    deletions: Sequence[tuple[int, str]] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -47,7 +50,8 @@ class Census:
     def of(self, moving: np.ndarray) -> "Census":
         """Return those whose buckets are marked, bool [1024]."""
         rows = np.flatnonzero(moving[self.buckets])
-        return Census(self.sequence, self.names[rows], self.buckets[rows], self.clock_us[rows], self.position[rows])
+        parts = (self.names[rows], self.buckets[rows], self.clock_us[rows], self.position[rows])
+        return Census(self.sequence, *parts, self.deletions)
 
 
 def take_census(
@@ -56,6 +60,7 @@ def take_census(
     check_going: Callable[[], None],
     residents: tuple[dict[str, int], IntArray, IntArray],
     sequence: int,
+    deletions: Sequence[tuple[int, str]],
 ) -> Census:
     """Return all series of a lane, resident and cold.
 
@@ -65,6 +70,7 @@ def take_census(
         check_going: called now and then; raises if this is to end.
         residents: the store's inventory.
         sequence: as of which it was taken.
+        deletions: see `Census`.
     """
     slots, clock_us, position = residents
     at = np.fromiter(slots.values(), np.int64, len(slots))
@@ -83,7 +89,7 @@ def take_census(
         positions.append(np.zeros(len(broken), dtype=np.int64))
     buckets = np.fromiter(map(bucket, names), np.int64, len(names))
     every = np.array(names, dtype=object)
-    return Census(sequence, every, buckets, np.concatenate(clocks), np.concatenate(positions))
+    return Census(sequence, every, buckets, np.concatenate(clocks), np.concatenate(positions), deletions)
 
 
 def windows(census: Census, bundle: Bundle, replay_steps: int) -> tuple[IntArray, IntArray]:
@@ -93,7 +99,8 @@ def windows(census: Census, bundle: Bundle, replay_steps: int) -> tuple[IntArray
     period = math.lcm(memory, *(config.layer_periods or ()))
     steps = max(replay_steps, memory + 1)
     offset = np.maximum(census.position - steps, 0) // period * period
-    counted = census.position - offset
+    # What stands at 0 has just started afresh, for it was broken: another version begins with what came before.
+    counted = np.where(census.position > 0, census.position - offset, steps)
     first_us = census.clock_us - (counted - 1) * bundle.step_us
     return np.where(offset > 0, first_us, first_us - 1), offset
 

@@ -224,7 +224,7 @@ class Engine:
             room -= _new_series(part, *judged) if self.lanes.next is not None else 0  # it is for all lanes together
             outcomes[rows] = verdict.outcomes
             errors |= {int(rows[row]): error for row, error in verdict.errors.items()}
-            new = None if given is None else lane.new_attributes(given, part, verdict)
+            new = None if given is None else lane.new_attributes(given, part, verdict, self._journal.past_attributes)
             records += [] if new is None else [new]
             records += [_accepted(part, verdict)] if len(verdict.accepted) else []
             lane.store.make_room(part.series_ids)  # what cannot be done must be known before it is journaled

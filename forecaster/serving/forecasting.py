@@ -7,7 +7,7 @@ F known-future covariates, P paths, M and L as in `work`.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,15 @@ from forecaster.model.sampling import Paths
 from forecaster.model.seq2seq import Prediction
 from forecaster.serving.drawing import unsupported
 from forecaster.serving.lane import Lane
-from forecaster.serving.plain_forecasts import brought, failures, forecast_alike, interpolated, kind
+from forecaster.serving.plain_forecasts import (
+    NONE,
+    brought,
+    failures,
+    finite,
+    forecast_alike,
+    interpolated,
+    kind,
+)
 from forecaster.serving.records import IntArray
 from forecaster.serving.work import Drawn, Forecasts, ForecastWork, Futures, Sampling, Search
 
@@ -59,12 +67,16 @@ def forecast(lane: Lane, requests: Sequence[ForecastWork]) -> list[Forecasts]:
 
 
 @torch.inference_mode()
-def _forecast(lane: Lane, requests: Sequence[ForecastWork]) -> list[Forecasts]:
-    """Forecast requests with futures or paths."""
+def _forecast(
+    lane: Lane, requests: Sequence[ForecastWork], broken: Mapping[str, ForecasterError] = NONE
+) -> list[Forecasts]:
+    """Forecast requests with futures or paths; of `broken` series there are no forecasts."""
     model, store = lane.model, lane.store
     trained = model.config.quantile_levels
-    asked = [_ask(lane, request) for request in requests]
+    asked = [_ask(lane, request, broken) for request in requests]
     predictions = _predict(lane, asked)
+    if len(slots := _not_finite(lane, asked, predictions)):
+        return _forecast(lane, requests, {**broken, **lane.restart(slots)})
     quantiles = [_levels(lane, one, prediction) for one, prediction in zip(asked, predictions, strict=True)]
     drawn = _draw(lane, asked)
     return [
@@ -127,11 +139,21 @@ def series_seed(seed: int, series_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(series_id.encode(), digest_size=8, key=key).digest(), "little", signed=True)
 
 
-def _ask(lane: Lane, work: ForecastWork) -> _Asked:
+def _not_finite(lane: Lane, asked: Sequence[_Asked], predictions: Sequence[Prediction]) -> IntArray:
+    """Return the slots of series whose forecasts are not finite: what is known of the future is clipped."""
+    found = [_NO_SLOTS]
+    for one, prediction in zip(asked, predictions, strict=True):
+        if (sound := finite(prediction.quantiles.numpy())) is not None:
+            found.append(one.slots[~sound])
+    return np.unique(np.concatenate(found)) if len(found) > 1 else _NO_SLOTS
+
+
+def _ask(lane: Lane, work: ForecastWork, broken: Mapping[str, ForecasterError]) -> _Asked:
     model, store = lane.model, lane.store
     slots, unread = brought(lane, [work.series_ids])
     missing = failures(lane, work.series_ids, slots, work) | unread
     failed = {work.series_ids[at]: error for at, error in missing.items()}
+    failed |= {name: broken[name] for name in work.series_ids if name in broken}
     if (error := unsupported(work.drawing, model)) is not None:  # of a request that was checked against another version
         failed = dict.fromkeys(work.series_ids, error)
     future = None
@@ -221,9 +243,12 @@ def _levels(lane: Lane, one: _Asked, prediction: Prediction) -> npt.NDArray[np.f
 
 def _issue(lane: Lane, one: _Asked, prediction: Prediction) -> None:
     """Let the forecasts of a request be scored, unless they rest on assumptions."""
-    if lane.scoring is not None and len(one.slots) and not one.work.hypothetical:
-        horizons = np.full(len(one.slots), one.work.horizon)
-        lane.scoring.issue(one.slots, prediction.quantiles.numpy(), prediction.ended.numpy(), horizons)
+    if lane.scoring is None or not len(one.slots) or one.work.hypothetical:
+        return
+    horizons = np.full(len(one.slots), one.work.horizon)
+    parts = (one.slots, prediction.quantiles.numpy(), prediction.ended.numpy(), horizons)
+    sound = finite(parts[1])
+    lane.scoring.issue(*(parts if sound is None else (part[sound] for part in parts)))
 
 
 def _decoded(lane: Lane, slots: IntArray, horizon: int, future: Tensor | None) -> Prediction:

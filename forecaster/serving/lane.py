@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from forecaster.errors import StorageError
+from forecaster.errors import BrokenStateError, ForecasterError, StorageError
 from forecaster.model.bundle import Bundle
 from forecaster.model.ragged import Runs, advance
 from forecaster.model.state import State
@@ -26,11 +26,14 @@ from forecaster.serving.records import Attributes, Columns, IntArray
 from forecaster.serving.replay import Part
 from forecaster.serving.scoring import Scoring
 from forecaster.serving.store import SeriesStore
+from forecaster.serving.telemetry import LOGGER
 from forecaster.serving.work import LiveScores, SeriesInfo
 
 Find = Callable[[Columns], tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]]
+Past = Callable[[Sequence[str]], Sequence[Attributes]]
 _FEW_STEPS = 8  # of a run: steps in place cost less than a scan, which takes states out and puts them back
 _SCANNED_AT_ONCE = 4096  # series: their states are held three times meanwhile
+_MOST_NAMED = 10  # series, in a line of the log
 _NO_ROWS = Columns((), np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0))
 
 
@@ -92,17 +95,34 @@ class Lane:
             found[older], values[older] = find(wanted)
         return found, values
 
-    def new_attributes(self, attributes: Attributes, columns: Columns, verdict: Verdict) -> Attributes | None:
-        """Return the static covariates that change something: those of series that exist or are about to."""
+    def new_attributes(
+        self, attributes: Attributes, columns: Columns, verdict: Verdict, past: Past
+    ) -> Attributes | None:
+        """Return the static covariates that change something: those of series that exist or are about to.
+
+        With rows of which none is applied, a series does not get back what it had before: it is a late repetition.
+
+        Args:
+            attributes: given before all of the rows.
+            columns: all rows that were given with them, in one request for each series.
+            verdict: on the rows.
+            past: looks up what series ever had.
+        """
         if not self.static:
             return None
+        with_rows = {columns.series_ids[i] for i in np.unique(columns.series).tolist()}
         begun = {columns.series_ids[i] for i in np.unique(columns.series[verdict.accepted]).tolist()}
         slots = self.store.bring(attributes.series_ids)
-        new = []
+        new: dict[int, int] = {}
         for k, (name, slot) in enumerate(zip(attributes.series_ids, slots.tolist(), strict=True)):
             given = digest(attributes.numbers[k], attributes.categories[k])
             if self.store.mirrors.static_digest[slot] != given if slot >= 0 else name in begun:
-                new.append(k)
+                new[k] = given
+        doubtful = {name: k for k in new if (name := attributes.series_ids[k]) in with_rows - begun}
+        for one in past(list(doubtful)) if doubtful else ():
+            k = doubtful[one.series_ids[0]]
+            if new.get(k) == digest(one.numbers[0], one.categories[0]):
+                del new[k]
         return attributes.of(new) if new else None
 
     def apply(
@@ -162,6 +182,29 @@ class Lane:
         digests = [digest(*one) for one in zip(attributes.numbers, attributes.categories, strict=True)]
         if len(there):
             self.store.set_static(slots[there], self.static.encode(attributes), digests)
+
+    def restart(self, slots: IntArray) -> dict[str, ForecasterError]:
+        """Let series whose states cannot be forecast from start afresh; return what is told of each.
+
+        No record says so: a crash before their next snapshot finds them broken again, and the next forecast starts them
+        afresh again.
+        """
+        names, version = self.store.names(slots), self.version or self.bundle.fingerprint[:12]
+        self.store.restart(slots, keep=STATIC)
+        LOGGER.warning(
+            "%d series start afresh, their states under version %s are not finite: %s",
+            len(names),
+            version,
+            ", ".join(map(repr, names[:_MOST_NAMED])),
+        )
+        needed = self.model.config.min_history or 1
+        return {
+            name: BrokenStateError(
+                f"version {version} makes no finite forecast of series {name!r}: it starts afresh, and can be"
+                f" forecast again after {needed} values"
+            )
+            for name in names
+        }
 
     def describe(self, series_ids: Sequence[str]) -> dict[str, SeriesInfo]:
         """Return what is known of those of the series that there are; cold ones stay cold if they are whole."""

@@ -7,7 +7,8 @@ Shapes: N series of all requests, U different ones, D horizon steps, Q trained l
 
 import bisect
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ from forecaster.serving.work import Forecasts, ForecastWork
 
 Float64 = npt.NDArray[np.float64]
 _DECODE_CELLS = 262_144  # series × steps of one decode
+NONE: Mapping[str, ForecasterError] = MappingProxyType({})
 
 
 def kind(work: ForecastWork) -> tuple[int, tuple[float, ...], bool] | None:
@@ -36,19 +38,25 @@ def kind(work: ForecastWork) -> tuple[int, tuple[float, ...], bool] | None:
     return (work.horizon, work.levels, work.calibrated) if not work.futures and work.drawing is None else None
 
 
-def forecast_alike(lane: Lane, requests: Sequence[ForecastWork]) -> list[Forecasts]:
-    """Forecast requests of one kind together."""
+def forecast_alike(
+    lane: Lane, requests: Sequence[ForecastWork], broken: Mapping[str, ForecasterError] = NONE
+) -> list[Forecasts]:
+    """Forecast requests of one kind together; `broken` are series that have just started afresh."""
     horizon, levels = requests[0].horizon, requests[0].levels
     names = [name for request in requests for name in request.series_ids]
     slots, unread = brought(lane, [request.series_ids for request in requests])
     failed = failures(lane, names, slots, requests[0]) | unread
+    if broken:
+        failed |= {at: broken[name] for at, name in enumerate(names) if name in broken}
     kept = slots[[at not in failed for at in range(len(names))]] if failed else slots
     place = None
     distinct = kept
     if len(set(names)) < len(names):
         distinct, place = np.unique(kept, return_inverse=True)
     trained = lane.model.config.quantile_levels
-    whole, ended = _decoded(lane, distinct, horizon)
+    whole, ended, sound = _decoded(lane, distinct, horizon)
+    if sound is not None:
+        return forecast_alike(lane, requests, {**broken, **lane.restart(distinct[~sound])})
     if requests[0].calibrated and lane.scoring is not None:  # without it all have failed
         quantiles = lane.scoring.corrected(distinct, whole, levels)
     else:
@@ -151,20 +159,34 @@ def _neighbours(trained: tuple[float, ...], wanted: tuple[float, ...]) -> tuple[
     return left, right, None if exact.all() else np.where(exact, 0.0, (np.array(wanted) - known[left]) / gap)
 
 
-def _decoded(lane: Lane, slots: IntArray, horizon: int) -> tuple[Float64, Float64]:
-    """Return trained quantiles [U, D, Q] and probabilities of having ended [U, D], and let them be scored."""
+def finite(quantiles: Float64) -> npt.NDArray[np.bool_] | None:
+    """Return of which of N forecasts [N, D, Q] all numbers are finite, bool [N]; None if all of them are, as a rule."""
+    numbers = np.isfinite(quantiles)
+    if numbers.all():
+        return None
+    return np.asarray(numbers.all(axis=(1, 2)))
+
+
+def _decoded(lane: Lane, slots: IntArray, horizon: int) -> tuple[Float64, Float64, npt.NDArray[np.bool_] | None]:
+    """Return trained quantiles [U, D, Q], probabilities of having ended [U, D], and which are finite (None: all).
+
+    Those that are will be scored.
+    """
     store, trained = lane.store, lane.model.config.quantile_levels
     if not len(slots):
-        return np.zeros((0, horizon, len(trained))), np.zeros((0, horizon))
+        return np.zeros((0, horizon, len(trained))), np.zeros((0, horizon)), None
     at_once = max(_DECODE_CELLS // horizon, 1)
     parts = [
         lane.stepper.forecast(store.slab.tensors, slots[low : low + at_once], horizon)
         for low in range(0, len(slots), at_once)
     ]
     quantiles, ended = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
+    sound = finite(quantiles)
     if lane.scoring is not None:
-        lane.scoring.issue(slots, quantiles, ended, np.full(len(slots), horizon))
-    return quantiles, ended
+        horizons = np.full(len(slots), horizon)
+        given = (slots, quantiles, ended, horizons)
+        lane.scoring.issue(*(given if sound is None else (part[sound] for part in given)))
+    return quantiles, ended, sound
 
 
 def _no_series(name: str) -> SeriesNotFoundError:

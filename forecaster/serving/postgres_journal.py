@@ -51,6 +51,15 @@ CROSS JOIN LATERAL (
         AND gone.sequence > one.sequence AND gone.sequence <= %s)
     ORDER BY sequence DESC LIMIT 1) AS found
 """
+_PAST_ATTRIBUTES = """
+SELECT found.payload FROM (SELECT DISTINCT unnest(%b::text[]) COLLATE "C" AS series_id) AS wanted
+CROSS JOIN LATERAL (
+    SELECT payload, sequence FROM forecaster.attributes AS one
+    WHERE shard = %s AND one.series_id = wanted.series_id AND sequence <= %s AND NOT EXISTS (
+        SELECT FROM forecaster.erasures AS gone WHERE gone.shard = one.shard AND gone.series_id = one.series_id
+        AND gone.sequence > one.sequence AND gone.sequence <= %s) OFFSET 0) AS found
+ORDER BY found.sequence
+"""
 # MATERIALIZED: few records of many span a time, which the order and the limit would make the planner forget.
 _SPANNING = """
 WITH spanning AS MATERIALIZED (
@@ -147,14 +156,17 @@ class PostgresJournal:
     def attributes(self, series_ids: Sequence[str], through: int = 2**62) -> Attributes:
         """See `Journal.attributes`."""
         last = self._head.last
-        rows = self._session.rows(_ATTRIBUTES, (list(series_ids), self._session.shard, min(through, last), last))
-        parts = [decode(payload) for (payload,) in rows]
-        held = [part for part in parts if isinstance(part, Attributes)]
+        held = self._attributes(_ATTRIBUTES, (list(series_ids), self._session.shard, min(through, last), last))
         return Attributes(
             tuple(part.series_ids[0] for part in held),
             tuple(part.numbers[0] for part in held),
             tuple(part.categories[0] for part in held),
         )
+
+    def past_attributes(self, series_ids: Sequence[str]) -> list[Attributes]:
+        """See `Journal.past_attributes`."""
+        last = self._head.last
+        return self._attributes(_PAST_ATTRIBUTES, (list(series_ids), self._session.shard, last, last))
 
     def deletions(self) -> list[tuple[int, str]]:
         """See `Journal.deletions`."""
@@ -206,6 +218,10 @@ class PostgresJournal:
             for sequence, payload in part:
                 yield sequence, self._decoded(sequence, payload)
             after = part[-1][0]
+
+    def _attributes(self, query: str, values: tuple[object, ...]) -> list[Attributes]:
+        parts = [decode(payload) for (payload,) in self._session.rows(query, values)]
+        return [part for part in parts if isinstance(part, Attributes)]
 
     def _dropped(self) -> int:
         """Return up to which record there is neither journal nor history that counts."""

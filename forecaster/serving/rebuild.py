@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from forecaster.errors import StorageError, UnavailableError
+from forecaster.errors import BundleError, StorageError, UnavailableError
 from forecaster.model.bundle import Bundle
 from forecaster.model.state import State
 from forecaster.serving.buckets import Grouped, bucket, marked
@@ -70,7 +69,6 @@ class Staging:
         snapshots: of that version, which all its series go on from; None to rebuild all.
         replay_steps: of a series at least, if it has seen so many.
         calibration: of that version, if series have any.
-        deletions: that the journal may not tell of, because they are erased beside; more may be added at any time.
         should_stop: asked at every record; `fold` raises UnavailableError soon after it says so.
     """
 
@@ -84,7 +82,6 @@ class Staging:
         *,
         replay_steps: int,
         calibration: Calibration | None = None,
-        deletions: Sequence[tuple[int, str]] = (),
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._should_stop, self._give_way = should_stop, _nothing
@@ -98,7 +95,7 @@ class Staging:
         self._goes_on = np.zeros(len(census), dtype=bool)  # from a snapshot
         self._newer = Grouped()  # series that are not in the census
         self._is_cut = False  # whether journal and history have less than everything
-        self._deletions, self._deletions_known = deletions, 0
+        self._deletions_known = 0
         self._deleted: dict[str, int] = {}  # the last deletion of each series that has one
         self._sequence, self._begun = 0, False
         self._from_snapshots = snapshots is not None
@@ -115,18 +112,25 @@ class Staging:
         return rows + self._take(itertools.takewhile(lambda one: one[0] <= through, self._journal.read(self._sequence)))
 
     def rebuilt(self, moving: np.ndarray) -> Rebuilt:
-        """Return the states of some of the buckets; raises StorageError if one of their numbers is not finite."""
+        """Return the states of some of the buckets; those that are not finite start afresh, where they stand."""
         store = self.lane.store
         names = [name for name in self._names(moving) if name in store.resident]
         slots = np.array([store.resident[name] for name in names], dtype=np.int64)
+        if len(broken := store.broken(slots)):
+            self.lane.restart(broken)
         state = store.gather_whole(slots)
-        for name, tensor in state.items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise StorageError(f"the rebuilt states have numbers in {name!r} that are not finite")
         offset = np.array([self._offset[k] if (k := self._index.get(name, -1)) >= 0 else 0 for name in names])
         return Rebuilt(
             names, state, store.mirrors.static_digest[slots], store.mirrors.touched_us[slots], offset.astype(np.int64)
         )
+
+    def check(self) -> None:
+        """Raise BundleError if most of the states are not finite: then the version is to blame, not the series."""
+        store = self.lane.store
+        slots = store.used_slots(0, store.slab.capacity)
+        count = sum(len(store.broken(slots[low : low + _AT_ONCE])) for low in range(0, len(slots), _AT_ONCE))
+        if 2 * count > len(slots):
+            raise BundleError(f"its states of {count} of {len(slots)} series are not finite numbers")
 
     def release(self, moving: np.ndarray) -> None:
         """Let go of buckets whose series have moved: nothing that comes concerns them."""
@@ -174,6 +178,11 @@ class Staging:
             columns, observed = ring_rows(source, some)
             self._replay(max(self._sequence, 1), columns)
             slots = store.bring(some)
+            if (slots < 0).any():  # a state that has just started afresh remembers nothing, and stands somewhere
+                absent = [some[i] for i in np.flatnonzero(slots < 0).tolist()]
+                store.create(absent)
+                store.stand_at(store.bring(absent), source.store.standing(absent).clock_us)
+                slots = store.bring(some)
             needed = np.minimum(observed, self.lane.model.config.min_history or 1)
             few = store.mirrors.observed_count[slots] < needed
             store.count_on(slots[few], store.mirrors.position[slots[few]], needed[few])
@@ -278,8 +287,8 @@ class Staging:
 
         Each stands for all that came before it, wherever it is met: erasing takes those records out at any moment.
         """
-        while self._deletions_known < len(self._deletions):
-            sequence, series_id = self._deletions[self._deletions_known]
+        while self._deletions_known < len(self._census.deletions):
+            sequence, series_id = self._census.deletions[self._deletions_known]
             self._deletions_known += 1
             yield from self._deletion(sequence, series_id)
 
@@ -327,10 +336,8 @@ def refolded(
     buckets, zeros = np.fromiter(map(bucket, names), np.int64, len(names)), np.zeros(len(names), dtype=np.int64)
     clocks = np.full(len(names), EARLIEST_US)
     moving = marked(buckets)
-    census = Census(through, every, buckets, clocks, zeros)
     deletions = [one for one in journal.deletions() if one[0] <= through]  # they may be erased meanwhile
-    staging = Staging(
-        bundle, census, moving, journal, VolatileSnapshots(), replay_steps=1, calibration=calibration, deletions=deletions
-    )
+    census = Census(through, every, buckets, clocks, zeros, deletions)
+    staging = Staging(bundle, census, moving, journal, VolatileSnapshots(), replay_steps=1, calibration=calibration)
     staging.fold(through)
     return staging.rebuilt(moving)

@@ -142,6 +142,15 @@ class SqliteJournal:
         wanted = json.dumps(list(dict.fromkeys(series_ids)))
         return _attributes(self._database.rows(query, (wanted, through)))
 
+    def past_attributes(self, series_ids: Sequence[str]) -> list[Attributes]:
+        """See `Journal.past_attributes`."""
+        query = (
+            "SELECT one.series_id, one.named FROM json_each(?) AS wanted CROSS JOIN attributes AS one"
+            " ON one.series_id = wanted.value ORDER BY one.sequence"
+        )
+        wanted = json.dumps(list(dict.fromkeys(series_ids)))
+        return [_attributes([row]) for row in self._database.rows(query, (wanted,))]
+
     def deletions(self) -> list[tuple[int, str]]:
         """See `Journal.deletions`."""
         return [(int(row[0]), str(row[1])) for row in self._database.rows(_DELETIONS)]

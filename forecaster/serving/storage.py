@@ -69,6 +69,13 @@ class Journal(Protocol):
         """
         ...
 
+    def past_attributes(self, series_ids: Sequence[str]) -> list[Attributes]:
+        """Return all static covariates that some series ever had, of one series each, in order.
+
+        Kept are the latest ones, and all others as long as the history has what came with them.
+        """
+        ...
+
     def deletions(self) -> list[tuple[int, str]]:
         """Return the deletions that wait for `erase`, sequence and series, in order.
 

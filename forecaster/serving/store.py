@@ -201,6 +201,26 @@ class SeriesStore:
                 tensor[rows] = 0
         self.mirrors.clear(slots)
 
+    def stand_at(self, slots: IntArray, clock_us: IntArray) -> None:
+        """Set the time of the last step of series that have seen none, int64 [N]."""
+        self.slab.scatter(torch.from_numpy(slots).to(self.slab.device), {"time_us": torch.from_numpy(clock_us)})
+        self.mirrors.clock_us[slots] = clock_us
+
+    def restart(self, slots: IntArray, keep: Collection[str]) -> None:
+        """Let series start afresh behind their last step, but for some tensors: they stand where they stood."""
+        clocks = self.mirrors.clock_us[slots]
+        self.clear(slots, {*keep, "time_us"})
+        self.mirrors.clock_us[slots], self.mirrors.dirty[slots] = clocks, True
+
+    def broken(self, slots: IntArray) -> IntArray:
+        """Return those of the slots whose states hold numbers that are not finite."""
+        state = self.gather_whole(slots)
+        sound = np.ones(len(slots), dtype=bool)
+        for tensor in state.values():
+            if tensor.is_floating_point():
+                sound &= torch.isfinite(tensor).reshape(len(slots), -1).all(dim=1).cpu().numpy()
+        return slots[~sound]
+
     def refresh_targets(self, slots: IntArray) -> None:
         """Take over which step the forecasts of some series wait for next."""
         if self.calibration is not None:

@@ -9,7 +9,7 @@ import asyncio
 import functools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -117,8 +117,9 @@ class Swap:
     async def _move_all(self, source: Lane, target: Lane, *, goes_on: bool, into_next: bool) -> None:
         """Move every bucket that has not moved (or moved back)."""
 
-        def begin() -> tuple[np.ndarray, tuple[dict[str, int], IntArray, IntArray], int]:
-            return self._engine.lanes.moved != into_next, source.store.inventory(), source.store.sequence
+        def begin() -> tuple[np.ndarray, tuple[dict[str, int], IntArray, IntArray], int, Sequence[tuple[int, str]]]:
+            lanes, store = self._engine.lanes, source.store
+            return lanes.moved != into_next, store.inventory(), store.sequence, lanes.deletions
 
         waiting, *residents = await self._batcher.upkeep(begin)
         census = await self._in_thread(take_census, source, self._storage.snapshots, self._check_going, *residents)
@@ -134,10 +135,12 @@ class Swap:
                 self._storage.snapshots if goes_on else None,
                 replay_steps=self._replay_steps,
                 calibration=target.store.calibration,
-                deletions=self._engine.lanes.deletions,
                 should_stop=self._stopped.is_set,
             )
             staging = await self._in_thread(make)
+            if into_next:
+                await self._in_thread(functools.partial(staging.fold, give_way=Courtesy(self._is_busy).give_way))
+                await self._in_thread(staging.check)
             left, series = buckets, np.bincount(mine.buckets, minlength=BUCKETS)[buckets]
             while len(left):
                 few = max(int(np.searchsorted(np.cumsum(series), self._pace.series, side="right")), 1)

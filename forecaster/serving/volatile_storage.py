@@ -1,6 +1,7 @@
 """Storage of durability `none`: records are counted, snapshots kept in memory, so that series can still be evicted."""
 
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -8,6 +9,8 @@ import numpy.typing as npt
 
 from forecaster.serving.records import Attributes, Columns, Deletion, Record, Snapshot
 from forecaster.serving.storage import Activation
+
+_PAST_ATTRIBUTES = 16  # of a series
 
 
 class VolatileJournal:
@@ -19,7 +22,7 @@ class VolatileJournal:
 
     def __init__(self, snapshots: "VolatileSnapshots") -> None:
         self._snapshots = snapshots
-        self._attributes: dict[str, tuple[dict[str, float], dict[str, str]]] = {}
+        self._past: dict[str, deque[Attributes]] = {}  # of one series each
         self._sequence = 0
 
     def append(self, *records: Record) -> int:
@@ -27,11 +30,11 @@ class VolatileJournal:
         for record in records:
             self._sequence += 1
             if isinstance(record, Deletion):
-                self._attributes.pop(record.series_id, None)
+                self._past.pop(record.series_id, None)
                 self._snapshots.forget(record.series_id)
             elif isinstance(record, Attributes):
-                named = zip(record.numbers, record.categories, strict=True)
-                self._attributes |= dict(zip(record.series_ids, named, strict=True))
+                for k, name in enumerate(record.series_ids):
+                    self._past.setdefault(name, deque(maxlen=_PAST_ATTRIBUTES)).append(record.of([k]))
         return self._sequence
 
     def last_sequence(self) -> int:
@@ -52,9 +55,13 @@ class VolatileJournal:
 
     def attributes(self, series_ids: Sequence[str], through: int = 2**62) -> Attributes:
         """See `Journal.attributes`: no record can be read, so the latest ones are all that is known."""
-        known = [name for name in dict.fromkeys(series_ids) if name in self._attributes]
-        numbers, categories = (tuple(self._attributes[name][k] for name in known) for k in (0, 1))
-        return Attributes(tuple(known), numbers, categories)  # type: ignore[arg-type]
+        latest = [self._past[name][-1] for name in dict.fromkeys(series_ids) if name in self._past]
+        parts = (tuple(one.numbers[0] for one in latest), tuple(one.categories[0] for one in latest))
+        return Attributes(tuple(one.series_ids[0] for one in latest), *parts)
+
+    def past_attributes(self, series_ids: Sequence[str]) -> list[Attributes]:
+        """See `Journal.past_attributes`: the latest few of each series are kept."""
+        return [one for name in dict.fromkeys(series_ids) for one in self._past.get(name, ())]
 
     def deletions(self) -> list[tuple[int, str]]:
         """Return none: no record is kept."""

@@ -77,9 +77,10 @@ def test_any_batching_with_retries_and_restarts_is_the_offline_fold(
         engine = Engine(BUNDLE, storage, max_series=10)
         for low in range(0, len(requests), together):
             batch = requests[low : low + together]
-            for answer in engine.observe(batch):
+            late = requests[low // 2 : low // 2 + 1] if low else []  # a retry of long ago, in the same turn
+            for k, answer in enumerate(engine.observe([*late, *batch])):
                 assert answer.refused is None
-                assert (answer.outcomes == 1).all()
+                assert (answer.outcomes == (2 if k < len(late) else 1)).all()
             repeated = engine.observe([ObserveWork(batch[-1].columns), batch[-1]])
             assert all((answer.outcomes == 2).all() for answer in repeated)
             if with_snapshot and low == 0:
@@ -177,6 +178,26 @@ def test_the_same_static_covariates_are_journaled_once(tmp_path: pathlib.Path) -
         engine.observe([work([], {"a": STATIC})])
         assert [type(record) for _, record in storage.journal.read(0)].count(Attributes) == 3
         np.testing.assert_allclose(forecast(engine, "a"), folded(history(), STATIC).forecast(BUNDLE), rtol=1e-4)
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_late_repetition_brings_no_static_covariates_back(durable: bool, tmp_path: pathlib.Path) -> None:
+    """What a series never had is set, though all rows are known: whoever corrects a column sends its rows again."""
+    first, second, third = STATIC, ({"area": 99.0}, {"region": "north"}), ({"area": 5.0}, {})
+    rows = history(hours=12)
+    with closing(open_storage(str(tmp_path), "commit") if durable else VolatileStorage()) as storage:
+        engine = Engine(BUNDLE, storage)
+        retry = work(rows[:8], {"a": first})
+        engine.observe([retry])
+        engine.observe([work(rows[8:10], {"a": second})])
+        engine.observe([retry, work(rows[10:])])  # together with new rows of the series, which are another request's
+        assert storage.journal.attributes(["a"]).numbers == (second[0],)
+        assert (engine.observe([work(rows, {"a": third})])[0].outcomes == 2).all()
+        assert storage.journal.attributes(["a"]).numbers == (third[0],)
+        engine.observe([retry])
+        assert storage.journal.attributes(["a"]).numbers == (third[0],)
+        engine.observe([work([], {"a": first})])  # alone, they are meant
+        assert storage.journal.attributes(["a"]).numbers == (first[0],)
 
 
 def test_static_covariates_of_nobody_are_refused_and_the_other_requests_are_not() -> None:

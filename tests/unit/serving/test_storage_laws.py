@@ -137,6 +137,13 @@ class StorageMachine(RuleBasedStateMachine):
             known = self.storage.journal.attributes(IDS, through)
             expected = {name: numbers for sequence, name, numbers in self.given if sequence <= through}
             assert dict(zip(known.series_ids, known.numbers, strict=True)) == expected
+        past = [(one.series_ids[0], one.numbers[0]) for one in self.storage.journal.past_attributes(IDS)]
+        kept = [(name, numbers) for sequence, name, numbers in self.given if sequence > self.dropped]
+        ever = [(name, numbers) for _, name, numbers in self.given]
+        for name in IDS:  # in order
+            mine, all_of = ([one for one in part if one[0] == name] for part in (past, ever))
+            assert all_of[len(all_of) - len(mine) :] == mine
+            assert len(mine) >= sum(one[0] == name for one in kept)
 
     @invariant()
     def snapshots_are_the_latest(self) -> None:
