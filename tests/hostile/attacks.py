@@ -81,22 +81,16 @@ def _messages() -> list[Row]:
     def add(name: str, path: str, raw: bytes, **how: object) -> None:
         found.append(Row(name, send(path, raw, **how), len(raw)))  # type: ignore[arg-type]
 
-    hours = range(ROWS)
-    add(
-        "65,536 rows as columns",
-        OBSERVE,
-        columns(["a"], [0] * ROWS, [_START_US + k * _HOUR_US for k in hours], [1.0] * ROWS),
-    )
+    ids, hours = [f"m{k}" for k in range(4096)], range(16)
+    series = [k for k in range(len(ids)) for _ in hours]
+    times = [_START_US + hour * _HOUR_US for _ in ids for hour in hours]
+    ones = [1.0] * ROWS
+    add("65,536 rows as columns", OBSERVE, columns(ids, series, times, ones))
     add("65,536 rows as messages", OBSERVE, _row_messages(ROWS, covariates=0))
-    add(
-        "65,536 rows of a wrong time", OBSERVE, columns(["a"], [0] * ROWS, [_START_US + k for k in hours], [1.0] * ROWS)
-    )
+    add("65,536 rows of a wrong time", OBSERVE, columns(ids, series, [time + k for k, time in enumerate(times)], ones))
     add("65,536 rows with 4 covariates", OBSERVE, _row_messages(ROWS, covariates=4))
-    add(
-        "65,536 series of 500 bytes",
-        OBSERVE,
-        columns([f"{k:x<500}" for k in hours], hours, [_START_US] * ROWS, [1.0] * ROWS),
-    )
+    long_ids = [f"{k:x<256}" for k in range(ROWS)]
+    add("65,536 series of 256 characters", OBSERVE, columns(long_ids, range(ROWS), [_START_US] * ROWS, ones))
     add("1,000 covariate columns", OBSERVE, _covariate_columns(1000))
     add("65,537 empty futures", FORECAST, _futures(ROWS + 1))
     add("1,000 quantile levels", FORECAST, _levels(1000))
@@ -122,6 +116,7 @@ def _messages() -> list[Row]:
 def _floods() -> list[Row]:
     gap = 990 * _HOUR_US
     one = columns(["g"], [0] * 1066, [_START_US - (1065 - k) * gap for k in range(1066)], [1.0] * 1066)
+    year = columns(["y"], [0] * ROWS, [_START_US + k * _HOUR_US for k in range(ROWS)], [1.0] * ROWS)
     ids = [f"g{k}" for k in range(8192)]
     begin = columns(ids, range(8192), [_START_US] * 8192, [1.0] * 8192)
     jump = columns(ids, range(8192), [_START_US + 1000 * _HOUR_US] * 8192, [2.0] * 8192)
@@ -130,6 +125,7 @@ def _floods() -> list[Row]:
         Row("answers unread: 16 forecasts of 18 MB", _unread_forecasts),
         Row("answers unread: 64 streams", _unread_streams),
         Row("answers unread: Health/Watch", _unread_watch),
+        Row("65,536 hours of one series", send(OBSERVE, year), len(year)),
         Row("1,066 rows that skip 990 steps each", send(OBSERVE, one), len(one)),
         Row("8,192 rows, 1,000 steps on each", _one_after_another(OBSERVE, begin, jump), len(jump)),
         Row("60,000 known rows, 8 clients", _known_rows),
@@ -285,8 +281,8 @@ def _row_messages(count: int, *, covariates: int) -> bytes:
     request = api.ObserveRequest()
     names = [f"c{k}" for k in range(covariates)]
     for k in range(count):
-        row = request.observations.add(series_id="a", value=1.0, covariates=dict.fromkeys(names, 1.0))
-        row.observation_time.seconds = _START_US // 1_000_000 + 3600 * k
+        row = request.observations.add(series_id=f"m{k // 16}", value=1.0, covariates=dict.fromkeys(names, 1.0))
+        row.observation_time.seconds = _START_US // 1_000_000 + 3600 * (k % 16)
     return request.SerializeToString()
 
 
