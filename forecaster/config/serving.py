@@ -40,7 +40,7 @@ class ServingConfig:
         journal_seconds: observations leave the journal after this time, if no snapshot needs them.
         history: whether they go to Parquet files beside the journal, or are forgotten.
         max_ahead_seconds: refuse observations of a time further in the future, which is a mistake.
-        drain_seconds: time for requests under way at shutdown.
+        drain_seconds: time for requests under way at shutdown; those that have not ended by then are cut off.
         balancer_wait_seconds: time between NOT_SERVING and refusing requests at shutdown.
     """
 

@@ -36,7 +36,7 @@ from forecaster.serving.service import ForecastServicer
 from forecaster.serving.telemetry import LOGGER
 from forecaster.v1 import forecast_service_pb2, model_service_pb2
 
-_CUT_SECONDS = 1.0  # to cut off what has not ended
+_CUT_SECONDS = 1.0  # of `drain_seconds`, to cut off what has not ended
 _LEAST_DRAIN_SECONDS, _CLOSE_SECONDS = 5.0, 10.0
 _SWITCH_SECONDS = 0.0005  # a thread that computes in Python must not keep the event loop waiting for long
 _FORECASTS = forecast_service_pb2.DESCRIPTOR.services_by_name["ForecastService"]
@@ -160,9 +160,10 @@ async def _serve_hosts(
 
 
 async def _stopped(server: grpc.aio.Server, seconds: float) -> None:
-    """Let requests under way end for so long; those that have not are cut off, whatever their clients do or do not."""
-    stopping = asyncio.ensure_future(server.stop(grace=seconds or None))
-    await asyncio.wait({stopping}, timeout=seconds + _CUT_SECONDS)
+    """End all requests in so many seconds: those that have not by then are cut off, whatever their clients do."""
+    grace = max(seconds - _CUT_SECONDS, seconds / 2)
+    stopping = asyncio.ensure_future(server.stop(grace=grace or None))
+    await asyncio.wait({stopping}, timeout=max(seconds, _CUT_SECONDS))
 
 
 async def _drained(hosts: Sequence[Host], seconds: float) -> bool:
