@@ -131,11 +131,10 @@ async def _serve_hosts(
     try:
         _write_address(config, "")  # what cannot be written is said before anything is served
         LOGGER.info("listening on %s, recovering", address)
-        for host in hosts:
-            await host.recover(stop.is_set)
+        await _recovered(hosts, stop, config.drain_seconds)
     except BaseException as error:
         await _stopped(server, 0)
-        await _drained(hosts, config.drain_seconds)
+        await _drained(hosts, _LEAST_DRAIN_SECONDS)
         if stop.is_set() and isinstance(error, UnavailableError) and not isinstance(error, StorageError):
             LOGGER.info("stopped while recovering")
             return 0
@@ -157,6 +156,23 @@ async def _serve_hosts(
     # Requests may have taken all the time; what they began is in the journal, or will be in moments.
     is_drained = await _drained(hosts, max(end - asyncio.get_running_loop().time(), _LEAST_DRAIN_SECONDS))
     return 1 if defects or not is_drained else _snapshot(hosts, config)
+
+
+async def _recovered(hosts: Sequence[Host], stop: asyncio.Event, seconds: float) -> None:
+    """Recover all hosts; raises what they raise, and UnavailableError at most so many seconds after `stop`."""
+
+    async def recover() -> None:
+        for host in hosts:
+            await host.recover(stop.is_set)
+
+    recovering, stopping = asyncio.ensure_future(recover()), asyncio.ensure_future(stop.wait())
+    await asyncio.wait({recovering, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    await asyncio.wait({recovering}, timeout=seconds)  # it looks at `stop` itself, but not while kernels are compiled
+    if not recovering.done():
+        recovering.cancel()
+        raise UnavailableError("stopped before it had recovered")
+    recovering.result()
 
 
 async def _stopped(server: grpc.aio.Server, seconds: float) -> None:
