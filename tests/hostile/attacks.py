@@ -27,7 +27,7 @@ _OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.use_local_subchannel_pool", 1),
 ]
-_TIMEOUT_SECONDS = 300.0
+_TIMEOUT_SECONDS = 60.0
 Attack = Callable[[str, contextlib.ExitStack], str]
 
 

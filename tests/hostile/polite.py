@@ -11,7 +11,7 @@ from forecaster.v1 import forecast_service_pb2 as api
 from forecaster.v1.forecast_service_pb2_grpc import ForecastServiceStub
 
 _PAUSE_SECONDS = 0.01
-_TIMEOUT_SECONDS = 600.0
+_TIMEOUT_SECONDS = 60.0
 _START, _HOUR = 1_600_000_000 // 3600 * 3600, 3600
 
 
