@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 DEMO_OUTPUT ?= demo-output
 WORKERS ?= 2
 
-.PHONY: help setup demo test test-ray check bench bench-peers bench-accuracy proto format clean
+.PHONY: help setup demo test test-ray check bench hostile bench-peers bench-accuracy proto format clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -50,6 +50,10 @@ check: setup  ## lint, types, import order, API rules, generated code
 # PEERS=0 leaves other servers out; GROUPS=recovery measures that alone; SCALE=0.05 is a quick look with fewer series.
 bench: setup $(if $(filter 0,$(PEERS)),,bench-peers)  ## measure serving against its bars and beside other servers
 	$(BIN)/python -m tests.benchmarks $(GROUPS) $(if $(SCALE),--scale $(SCALE)) $(if $(filter 0,$(PEERS)),--no-peers)
+
+# WORDS='columns deletions' runs the rows whose names hold one of them.
+hostile: setup  ## measure what hostile clients make a polite one wait, and what they cost the server
+	$(BIN)/python -m tests.hostile $(WORDS)
 
 # Not everywhere are there wheels of all of them: what cannot be installed is left out.
 bench-peers: setup

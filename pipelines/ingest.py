@@ -23,6 +23,7 @@ import polars as pl
 from forecaster.config import Config, parse_frequency
 from forecaster.data.manifest import Changes, DataFile, Manifest, Mark, Role, SeriesFile, manifest_at
 from forecaster.data.report import EXAMPLES, Finding, raise_for_errors, time_text
+from forecaster.data.windows import too_large
 from forecaster.errors import DataError
 from pipelines.folder import SCRATCH, owned, tidy
 from pipelines.merging import Merger
@@ -178,8 +179,8 @@ class _Reading:
 
     def __init__(self, table: SeriesTable, split: Split) -> None:
         self.table, self.split = table, split
-        self._infinite: collections.Counter[str] = collections.Counter()
-        self._examples: dict[str, list[str]] = collections.defaultdict(list)
+        self._wrong: collections.Counter[tuple[str, str]] = collections.Counter()  # by column and kind
+        self._examples: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
 
     def take(self, order: int, part: pl.DataFrame) -> None:
         """Take a part of a source: rows with their static covariates, or only the latter."""
@@ -192,19 +193,20 @@ class _Reading:
             return
         numbers = [name for name, kind in part.schema.items() if kind == pl.Float64]
         for name in numbers:
-            wrong = part.filter(pl.col(name).is_infinite())
-            self._infinite[name] += len(wrong)
-            for series, time in wrong.head(EXAMPLES - len(self._examples[name])).select("unique_id", "ds").iter_rows():
-                self._examples[name].append(f"{series} at {time_text(time)}")
+            for kind, is_wrong in (("infinite", pl.col(name).is_infinite()), ("too_large", too_large(pl.col(name)))):
+                wrong, examples = part.filter(is_wrong), self._examples[name, kind]
+                self._wrong[name, kind] += len(wrong)
+                for series, time in wrong.head(EXAMPLES - len(examples)).select("unique_id", "ds").iter_rows():
+                    examples.append(f"{series} at {time_text(time)}")
         self.table.note_times(codes, part["ds"].to_physical())
         self.split.add(order, codes, part)
 
     def findings(self) -> list[Finding]:
         """Return what is wrong with what was taken."""
         found = [self.table.off_grid()]
-        for name, count in self._infinite.items():
-            kind, detail = ("infinite", "") if name == "y" else ("infinite_covariate", name)
-            found += [Finding(kind, "error", count, tuple(self._examples[name]), detail)] if count else []
+        for (name, kind), count in self._wrong.items():
+            of, detail = (kind, "") if name == "y" else (f"{kind}_covariate", name)
+            found += [Finding(of, "error", count, tuple(self._examples[name, kind]), detail)] if count else []
         return [finding for finding in found if finding is not None]
 
 

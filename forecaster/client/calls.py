@@ -40,7 +40,8 @@ from forecaster.v1.model_service_pb2_grpc import ModelServiceStub
 
 T = TypeVar("T")
 Method = Callable[..., Any]
-_ROWS_PER_REQUEST = 32_768
+_ROWS_PER_REQUEST = 32_768  # half of what a server takes unless it is told otherwise
+_COVARIATES_OF_A_ROW, _STATIC_OF_A_ROW = 64, 4  # of so many rows; the static ones are numbers and categories
 _PAGE = 1000
 
 
@@ -128,11 +129,20 @@ def observe_calls(rows: pl.DataFrame, name: str, model: ModelInfo | None) -> Ite
         model: says which covariates there are; None sends none.
     """
     static = static_values(rows, model)
-    for part in rows.iter_slices(_ROWS_PER_REQUEST):
+    for part in rows.iter_slices(_rows_per_request(model)):
         request = forecast_service_pb2.ObserveRequest(
             model=name, columns=_columns(part, model), attributes=series_attributes(static, part, model)
         )
         yield Call(lambda stubs: stubs.forecast.Observe, request, functools.partial(observe_result, part))
+
+
+def _rows_per_request(model: ModelInfo | None) -> int:
+    """Return how many rows a server takes at once, of as many series: each has all covariates."""
+    if model is None:
+        return _ROWS_PER_REQUEST
+    static = len(model.static_covariates) + len(model.static_categories)
+    shares = len(model.dynamic) / _COVARIATES_OF_A_ROW, static / _STATIC_OF_A_ROW, 1.0
+    return int(_ROWS_PER_REQUEST / max(shares))
 
 
 def forecast_call(

@@ -42,7 +42,7 @@ class ServingConfig:
         accept_loss_through: go on although records up to this one, which was acknowledged, are not all there any more;
             the error that asks for it names the record.
         max_ahead_seconds: refuse observations of a time further in the future, which is a mistake.
-        drain_seconds: time for requests under way at shutdown.
+        drain_seconds: time for requests under way at shutdown; those that have not ended by then are cut off.
         balancer_wait_seconds: time between NOT_SERVING and refusing requests at shutdown.
     """
 

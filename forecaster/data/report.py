@@ -15,7 +15,8 @@ from typing import Literal
 import polars as pl
 
 from forecaster.config import DataConfig
-from forecaster.data.windows import past
+from forecaster.config.values import MAX_MAGNITUDE
+from forecaster.data.windows import past, too_large
 from forecaster.errors import DataError
 
 FILE, ROW = "__forecaster_file", "__forecaster_row"  # where a row came from, while it is being checked
@@ -33,15 +34,19 @@ _UNITS_US = {
     "us": 1,
 }
 _CALENDAR = {"monthly": (28, 31), "quarterly": (89, 92), "yearly": (365, 366)}  # days, fewest and most
+_BEYOND = f"beyond ±{MAX_MAGNITUDE:g}"
+_TOO_LARGE = "no server takes them; leave them empty if they are missing"
 # kind -> what its count counts (one, several), and what to do about it
 _MEANING = {
     "duplicate_time": ("repeated time", "repeated times", "keep one row for each series and time"),
     "off_grid": ("time off the grid", "times off the grid", "correct the times or the frequency"),
     "coarser": ("longer step", "longer steps", "a wrong frequency makes most of the data missing"),
     "infinite": ("infinite value", "infinite values", "leave them empty if they are missing"),
+    "too_large": (f"value {_BEYOND}", f"values {_BEYOND}", _TOO_LARGE),
     "gap": ("gap", "gaps", ""),
     "null": ("missing value", "missing values", ""),
     "infinite_covariate": ("infinite covariate", "infinite covariates", "leave them empty if they are missing"),
+    "too_large_covariate": (f"covariate {_BEYOND}", f"covariates {_BEYOND}", _TOO_LARGE),
     "missing_covariate": ("missing covariate", "missing covariates", ""),
     "future": ("row of the known future", "rows of the known future", ""),
     "constant": ("constant series", "constant series", ""),
@@ -163,6 +168,7 @@ def inspect_frame(frame: pl.DataFrame, config: DataConfig) -> DataReport:
         _rows_finding("off_grid", "error", _off_grid(rows, step_us), hint),
         _rows_finding("coarser", "error", _coarser(rows, step_us), hint),
         _rows_finding("infinite", "error", rows.filter(pl.col("y").is_infinite())),
+        _rows_finding("too_large", "error", rows.filter(pl.col("y").pipe(too_large))),
         _gap(rows, step_us, hint),
         _null(known),
         _constant(known),
@@ -254,6 +260,7 @@ def _covariates(frame: pl.DataFrame, known: pl.DataFrame, config: DataConfig) ->
         yield _rows_finding("future", "notice", rows.join(known, on=["unique_id", "ds"], how="anti"))
     for name in (*config.past_covariates, *config.future_covariates, *config.static_covariates):
         yield _rows_finding("infinite_covariate", "error", rows.filter(pl.col(name).is_infinite()), name)
+        yield _rows_finding("too_large_covariate", "error", rows.filter(pl.col(name).pipe(too_large)), name)
     missing = {name: known[name].null_count() for name in config.covariates}
     examples = [f"{name} {count / known.height:.1%} of the rows" for name, count in missing.items() if count]
     if examples:

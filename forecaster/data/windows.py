@@ -16,6 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from forecaster.config import DataConfig
+from forecaster.config.values import MAX_MAGNITUDE
 from forecaster.errors import DataError
 
 FloatArray = npt.NDArray[np.float64]
@@ -92,6 +93,11 @@ class Series:
     def time_us(self) -> npt.NDArray[np.int64]:
         """The times of the values in microseconds since the epoch, [T]."""
         return self.start_us + self.step_us * np.arange(len(self.values), dtype=np.int64)
+
+
+def too_large(values: pl.Expr) -> pl.Expr:
+    """Return which finite values no server takes."""
+    return values.is_finite() & (values.abs() > MAX_MAGNITUDE)
 
 
 def past(frame: pl.DataFrame, data: DataConfig) -> pl.DataFrame:

@@ -28,15 +28,16 @@ from forecaster.v1 import forecast_pb2, forecast_service_pb2, observation_pb2
 
 T = TypeVar("T", bound=Message)
 _FEW = 64  # rows
+_COPIES = 4  # of an answer: arrays, message, bytes, and gRPC's own
 _FEW_LEVELS = 100  # what is made of more is not kept: somebody may ask for others in each request
 _AT_ONCE = 128  # messages made before other calls have their turn, a few milliseconds
 
 
 def answer_bytes(work: ForecastWork) -> int:
-    """Return about how many bytes of memory the answer to a request for forecasts takes: as arrays and as a message."""
+    """Return about how many bytes of memory the answer to a request for forecasts takes until it has been read."""
     drawing = work.drawing
     drawn = 0 if drawing is None else drawing.width if isinstance(drawing, Search) else drawing.paths
-    return 2 * 8 * len(work.series_ids) * work.horizon * (1 + len(work.levels) + drawn)
+    return _COPIES * 8 * len(work.series_ids) * work.horizon * (1 + len(work.levels) + drawn)
 
 
 async def add_outcomes(

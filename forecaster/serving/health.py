@@ -23,6 +23,7 @@ _STATUS: dict[bool, Any] = {
     True: health_pb2.HealthCheckResponse.SERVING,
     False: health_pb2.HealthCheckResponse.NOT_SERVING,
 }
+_LIST: Any = health_pb2  # the types are those of an older version
 _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
@@ -58,10 +59,10 @@ class HealthServicer:
             raise NotFoundError(f"no service {request.service!r} is here: ask for {known}, or for none", ["service"])
         return health_pb2.HealthCheckResponse(status=self._status)
 
-    async def List(self, request: health_pb2.HealthListRequest, call: Call) -> health_pb2.HealthListResponse:
+    async def List(self, request: Any, call: Call) -> Any:
         """Say it of all services."""
         status = health_pb2.HealthCheckResponse(status=self._status)
-        return health_pb2.HealthListResponse(statuses=dict.fromkeys(self._names, status))
+        return _LIST.HealthListResponse(statuses=dict.fromkeys(self._names, status))
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, call: Call) -> None:
         """Say it now and whenever it changes, until the server ends."""

@@ -142,10 +142,11 @@ class Host:
         versions = Versions(source.tracking, config, source.registered, engine, batcher, rebuilding, self._pool)
         maintenance = Maintenance(engine, batcher, keeping, self._upkeep, config)
         self.served = Served(source.tracking.model, engine, batcher, versions, maintenance)
-        self.is_drained = False
+        self.is_drained = True  # nothing has begun
 
     def start(self) -> None:
         """Begin to work; needs a running event loop."""
+        self.is_drained = False
         self._batcher.start()
 
     async def recover(self, should_stop: Callable[[], bool]) -> None:

@@ -12,12 +12,12 @@ import numpy.typing as npt
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from forecaster.config.values import MAX_MAGNITUDE
 from forecaster.errors import FieldViolation, InvalidArgumentError
 from forecaster.serving.work import LiveScores
 from forecaster.v1 import forecast_service_pb2, observation_pb2
 
 MAX_ID_CHARACTERS = 256
-MAX_MAGNITUDE = 1e150  # of a value: sums and squares of such values are finite
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # Unicode's category Cc
 MAX_VIOLATIONS = 10
 ALLOWED = f"a finite number of at most {MAX_MAGNITUDE:g}"

@@ -5,11 +5,14 @@ from forecaster.model.bundle import Bundle
 from forecaster.serving.backend import Backend, Served
 from forecaster.serving.handlers import Call
 from forecaster.serving.messages import to_duration
+from forecaster.serving.page_tokens import key_of, token_of
+from forecaster.serving.status import shortened
 from forecaster.serving.versions import Version
 from forecaster.v1 import model_service_pb2 as api
 
 _DEFAULT_PAGE, _MAX_PAGE = 100, 1000
 _VERSION_DIGITS = 12
+_LISTING = "models"
 
 
 class ModelServicer:
@@ -33,12 +36,13 @@ class ModelServicer:
         """List the versions by ascending name and number."""
         size = min(request.page_size or _DEFAULT_PAGE, _MAX_PAGE)
         known = {
-            _token(version): (served, version) for served in self._backend.all() for version in served.versions.all()
+            _key(version): (served, version) for served in self._backend.all() for version in served.versions.all()
         }
-        tokens = [token for token in sorted(known) if token > request.page_token]
+        after = key_of(_LISTING, request.page_token)
+        keys = [key for key in sorted(known) if key > after]
         return api.ListModelsResponse(
-            models=[_describe(*known[token]) for token in tokens[:size]],
-            next_page_token=tokens[size - 1] if len(tokens) > size else "",
+            models=[_describe(*known[key]) for key in keys[:size]],
+            next_page_token=token_of(_LISTING, keys[size - 1]) if len(keys) > size else "",
         )
 
     async def ActivateModel(self, request: api.ActivateModelRequest, call: Call) -> api.ActivateModelResponse:
@@ -48,7 +52,7 @@ class ModelServicer:
         return api.ActivateModelResponse(model=_describe(served, version))
 
 
-def _token(version: Version) -> str:
+def _key(version: Version) -> str:
     """Return what versions are ordered by."""
     return f"{version.registered.name}/{version.registered.version.rjust(_VERSION_DIGITS, '0')}"
 
@@ -60,7 +64,7 @@ def _describe(served: Served, version: Version) -> api.Model:
         fingerprint=version.fingerprint,
         state=int(version.state),  # type: ignore[arg-type]
         progress=version.progress,
-        failure=version.failure,
+        failure=shortened(version.failure),
     )
     if version.bundle is not None:
         message.MergeFrom(_described(version.bundle))

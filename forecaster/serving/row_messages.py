@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from forecaster.config.values import MAX_MAGNITUDE
 from forecaster.serving.messages import (
     ALLOWED,
-    MAX_MAGNITUDE,
     MAX_TIME_US,
     MIN_TIME_US,
     Violations,

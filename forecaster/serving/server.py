@@ -36,7 +36,7 @@ from forecaster.serving.service import ForecastServicer
 from forecaster.serving.telemetry import LOGGER
 from forecaster.v1 import forecast_service_pb2, model_service_pb2
 
-_CUT_SECONDS = 1.0  # to cut off what has not ended
+_CUT_SECONDS = 1.0  # of `drain_seconds`, to cut off what has not ended
 _LEAST_DRAIN_SECONDS, _CLOSE_SECONDS = 5.0, 10.0
 _SWITCH_SECONDS = 0.0005  # a thread that computes in Python must not keep the event loop waiting for long
 _FORECASTS = forecast_service_pb2.DESCRIPTOR.services_by_name["ForecastService"]
@@ -131,11 +131,10 @@ async def _serve_hosts(
     try:
         _write_address(config, "")  # what cannot be written is said before anything is served
         LOGGER.info("listening on %s, recovering", address)
-        for host in hosts:
-            await host.recover(stop.is_set)
+        await _recovered(hosts, stop, config.drain_seconds)
     except BaseException as error:
         await _stopped(server, 0)
-        await _drained(hosts, config.drain_seconds)
+        await _drained(hosts, _LEAST_DRAIN_SECONDS)
         if stop.is_set() and isinstance(error, UnavailableError) and not isinstance(error, StorageError):
             LOGGER.info("stopped while recovering")
             return 0
@@ -159,10 +158,28 @@ async def _serve_hosts(
     return 1 if defects or not is_drained else _snapshot(hosts, config)
 
 
+async def _recovered(hosts: Sequence[Host], stop: asyncio.Event, seconds: float) -> None:
+    """Recover all hosts; raises what they raise, and UnavailableError at most so many seconds after `stop`."""
+
+    async def recover() -> None:
+        for host in hosts:
+            await host.recover(stop.is_set)
+
+    recovering, stopping = asyncio.ensure_future(recover()), asyncio.ensure_future(stop.wait())
+    await asyncio.wait({recovering, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    await asyncio.wait({recovering}, timeout=seconds)  # it looks at `stop` itself, but not while kernels are compiled
+    if not recovering.done():
+        recovering.cancel()
+        raise UnavailableError("stopped before it had recovered")
+    recovering.result()
+
+
 async def _stopped(server: grpc.aio.Server, seconds: float) -> None:
-    """Let requests under way end for so long; those that have not are cut off, whatever their clients do or do not."""
-    stopping = asyncio.ensure_future(server.stop(grace=seconds or None))
-    await asyncio.wait({stopping}, timeout=seconds + _CUT_SECONDS)
+    """End all requests in so many seconds: those that have not by then are cut off, whatever their clients do."""
+    grace = max(seconds - _CUT_SECONDS, seconds / 2)
+    stopping = asyncio.ensure_future(server.stop(grace=grace or None))
+    await asyncio.wait({stopping}, timeout=max(seconds, _CUT_SECONDS))
 
 
 async def _drained(hosts: Sequence[Host], seconds: float) -> bool:

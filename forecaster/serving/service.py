@@ -15,6 +15,7 @@ from forecaster.serving.forecast_messages import MAX_FORECAST_VALUES, forecast_w
 from forecaster.serving.handlers import Call
 from forecaster.serving.messages import Violations, check_series_id, to_duration, to_live_scores, to_timestamp
 from forecaster.serving.observe_messages import Plans, Validator, check_sizes
+from forecaster.serving.page_tokens import key_of, token_of
 from forecaster.serving.streams import Stream, Window
 from forecaster.serving.work import Chain, Forecasts, Observed, ObserveWork, SeriesInfo
 from forecaster.v1 import forecast_service_pb2 as api
@@ -111,10 +112,12 @@ class ForecastServicer:
         """List the series by ascending id."""
         served = self._backend.served(request.model)
         size = min(request.page_size or _DEFAULT_PAGE, _MAX_PAGE)
-        infos, total = await served.batcher.call(lambda: served.engine.page(request.page_token, size + 1))
+        listing = f"series of {served.name}"
+        after = key_of(listing, request.page_token)
+        infos, total = await served.batcher.call(lambda: served.engine.page(after, size + 1))
         return api.ListSeriesResponse(
             series=[_series(served, info) for info in infos[:size]],
-            next_page_token=infos[size - 1].series_id if len(infos) > size else "",
+            next_page_token=token_of(listing, infos[size - 1].series_id) if len(infos) > size else "",
             total_size=total,
         )
 

@@ -27,6 +27,13 @@ if _version_not_supported:
 
 class ForecastServiceStub:
     """Takes observations in and gives forecasts out; each series' recurrent state stays on the server.
+
+    What one request may hold is counted on its bytes, before it is parsed, and what is too much is answered
+    `INVALID_ARGUMENT`. R is the rows that one request may have, the server's `max_request_observations`, 65,536 unless it
+    is set otherwise; for limits on the bytes it counts as 4,096 at least. A message has at most 576 bytes for each of the R
+    rows, those without repeated fields have at most 65,536. A text has at most 1,024 bytes, and there are at most four
+    fields that this version does not know for each of the R rows. What requests under way take together of the server's
+    memory is bounded too: beyond that they are answered `RESOURCE_EXHAUSTED` with a `RetryInfo`.
     """
 
     def __init__(self, channel):
@@ -69,6 +76,13 @@ class ForecastServiceStub:
 
 class ForecastServiceServicer:
     """Takes observations in and gives forecasts out; each series' recurrent state stays on the server.
+
+    What one request may hold is counted on its bytes, before it is parsed, and what is too much is answered
+    `INVALID_ARGUMENT`. R is the rows that one request may have, the server's `max_request_observations`, 65,536 unless it
+    is set otherwise; for limits on the bytes it counts as 4,096 at least. A message has at most 576 bytes for each of the R
+    rows, those without repeated fields have at most 65,536. A text has at most 1,024 bytes, and there are at most four
+    fields that this version does not know for each of the R rows. What requests under way take together of the server's
+    memory is bounded too: beyond that they are answered `RESOURCE_EXHAUSTED` with a `RetryInfo`.
     """
 
     def Observe(self, request, context):
@@ -158,6 +172,13 @@ def add_ForecastServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ForecastService:
     """Takes observations in and gives forecasts out; each series' recurrent state stays on the server.
+
+    What one request may hold is counted on its bytes, before it is parsed, and what is too much is answered
+    `INVALID_ARGUMENT`. R is the rows that one request may have, the server's `max_request_observations`, 65,536 unless it
+    is set otherwise; for limits on the bytes it counts as 4,096 at least. A message has at most 576 bytes for each of the R
+    rows, those without repeated fields have at most 65,536. A text has at most 1,024 bytes, and there are at most four
+    fields that this version does not know for each of the R rows. What requests under way take together of the server's
+    memory is bounded too: beyond that they are answered `RESOURCE_EXHAUSTED` with a `RetryInfo`.
     """
 
     @staticmethod

@@ -112,6 +112,14 @@ def test_infinite_values_are_errors() -> None:
     )
 
 
+def test_what_no_server_takes_is_an_error() -> None:
+    rows = [*hourly("a", range(3)), ("a", START + 3 * HOUR, 1.1e150), ("b", START, -1e150)]
+    assert error_of(inspect(rows)) == (
+        "the data cannot be used as it is: 1 value beyond ±1e+150: a at 2013-01-31T03:00:00Z; no server takes them; "
+        "leave them empty if they are missing"
+    )
+
+
 def test_several_errors_are_one_line() -> None:
     message = error_of(inspect([*hourly("a", [0, 1, 1, 2, 2.5]), ("a", START + 3 * HOUR, float("inf"))]))
     assert "1 repeated time: " in message

@@ -145,6 +145,7 @@ def test_corrected_values_can_be_refused(data_set: DataSet) -> None:
             "a at 2013-01-30T01:00:00Z; keep one row for each series and time",
         ),
         ([("a", 0, 1.0), ("a", 1, float("inf"))], "1 infinite value: a at 2013-01-30T01:00:00Z"),
+        ([("a", 0, 1.0), ("a", 1, -1e200)], "1 value beyond ±1e+150: a at 2013-01-30T01:00:00Z; no server takes them"),
         ([("a", 0, 1.0), ("a", 1, 1.0), ("a", 1.5, 2.0)], "1 time off the grid: a at 2013-01-30T01:30:00Z"),
         ([("a", 2 * k, 1.0) for k in range(20)], "the data looks like 2h: set --data.frequency 2h"),
         ([("", 0, 1.0)], "row 1: unique_id=empty names no series"),
