@@ -94,6 +94,15 @@ def _serve(arguments: Namespace) -> int:
     return serve(read_config(arguments))
 
 
+def _verify_state(arguments: Namespace) -> int:
+    from forecaster.serving.inspection import inspect
+
+    config = read_config(arguments)
+    found = inspect(config.serving.state, config.tracking.model)
+    print(found.report())
+    return 1 if found.wrong else 0
+
+
 def _add_server(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--server", type=str, default="127.0.0.1:50051", metavar="HOST:PORT", help="the server's address"
@@ -288,6 +297,11 @@ _COMMANDS = {
         "open MLflow's dashboard on the configured store", ("tracking",), dashboard.run, dashboard.add_arguments
     ),
     "serve": Command("serve the registered champion over gRPC", ("tracking", "serving"), _serve),
+    "verify-state": Command(
+        "look for damage in a server's state, beside the server too: exit code 0 if there is none, 1 if there is",
+        ("tracking", "serving"),
+        _verify_state,
+    ),
     "models": Command("list the model versions of a server", (), _models, _add_server),
     "activate": Command("let a server change its model's version, and wait", (), _activate, _add_activate_arguments),
     "observe": Command("send a file of observations to a server", ("data",), _observe, _add_server),

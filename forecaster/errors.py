@@ -17,7 +17,9 @@
     ├── LimitReachedError               a queue, series or rate limit
     ├── UnavailableError                draining, recovering, or not reachable
     │   └── StorageError                the journal cannot be written or read
-    │       └── FencedError             another server has taken the series over
+    │       ├── FencedError             another server has taken the series over
+    │       ├── DamagedHistoryError     what left the journal cannot be read, in part
+    │       └── StateLostError          the states of some series are lost, or cannot be had until files are restored
     ├── DeadlineError                   no answer in time
     └── InternalError                   a defect of ours; carries an id that the log has
 
@@ -170,6 +172,26 @@ class FencedError(StorageError):
     """Another server has taken the series over; nothing of this one is written any more, and it has to end."""
 
     reason = "FENCED"
+
+
+class DamagedHistoryError(StorageError):
+    """A part of what left the journal is changed or gone; `why`, and up to which time it has rows, microseconds."""
+
+    reason = "HISTORY_DAMAGED"
+
+    def __init__(self, message: str, why: str = "", last_us: int = 2**63 - 1) -> None:
+        super().__init__(message)
+        self.why, self.last_us = why, last_us
+
+
+class StateLostError(StorageError):
+    """The states of some series are damaged and cannot be folded again; trying again does not help, others go on."""
+
+    reason = "STATE_LOST"
+
+    def __init__(self, message: str, series_ids: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.series_ids = tuple(series_ids)
 
 
 class DeadlineError(ForecasterError):

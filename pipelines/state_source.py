@@ -14,7 +14,7 @@ from forecaster.data.dataset import canonical_names
 from forecaster.data.manifest import Mark
 from forecaster.data.report import ROW
 from forecaster.serving.export import Export, Position, open_export
-from forecaster.serving.history import column_of
+from forecaster.serving.history_frames import column_of
 from forecaster.store_uri import without_password
 from pipelines.sources import Checked, asked_of
 

@@ -99,7 +99,10 @@ class LiveScores:
 
 @dataclass(frozen=True, slots=True)
 class SeriesInfo:
-    """One series on the server; `length` counts missing steps too, `observed_length` does not."""
+    """One series on the server; `length` counts missing steps too, `observed_length` does not.
+
+    `failure` says why its state cannot be had, empty as a rule; else nothing but names is known of it.
+    """
 
     unique_id: str
     last_ds: dt.datetime
@@ -110,6 +113,7 @@ class SeriesInfo:
     model_version: str
     state_age: dt.timedelta
     live: tuple[LiveScores, ...]
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +121,8 @@ class ModelInfo:
     """A version of a model; a `recurrent` decoder can draw paths, with a `categorical` head it can search for them.
 
     Its `state` is `LOADING`, `REBUILDING`, `ACTIVE`, `RETIRED` or `FAILED`, for a reason that `failure` names. Of the
-    last two no more is known than name, version and fingerprint.
+    last two no more is known than name, version and fingerprint. `registry_failure` says why the server could not ask
+    its registry for newer versions the last time, empty if it could.
     """
 
     name: str
@@ -141,6 +146,7 @@ class ModelInfo:
     state: str = "ACTIVE"
     progress: float = 1.0
     failure: str = ""
+    registry_failure: str = ""
 
     @property
     def dynamic(self) -> tuple[str, ...]:
@@ -252,6 +258,7 @@ def series_info(message: forecast_service_pb2.Series) -> SeriesInfo:
         message.model_version,
         message.state_age.ToTimedelta(),
         tuple(_live_scores(one) for one in message.live),
+        message.failure,
     )
 
 

@@ -16,6 +16,7 @@ from forecaster.errors import (
     LimitReachedError,
     NotFoundError,
     OutOfOrderError,
+    StateLostError,
     UnavailableError,
 )
 
@@ -26,6 +27,7 @@ _MOST_CHARACTERS = 300
 _CODES: tuple[tuple[type[ForecasterError], grpc.StatusCode], ...] = (
     (InvalidArgumentError, grpc.StatusCode.INVALID_ARGUMENT),
     (NotFoundError, grpc.StatusCode.NOT_FOUND),
+    (StateLostError, grpc.StatusCode.FAILED_PRECONDITION),  # trying again does not help
     (FailedPreconditionError, grpc.StatusCode.FAILED_PRECONDITION),
     (ConflictError, grpc.StatusCode.ALREADY_EXISTS),
     (LimitReachedError, grpc.StatusCode.RESOURCE_EXHAUSTED),

@@ -249,9 +249,11 @@ def move(engine: Engine, staging: Staging, moving: np.ndarray, source: Lane, tar
     rebuilt = staging.rebuilt(moving)
     standing = source.store.standing(rebuilt.names)
     _check(rebuilt, standing)
+    lost = source.store.cold.lost([name for name, known in zip(short, there.tolist(), strict=True) if not known])
     target.store.sequence = source.store.sequence  # who has to leave for others is saved as of it
     _take(target, rebuilt, standing)
-    source.store.forget(rebuilt.names)
+    target.store.lose(lost)
+    source.store.forget([*rebuilt.names, *lost])
     engine.lanes.moved[moving] = into_next
 
 

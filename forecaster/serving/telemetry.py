@@ -7,7 +7,7 @@ import logging
 import secrets
 import sys
 
-from forecaster.errors import ForecasterError, InternalError, StorageError
+from forecaster.errors import ForecasterError, InternalError, StateLostError, StorageError
 
 LOGGER = logging.getLogger("forecaster.serving")
 # Whether a commit that failed has left anything is not always known.
@@ -38,7 +38,7 @@ def told(error: BaseException) -> ForecasterError:
     if not isinstance(error, ForecasterError) or (isinstance(error, InternalError) and not error.error_id):
         error_id = log_internal_error(error)
         return InternalError(f"an internal error; the server's log has it as {error_id}", error_id)
-    if isinstance(error, StorageError) and str(error) != _STORAGE:
+    if isinstance(error, StorageError) and not isinstance(error, StateLostError) and str(error) != _STORAGE:
         LOGGER.error("%s", error)
         return StorageError(_STORAGE)
     return error
