@@ -51,6 +51,16 @@ class Export(Protocol):
         """The registered model whose journal it is."""
         ...
 
+    @property
+    def through(self) -> int:
+        """The last record that is read."""
+        ...
+
+    @property
+    def dropped(self) -> int:
+        """The record up to which the journal was pruned without a history, 0 if it never was."""
+        ...
+
     def continues(self, position: Position) -> bool:
         """Return whether the record at a position is surely the one that was read there."""
         ...
@@ -136,6 +146,17 @@ class SqliteExport:
     def model(self) -> str:
         """See `Export.model`."""
         return self._model
+
+    @property
+    def through(self) -> int:
+        """See `Export.through`."""
+        return self._through
+
+    @property
+    def dropped(self) -> int:
+        """See `Export.dropped`."""
+        found = self._database.rows("SELECT value FROM marks WHERE name = 'dropped'")
+        return int(found[0][0]) if found else 0
 
     def continues(self, position: Position) -> bool:
         """See `Export.continues`."""

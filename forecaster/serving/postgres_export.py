@@ -17,7 +17,7 @@ except ImportError as missing:
 from forecaster.serving.export import Position, chosen, deletions, without_deleted
 from forecaster.serving.history_frames import frame_of
 from forecaster.serving.postgres_connection import Database
-from forecaster.serving.postgres_head import LAST
+from forecaster.serving.postgres_head import DROPPED, LAST
 from forecaster.serving.records import Attributes, Columns, Record, decode
 
 _WAITING = "SELECT series_id, max(sequence) FROM forecaster.erasures WHERE shard = %s GROUP BY series_id"
@@ -104,6 +104,16 @@ class PostgresExport:
     def model(self) -> str:
         """See `Export.model`."""
         return self._model
+
+    @property
+    def through(self) -> int:
+        """See `Export.through`."""
+        return self._through
+
+    @property
+    def dropped(self) -> int:
+        """See `Export.dropped`."""
+        return int(self._rows(DROPPED, (self._model,))[0][0])
 
     def continues(self, position: Position) -> bool:
         """See `Export.continues`."""
