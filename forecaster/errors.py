@@ -16,6 +16,7 @@
     ├── ConflictError                   same time, different value
     ├── LimitReachedError               a queue, series or rate limit
     ├── UnavailableError                draining, recovering, or not reachable
+    │   ├── RegistryError               the server's model store does not answer, the server does
     │   └── StorageError                the journal cannot be written or read
     │       ├── FencedError             another server has taken the series over
     │       ├── DamagedHistoryError     what left the journal cannot be read, in part
@@ -153,13 +154,22 @@ class LimitReachedError(ForecasterError):
 
 
 class UnavailableError(ForecasterError):
-    """The server cannot answer now; try again after `retry_after_seconds`."""
+    """The server cannot answer now; try again after `retry_after_seconds`, None if that is no use for now."""
 
     reason = "UNAVAILABLE"
 
-    def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
+    def __init__(self, message: str, retry_after_seconds: float | None = 1.0) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class RegistryError(UnavailableError):
+    """The server cannot ask its model store; it goes on with what it serves, and only a change has to wait."""
+
+    reason = "REGISTRY_UNAVAILABLE"
+
+    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message, retry_after_seconds)
 
 
 class StorageError(UnavailableError):

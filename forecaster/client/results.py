@@ -291,6 +291,7 @@ def model_info(message: model_service_pb2.Model) -> ModelInfo:
         model_service_pb2.ModelState.Name(message.state).removeprefix("MODEL_STATE_"),
         message.progress,
         message.failure,
+        message.registry_failure,
     )
 
 

@@ -2,7 +2,7 @@
 
 journal.db      the journal                    journal.db.lock   held by the server that owns the folder
 journal.mark    its last sequence              history/          Parquet files of what left the journal
-snapshots.db    a cache, rebuilt if need be
+snapshots.db    a cache, rebuilt if need be    bundles/          the served model's files
 """
 
 import contextlib

@@ -6,7 +6,7 @@ fingerprint), tensors or gRPC. All errors are `StorageError`.
 One thread at a time calls a `Storage`; another thread works with its own `Storage.beside()`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -143,8 +143,16 @@ class Snapshots(Protocol):
         """Return what `complete` noted last, None if it never did."""
         ...
 
+    def keep_bundle(self, fingerprint: str, files: Mapping[str, bytes]) -> None:
+        """Keep a model's files by their names, durably, until another one is activated. To be done before that."""
+        ...
+
+    def kept_bundle(self, fingerprint: str) -> dict[str, bytes] | None:
+        """Return a model's files, None if they are not kept."""
+        ...
+
     def activate(self, activation: Activation) -> None:
-        """Note which model version is served, durably."""
+        """Note which model version is served, durably, and let go of the files of others."""
         ...
 
     def active(self) -> Activation | None:

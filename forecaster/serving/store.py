@@ -128,7 +128,10 @@ class SeriesStore:
             self.mirrors.take(slots, packed.static_digest, packed.touched_us)
         broken = [one.series_id for one in snapshots if one not in whole] if len(whole) < len(snapshots) else []
         for series_id in broken:
-            LOGGER.warning("the snapshot of series %r is corrupted: it is rebuilt from the journal if that has all of it", series_id)
+            LOGGER.warning(
+                "the snapshot of series %r is corrupted: it is folded again if all of it is there",
+                series_id,
+            )
         self._lost.update(broken)
         self._cold -= len(broken)
         return broken

@@ -1,7 +1,7 @@
 """Storage of durability `none`: records are counted, snapshots kept in memory, so that series can still be evicted."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -134,6 +134,13 @@ class VolatileSnapshots:
     def activate(self, activation: Activation) -> None:
         """See `Snapshots.activate`."""
         self._active = activation
+
+    def keep_bundle(self, fingerprint: str, files: Mapping[str, bytes]) -> None:
+        """Keep nothing: no state outlives the process either."""
+
+    def kept_bundle(self, fingerprint: str) -> dict[str, bytes] | None:
+        """Return None."""
+        return None
 
     def active(self) -> Activation | None:
         """See `Snapshots.active`."""
