@@ -110,6 +110,6 @@ def test_acknowledged_snapshots_stay(lives: list[pathlib.Path]) -> None:
         if 4 <= done <= 9:
             there = {one.series_id for one in storage.snapshots.fetch("f", NAMES)}
             assert there | {GONE, AGAIN} == set(NAMES) if done >= 8 else there == set(NAMES)
-        if 5 <= done < 18:
+        if 5 <= done < 20:
             assert storage.snapshots.complete_through("f") == 4
         storage.close()
