@@ -87,6 +87,15 @@ def _serve(arguments: Namespace) -> int:
     return serve(read_config(arguments))
 
 
+def _verify_state(arguments: Namespace) -> int:
+    from forecaster.serving.inspection import inspect
+
+    config = read_config(arguments)
+    found = inspect(config.serving.state, config.tracking.model)
+    print(found.report())
+    return 1 if found.wrong else 0
+
+
 def _add_benchmark_arguments(parser: ArgumentParser) -> None:
     names: Any = Literal[NAMES]  # `choices` would show a function's address as the type
     parser.add_argument("name", type=names, help="which one")
@@ -156,6 +165,11 @@ _COMMANDS = {
         "open MLflow's dashboard on the configured store", ("tracking",), dashboard.run, dashboard.add_arguments
     ),
     "serve": Command("serve the registered champion over gRPC", ("tracking", "serving"), _serve),
+    "verify-state": Command(
+        "look for damage in a server's state, beside the server too: exit code 0 if there is none, 1 if there is",
+        ("tracking", "serving"),
+        _verify_state,
+    ),
     **server_commands.COMMANDS,
     steps.NAME: Command(
         "the steps from data to a champion: forecaster pipelines --help", (), lambda _: steps.run(()), has_config=False

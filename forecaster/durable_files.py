@@ -12,16 +12,25 @@ UNFINISHED = ".partial"
 """What the name of a file ends with until it is whole."""
 
 
-def write_durably(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_durably(
+    path: Path, write: Callable[[BinaryIO], object], before_move: Callable[[], object] = lambda: None
+) -> None:
     """Write a file beside its place, sync it and move it there; its name is on the disk after `sync_folder`.
 
-    Raises what `write` raises, and OSError; then all that may be left is a file ending in `UNFINISHED`.
+    Args:
+        path: its place.
+        write: writes it.
+        before_move: called when it is on the disk, and not yet at its place.
+
+    Raises what `write` and `before_move` raise, and OSError; then all that may be left is a file ending in
+    `UNFINISHED`.
     """
     unfinished = path.with_name(path.name + UNFINISHED)
     with unfinished.open("wb") as file:
         write(file)
         file.flush()
         os.fsync(file.fileno())
+    before_move()
     os.replace(unfinished, path)
 
 

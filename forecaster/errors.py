@@ -17,8 +17,11 @@
     ├── ConflictError                   same time, different value
     ├── LimitReachedError               a queue, series or rate limit
     ├── UnavailableError                draining, recovering, or not reachable
+    │   ├── RegistryError               the server's model store does not answer, the server does
     │   └── StorageError                the journal cannot be written or read
-    │       └── FencedError             another server has taken the series over
+    │       ├── FencedError             another server has taken the series over
+    │       ├── DamagedHistoryError     what left the journal cannot be read, in part
+    │       └── StateLostError          the states of some series are lost, or cannot be had until files are restored
     ├── DeadlineError                   no answer in time
     └── InternalError                   a defect of ours; carries an id that the log has
 
@@ -158,13 +161,22 @@ class LimitReachedError(ForecasterError):
 
 
 class UnavailableError(ForecasterError):
-    """The server cannot answer now; try again after `retry_after_seconds`."""
+    """The server cannot answer now; try again after `retry_after_seconds`, None if that is no use for now."""
 
     reason = "UNAVAILABLE"
 
-    def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
+    def __init__(self, message: str, retry_after_seconds: float | None = 1.0) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class RegistryError(UnavailableError):
+    """The server cannot ask its model store; it goes on with what it serves, and only a change has to wait."""
+
+    reason = "REGISTRY_UNAVAILABLE"
+
+    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message, retry_after_seconds)
 
 
 class StorageError(UnavailableError):
@@ -177,6 +189,26 @@ class FencedError(StorageError):
     """Another server has taken the series over; nothing of this one is written any more, and it has to end."""
 
     reason = "FENCED"
+
+
+class DamagedHistoryError(StorageError):
+    """A part of what left the journal is changed or gone; `why`, and up to which time it has rows, microseconds."""
+
+    reason = "HISTORY_DAMAGED"
+
+    def __init__(self, message: str, why: str = "", last_us: int = 2**63 - 1) -> None:
+        super().__init__(message)
+        self.why, self.last_us = why, last_us
+
+
+class StateLostError(StorageError):
+    """The states of some series are damaged and cannot be folded again; trying again does not help, others go on."""
+
+    reason = "STATE_LOST"
+
+    def __init__(self, message: str, series_ids: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.series_ids = tuple(series_ids)
 
 
 class DeadlineError(ForecasterError):

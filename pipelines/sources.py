@@ -72,7 +72,7 @@ def find_sources(config: Config) -> list[Source]:
     if ingest.state is not None:
         from pipelines.state_source import StateSource  # serving's modules are not needed elsewhere
 
-        found["state"] = StateSource(ingest.state, config.tracking.model, config.data)
+        found["state"] = StateSource(ingest, config.tracking.model, config.data)
     return list(found.values())
 
 

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from forecaster.config import DataConfig
+from forecaster.config import DataConfig, IngestConfig
 from forecaster.data.dataset import canonical_names
 from forecaster.data.manifest import Mark
 from forecaster.data.report import ROW
+from forecaster.errors import StorageError
 from forecaster.serving.export import Export, Position, open_export
-from forecaster.serving.history import column_of
+from forecaster.serving.history_frames import column_of
 from forecaster.store_uri import without_password
 from pipelines.sources import Checked, asked_of
 
@@ -29,13 +30,15 @@ class StateSource:
     which finds rows that are known.
 
     Args:
-        state: as `--serving.state` has it.
+        ingest: names the state, and says whether rows that nobody can read any more may be missing.
         model: the registered model.
         config: names the covariates.
     """
 
-    def __init__(self, state: str, model: str, config: DataConfig) -> None:
+    def __init__(self, ingest: IngestConfig, model: str, config: DataConfig) -> None:
+        state = ingest.state or ""
         self._state, self._model, self._config = state, model, config
+        self._accepts_dropped = ingest.accept_dropped
         self.name = f"state {without_password(state)}"
         self.mark: Mark = {}
 
@@ -47,15 +50,30 @@ class StateSource:
         """See `Source.parts`."""
         export = open_export(self._state, self._model)
         try:
+            self._check_dropped(export, known)
             after = self._begin(export, known)
             yield from self._observed(export, after.sequence)
+            if self.mark.get("sequence") != known.get("sequence"):
+                self.mark = {**self.mark, "through": export.through}
             yield from self._attributes(export, after.sequence)
         finally:
             export.close()
 
+    def _check_dropped(self, export: Export, known: Mark) -> None:
+        """Raise StorageError if records left without a history that no ingest has read."""
+        same = known.get("model") == export.model
+        read = int(known.get("through", known.get("sequence", 0))) if same else 0
+        if export.dropped > read and not self._accepts_dropped:
+            raise StorageError(
+                f"{self.name}: records {read + 1} to {export.dropped} left the journal without a history"
+                " (serving.history=false) before they were read: let the server keep a history, ingest more often than"
+                " every serving.journal_seconds, or go on without their rows by --ingest.accept_dropped true"
+            )
+
     def _begin(self, export: Export, known: Mark) -> Position:
         """Return the position to read from, and note it."""
         found = Position(int(known.get("sequence", 0)), int(known.get("committed_us", 0)))
+        self.mark = {"through": known["through"]} if "through" in known else {}
         same = known.get("model") == export.model and known.get("columns") == asked_of(self._config)
         begin = found if same and found.sequence and export.continues(found) else Position(0, 0)
         self._note(export, begin)
@@ -63,7 +81,8 @@ class StateSource:
 
     def _note(self, export: Export, position: Position) -> None:
         found = {"sequence": position.sequence, "committed_us": position.committed_us}
-        self.mark = {"model": export.model, **found, "columns": asked_of(self._config)}
+        read = {"through": self.mark["through"]} if "through" in self.mark else {}
+        self.mark = {"model": export.model, **found, "columns": asked_of(self._config), **read}
 
     def _observed(self, export: Export, after: int) -> Iterator[pl.DataFrame]:
         changing = (*self._config.past_covariates, *self._config.future_covariates)

@@ -106,7 +106,10 @@ class LiveScores:
 
 @dataclass(frozen=True, slots=True)
 class SeriesInfo:
-    """One series on the server; `length` counts missing steps too, `observed_length` does not."""
+    """One series on the server; `length` counts missing steps too, `observed_length` does not.
+
+    `failure` says why its state cannot be had, empty as a rule; else nothing but names is known of it.
+    """
 
     unique_id: str
     last_ds: dt.datetime
@@ -117,6 +120,7 @@ class SeriesInfo:
     model_version: str
     state_age: dt.timedelta
     live: tuple[LiveScores, ...]
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,8 @@ class ModelInfo:
     """A version of a model; a `recurrent` decoder can draw paths, with a `categorical` head it can search for them.
 
     Its `state` is `LOADING`, `REBUILDING`, `ACTIVE`, `RETIRED` or `FAILED`, for a reason that `failure` names. Of the
-    last two no more is known than name, version and fingerprint.
+    last two no more is known than name, version and fingerprint. `registry_failure` says why the server could not ask
+    its registry for newer versions the last time, empty if it could.
     """
 
     name: str
@@ -148,6 +153,7 @@ class ModelInfo:
     state: str = "ACTIVE"
     progress: float = 1.0
     failure: str = ""
+    registry_failure: str = ""
 
     @property
     def covariates(self) -> tuple[str, ...]:
@@ -208,6 +214,7 @@ def series_info(message: forecast_service_pb2.Series) -> SeriesInfo:
         message.model_version,
         message.state_age.ToTimedelta(),
         tuple(_live_scores(one) for one in message.live),
+        message.failure,
     )
 
 
@@ -240,6 +247,7 @@ def model_info(message: model_service_pb2.Model) -> ModelInfo:
         model_service_pb2.ModelState.Name(message.state).removeprefix("MODEL_STATE_"),
         message.progress,
         message.failure,
+        message.registry_failure,
     )
 
 

@@ -31,6 +31,7 @@ _BY_REASON: dict[str, type[ForecasterError]] = {
         errors.ConflictError,
         errors.LimitReachedError,
         errors.UnavailableError,
+        errors.RegistryError,
         errors.StorageError,
         errors.InternalError,
     )
@@ -153,6 +154,8 @@ def _build(  # noqa: PLR0911 -- one return for each kind of detail
         return kind(message, [FieldViolation(v.field, v.description) for v in found.field_violations])
     if issubclass(kind, errors.NotFoundError):
         return kind(message, [_unpacked(d).resource_name for d in status.details if d.Is(_RESOURCE)])
+    if issubclass(kind, errors.RegistryError):
+        return kind(message)
     if issubclass(kind, errors.LimitReachedError | errors.UnavailableError):
         retry = error_details_pb2.RetryInfo()
         found_any = [detail.Unpack(retry) for detail in status.details]

@@ -20,6 +20,7 @@ class IngestConfig:
         sql_query: asked of it; its columns are those that the data section names.
         state: a server's journal and history, by its `serving.state`, read beside the server; if it holds those of
             several models, `tracking.model` says which.
+        accept_dropped: go on if rows left the server's journal without a history before they were read.
         output: the data set's folder: Parquet files and a manifest.
         partition: the stretch of time that a file holds; what falls into one has to fit into memory.
         corrections: what becomes of a value that differs from the one known for its series and time: it replaces
@@ -30,6 +31,7 @@ class IngestConfig:
     sql_url: str | None = None
     sql_query: str | None = None
     state: str | None = None
+    accept_dropped: bool = False
     output: str = "dataset"
     partition: Partition = "month"
     corrections: Corrections = "replace"

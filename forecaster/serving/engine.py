@@ -14,7 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from forecaster.errors import FieldViolation, ForecasterError, InternalError, InvalidArgumentError, StorageError
+from forecaster.errors import (
+    FieldViolation,
+    ForecasterError,
+    InternalError,
+    InvalidArgumentError,
+    StateLostError,
+    StorageError,
+)
 from forecaster.model.bundle import Bundle
 from forecaster.serving.admission import Verdict, join
 from forecaster.serving.attributes import merged
@@ -25,9 +32,9 @@ from forecaster.serving.isolation import UnwrittenError, observe_in_parts, refus
 from forecaster.serving.lane import Lane
 from forecaster.serving.lanes import Lanes
 from forecaster.serving.plain_forecasts import uncalibrated
-from forecaster.serving.rebuild import refolded
 from forecaster.serving.records import Attributes, Columns, Deletion, IntArray, Record
 from forecaster.serving.recovery import recover
+from forecaster.serving.refolding import refold
 from forecaster.serving.storage import Storage
 from forecaster.serving.store import SeriesStore
 from forecaster.serving.work import Forecasts, ForecastWork, Observed, ObserveWork, SeriesInfo
@@ -126,8 +133,11 @@ class Engine:
         """Forget a series, durably; raises SeriesNotFoundError or StorageError."""
         self._begin()
         store = self.lanes.of(series_id).store
-        if store.bring([series_id])[0] < 0:
-            raise no_series([series_id])
+        try:
+            if store.bring([series_id])[0] < 0:
+                raise no_series([series_id])
+        except StateLostError:  # nothing of it is needed any more
+            pass
         sequence = self._append(Deletion(series_id))
         self.lanes.deleted(sequence, series_id)
         store.forget([series_id])
@@ -165,8 +175,7 @@ class Engine:
         """Make series resident whose snapshots turned out to be corrupted: they then stand where the others do."""
         if lane.scoring is not None and lane.scoring.pending:  # the states know of them already
             self._keep_up(self._append())
-        through = lane.store.sequence
-        found = refolded(lane.bundle, series_ids, self._journal, lane.store.calibration, through=through)
+        found = refold(lane, series_ids, self._journal, through=lane.store.sequence)
         if found.names:  # while everything is replayed nothing is there yet: it creates them anew
             slots = lane.store.take(found.names, found.state, found.static_digest, found.touched_us)
             lane.store.save(slots)

@@ -19,7 +19,9 @@ from typing import Any, Protocol
 import polars as pl
 
 from forecaster.errors import StorageError
-from forecaster.serving.history import History, frame_of
+from forecaster.serving.history_frames import frame_of
+from forecaster.serving.history_ledger import Ledger
+from forecaster.serving.history_reader import HistoryReader
 from forecaster.serving.opening import POSTGRES, SQLITE, quoted
 from forecaster.serving.records import Columns
 from forecaster.serving.sqlite_database import ReadOnly
@@ -49,6 +51,16 @@ class Export(Protocol):
         """The registered model whose journal it is."""
         ...
 
+    @property
+    def through(self) -> int:
+        """The last record that is read."""
+        ...
+
+    @property
+    def dropped(self) -> int:
+        """The record up to which the journal was pruned without a history, 0 if it never was."""
+        ...
+
     def continues(self, position: Position) -> bool:
         """Return whether the record at a position is surely the one that was read there."""
         ...
@@ -57,7 +69,7 @@ class Export(Protocol):
         """Yield the observations behind a sequence, in order.
 
         Columns are those of the history's files: `sequence`, `committed_time`, `unique_id`, `ds`, `y` and one for each
-        covariate that is given (`history.column_of`). Raises StorageError if something is broken.
+        covariate that is given (`history_frames.column_of`). Raises StorageError if something is broken.
         """
         ...
 
@@ -83,12 +95,7 @@ def open_export(state: str, model: str) -> Export:
         backend = importlib.import_module("forecaster.serving.postgres_export")  # its driver is not needed elsewhere
         shared: Export = backend.PostgresExport(state, model)
         return shared
-    if "://" in state and not state.startswith(SQLITE):
-        raise StorageError(f"state {state!r} is not supported: give a folder, a sqlite:/// or a postgresql:// URL")
-    path = pathlib.Path(state.removeprefix(SQLITE)).expanduser()
-    if path.suffix == ".db":  # as `open_storage` takes it
-        path = path.parent if path.name == _JOURNAL else path.with_suffix("")
-    return SqliteExport(_folder_of(path, model))
+    return SqliteExport(folder_of(state, model))
 
 
 def chosen(model: str, found: list[str], place: str) -> str:
@@ -100,7 +107,13 @@ def chosen(model: str, found: list[str], place: str) -> str:
     raise StorageError(f"{place} holds journals of {', '.join(sorted(found))}: name one with --tracking.model")
 
 
-def _folder_of(path: pathlib.Path, model: str) -> pathlib.Path:
+def folder_of(state: str, model: str) -> pathlib.Path:
+    """Return the folder of a model's files; raises StorageError if there is no journal, or no saying which."""
+    if "://" in state and not state.startswith(SQLITE):
+        raise StorageError(f"state {state!r} is not supported: give a folder, a sqlite:/// or a postgresql:// URL")
+    path = pathlib.Path(state.removeprefix(SQLITE)).expanduser()
+    if path.suffix == ".db":  # as `open_storage` takes it
+        path = path.parent if path.name == _JOURNAL else path.with_suffix("")
     folders = {urllib.parse.unquote(one.parent.name): one.parent for one in path.glob(f"*/{_JOURNAL}")}
     if (path / _JOURNAL).is_file():  # a storage without a model's name
         folders[""] = path
@@ -116,9 +129,9 @@ class SqliteExport:
     """
 
     def __init__(self, folder: pathlib.Path) -> None:
-        self._history = History(folder / "history")
         self._model = urllib.parse.unquote(folder.name)
         self._database = ReadOnly(folder / _JOURNAL)
+        self._history = HistoryReader(folder / "history", Ledger(self._database))
         try:
             self._check()
             # In this order: what was deleted before `through` waits for its erasure, or nothing of it is left.
@@ -133,6 +146,17 @@ class SqliteExport:
     def model(self) -> str:
         """See `Export.model`."""
         return self._model
+
+    @property
+    def through(self) -> int:
+        """See `Export.through`."""
+        return self._through
+
+    @property
+    def dropped(self) -> int:
+        """See `Export.dropped`."""
+        found = self._database.rows("SELECT value FROM marks WHERE name = 'dropped'")
+        return int(found[0][0]) if found else 0
 
     def continues(self, position: Position) -> bool:
         """See `Export.continues`."""

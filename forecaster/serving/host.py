@@ -6,6 +6,8 @@ Knows which part needs which; knows nothing of gRPC or of the process's life.
 import asyncio
 import contextlib
 import dataclasses
+import queue
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,18 +15,22 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from forecaster.config import Config, ServingConfig, TrackingConfig
-from forecaster.errors import ConfigError, ForecasterError
+from forecaster.errors import ConfigError, ForecasterError, UnavailableError
 from forecaster.model.bundle import Bundle
 from forecaster.registry import RegisteredModel
 from forecaster.serving.backend import Served
 from forecaster.serving.batcher import Batcher
 from forecaster.serving.engine import Engine
+from forecaster.serving.kept_bundle import keep, kept
 from forecaster.serving.maintenance import Maintenance
 from forecaster.serving.opening import open_storage
 from forecaster.serving.storage import Activation, Storage
 from forecaster.serving.telemetry import LOGGER
 from forecaster.serving.verification import load_verified
 from forecaster.serving.versions import Versions
+from forecaster.store_uri import without_password
+
+_ANSWER_SECONDS = 10.0  # of the model store, where a start can do without it
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,11 +78,6 @@ def check_device(device: str) -> None:
 
 
 def _open(tracking: TrackingConfig, config: ServingConfig) -> Source:
-    alias: ForecasterError | None = None
-    try:
-        registered, bundle = load_verified(tracking, config.alias)
-    except ForecasterError as error:  # the version that was served last may still be there
-        alias = error
     storage = open_storage(
         config.state,
         config.durability,
@@ -86,18 +87,59 @@ def _open(tracking: TrackingConfig, config: ServingConfig) -> Source:
         accepted_loss=config.accept_loss_through,
     )
     try:
-        active = storage.snapshots.active()
-        if active is not None and (alias is not None or active.fingerprint != bundle.fingerprint):
-            former = _load_active(tracking, active)
-            if former is not None:
-                LOGGER.info("beginning with version %s, whose states are kept", active.version)
-                return Source(tracking, *former, storage)
-        if alias is not None:
-            raise alias
-        return Source(tracking, registered, bundle, storage)
+        return Source(tracking, *_load(tracking, config.alias, storage), storage)
     except BaseException:
         storage.close()
         raise
+
+
+def _load(tracking: TrackingConfig, alias: str, storage: Storage) -> tuple[RegisteredModel, Bundle]:
+    """Return the version to begin with: the one whose states there are, else the alias'.
+
+    Where the registry does not answer it is what was kept with the states; who watches the registry goes on from there.
+    """
+    active = storage.snapshots.active()
+    bundle = None if active is None else kept(storage.snapshots, active)
+    former = None if active is None or bundle is None else (_named(tracking, active), bundle)
+    try:
+        found = _asked(tracking, alias, _ANSWER_SECONDS if former else None)
+    except ForecasterError as error:
+        if active is None or (former := former or _load_active(tracking, active)) is None:
+            raise
+        LOGGER.warning("%s; beginning with version %s, as it is kept with its states", error, active.version)
+        return former
+    if active is None or active.fingerprint == found[1].fingerprint or found[0].version == active.version:
+        return found
+    former = former or _load_active(tracking, active)
+    LOGGER.info("beginning with version %s, whose states are kept", (former or found)[0].version)
+    return former or found
+
+
+def _asked(tracking: TrackingConfig, alias: str, seconds: float | None) -> tuple[RegisteredModel, Bundle]:
+    """Return the alias' version and bundle; raises UnavailableError if that takes longer than so many seconds."""
+    if seconds is None:
+        return load_verified(tracking, alias)
+    answer: queue.SimpleQueue[tuple[RegisteredModel, Bundle] | BaseException] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answer.put(load_verified(tracking, alias))
+        except BaseException as error:  # noqa: BLE001 -- raised below
+            answer.put(error)
+
+    threading.Thread(target=ask, name="registry", daemon=True).start()
+    try:
+        found = answer.get(timeout=seconds)
+    except queue.Empty:
+        store = without_password(tracking.uri)
+        raise UnavailableError(f"the model store {store} gave no answer in {seconds:g} s") from None
+    if isinstance(found, BaseException):
+        raise found
+    return found
+
+
+def _named(tracking: TrackingConfig, active: Activation) -> RegisteredModel:
+    return RegisteredModel(tracking.model, active.version, f"models:/{tracking.model}/{active.version}", "")
 
 
 def _load_active(tracking: TrackingConfig, active: Activation) -> tuple[RegisteredModel, Bundle] | None:
@@ -159,6 +201,7 @@ class Host:
         registered, bundle = self._source.registered, self._source.bundle
         snapshots = self._source.storage.snapshots
         activation = Activation(registered.version, bundle.fingerprint)
+        await self._batcher.upkeep(lambda: keep(snapshots, bundle))
         if snapshots.active() != activation:
             await self._batcher.upkeep(lambda: snapshots.activate(activation))
         LOGGER.info(

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
-from forecaster.errors import FencedError, ForecasterError, LimitReachedError, StorageError
+from forecaster.errors import FencedError, ForecasterError, LimitReachedError, StateLostError, StorageError
 from forecaster.serving.attributes import in_parts
 from forecaster.serving.work import Observed, ObserveWork
 
@@ -71,7 +71,8 @@ def _apart(requests: Sequence[ObserveWork], error: ForecasterError, at_hand: Cal
         if together:
             parts.append((list(group), None))
         else:
-            parts += (([one], error if isinstance(error, StorageError) else None) for one in group)
+            is_due_to_all = isinstance(error, StorageError) and not isinstance(error, StateLostError)
+            parts += (([one], error if is_due_to_all else None) for one in group)
     return parts
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from forecaster.errors import BrokenStateError, ForecasterError, StorageError
+from forecaster.errors import BrokenStateError, ForecasterError, StateLostError, StorageError
 from forecaster.model.bundle import Bundle
 from forecaster.model.ragged import Runs, advance
 from forecaster.model.state import State
@@ -227,7 +227,11 @@ class Lane:
             found[name] = self._info(name, tuple(int(one[0]) for one in numbers), state, 0)
         if lost := store.cold.lost([name for name in cold if name not in found]):
             store.begin_turn()
-            store.bring(lost)
+            try:
+                store.bring(lost)
+            except StateLostError as error:
+                known_lost = [name for name in lost if name in error.series_ids]
+                found |= {name: SeriesInfo.lost(name, self.version, str(error)) for name in known_lost}
             found |= self.describe([name for name in lost if name in store.resident])
         return found
 

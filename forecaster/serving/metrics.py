@@ -166,6 +166,8 @@ def _work(models: Sequence[Served]) -> Iterator[Metric]:
     yield _counter("forecasts", text, _MODEL, each(lambda one: one.engine.done.forecasts))
     text = "The sequence of the journal's last record."
     yield _gauge("journal_last_sequence", text, _MODEL, each(lambda one: one.engine.done.journal_sequence))
+    text = "Parts of the history that were met damaged or missing; the log and forecaster verify-state name them."
+    yield _gauge("history_damaged_parts", text, _MODEL, each(lambda one: len(one.engine.storage.damaged())))
     text = "When snapshots were last written and the journal pruned, Unix time; stands still amid a replacement."
     yield _gauge("snapshot_round_timestamp_seconds", text, _MODEL, each(lambda one: one.maintenance.round_ended))
 
@@ -181,6 +183,8 @@ def _states(models: Sequence[Served], backend: Backend) -> Iterator[Metric]:
     yield _gauge("series_resident", text, _VERSION, each(lambda lane: len(lane.store.resident)))
     text = "States in memory that are newer than their snapshots."
     yield _gauge("series_unsaved", text, _VERSION, each(lambda lane: lane.store.count_dirty()))
+    text = "Series that were asked for and whose states cannot be had; ListSeries names them, and says why."
+    yield _gauge("series_lost", text, _VERSION, each(lambda lane: lane.store.count_lost()))
     limits = (("registered", backend.config.max_series), ("resident", backend.config.max_resident_series))
     text = "Of each model: new series are refused past the one, states leave memory past the other."
     yield _gauge("series_limit", text, ("kind",), [((kind,), limit) for kind, limit in limits])

@@ -66,6 +66,8 @@ def _describe(served: Served, version: Version) -> api.Model:
         progress=version.progress,
         failure=shortened(version.failure),
     )
+    if version is served.versions.active:
+        message.registry_failure = served.versions.registry_failure
     if version.bundle is not None:
         message.MergeFrom(_described(version.bundle))
     return message

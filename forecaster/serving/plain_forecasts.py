@@ -19,6 +19,7 @@ from forecaster.errors import (
     InvalidArgumentError,
     LimitReachedError,
     SeriesNotFoundError,
+    StateLostError,
     StorageError,
     TooLittleHistoryError,
     UnsupportedError,
@@ -100,6 +101,15 @@ def brought(lane: Lane, requests: Sequence[Sequence[str]]) -> tuple[IntArray, di
         if len(requests) > 1:  # too many at once: some may fit
             return _joined([brought(lane, [ids]) for ids in requests])
         found = error
+    except StateLostError as error:  # the others are as they were
+        lost = {at: error for at, name in enumerate(names) if name in error.series_ids}
+        if not lost:
+            raise
+        rest, failed = brought(lane, [[name for at, name in enumerate(names) if at not in lost]])
+        kept = [at for at in range(len(names)) if at not in lost]
+        slots = np.full(len(names), -1, dtype=np.int64)
+        slots[kept] = rest
+        return slots, lost | {kept[at]: why for at, why in failed.items()}
     except StorageError as error:  # what it refuses one series that is not in memory, it would refuse each
         found = told(error)
     slots = np.array([lane.store.resident.get(name, -1) for name in names], dtype=np.int64)

@@ -15,16 +15,11 @@ except ImportError as missing:
     ) from missing
 
 from forecaster.serving.export import Position, chosen, deletions, without_deleted
-from forecaster.serving.history import frame_of
+from forecaster.serving.history_frames import frame_of
 from forecaster.serving.postgres_connection import Database
+from forecaster.serving.postgres_head import DROPPED, LAST
 from forecaster.serving.records import Attributes, Columns, Record, decode
 
-_LAST = """
-SELECT greatest(
-    (SELECT max(sequence) FROM forecaster.journal WHERE shard = one.shard),
-    (SELECT max(sequence) FROM forecaster.history WHERE shard = one.shard), removed_through)
-FROM forecaster.leases AS one WHERE shard = %s
-"""
 _WAITING = "SELECT series_id, max(sequence) FROM forecaster.erasures WHERE shard = %s GROUP BY series_id"
 # Some megabytes at a time: a query that is left open would hold a transaction for as long as the whole reading takes.
 _PART = """
@@ -47,6 +42,45 @@ WHERE sequence > %s ORDER BY series_id LIMIT 4096
 """
 
 
+class PostgresReader:
+    """A connection that only reads what a database holds of one model, without the lease.
+
+    Args:
+        url: of the database.
+        model: the registered model; another one is taken if the database holds only that.
+        name: of the connection, for who looks at the database.
+
+    Raises StorageError if the database cannot be read, or holds nothing of the model.
+    """
+
+    def __init__(self, url: str, model: str, name: str) -> None:
+        self._database = Database(url, synchronous=False)
+        try:
+            self._connection = self._database.connect(name)
+            self._connection.execute("SET default_transaction_read_only = on")
+        except psycopg.Error as error:
+            raise self._database.failed("opened", error) from error
+        self.label = self._database.label
+        try:
+            there = self.rows("SELECT to_regclass('forecaster.leases') IS NOT NULL", ())[0][0]
+            shards = [row[0] for row in self.rows("SELECT shard FROM forecaster.leases", ())] if there else []
+            self.model = chosen(model, shards, self.label)
+        except BaseException:
+            self.close()
+            raise
+
+    def rows(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        """Return a query's rows; raises StorageError."""
+        try:
+            return self._connection.execute(query, values, binary=True).fetchall()
+        except psycopg.Error as error:
+            raise self._database.failed("read", error) from error
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
 class PostgresExport:
     """See `forecaster.serving.export.Export`.
 
@@ -56,27 +90,30 @@ class PostgresExport:
     """
 
     def __init__(self, url: str, model: str) -> None:
-        self._database = Database(url, synchronous=False)
+        self._reader = PostgresReader(url, model, "forecaster ingest")
+        self._model, self._rows = self._reader.model, self._reader.rows
         try:
-            self._connection = self._database.connect("forecaster ingest")
-            self._connection.execute("SET default_transaction_read_only = on")
-        except psycopg.Error as error:
-            raise self._database.failed("opened", error) from error
-        try:
-            there = self._rows("SELECT to_regclass('forecaster.leases') IS NOT NULL", ())[0][0]
-            shards = [row[0] for row in self._rows("SELECT shard FROM forecaster.leases", ())] if there else []
-            self._model = chosen(model, shards, self._database.label)
             # In this order: what was deleted before `through` waits for its erasure, or nothing of it is left.
-            self._through = int(self._rows(_LAST, (self._model,))[0][0])
+            self._through = int(self._rows(LAST, (self._model,))[0][0])
             self._deleted = deletions(self._rows(_WAITING, (self._model,)))
         except BaseException:
-            self._connection.close()
+            self._reader.close()
             raise
 
     @property
     def model(self) -> str:
         """See `Export.model`."""
         return self._model
+
+    @property
+    def through(self) -> int:
+        """See `Export.through`."""
+        return self._through
+
+    @property
+    def dropped(self) -> int:
+        """See `Export.dropped`."""
+        return int(self._rows(DROPPED, (self._model,))[0][0])
 
     def continues(self, position: Position) -> bool:
         """See `Export.continues`."""
@@ -104,19 +141,13 @@ class PostgresExport:
 
     def close(self) -> None:
         """See `Export.close`."""
-        self._connection.close()
-
-    def _rows(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        try:
-            return self._connection.execute(query, values, binary=True).fetchall()
-        except psycopg.Error as error:
-            raise self._database.failed("read", error) from error
+        self._reader.close()
 
     def _decoded(self, sequence: int, payload: bytes) -> Record:
         try:
             return decode(payload)
         except ValueError as error:
             raise StorageError(
-                f"{self._database.label}: record {sequence} of {self._model!r} is corrupted ({error}): "
+                f"{self._reader.label}: record {sequence} of {self._model!r} is corrupted ({error}): "
                 "restore the database from a copy"
             ) from error

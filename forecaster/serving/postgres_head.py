@@ -13,7 +13,7 @@ from forecaster.serving.postgres_session import Session, Values
 
 NOTE_REMOVED = "UPDATE forecaster.leases SET removed_through = greatest(removed_through, %s) WHERE shard = %s"
 NOTE_DROPPED = "UPDATE forecaster.leases SET dropped_through = greatest(dropped_through, %s) WHERE shard = %s"
-_COMPLETE = "SELECT coalesce(max(sequence), 0) FROM forecaster.complete_snapshots WHERE shard = %s"
+COMPLETE = "SELECT coalesce(max(sequence), 0) FROM forecaster.complete_snapshots WHERE shard = %s"
 DROPPED = "SELECT dropped_through FROM forecaster.leases WHERE shard = %s"
 LAST = """
 SELECT greatest(
@@ -44,7 +44,7 @@ def read_head(session: Session, *, durability: DurabilityName, accepted_loss: in
     Raises what `check_end` raises: snapshots were noted as complete after the records that they hold.
     """
     shard = session.shard
-    end, known = (int(session.rows(query, (shard,))[0][0]) for query in (LAST, _COMPLETE))
+    end, known = (int(session.rows(query, (shard,))[0][0]) for query in (LAST, COMPLETE))
     place = f"{session.database.label}: the journal of {shard!r}"
     check_end(place, lambda: end, known, durability=durability, accepted=accepted_loss)
     if known > end:

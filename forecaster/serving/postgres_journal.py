@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import psycopg
 
-from forecaster.errors import StorageError
+from forecaster.errors import DamagedHistoryError, StorageError
 from forecaster.serving.postgres_erasure import Erasure, times_us
 from forecaster.serving.postgres_head import DROPPED, LAST, NOTE_DROPPED, NOTE_REMOVED, Head
 from forecaster.serving.postgres_session import OutcomeUnknownError, Session, Values
 from forecaster.serving.records import ATTRIBUTES, KIND_AT, Attributes, Columns, Deletion, Record, decode, encode, find
+from forecaster.serving.storage import OnDamage
 
 _PART_BYTES = 8 * 2**20
 _MOST_ROWS_LOOKED_AT = 4_000_000  # for rows older than the states remember: about a second
@@ -143,11 +144,21 @@ class PostgresJournal:
         found = self._session.rows(query, (self._session.shard, self._dropped(), self._head.last))[0][0]
         return self._head.last + 1 if found is None else int(found)
 
-    def read(self, after: int, *, since_us: int | None = None) -> Iterator[tuple[int, Record]]:
+    def dropped(self) -> int:
+        """See `Journal.dropped`."""
+        return self._dropped()
+
+    def damage(self) -> list[str]:
+        """See `Journal.damage`: each record has a checksum of its own, which is looked at when it is read."""
+        return []
+
+    def read(
+        self, after: int, *, since_us: int | None = None, on_damage: OnDamage | None = None
+    ) -> Iterator[tuple[int, Record]]:
         """See `Journal.read`. Raises StorageError if records are dropped that this reader has not seen."""
         if since_us is None:
-            return self._read(after, "true", ())
-        return self._read(after, "(last_us >= %s OR first_us > last_us)", (since_us,))
+            return self._read(after, "true", (), on_damage)
+        return self._read(after, "(last_us >= %s OR first_us > last_us)", (since_us,), on_damage)
 
     def find(self, wanted: Columns) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
         """See `Journal.find`."""
@@ -206,7 +217,9 @@ class PostgresJournal:
                 with contextlib.suppress(StorageError):
                     self._undo()
 
-    def _read(self, after: int, which: str, values: tuple[int, ...]) -> Iterator[tuple[int, Record]]:
+    def _read(
+        self, after: int, which: str, values: tuple[int, ...], on_damage: OnDamage | None
+    ) -> Iterator[tuple[int, Record]]:
         query = _PART.format(table="records", which=which)
         after, through = max(after, self._dropped()), self._head.last
         while True:
@@ -216,7 +229,14 @@ class PostgresJournal:
             if not part:
                 return
             for sequence, payload in part:
-                yield sequence, self._decoded(sequence, payload)
+                try:
+                    record = self._decoded(sequence, payload)
+                except DamagedHistoryError as error:
+                    if on_damage is None or not self._is_pruned(sequence):
+                        raise
+                    on_damage(error)
+                    continue
+                yield sequence, record
             after = part[-1][0]
 
     def _attributes(self, query: str, values: tuple[object, ...]) -> list[Attributes]:
@@ -241,10 +261,14 @@ class PostgresJournal:
         try:
             return decode(payload)
         except ValueError as error:
-            raise StorageError(
+            raise DamagedHistoryError(
                 f"{self._session.database.label}: record {sequence} of {self._session.shard!r} is corrupted "
                 f"({error}): restore the database from a copy"
             ) from error
+
+    def _is_pruned(self, sequence: int) -> bool:
+        query = "SELECT FROM forecaster.history WHERE shard = %s AND sequence = %s"
+        return bool(self._session.rows(query, (self._session.shard, sequence)))
 
     def _unerased(self, through: int) -> int:
         """Return how far a part of the journal's oldest records goes before one whose series waits for `erase`."""

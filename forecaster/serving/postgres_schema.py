@@ -8,9 +8,15 @@ import psycopg
 
 from forecaster.errors import StorageError
 
-_VERSION = 2
+_VERSION = 3
 _LOCK = 0x666F726563617374  # of making the tables: "forecast"
 
+_BUNDLES = """
+CREATE TABLE forecaster.bundles (
+    shard text COLLATE "C", fingerprint text COLLATE "C", name text, content bytea NOT NULL,
+    PRIMARY KEY (shard, fingerprint, name));
+ALTER TABLE forecaster.bundles ALTER content SET STORAGE EXTERNAL, ALTER content SET STATISTICS 0;
+"""
 # Ids are compared by their bytes in UTF-8, which is by code points. Statistics would copy ids and values out of the
 # tables; without them the planner has no idea how many rows a list of ids has, so that queries by ids are written as
 # one look-up for each (LATERAL … OFFSET 0). States are in their rows up to a page, and neither states nor records are
@@ -83,7 +89,10 @@ BEGIN
     END IF;
 END $$;
 """
-_UPGRADES = {1: "ALTER TABLE forecaster.leases ADD COLUMN dropped_through bigint NOT NULL DEFAULT 0"}  # from a version
+_UPGRADES = {  # from a version
+    1: "ALTER TABLE forecaster.leases ADD COLUMN dropped_through bigint NOT NULL DEFAULT 0",
+    2: _BUNDLES,
+}
 FENCED = "FC001"  # the SQLSTATE of `check_lease`
 
 
@@ -110,6 +119,7 @@ def _make(connection: psycopg.Connection) -> int:
     version = _version(connection)  # another server may just have done it
     if version is None:
         connection.execute(_TABLES)
+        connection.execute(_BUNDLES)
         connection.execute("INSERT INTO forecaster.schema_version VALUES (%s)", (_VERSION,))
         return _VERSION
     while version in _UPGRADES:

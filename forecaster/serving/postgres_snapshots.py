@@ -4,7 +4,7 @@ A deletion only notes that it was; snapshots of before it are hidden from then o
 changes nothing that could not be undone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from forecaster.serving.postgres_head import Head
 from forecaster.serving.postgres_session import Session
@@ -31,6 +31,12 @@ _ACTIVATE = """
 INSERT INTO forecaster.active (shard, version, fingerprint) VALUES (%s, %s, %s)
 ON CONFLICT (shard) DO UPDATE SET version = excluded.version, fingerprint = excluded.fingerprint
 """
+_KEEP_BUNDLE = """
+INSERT INTO forecaster.bundles (shard, fingerprint, name, content)
+SELECT %s, %s, name, content FROM unnest(%b::text[], %b::bytea[]) AS one (name, content)
+ON CONFLICT (shard, fingerprint, name) DO UPDATE SET content = excluded.content
+"""
+_FORGET_BUNDLES = "DELETE FROM forecaster.bundles WHERE shard = %s AND fingerprint != %s"
 _VISIBLE = """
 FROM forecaster.snapshots AS one WHERE shard = %s AND NOT EXISTS (
     SELECT FROM forecaster.erasures AS gone WHERE gone.shard = one.shard AND gone.series_id = one.series_id
@@ -110,7 +116,19 @@ class PostgresSnapshots:
 
     def activate(self, activation: Activation) -> None:
         """See `Snapshots.activate`."""
-        self._send(True, _ACTIVATE, self._session.shard, activation.version, activation.fingerprint)
+        shard, awaited = self._session.shard, ("SET LOCAL synchronous_commit = on", None)
+        activate = (_ACTIVATE, (shard, activation.version, activation.fingerprint))
+        self._session.send(awaited, activate, (_FORGET_BUNDLES, (shard, activation.fingerprint)))
+
+    def keep_bundle(self, fingerprint: str, files: Mapping[str, bytes]) -> None:
+        """See `Snapshots.keep_bundle`."""
+        parts = (list(files), list(files.values()))
+        self._send(True, _KEEP_BUNDLE, self._session.shard, fingerprint, *parts)
+
+    def kept_bundle(self, fingerprint: str) -> dict[str, bytes] | None:
+        """See `Snapshots.kept_bundle`."""
+        query = "SELECT name, content FROM forecaster.bundles WHERE shard = %s AND fingerprint = %s"
+        return dict(self._session.rows(query, (self._session.shard, fingerprint))) or None
 
     def active(self) -> Activation | None:
         """See `Snapshots.active`."""

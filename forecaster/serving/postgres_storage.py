@@ -31,10 +31,11 @@ class PostgresStorage:
         session: of the thread that uses it.
         head: the end of the journal.
         lease: given back by `close`; None leaves that to another storage of the same owner.
+        accepted_loss: see `Storage.accepted_loss`.
     """
 
-    def __init__(self, session: Session, head: Head, lease: Lease | None) -> None:
-        self._session, self._head, self._lease = session, head, lease
+    def __init__(self, session: Session, head: Head, lease: Lease | None, accepted_loss: int = 0) -> None:
+        self._session, self._head, self._lease, self.accepted_loss = session, head, lease, accepted_loss
         self._journal, self._snapshots = PostgresJournal(session, head), PostgresSnapshots(session, head)
 
     @property
@@ -54,6 +55,10 @@ class PostgresStorage:
     def check(self) -> None:
         """See `Storage.check`: the lease's own thread asks."""
         self._session.check()
+
+    def damaged(self) -> list[str]:
+        """See `Storage.damaged`: the database answers for its own files."""
+        return []
 
     def close(self) -> None:
         """Close the connection, and give the lease back if this storage took it; another server may take it at once."""
@@ -97,7 +102,7 @@ def open_postgres(
     session = Session(database, lease)
     try:
         head = read_head(session, durability=durability, accepted_loss=accepted_loss)
-        return PostgresStorage(session, head, lease)
+        return PostgresStorage(session, head, lease, accepted_loss or 0)
     except BaseException:
         session.close()
         lease.close()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forecaster.errors import BundleError, StorageError, UnavailableError
+from forecaster.errors import BundleError, DamagedHistoryError, StorageError, UnavailableError
 from forecaster.model.bundle import Bundle
 from forecaster.model.state import State
 from forecaster.serving.buckets import Grouped, bucket, marked
@@ -28,10 +28,12 @@ from forecaster.serving.recovery import remembered
 from forecaster.serving.replay import Part, in_parts
 from forecaster.serving.storage import Journal, Snapshots
 from forecaster.serving.store import SeriesStore
+from forecaster.serving.telemetry import LOGGER
 from forecaster.serving.volatile_storage import VolatileSnapshots
 
 _ALWAYS_US, _NEVER_US = -(2**63), 2**63 - 1
 _AT_ONCE = 1024
+_NAMED = 10  # series in the log
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,8 @@ class Staging:
         self._behind_us, self._offset = windows(census, bundle, replay_steps)
         self._first_us = np.full(len(census), _NEVER_US)  # the first row that was found of each
         self._goes_on = np.zeros(len(census), dtype=bool)  # from a snapshot
+        self._short = np.zeros(len(census), dtype=bool)  # what may hold rows of theirs is damaged
+        self.damage: DamagedHistoryError | None = None
         self._newer = Grouped()  # series that are not in the census
         self._is_cut = False  # whether journal and history have less than everything
         self._deletions_known = 0
@@ -109,7 +113,8 @@ class Staging:
         """
         self._give_way = give_way or _nothing
         rows = 0 if self._begun else self._begin()
-        return rows + self._take(itertools.takewhile(lambda one: one[0] <= through, self._journal.read(self._sequence)))
+        records = self._journal.read(self._sequence, on_damage=self._leave_out)
+        return rows + self._take(itertools.takewhile(lambda one: one[0] <= through, records))
 
     def rebuilt(self, moving: np.ndarray) -> Rebuilt:
         """Return the states of some of the buckets; those that are not finite start afresh, where they stand."""
@@ -152,6 +157,9 @@ class Staging:
         for place in np.flatnonzero(moving[self._census.buckets]).tolist():
             name, first_us = self._census.names[place], self._first_us[place]
             k = self._index.get(name, -1)
+            if k >= 0 and self._short[k]:
+                short.append(name)
+                continue
             if k < 0 or self._goes_on[k] or (first_us < _NEVER_US and not self._is_cut):
                 continue
             clock_us, position = self._census.clock_us[k], self._census.position[k]
@@ -159,6 +167,11 @@ class Staging:
                 clock_us, position = source.store.mirrors.clock_us[slot], source.store.mirrors.position[slot]
             if first_us > clock_us - (min(position, memory) - 1) * step_us:
                 short.append(name)
+        if self.damage is not None and short:
+            some = ", ".join(short[:_NAMED])
+            LOGGER.error(
+                "%d series (%s) are rebuilt from what their states remember: %s", len(short), some, self.damage
+            )
         store.forget(name for name in short if name in store.resident)
         # Those that began since the census: without a journal nothing else tells of them.
         begun = source.store.begun.of(moving) if source.store.begun is not None else []
@@ -201,7 +214,11 @@ class Staging:
         self._begin_windows(np.flatnonzero(self._offset > 0))
         before = itertools.takewhile(
             lambda one: one[0] <= self._census.sequence,
-            self._journal.read(self._sequence, since_us=int(self._behind_us.min()) if len(self._census) else None),
+            self._journal.read(
+                self._sequence,
+                since_us=int(self._behind_us.min()) if len(self._census) else None,
+                on_damage=self._leave_out,
+            ),
         )
         rows = self._take(before)
         self._sequence = max(self._sequence, self._census.sequence)  # series that are newer may have older times
@@ -223,6 +240,11 @@ class Staging:
         self._behind_us[self._goes_on], self._offset[self._goes_on] = _ALWAYS_US, 0
         if lost:
             self._sequence = 0
+
+    def _leave_out(self, error: DamagedHistoryError) -> None:
+        """Go on past a damaged part of the history: of series that may have rows in it nothing is folded across it."""
+        self._short |= self._behind_us < error.last_us
+        self.damage = error if self._short.any() else None
 
     def _begin_windows(self, places: IntArray) -> None:
         """Let the windows of series with a longer past begin with a missing value."""
@@ -331,7 +353,10 @@ def _nothing() -> None:
 def refolded(
     bundle: Bundle, names: Sequence[str], journal: Journal, calibration: Calibration | None = None, *, through: int
 ) -> Rebuilt:
-    """Return the states of some series as the fold of what journal and history have of them up to a record."""
+    """Return the states of some series as the fold of what journal and history have of them up to a record.
+
+    Raises DamagedHistoryError if a part of the history cannot be read that may hold something of them.
+    """
     every = np.array(names, dtype=object)
     buckets, zeros = np.fromiter(map(bucket, names), np.int64, len(names)), np.zeros(len(names), dtype=np.int64)
     clocks = np.full(len(names), EARLIEST_US)
@@ -340,4 +365,6 @@ def refolded(
     census = Census(through, every, buckets, clocks, zeros, deletions)
     staging = Staging(bundle, census, moving, journal, VolatileSnapshots(), replay_steps=1, calibration=calibration)
     staging.fold(through)
+    if staging.damage is not None:
+        raise staging.damage
     return staging.rebuilt(moving)

@@ -5,33 +5,54 @@ Shapes: N series.
 
 from collections.abc import Callable, Sequence
 
-from forecaster.errors import UnavailableError
+from forecaster.errors import StateLostError, UnavailableError
 from forecaster.serving.lane import Lane
-from forecaster.serving.records import Deletion
+from forecaster.serving.records import Deletion, without
 from forecaster.serving.replay import Part, in_parts
 from forecaster.serving.storage import Journal, Storage, in_batches
+from forecaster.serving.telemetry import LOGGER
 
 _SNAPSHOTS_AT_ONCE = 4096
+_NAMED = 10  # of the lost
 
 
 def recover(lane: Lane, storage: Storage, should_stop: Callable[[], bool], max_resident: int) -> int:
     """Bring a fresh lane up to the journal's end; return how many rows were replayed.
 
-    Raises StorageError if the journal is corrupted or was not written on this model's time grid, and UnavailableError
-    soon after `should_stop` says so.
+    A series whose snapshot is corrupted is a fold of everything. Where not everything is there any more it stays out,
+    and who asks for it is told so. Raises StateLostError if that is so of all series, StorageError if the journal is
+    corrupted or was not written on this model's time grid, and UnavailableError soon after `should_stop` says so.
     """
+    journal = storage.journal
     through = storage.snapshots.complete_through(lane.bundle.fingerprint) or 0
-    if _load(lane, storage, should_stop, max_resident):
-        through = 0  # a snapshot is corrupted: its series is a fold of everything
+    _check_reach(lane, storage, through)
+    lost = set(_load(lane, storage, should_stop, max_resident))
+    if lost and not (journal.dropped() or journal.damage()):
+        through, lost = 0, set()
+    if lost:
+        some = ", ".join(sorted(lost)[:_NAMED])
+        LOGGER.error("the states of %d series are lost for now (%s), see above: the others go on", len(lost), some)
     lane.store.sequence = through
     replayed = 0
-    for part in in_parts(storage.journal.read(through), most_series=max_resident // 2, should_stop=should_stop):
+    records = ((sequence, rest) for sequence, one in journal.read(through) if (rest := without(one, lost)) is not None)
+    for part in in_parts(records, most_series=max_resident // 2, should_stop=should_stop):
         if isinstance(part, Part):
             replayed += sum(_replay(lane, storage.journal, piece) for piece in _pieces(lane, part, max_resident))
         else:
             _delete(lane, *part)
     lane.store.sequence = storage.journal.last_sequence()
     return replayed
+
+
+def _check_reach(lane: Lane, storage: Storage, through: int) -> None:
+    """Raise StateLostError if states were to be folded from records that are not there any more."""
+    dropped = storage.journal.dropped()
+    if dropped > max(through, storage.accepted_loss):
+        raise StateLostError(
+            f"records up to {dropped} were not kept (serving.history=false), and the snapshots that stand for them, of"
+            f" version {lane.version} ({lane.bundle.fingerprint[:12]}), are gone or reach only {through}: restore the"
+            f" state from a copy, or go on with shorter series by --serving.accept_loss_through {dropped}"
+        )
 
 
 def _pieces(lane: Lane, part: Part, max_resident: int) -> Sequence[Part]:

@@ -179,6 +179,9 @@ def _step(step_us: int) -> Duration:
 
 
 def _series(served: Served, info: SeriesInfo) -> api.Series:
+    if info.failure:
+        names = (info.series_id, served.name, info.version)
+        return api.Series(series_id=names[0], model_name=names[1], model_version=names[2], failure=info.failure)
     return api.Series(
         series_id=info.series_id,
         last_observation_time=to_timestamp(info.clock_us),

@@ -15,21 +15,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from forecaster.errors import StorageError
+from forecaster.errors import DamagedHistoryError, StorageError
 from forecaster.serving.high_water_mark import HighWaterMark
 from forecaster.serving.history import History
+from forecaster.serving.history_reader import HistoryFile
 from forecaster.serving.issued import Issued
 from forecaster.serving.records import Attributes, Columns, Deletion, Record, encode, find
 from forecaster.serving.sqlite_database import Database
 from forecaster.serving.sqlite_erasure import Erasure
 from forecaster.serving.sqlite_pruning import Pruning
 from forecaster.serving.sqlite_schema import ALWAYS, LAST_SEQUENCE, decoded, mark, note, times
+from forecaster.serving.storage import OnDamage
 
 _MOST_ROWS_LOOKED_AT = 4_000_000  # for rows older than the states remember: about a second
 _FEW_RECORDS = 8
 _ROWS = (Columns, Issued)  # which leave nothing beside themselves
 _PAGE_ATTRIBUTES = 4096
 _DELETIONS = "SELECT sequence, series_id FROM erasures ORDER BY sequence"
+_SEQUENCE = operator.itemgetter(0)
 _PAGE_RECORDS = 64  # of one query, so that no reader keeps the log from being written back
 
 
@@ -91,7 +94,21 @@ class SqliteJournal:
         kept = [file.first for file in self._history.files() if file.first > dropped]
         return kept[0] if kept else mark(self._database, "pruned") + 1
 
-    def read(self, after: int, *, since_us: int | None = None) -> Iterator[tuple[int, Record]]:
+    def dropped(self) -> int:
+        """See `Journal.dropped`."""
+        return mark(self._database, "dropped")
+
+    def damage(self) -> list[str]:
+        """See `Journal.damage`."""
+        found = []
+        for file in self._history.files():
+            with contextlib.suppress(FileNotFoundError):  # merged into a larger one meanwhile
+                found.append(self._history.damage(file))
+        return [wrong for wrong in found if wrong]
+
+    def read(
+        self, after: int, *, since_us: int | None = None, on_damage: OnDamage | None = None
+    ) -> Iterator[tuple[int, Record]]:
         """See `Journal.read`. Records may be pruned meanwhile: they are in the history before they leave.
 
         Raises StorageError if they leave without, and this reader has not seen them.
@@ -107,10 +124,8 @@ class SqliteJournal:
             pruned = next((file for file in self._history.files() if file.last > after), None)
             if pruned is not None:
                 with contextlib.suppress(FileNotFoundError):  # merged into a larger one meanwhile
-                    is_wanted = self._history.bounds(pruned).last_us >= since
-                    rows: Iterator[tuple[int, Record]] = self._history.read(pruned, after) if is_wanted else iter(())
                     given: Iterator[tuple[int, Record]] = self._pruned_attributes(after, pruned.last)
-                    yield from heapq.merge(rows, given, key=operator.itemgetter(0))
+                    yield from heapq.merge(self._observed(pruned, after, since, on_damage), given, key=_SEQUENCE)
                     after = pruned.last
                 continue
             if (dropped := mark(self._database, "dropped")) > after:  # asked for last: the page is older
@@ -161,7 +176,7 @@ class SqliteJournal:
 
     def erase(self) -> int:
         """See `Journal.erase`."""
-        return self._erasure.erase()
+        return self._erasure.erase() or self._history.erase_owed()
 
     def sync(self) -> None:
         """See `Journal.sync`."""
@@ -188,6 +203,18 @@ class SqliteJournal:
             for sequence, rows in itertools.groupby(page, operator.itemgetter(0)):
                 yield int(sequence), _attributes([row[1:] for row in rows])
             behind = page[-1][:2]
+
+    def _observed(
+        self, file: HistoryFile, after: int, since_us: int, on_damage: OnDamage | None
+    ) -> Iterator[tuple[int, Record]]:
+        """Yield what the records of a file observed; raises what `History.read` raises, unless `on_damage` is told."""
+        try:
+            if self._history.bounds(file).last_us >= since_us:
+                yield from self._history.read(file, after)
+        except DamagedHistoryError as error:  # before the first one
+            if on_damage is None:
+                raise
+            on_damage(error)
 
     def _newest_first(self, wanted: Columns) -> Iterator[Record]:
         query = (

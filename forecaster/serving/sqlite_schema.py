@@ -15,7 +15,7 @@ LAST_SEQUENCE = (
     "SELECT max(coalesce((SELECT value FROM marks WHERE name = 'last'), 0),"
     " coalesce((SELECT max(sequence) FROM journal), 0))"
 )
-VERSION = 2
+VERSION = 3
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS journal (sequence INTEGER PRIMARY KEY, committed_us INTEGER NOT NULL,"
     " first_us INTEGER NOT NULL, last_us INTEGER NOT NULL, payload BLOB NOT NULL)",
@@ -25,14 +25,19 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS erasures (sequence INTEGER PRIMARY KEY, series_id TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS active (version TEXT NOT NULL, fingerprint TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS history_files (name TEXT NOT NULL, digest BLOB NOT NULL, first INTEGER NOT NULL,"
+    " last INTEGER NOT NULL, rows INTEGER NOT NULL, first_us INTEGER NOT NULL, last_us INTEGER NOT NULL,"
+    " PRIMARY KEY (name, digest)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS unerased (name TEXT NOT NULL, series_id TEXT NOT NULL, PRIMARY KEY (name, series_id))"
+    " WITHOUT ROWID",
 )
 
 
 def prepare(database: Database) -> None:
-    """Make the tables; take a file of version 1 over: its records stay, its snapshots, a cache, go."""
+    """Make the tables, or those that an earlier version's file lacks; of version 1 the snapshots, a cache, go."""
     with database.transaction() as connection:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, 1, VERSION):
+        if version not in range(VERSION + 1):
             raise sqlite3.DatabaseError(f"schema version {version}, this server knows {VERSION}")
         if version == VERSION:
             return

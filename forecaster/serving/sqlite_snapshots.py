@@ -4,9 +4,12 @@ The file is a cache: without it every state is rebuilt from the journal.
 """
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from forecaster.durable_files import UNFINISHED, make_folder, sync_folder, write_durably
+from forecaster.errors import StorageError
 from forecaster.serving.records import Snapshot
 from forecaster.serving.sqlite_database import Database
 from forecaster.serving.storage import Activation
@@ -39,6 +42,7 @@ class SqliteSnapshots:
         self, database: Database, journal: Database, deleted: Mapping[str, int], before_save: Callable[[], None]
     ) -> None:
         self._database, self._journal = database, journal
+        self._bundles = database.path.parent / "bundles"
         self._deleted, self._before_save = deleted, before_save
 
     def save(self, fingerprint: str, snapshots: Sequence[Snapshot]) -> None:
@@ -126,6 +130,31 @@ class SqliteSnapshots:
             connection.execute("DELETE FROM active")
             connection.execute("INSERT INTO active VALUES (?, ?)", (activation.version, activation.fingerprint))
         self._journal.sync()
+        for folder in self._bundles.iterdir() if self._bundles.is_dir() else ():
+            if folder.name != activation.fingerprint:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def keep_bundle(self, fingerprint: str, files: Mapping[str, bytes]) -> None:
+        """See `Snapshots.keep_bundle`: in a folder of its own; what a crash cuts short is not a whole one."""
+        folder = self._bundles / fingerprint
+        try:
+            make_folder(folder)
+            for name, content in files.items():
+                write_durably(folder / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
+            sync_folder(folder)
+        except OSError as error:
+            raise StorageError(f"{folder}: cannot be written: {error.strerror}; check disk space") from error
+
+    def kept_bundle(self, fingerprint: str) -> dict[str, bytes] | None:
+        """See `Snapshots.kept_bundle`."""
+        folder = self._bundles / fingerprint
+        try:
+            paths = [path for path in folder.iterdir() if not path.name.endswith(UNFINISHED)]
+            return {path.name: path.read_bytes() for path in paths} or None
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageError(f"{folder}: cannot be read: {error.strerror}; check permissions") from error
 
     def active(self) -> Activation | None:
         """See `Snapshots.active`."""

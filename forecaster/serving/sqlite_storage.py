@@ -2,7 +2,7 @@
 
 journal.db      the journal                    journal.db.lock   held by the server that owns the folder
 journal.mark    its last sequence              history/          Parquet files of what left the journal
-snapshots.db    a cache, rebuilt if need be
+snapshots.db    a cache, rebuilt if need be    bundles/          the served model's files
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from forecaster.errors import StorageError
 from forecaster.serving import sqlite_schema
 from forecaster.serving.high_water_mark import HighWaterMark
 from forecaster.serving.history import History
+from forecaster.serving.history_ledger import Ledger
 from forecaster.serving.sqlite_database import Database
 from forecaster.serving.sqlite_end import check_folder, settle
 from forecaster.serving.sqlite_erasure import Erasure
@@ -43,9 +44,11 @@ class _Shared:
     durability: DurabilityName
     owned: io.TextIOBase
     high_water: HighWaterMark
+    accepted_loss: int = 0
     journal_lock: threading.Lock = field(default_factory=threading.Lock)
     snapshots_lock: threading.Lock = field(default_factory=threading.Lock)
     deleted: dict[str, int] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
 
 
 class SqliteStorage:
@@ -63,7 +66,7 @@ class SqliteStorage:
             self._cache = open_cache(folder / "snapshots.db", shared.snapshots_lock)
             undo.callback(self._cache.close)
             before_save = _nothing if is_synced else self._database.sync_own
-            self._history = History(folder / "history")
+            self._history = History(folder / "history", Ledger(self._database), shared.damaged)
             self._snapshots = SqliteSnapshots(self._cache, self._database, shared.deleted, before_save)
             erasing = (self._forget_durably, self._truncate_logs)
             erasure = Erasure(self._database, self._history, shared.deleted, *erasing)
@@ -87,7 +90,7 @@ class SqliteStorage:
             owned = undo.enter_context(own(folder / "journal.db"))
             high_water = undo.enter_context(contextlib.closing(HighWaterMark(folder / "journal.mark")))
             check_folder(folder, high_water, durability=durability, accepted=accepted_loss)
-            storage = cls(_Shared(folder, durability, owned, high_water), is_owner=True)
+            storage = cls(_Shared(folder, durability, owned, high_water, accepted_loss or 0), is_owner=True)
             undo.pop_all()
         return storage
 
@@ -101,12 +104,21 @@ class SqliteStorage:
         """See `Storage.snapshots`."""
         return self._snapshots
 
+    @property
+    def accepted_loss(self) -> int:
+        """See `Storage.accepted_loss`."""
+        return self._shared.accepted_loss
+
     def beside(self) -> "SqliteStorage":
         """See `Storage.beside`."""
         return SqliteStorage(self._shared, is_owner=False)
 
     def check(self) -> None:
         """Do nothing: the lock file is held for as long as the process lives."""
+
+    def damaged(self) -> list[str]:
+        """See `Storage.damaged`."""
+        return list(self._shared.damaged.values())
 
     def close(self) -> None:
         """See `Storage.close`."""

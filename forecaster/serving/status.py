@@ -18,6 +18,7 @@ from forecaster.errors import (
     LimitReachedError,
     NotFoundError,
     OutOfOrderError,
+    StateLostError,
     UnavailableError,
 )
 
@@ -31,6 +32,7 @@ _FIELD_BYTES, _NAME_BYTES = 256, 1024
 _CODES: tuple[tuple[type[ForecasterError], grpc.StatusCode], ...] = (
     (InvalidArgumentError, grpc.StatusCode.INVALID_ARGUMENT),
     (NotFoundError, grpc.StatusCode.NOT_FOUND),
+    (StateLostError, grpc.StatusCode.FAILED_PRECONDITION),  # trying again does not help
     (FailedPreconditionError, grpc.StatusCode.FAILED_PRECONDITION),
     (ConflictError, grpc.StatusCode.ALREADY_EXISTS),
     (LimitReachedError, grpc.StatusCode.RESOURCE_EXHAUSTED),

@@ -6,14 +6,17 @@ fingerprint), tensors or gRPC. All errors are `StorageError`.
 One thread at a time calls a `Storage`; another thread works with its own `Storage.beside()`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from forecaster.errors import DamagedHistoryError
 from forecaster.serving.records import Attributes, Columns, Record, Snapshot
+
+OnDamage = Callable[[DamagedHistoryError], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +52,23 @@ class Journal(Protocol):
         """Return the sequence of the oldest record that `read` can still yield, `last_sequence() + 1` without any."""
         ...
 
-    def read(self, after: int, *, since_us: int | None = None) -> Iterator[tuple[int, Record]]:
+    def dropped(self) -> int:
+        """Return up to which record the journal was pruned without a history, 0 if it never was."""
+        ...
+
+    def damage(self) -> list[str]:
+        """Look through the whole history and return what is changed or gone of it, a sentence each."""
+        ...
+
+    def read(
+        self, after: int, *, since_us: int | None = None, on_damage: OnDamage | None = None
+    ) -> Iterator[tuple[int, Record]]:
         """Yield the records behind sequence `after`, in order, from the history and then from the journal.
 
         Of a record in the history there are its observations or its static covariates, perhaps in several parts. With
         `since_us`, records that hold only observations before that time may be left out. Raises StorageError at a
-        corrupted one, naming the file and what to do.
+        corrupted one, naming the file and what to do. With `on_damage` a damaged part of the history is told to it
+        instead of being raised, and left out: the series that have rows in it are whoever's who asks.
         """
         ...
 
@@ -144,8 +158,16 @@ class Snapshots(Protocol):
         """Return what `complete` noted last, None if it never did."""
         ...
 
+    def keep_bundle(self, fingerprint: str, files: Mapping[str, bytes]) -> None:
+        """Keep a model's files by their names, durably, until another one is activated. To be done before that."""
+        ...
+
+    def kept_bundle(self, fingerprint: str) -> dict[str, bytes] | None:
+        """Return a model's files, None if they are not kept."""
+        ...
+
     def activate(self, activation: Activation) -> None:
-        """Note which model version is served, durably."""
+        """Note which model version is served, durably, and let go of the files of others."""
         ...
 
     def active(self) -> Activation | None:
@@ -170,12 +192,21 @@ class Storage(Protocol):
         """The snapshots."""
         ...
 
+    @property
+    def accepted_loss(self) -> int:
+        """The record up to which whoever opened it goes on without what is not there any more, 0 as a rule."""
+        ...
+
     def beside(self) -> "Storage":
         """Return the same storage for another thread, with connections of its own; closing it releases only those."""
         ...
 
     def check(self) -> None:
         """Raise FencedError if it is known that another server has taken over; asks nobody."""
+        ...
+
+    def damaged(self) -> list[str]:
+        """Return what was met of the history that is changed or gone, a sentence each; any thread may ask."""
         ...
 
     def close(self) -> None:

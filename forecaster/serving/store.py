@@ -128,7 +128,10 @@ class SeriesStore:
             self.mirrors.take(slots, packed.static_digest, packed.touched_us)
         broken = [one.series_id for one in snapshots if one not in whole] if len(whole) < len(snapshots) else []
         for series_id in broken:
-            LOGGER.warning("the snapshot of series %r is corrupted: it is rebuilt from the journal", series_id)
+            LOGGER.warning(
+                "the snapshot of series %r is corrupted: it is folded again if all of it is there",
+                series_id,
+            )
         self._lost.update(broken)
         self._cold -= len(broken)
         return broken
@@ -169,6 +172,11 @@ class SeriesStore:
             found.exists[at] = True
         return found
 
+    def lose(self, series_ids: Sequence[str]) -> None:
+        """Take over series whose states could not be made, durably: who asks for them is told, after a start too."""
+        self.cold.mark_lost(series_ids, self.sequence)
+        self._lost.update(series_ids)
+
     def count_on(self, slots: IntArray, position: IntArray, observed_count: IntArray) -> None:
         """Set how many steps series have seen, and how many of them had a value, int64 [N] each."""
         counts = {"position": torch.from_numpy(position), "observed_count": torch.from_numpy(observed_count)}
@@ -180,7 +188,8 @@ class SeriesStore:
         names = list(series_ids)
         slots = np.array([self._slots.pop(one) for one in names if one in self._slots], dtype=np.int64)
         self._free(slots)
-        self._cold -= len(names) - len(slots)
+        self._cold -= len(names) - len(slots) - len(self._lost.intersection(names))
+        self._lost.difference_update(names)
         if self.begun is not None:
             self.begun.discard(names)
 
@@ -272,6 +281,10 @@ class SeriesStore:
     def count_dirty(self) -> int:
         """Return how many snapshots are older than their states; any thread may ask."""
         return int(np.count_nonzero(self.mirrors.dirty))
+
+    def count_lost(self) -> int:
+        """Return how many series were met whose states cannot be had; any thread may ask."""
+        return len(self._lost)
 
     def save(self, slots: IntArray, *, sequence: int | None = None) -> None:
         """Write snapshots of `slots` as of a record, the last one if none is named.

@@ -22,6 +22,7 @@ from forecaster.serving.buckets import BUCKETS, marked
 from forecaster.serving.census import take_census
 from forecaster.serving.courtesy import Courtesy
 from forecaster.serving.engine import Engine
+from forecaster.serving.kept_bundle import keep
 from forecaster.serving.lane import Lane
 from forecaster.serving.mirrors import Standing
 from forecaster.serving.rebuild import Rebuilt, Staging
@@ -88,7 +89,7 @@ class Swap:
         series could not be given back to it.
         """
         lanes = self._engine.lanes
-        keep = {bundle.fingerprint, lanes.active.bundle.fingerprint}
+        kept = {bundle.fingerprint, lanes.active.bundle.fingerprint}
         lane = await self._in_thread(functools.partial(self._engine.make_lane, bundle, version, empty=True))
         await self._in_thread(lane.warm_up)
         self._lane = lane
@@ -97,13 +98,14 @@ class Swap:
             goes_on = await self._in_thread(self._goes_on, bundle.fingerprint)
             await self._move_all(lanes.active, lane, goes_on=goes_on, into_next=True)
             sequence = await self._save_all(lane)
+            await self._in_thread(keep, self._storage.snapshots, bundle)
             await self._batcher.upkeep(lambda: self._finish(bundle, version, sequence))
         except BaseException:
             if not self._stopped.is_set():
                 await asyncio.shield(self.take_back())
             raise
         try:
-            await self._in_thread(self._clean_up, keep)
+            await self._in_thread(self._clean_up, kept)
         except Exception as error:  # noqa: BLE001 -- the new version serves all the same
             LOGGER.warning("snapshots of former versions stay until the next replacement", exc_info=error)
 
@@ -253,9 +255,11 @@ def move(engine: Engine, staging: Staging, moving: np.ndarray, source: Lane, tar
     rebuilt = staging.rebuilt(moving)
     standing = source.store.standing(rebuilt.names)
     _check(rebuilt, standing)
+    lost = source.store.cold.lost([name for name, known in zip(short, there.tolist(), strict=True) if not known])
     target.store.sequence = source.store.sequence  # who has to leave for others is saved as of it
     _take(target, rebuilt, standing)
-    source.store.forget(rebuilt.names)
+    target.store.lose(lost)
+    source.store.forget([*rebuilt.names, *lost])
     engine.lanes.moved[moving] = into_next
 
 

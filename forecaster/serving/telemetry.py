@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Hashable
 
-from forecaster.errors import ForecasterError, InternalError, StorageError
+from forecaster.errors import ForecasterError, InternalError, StateLostError, StorageError
 
 LOGGER = logging.getLogger("forecaster.serving")
 _MOST_KINDS = 1000  # of sampled lines
@@ -72,7 +72,7 @@ def told(error: BaseException) -> ForecasterError:
     if not isinstance(error, ForecasterError) or (isinstance(error, InternalError) and not error.error_id):
         error_id = log_internal_error(error)
         return InternalError(f"an internal error; the server's log has it as {error_id}", error_id)
-    if isinstance(error, StorageError) and str(error) != _STORAGE:
+    if isinstance(error, StorageError) and not isinstance(error, StateLostError) and str(error) != _STORAGE:
         shown = str(error)
         _STORAGE_FAILURES.say(shown[:100], lambda: shown, logging.ERROR)
         return StorageError(_STORAGE)

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from forecaster import registry
 from forecaster.config import ServingConfig, TrackingConfig
-from forecaster.errors import FailedPreconditionError, ForecasterError, UnavailableError
+from forecaster.errors import FailedPreconditionError, ForecasterError, RegistryError, UnavailableError
 from forecaster.model.bundle import Bundle
 from forecaster.registry import RegisteredModel
 from forecaster.serving.aside import Aside
@@ -22,9 +22,11 @@ from forecaster.serving.storage import Activation, Storage
 from forecaster.serving.swap import Swap
 from forecaster.serving.telemetry import LOGGER, log_internal_error
 from forecaster.serving.verification import load_verified
+from forecaster.store_uri import without_password
 
 _RETRY_SECONDS = 60.0
 _LOOKUPS = 4  # at once
+_ANSWER_SECONDS = 10.0  # of the registry, which may take minutes to say that it is not there
 _TAKE_BACK_SECONDS, _MOST_TAKE_BACK_SECONDS = 1.0, 30.0  # between two attempts
 
 
@@ -96,6 +98,8 @@ class Versions:
         self._last_seen: str | None = None
         self._task: asyncio.Task[None] | None = None
         self._swap: Swap | None = None  # the last one
+        self._asking: asyncio.Task[RegisteredModel] | None = None
+        self.registry_failure = ""  # why the registry could not be asked the last time
 
     @property
     def active(self) -> Version:
@@ -114,10 +118,9 @@ class Versions:
         """Begin to replace the served version and return the new one, LOADING; the served one if it is that.
 
         Raises ModelNotFoundError if there is no such version, FailedPreconditionError while another replacement is
-        under way, and UnavailableError if the registry cannot be reached.
+        under way, and RegistryError if the registry cannot be reached.
         """
-        registered = await self.registry.call(registry.resolve, self._tracking, version_or_alias)
-        return self._begin(registered)
+        return self._begin(await self._resolve(version_or_alias))
 
     async def watch(self) -> None:
         """Follow the alias until cancelled: activate what it moves to."""
@@ -125,14 +128,16 @@ class Versions:
             try:
                 await self.look()
             except ForecasterError as error:
-                LOGGER.warning("the registry could not be asked for %r: %s", self._config.alias, error)
+                LOGGER.warning("version %s goes on: %s", self._active.registered.version, error)
+                if not isinstance(error, RegistryError):
+                    self.registry_failure = f"the registry has no {self._config.alias!r}; the server's log says more"
             except Exception as error:  # noqa: BLE001 -- watching goes on
                 log_internal_error(error)
             await asyncio.sleep(self._config.poll_seconds)
 
     async def look(self) -> None:
         """Ask for the alias once; activate its version if it has moved, or failed a while ago for a passing reason."""
-        registered = await self.registry.call(registry.resolve, self._tracking, self._config.alias)
+        registered = await self._resolve(self._config.alias)
         known = self._versions.get(registered.version)
         again = (
             known is not None
@@ -144,6 +149,37 @@ class Versions:
             return
         self._last_seen = registered.version
         self._begin(registered)
+
+    async def _resolve(self, version_or_alias: str) -> RegisteredModel:
+        """Ask the registry, once at a time; what is wrong with it is in `registry_failure` until it answers again.
+
+        Raises ModelNotFoundError, and RegistryError if it does not answer, or not soon.
+        """
+        if self._asking is None:
+            call = self.registry.call(registry.resolve, self._tracking, version_or_alias)
+            self._asking = asyncio.create_task(call, name=version_or_alias)
+            self._asking.add_done_callback(lambda task: task.cancelled() or task.exception())  # it may come too late
+        task = self._asking
+        await asyncio.wait({task}, timeout=_ANSWER_SECONDS)
+        if not task.done():
+            raise self._unanswered(f"no answer within {_ANSWER_SECONDS:g} s")
+        if self._asking is task:
+            self._asking = None
+        if task.get_name() != version_or_alias:  # somebody else's, which has ended
+            return await self._resolve(version_or_alias)
+        try:
+            found = task.result()
+        except UnavailableError as error:
+            raise self._unanswered(str(error)) from error
+        self.registry_failure = ""
+        return found
+
+    def _unanswered(self, why: str) -> RegistryError:
+        """Note that the registry cannot be asked, and return the error that says so; what it said, the log has."""
+        LOGGER.warning("the model store %s: %s", without_password(self._tracking.uri), why)
+        self.registry_failure = "the server's model store does not answer; the server's log says why"
+        number = self._active.registered.version
+        return RegistryError(f"{self.registry_failure}. The server itself is up, and goes on with version {number}")
 
     async def close(self) -> None:
         """End a replacement that is under way; the served version stays, or the new one goes on at the next start."""

@@ -2,13 +2,13 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from forecaster.serving.records import Attributes, Columns, Deletion, Record, Snapshot
-from forecaster.serving.storage import Activation
+from forecaster.serving.storage import Activation, OnDamage
 
 _PAST_ATTRIBUTES = 16  # of a series
 
@@ -45,7 +45,17 @@ class VolatileJournal:
         """Return the next record's sequence."""
         return self._sequence + 1
 
-    def read(self, after: int, *, since_us: int | None = None) -> Iterator[tuple[int, Record]]:
+    def dropped(self) -> int:
+        """Return 0: nothing was ever promised to be kept."""
+        return 0
+
+    def damage(self) -> list[str]:
+        """Have nothing to look through."""
+        return []
+
+    def read(
+        self, after: int, *, since_us: int | None = None, on_damage: OnDamage | None = None
+    ) -> Iterator[tuple[int, Record]]:
         """Yield nothing."""
         return iter(())
 
@@ -136,6 +146,13 @@ class VolatileSnapshots:
         """See `Snapshots.activate`."""
         self._active = activation
 
+    def keep_bundle(self, fingerprint: str, files: Mapping[str, bytes]) -> None:
+        """Keep nothing: no state outlives the process either."""
+
+    def kept_bundle(self, fingerprint: str) -> dict[str, bytes] | None:
+        """Return None."""
+        return None
+
     def active(self) -> Activation | None:
         """See `Snapshots.active`."""
         return self._active
@@ -167,12 +184,21 @@ class VolatileStorage:
         """See `Storage.snapshots`."""
         return self._snapshots
 
+    @property
+    def accepted_loss(self) -> int:
+        """Return 0: nothing is lost that was kept."""
+        return 0
+
     def beside(self) -> "VolatileStorage":
         """Return itself: nothing in it belongs to a thread."""
         return self
 
     def check(self) -> None:
         """Do nothing."""
+
+    def damaged(self) -> list[str]:
+        """Return nothing: there is no history."""
+        return []
 
     def close(self) -> None:
         """Do nothing."""

@@ -236,3 +236,9 @@ class SeriesInfo:
     age_seconds: float
     version: str = ""
     live: tuple[LiveScores, ...] = ()
+    failure: str = ""  # why its state cannot be had; then nothing else is known
+
+    @classmethod
+    def lost(cls, series_id: str, version: str, failure: str) -> "SeriesInfo":
+        """Return the description of a series whose state cannot be had."""
+        return cls(series_id, 0, 0, 0, 0.0, version, (), failure)

@@ -25,29 +25,29 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!forecaster/v1/model_service.proto\x12\rforecaster.v1\x1a\x1egoogle/protobuf/duration.proto\"\xde\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12(\n\x05state\x18\x04 \x01(\x0e\x32\x19.forecaster.v1.ModelState\x12\x0c\n\x04\x63\x65ll\x18\x05 \x01(\t\x12\'\n\x04step\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07horizon\x18\x07 \x01(\r\x12\x17\n\x0fquantile_levels\x18\x08 \x03(\x01\x12\x16\n\x0eseason_lengths\x18\t \x03(\r\x12\x13\n\x0bmin_history\x18\n \x01(\r\x12\x0f\n\x07max_gap\x18\x0b \x01(\r\x12\x13\n\x0bstate_bytes\x18\x0c \x01(\x04\x12\x17\n\x0fpast_covariates\x18\r \x03(\t\x12\x19\n\x11\x66uture_covariates\x18\x0e \x03(\t\x12\x19\n\x11static_covariates\x18\x0f \x03(\t\x12\x19\n\x11static_categories\x18\x10 \x03(\t\x12\x0f\n\x07\x64\x65\x63oder\x18\x11 \x01(\t\x12\x0c\n\x04head\x18\x12 \x01(\t\x12\x17\n\x0f\x65nd_of_sequence\x18\x13 \x01(\x08\x12\x10\n\x08progress\x18\x14 \x01(\x01\x12\x0f\n\x07\x66\x61ilure\x18\x15 \x01(\t\"0\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"7\n\x10GetModelResponse\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.forecaster.v1.Model\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"S\n\x12ListModelsResponse\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.forecaster.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"5\n\x14\x41\x63tivateModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"<\n\x15\x41\x63tivateModelResponse\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.forecaster.v1.Model*\xa7\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x1a\n\x16MODEL_STATE_REBUILDING\x10\x02\x12\x16\n\x12MODEL_STATE_ACTIVE\x10\x03\x12\x17\n\x13MODEL_STATE_RETIRED\x10\x04\x12\x16\n\x12MODEL_STATE_FAILED\x10\x05\x32\x8a\x02\n\x0cModelService\x12K\n\x08GetModel\x12\x1e.forecaster.v1.GetModelRequest\x1a\x1f.forecaster.v1.GetModelResponse\x12Q\n\nListModels\x12 .forecaster.v1.ListModelsRequest\x1a!.forecaster.v1.ListModelsResponse\x12Z\n\rActivateModel\x12#.forecaster.v1.ActivateModelRequest\x1a$.forecaster.v1.ActivateModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!forecaster/v1/model_service.proto\x12\rforecaster.v1\x1a\x1egoogle/protobuf/duration.proto\"\xf8\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12(\n\x05state\x18\x04 \x01(\x0e\x32\x19.forecaster.v1.ModelState\x12\x0c\n\x04\x63\x65ll\x18\x05 \x01(\t\x12\'\n\x04step\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07horizon\x18\x07 \x01(\r\x12\x17\n\x0fquantile_levels\x18\x08 \x03(\x01\x12\x16\n\x0eseason_lengths\x18\t \x03(\r\x12\x13\n\x0bmin_history\x18\n \x01(\r\x12\x0f\n\x07max_gap\x18\x0b \x01(\r\x12\x13\n\x0bstate_bytes\x18\x0c \x01(\x04\x12\x17\n\x0fpast_covariates\x18\r \x03(\t\x12\x19\n\x11\x66uture_covariates\x18\x0e \x03(\t\x12\x19\n\x11static_covariates\x18\x0f \x03(\t\x12\x19\n\x11static_categories\x18\x10 \x03(\t\x12\x0f\n\x07\x64\x65\x63oder\x18\x11 \x01(\t\x12\x0c\n\x04head\x18\x12 \x01(\t\x12\x17\n\x0f\x65nd_of_sequence\x18\x13 \x01(\x08\x12\x10\n\x08progress\x18\x14 \x01(\x01\x12\x0f\n\x07\x66\x61ilure\x18\x15 \x01(\t\x12\x18\n\x10registry_failure\x18\x16 \x01(\t\"0\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"7\n\x10GetModelResponse\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.forecaster.v1.Model\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"S\n\x12ListModelsResponse\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.forecaster.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"5\n\x14\x41\x63tivateModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"<\n\x15\x41\x63tivateModelResponse\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.forecaster.v1.Model*\xa7\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x1a\n\x16MODEL_STATE_REBUILDING\x10\x02\x12\x16\n\x12MODEL_STATE_ACTIVE\x10\x03\x12\x17\n\x13MODEL_STATE_RETIRED\x10\x04\x12\x16\n\x12MODEL_STATE_FAILED\x10\x05\x32\x8a\x02\n\x0cModelService\x12K\n\x08GetModel\x12\x1e.forecaster.v1.GetModelRequest\x1a\x1f.forecaster.v1.GetModelResponse\x12Q\n\nListModels\x12 .forecaster.v1.ListModelsRequest\x1a!.forecaster.v1.ListModelsResponse\x12Z\n\rActivateModel\x12#.forecaster.v1.ActivateModelRequest\x1a$.forecaster.v1.ActivateModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'forecaster.v1.model_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODELSTATE']._serialized_start=935
-  _globals['_MODELSTATE']._serialized_end=1102
+  _globals['_MODELSTATE']._serialized_start=961
+  _globals['_MODELSTATE']._serialized_end=1128
   _globals['_MODEL']._serialized_start=85
-  _globals['_MODEL']._serialized_end=563
-  _globals['_GETMODELREQUEST']._serialized_start=565
-  _globals['_GETMODELREQUEST']._serialized_end=613
-  _globals['_GETMODELRESPONSE']._serialized_start=615
-  _globals['_GETMODELRESPONSE']._serialized_end=670
-  _globals['_LISTMODELSREQUEST']._serialized_start=672
-  _globals['_LISTMODELSREQUEST']._serialized_end=730
-  _globals['_LISTMODELSRESPONSE']._serialized_start=732
-  _globals['_LISTMODELSRESPONSE']._serialized_end=815
-  _globals['_ACTIVATEMODELREQUEST']._serialized_start=817
-  _globals['_ACTIVATEMODELREQUEST']._serialized_end=870
-  _globals['_ACTIVATEMODELRESPONSE']._serialized_start=872
-  _globals['_ACTIVATEMODELRESPONSE']._serialized_end=932
-  _globals['_MODELSERVICE']._serialized_start=1105
-  _globals['_MODELSERVICE']._serialized_end=1371
+  _globals['_MODEL']._serialized_end=589
+  _globals['_GETMODELREQUEST']._serialized_start=591
+  _globals['_GETMODELREQUEST']._serialized_end=639
+  _globals['_GETMODELRESPONSE']._serialized_start=641
+  _globals['_GETMODELRESPONSE']._serialized_end=696
+  _globals['_LISTMODELSREQUEST']._serialized_start=698
+  _globals['_LISTMODELSREQUEST']._serialized_end=756
+  _globals['_LISTMODELSRESPONSE']._serialized_start=758
+  _globals['_LISTMODELSRESPONSE']._serialized_end=841
+  _globals['_ACTIVATEMODELREQUEST']._serialized_start=843
+  _globals['_ACTIVATEMODELREQUEST']._serialized_end=896
+  _globals['_ACTIVATEMODELRESPONSE']._serialized_start=898
+  _globals['_ACTIVATEMODELRESPONSE']._serialized_end=958
+  _globals['_MODELSERVICE']._serialized_start=1131
+  _globals['_MODELSERVICE']._serialized_end=1397
 # @@protoc_insertion_point(module_scope)

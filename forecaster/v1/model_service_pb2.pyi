@@ -26,7 +26,7 @@ MODEL_STATE_RETIRED: ModelState
 MODEL_STATE_FAILED: ModelState
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "fingerprint", "state", "cell", "step", "horizon", "quantile_levels", "season_lengths", "min_history", "max_gap", "state_bytes", "past_covariates", "future_covariates", "static_covariates", "static_categories", "decoder", "head", "end_of_sequence", "progress", "failure")
+    __slots__ = ("name", "version", "fingerprint", "state", "cell", "step", "horizon", "quantile_levels", "season_lengths", "min_history", "max_gap", "state_bytes", "past_covariates", "future_covariates", "static_covariates", "static_categories", "decoder", "head", "end_of_sequence", "progress", "failure", "registry_failure")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +48,7 @@ class Model(_message.Message):
     END_OF_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    REGISTRY_FAILURE_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     fingerprint: str
@@ -69,7 +70,8 @@ class Model(_message.Message):
     end_of_sequence: bool
     progress: float
     failure: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., fingerprint: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., cell: _Optional[str] = ..., step: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., horizon: _Optional[int] = ..., quantile_levels: _Optional[_Iterable[float]] = ..., season_lengths: _Optional[_Iterable[int]] = ..., min_history: _Optional[int] = ..., max_gap: _Optional[int] = ..., state_bytes: _Optional[int] = ..., past_covariates: _Optional[_Iterable[str]] = ..., future_covariates: _Optional[_Iterable[str]] = ..., static_covariates: _Optional[_Iterable[str]] = ..., static_categories: _Optional[_Iterable[str]] = ..., decoder: _Optional[str] = ..., head: _Optional[str] = ..., end_of_sequence: _Optional[bool] = ..., progress: _Optional[float] = ..., failure: _Optional[str] = ...) -> None: ...
+    registry_failure: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., fingerprint: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., cell: _Optional[str] = ..., step: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., horizon: _Optional[int] = ..., quantile_levels: _Optional[_Iterable[float]] = ..., season_lengths: _Optional[_Iterable[int]] = ..., min_history: _Optional[int] = ..., max_gap: _Optional[int] = ..., state_bytes: _Optional[int] = ..., past_covariates: _Optional[_Iterable[str]] = ..., future_covariates: _Optional[_Iterable[str]] = ..., static_covariates: _Optional[_Iterable[str]] = ..., static_categories: _Optional[_Iterable[str]] = ..., decoder: _Optional[str] = ..., head: _Optional[str] = ..., end_of_sequence: _Optional[bool] = ..., progress: _Optional[float] = ..., failure: _Optional[str] = ..., registry_failure: _Optional[str] = ...) -> None: ...
 
 class GetModelRequest(_message.Message):
     __slots__ = ("name", "version")

@@ -145,6 +145,30 @@ def test_rows_of_deleted_series_do_not_come(state: State, storage: Storage, is_e
     assert len(state.rows()) == 3  # what a data set has got, stays there
 
 
+def test_rows_that_nobody_kept_are_not_missing_in_silence(state: State, storage: Storage) -> None:
+    for hour in range(5):
+        storage.journal.append(hourly(("a", hour, float(hour))))
+    state.ingest()
+    storage.journal.append(Deletion("never there"))
+    for hour in range(5, 10):
+        storage.journal.append(hourly(("a", hour, float(hour))))
+    erase_all(storage)
+    prune_all(storage, 5, keep_history=False)
+    state.ingest()  # those were read
+    for hour in range(10, 15):
+        storage.journal.append(hourly(("a", hour, float(hour))))
+    prune_all(storage, 13, keep_history=False)
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"records 12 to 13 left the journal without a history .*accept_dropped"):
+            state.ingest()
+    assert len(state.rows()) == 10
+    result = ingest(
+        dataclasses.replace(state.config(), ingest=dataclasses.replace(state.config().ingest, accept_dropped=True))
+    )
+    assert result.changes.new == 3
+    assert state.ingest().line().startswith("nothing new; ")  # once is enough
+
+
 def test_a_state_that_was_made_anew_is_read_from_its_beginning(state: State, storage: Storage) -> None:
     storage.journal.append(hourly(("a", 0, 1.0)))
     state.ingest()

@@ -15,11 +15,12 @@ from typing import Any
 
 from forecaster.serving.high_water_mark import HighWaterMark
 from forecaster.serving.records import Attributes, Deletion, Record, Snapshot
-from forecaster.serving.storage import Storage
+from forecaster.serving.storage import Activation, Storage
 from tests.unit.lives import live_until_one_ends
 from tests.unit.serving.storages import Opener, columns, erase_all, prune_all, sqlite_opener
 
 GONE, AGAIN, STAYS = "a series that goes", "a series that comes again", "a series that stays"
+BUNDLE_FILES = {"config": b"{}", "weights": b"1234"}
 Step = tuple[str, tuple[Any, ...]]
 
 STEPS: list[Step] = [
@@ -35,6 +36,8 @@ STEPS: list[Step] = [
     ("append", (columns((AGAIN, 9, 9.0), (STAYS, 9, 9.5)),)),
     ("save", ("f", 8, (AGAIN, STAYS))),
     ("erase", ()),
+    ("keep", ("f",)),
+    ("activate", ("f",)),
     ("prune", (5,)),
     ("append", (columns((STAYS, 10, 10.0)), columns((AGAIN, 10, 11.0)))),
     ("reopen", ()),
@@ -63,6 +66,10 @@ def take(storage: Storage, step: Step, opener: Opener) -> Storage:
         prune_all(storage, *values)
     elif what == "erase":
         erase_all(storage)
+    elif what == "keep":
+        storage.snapshots.keep_bundle(*values, BUNDLE_FILES)
+    elif what == "activate":
+        storage.snapshots.activate(Activation("1", *values))
     elif what == "drop":
         storage.snapshots.drop(*values)
     else:

@@ -8,12 +8,13 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from forecaster.errors import SeriesNotFoundError, StorageError, UnavailableError
+from forecaster.errors import SeriesNotFoundError, StateLostError, StorageError, UnavailableError
 from forecaster.serving.engine import Engine
 from forecaster.serving.opening import open_storage
 from forecaster.serving.records import Snapshot
 from forecaster.serving.sqlite_snapshots import SqliteSnapshots
 from tests.unit.serving.folding import BUNDLE, columns, forecast, make_bundle, offline, stream
+from tests.unit.serving.storages import Opener, prune_all
 
 
 @pytest.mark.parametrize("with_snapshot", [False, True])
@@ -136,3 +137,37 @@ def test_a_deleted_series_stays_deleted_and_may_start_afresh(tmp_path: pathlib.P
         assert [info.series_id for info in infos] == ["s1", "s2"]
         assert total == 2
         assert infos[0].length == 1
+
+
+@pytest.mark.parametrize("broken", ["row", "file", "another model"])
+def test_where_nothing_else_was_kept_no_series_begins_anew_in_silence(opener: Opener, broken: str) -> None:
+    """Without a history pruned records live on in the snapshots alone."""
+    rows = stream(40)
+    with closing(opener()) as storage:
+        engine = Engine(BUNDLE, storage)
+        for row in rows:
+            engine.observe([columns([row])])
+        engine.snapshot()
+        before = {name: forecast(engine, name) for name in ("s0", "s1", "s2")}
+        prune_all(storage, 100, keep_history=False)
+        if broken == "row":
+            (whole,) = storage.snapshots.fetch(BUNDLE.fingerprint, ["s1"])
+            torn = Snapshot("s1", whole.sequence, whole.state[:-1] + b"?", whole.checksum)
+            storage.snapshots.save(BUNDLE.fingerprint, [torn])
+        elif broken == "file":
+            storage.snapshots.drop(BUNDLE.fingerprint)
+    with closing(opener()) as storage:
+        engine = Engine(make_bundle(seed=9) if broken == "another model" else BUNDLE, storage)
+        if broken != "row":
+            with pytest.raises(StateLostError, match=r"records up to 100 were not kept .*accept_loss_through 100"):
+                engine.recover()
+            return
+        assert engine.recover() == (2, 0)
+        for name in ("s0", "s2"):
+            np.testing.assert_allclose(forecast(engine, name), before[name], rtol=1e-5)
+        assert "records up to 100 were not kept" in engine.describe("s1").failure
+        with pytest.raises(StateLostError):
+            engine.observe([columns([rows[4]])])  # a retry of an old row is no news
+        engine.delete("s1")
+        engine.observe([columns([("s1", 50, 1.0)])])
+        assert engine.describe("s1").length == 1

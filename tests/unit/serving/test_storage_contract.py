@@ -320,6 +320,21 @@ class TestSnapshots:
         assert snapshots.active() == Activation("4", "g")
         storage.close()
 
+    def test_the_files_of_the_active_model_are_kept(self, opener: Opener) -> None:
+        storage = opener()
+        assert storage.snapshots.kept_bundle("f") is None
+        storage.snapshots.keep_bundle("f", {"one": b"1", "two": bytes(100_000)})
+        storage.snapshots.keep_bundle("f", {"one": b"x", "two": b"y"})
+        storage.snapshots.keep_bundle("g", {"one": b"3"})
+        for _ in range(2):
+            assert storage.snapshots.kept_bundle("f") == {"one": b"x", "two": b"y"}
+            assert storage.snapshots.kept_bundle("g") == {"one": b"3"}
+            storage.close()
+            storage = opener()
+        storage.snapshots.activate(Activation("2", "g"))
+        assert (storage.snapshots.kept_bundle("f"), storage.snapshots.kept_bundle("g")) == (None, {"one": b"3"})
+        storage.close()
+
     def test_they_are_there_after_reopening(self, opener: Opener) -> None:
         storage = opener()
         storage.journal.append(columns(("a", 1, 1.0)), columns(("b", 1, 1.0)))

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
+from forecaster.serving.inspection import inspect
 from forecaster.serving.records import Attributes, Columns, Deletion, Record
 from forecaster.serving.storage import Storage
-from tests.unit.serving.crashing import AGAIN, GONE, STAYS, STEPS, Step, appended, snapshot
+from tests.unit.serving.crashing import AGAIN, BUNDLE_FILES, GONE, STAYS, STEPS, Step, appended, snapshot
 from tests.unit.serving.storages import columns, erase_all, plain, prune_all, sqlite_opener
 
 NAMES = (GONE, AGAIN, STAYS)
@@ -88,6 +89,9 @@ def test_every_moment_is_survived(lives: list[pathlib.Path]) -> None:
             check_snapshots(storage, appended(steps))
             storage.close()
             storage = opener()
+        if storage.snapshots.active() is not None:
+            assert storage.snapshots.kept_bundle("f") == BUNDLE_FILES
+        assert inspect(str(life / "state"), "a model").wrong == []
         erase_all(storage)
         prune_all(storage, last)
         check_state(storage, steps)
@@ -106,6 +110,6 @@ def test_acknowledged_snapshots_stay(lives: list[pathlib.Path]) -> None:
         if 4 <= done <= 9:
             there = {one.series_id for one in storage.snapshots.fetch("f", NAMES)}
             assert there | {GONE, AGAIN} == set(NAMES) if done >= 8 else there == set(NAMES)
-        if 5 <= done < 18:
+        if 5 <= done < 20:
             assert storage.snapshots.complete_through("f") == 4
         storage.close()
