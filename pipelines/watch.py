@@ -118,7 +118,7 @@ class Watch:
     def _drifted(self, page: MetricsPage) -> list[drift.Signal]:
         """Return what has drifted; nothing while a retraining runs, and for a pause behind one."""
         schedule = self._config.schedule
-        if not schedule.drift:
+        if not schedule.watches_drift:
             return []
         assert page.version is not None
         version = self._served

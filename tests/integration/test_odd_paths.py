@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_train_pipeline import write_csv
 
 import forecaster
+
+from .test_train_pipeline import write_csv
 
 FOLDER = "feature%2Fmain #1? [ü] *~"
 WALK = """
