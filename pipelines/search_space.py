@@ -137,14 +137,13 @@ class SearchSpace:
             changed[section] = dataclasses.replace(getattr(self._base, section), **options)
         return dataclasses.replace(self._base, **self._without_unused(changed))
 
-    def _without_unused(self, changed: Mapping[str, Any]) -> dict[str, Any]:
+    def _without_unused(self, changed: dict[str, Any]) -> dict[str, Any]:
         """Return sections in which what a draw has no use for, such as attention's steps without it, is as usual."""
         sections = {field.name: getattr(self._base, field.name) for field in dataclasses.fields(self._base)} | changed
         for name in [rule.name for rule in unused(types.SimpleNamespace(**sections)) if rule.name in self.options]:
             section, _, option = name.partition(".")
-            sections[section] = dataclasses.replace(
-                sections[section], **{option: usual(type(sections[section]), option)}
-            )
+            values = sections[section]
+            sections[section] = dataclasses.replace(values, **{option: usual(type(values), option)})
         return {name: sections[name] for name in changed}
 
     def params_of(self, config: Config) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Options that contradict each other, or that another one has no use for, are refused by a sentence that says what to do."""
+"""Options that contradict each other, or that another has no use for, are refused: a sentence says what to do."""
 
 import dataclasses
 from collections.abc import Callable
