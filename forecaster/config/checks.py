@@ -20,7 +20,7 @@ def require_types(section: Any, name: str) -> None:
 
     The command line reads types itself; this is for those who make the objects.
     """
-    for option, kinds in _kinds(type(section)).items():
+    for option, kinds in _kinds(section.__class__).items():
         value = getattr(section, option)
         items = value if isinstance(value, tuple | list) else [value]
         for item in items:
