@@ -9,7 +9,6 @@ Knows jsonargparse; knows nothing of what a command does.
 import argparse
 import datetime as dt
 import io
-import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +34,7 @@ from forecaster.config import (
 )
 from forecaster.errors import ConfigError, ForecasterError
 from forecaster.proxies import spare_loopback
+from forecaster.user_paths import at_home, literal
 
 _SECTIONS: dict[str, type] = {
     "data": DataConfig,
@@ -49,6 +49,18 @@ _SECTIONS: dict[str, type] = {
     "tuning": TuningConfig,
     "schedule": ScheduleConfig,
 }
+
+_PATHS = (  # those of `data` are expanded where they are looked for
+    ("tracking", "uri"),
+    ("tracking", "artifacts"),
+    ("serving", "state"),
+    ("serving", "address_file"),
+    ("training", "checkpoint_dir"),
+    ("ingest", "state"),
+    ("ingest", "output"),
+    ("tuning", "storage"),
+    ("schedule", "lease"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +166,13 @@ def parse(parser: ArgumentParser, argv: Sequence[str] | None) -> Namespace:
 def read_config(namespace: Namespace) -> Config:
     """Return the configuration out of the arguments of one command; raises ConfigError for a wrong value.
 
-    A `~` in `ingest.output`, which no shell has seen if it comes from a file, is the user's home from here on.
+    A leading `~` in a path, which no shell has seen if it comes from a file, is the user's home from here on.
     """
     given = {name: vars(namespace[name]) for name in _SECTIONS}
-    given["ingest"]["output"] = os.path.expanduser(given["ingest"]["output"])
+    for section, name in _PATHS:
+        if given[section][name] is not None:
+            given[section][name] = at_home(given[section][name])
+    given["tracking"]["uri"] = literal(given["tracking"]["uri"])
     values: dict[str, Any] = {name: section(**given[name]) for name, section in _SECTIONS.items()}
     return Config(**values)
 

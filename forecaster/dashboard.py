@@ -9,7 +9,6 @@ Knows how MLflow's server is called; knows nothing of what it shows.
 import argparse
 import contextlib
 import os
-import pathlib
 import signal
 import socket
 import subprocess
@@ -29,7 +28,7 @@ from jsonargparse import ArgumentParser, Namespace
 from forecaster.arguments import read_config
 from forecaster.config import TrackingConfig, require
 from forecaster.errors import ConfigError, ModelNotFoundError, UnavailableError
-from forecaster.store_uri import artifact_location, sqlite_path, without_password
+from forecaster.store_uri import artifact_location, local_path, sqlite_path, without_password
 
 _START_SECONDS, _END_SECONDS, _POLL_SECONDS = 90.0, 10.0, 0.1
 _PAGE = "/#/experiments?workflowType=machine_learning"  # models' pages, rather than those of chats
@@ -94,7 +93,7 @@ def _require_store(config: TrackingConfig) -> None:
     hint = "run `forecaster train` first, or name another store with --tracking.uri"
     path = sqlite_path(config.uri)
     if "://" not in config.uri or config.uri.startswith("file:"):
-        path = pathlib.Path(urllib.parse.urlparse(config.uri).path)
+        path = local_path(config.uri)
     if path is not None and not path.exists():
         raise ModelNotFoundError(f"there is no store {shown}: {hint}", [shown])
     if path is not None and path.is_dir():

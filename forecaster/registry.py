@@ -6,39 +6,55 @@ read from its two files: nothing is unpickled and no code out of the store is ru
 Knows nothing of training, of series or of how good a model is.
 """
 
-import contextlib
-import importlib
 import importlib.metadata
 import logging
 import os
 import pathlib
 import tempfile
-import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from forecaster.artifacts import ARTIFACT, bundle_folder, experiment_id
 from forecaster.config import TrackingConfig
-from forecaster.errors import ConfigError, ModelNotFoundError, UnavailableError
+from forecaster.errors import ModelNotFoundError
 from forecaster.imports import absent, without_collections
-from forecaster.model.bundle import CONFIG_FILE, WEIGHTS_FILE, Bundle
+from forecaster.model.bundle import Bundle
 from forecaster.model_card import MODEL_DESCRIPTION, MODEL_TAGS, requirements, signature
 from forecaster.proxies import spare_loopback
-from forecaster.store_uri import artifact_location, moved, sqlite_path, without_password
+from forecaster.store_errors import no_empty_folder, require_reachable, store_errors
+from forecaster.store_uri import sqlite_path, without_password
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
+__all__ = [
+    "CHALLENGER",
+    "CHAMPION",
+    "PREVIOUS",
+    "RegisteredModel",
+    "connect",
+    "existing",
+    "experiment_id",
+    "find",
+    "load_bundle",
+    "log_bundle",
+    "named",
+    "newest",
+    "prepare",
+    "register",
+    "resolve",
+    "set_alias",
+    "store_errors",
+]
+
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
-_ARTIFACT = "bundle"
 _MODEL_ID = "model_id"  # a tag: a database does not keep what MLflow is told when a version is made
-_FOLDER_IN_MODEL = f"artifacts/{_ARTIFACT}"  # where MLflow puts the folder among a pyfunc model's files
-_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the dashboard shows runs, not chats
 _MLFLOW_SETTINGS = {  # MLflow has no other switches for these; what the user has set stays
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_ENABLEARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # seven take minutes to say that there is no server
 }
 
@@ -85,7 +101,8 @@ def connect(config: TrackingConfig) -> "MlflowClient":
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    with store_errors(config):
+    with store_errors(config), no_empty_folder(config):
+        require_reachable(config)
         client = MlflowClient(tracking_uri=config.uri, registry_uri=config.uri)
         client.search_experiments(max_results=1)  # the connection is made and the tables are checked here
         return client
@@ -108,24 +125,6 @@ def _apply_settings() -> None:
     spare_loopback()  # a tracking server on this machine
     for name, value in _MLFLOW_SETTINGS.items():
         os.environ.setdefault(name, value)
-
-
-def experiment_id(client: "MlflowClient", config: TrackingConfig) -> str:
-    """Return the id of the configured experiment, which is made if need be.
-
-    Raises ConfigError if it exists and keeps its artifacts elsewhere than configured.
-    """
-    location = artifact_location(config)
-    with store_errors(config):
-        found = client.get_experiment_by_name(config.experiment)
-        if found is None:
-            return str(client.create_experiment(config.experiment, artifact_location=location, tags=_EXPERIMENT_TAGS))
-    if config.artifacts is not None and found.artifact_location != location:
-        raise ConfigError(
-            f"experiment {config.experiment!r} keeps its artifacts in {found.artifact_location}, not in"
-            f" {config.artifacts}: leave out --tracking.artifacts or choose another --tracking.experiment"
-        )
-    return str(found.experiment_id)
 
 
 def log_bundle(
@@ -154,11 +153,11 @@ def log_bundle(
         )
         model_id: str = model.model_id
         folder = pathlib.Path(name)
-        bundle.save(folder / _ARTIFACT)
+        bundle.save(folder / ARTIFACT)
         mlflow.pyfunc.save_model(
             path=folder / "model",
             python_model=str(pathlib.Path(__file__).with_name("pyfunc_model.py")),
-            artifacts={_ARTIFACT: str(folder / _ARTIFACT)},
+            artifacts={ARTIFACT: str(folder / ARTIFACT)},
             signature=signature(bundle),
             input_example=example,
             pip_requirements=requirements(),
@@ -263,30 +262,8 @@ def load_bundle(config: TrackingConfig, alias_or_version: str = CHAMPION) -> tup
     """
     found = resolve(config, alias_or_version)
     with tempfile.TemporaryDirectory(prefix="forecaster-") as scratch:
-        return found, Bundle.load(_bundle_folder(config, found, pathlib.Path(scratch)))
-
-
-def _bundle_folder(config: TrackingConfig, found: RegisteredModel, scratch: pathlib.Path) -> pathlib.Path:
-    """Return the local folder of a version's two files; those of a remote store come to `scratch`."""
-    import mlflow.artifacts
-
-    with store_errors(config):
-        location: str = connect(config).get_model_version_download_uri(found.name, found.version)
-        scheme = urllib.parse.urlparse(location).scheme
-        if scheme in ("hdfs", "viewfs"):  # whose module `prepare` has imported without pyarrow
-            importlib.reload(importlib.import_module("mlflow.store.artifact.hdfs_artifact_repo"))
-        if scheme not in ("", "file"):
-            for name in (CONFIG_FILE, WEIGHTS_FILE):
-                uri = f"{location.rstrip('/')}/{_FOLDER_IN_MODEL}/{name}"
-                mlflow.artifacts.download_artifacts(uri, dst_path=str(scratch), tracking_uri=config.uri)
-            return scratch
-    folder = pathlib.Path(location.removeprefix("file://")) / _FOLDER_IN_MODEL
-    for candidate in (folder, moved(config, folder)):
-        if candidate is not None and candidate.is_dir():
-            return candidate
-    raise ModelNotFoundError(
-        f"the files of {found.name} version {found.version} are gone: {folder} does not exist", [found.name]
-    )
+        folder = bundle_folder(connect(config), config, found.name, found.version, pathlib.Path(scratch))
+        return found, Bundle.load(folder)
 
 
 def _described(version: "ModelVersion") -> RegisteredModel:
@@ -308,17 +285,3 @@ def _not_found(wanted: str, config: TrackingConfig, why: str) -> ModelNotFoundEr
         " or name another store with --tracking.uri",
         [wanted],
     )
-
-
-@contextlib.contextmanager
-def store_errors(config: TrackingConfig) -> Iterator[None]:
-    """Turn what goes wrong between the block and the store into one line; raises UnavailableError."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        message = f"the model store {without_password(config.uri)} cannot be used: {lines[0]}"
-        raise UnavailableError(message) from error

@@ -21,13 +21,14 @@ from typing import TextIO
 import polars as pl
 
 from forecaster.config import Config, parse_frequency
-from forecaster.data.manifest import Changes, DataFile, Manifest, Mark, Role, SeriesFile, manifest_at
+from forecaster.data.manifest import Changes, DataFile, Extent, Manifest, Mark, Role, SeriesFile, manifest_at
 from forecaster.data.report import EXAMPLES, Finding, raise_for_errors, time_text
 from forecaster.data.windows import too_large
 from forecaster.errors import DataError
 from pipelines.folder import SCRATCH, owned, tidy
 from pipelines.merging import Merger
 from pipelines.partitions import Partitions
+from pipelines.precedence import Precedence
 from pipelines.series_table import KNOWN, SeriesTable
 from pipelines.sources import Source, find_sources
 from pipelines.splitting import Split, label
@@ -108,20 +109,37 @@ class _Ingest:
         split = Split(self._folder / SCRATCH / "rows", self._config.ingest.partition, values)
         with contextlib.closing(split):
             reading = _Reading(self._series_table(), split)
+            precedence = self._precedence(sources)
             marks = self._known.sources if self._known is not None else {}
             for order, source in enumerate(sources, start=KNOWN + 1):
-                mark = marks.get(source.name, {})
+                mark = {} if precedence.again(source.name) else marks.get(source.name, {})
                 for part in () if source.is_unchanged(mark) else source.parts(mark):
                     reading.take(order, part)
+                    precedence.note(source.name, part)
             raise_for_errors(reading.findings())
-            return self._written(reading, values, {source.name: source.mark for source in sources})
+            marks = {source.name: source.mark for source in sources}
+            return self._written(reading, values, marks, precedence.extents)
+
+    def _precedence(self, sources: Sequence[Source]) -> Precedence:
+        return Precedence(
+            self._known,
+            [source.name for source in sources],
+            replaces=self._config.ingest.corrections == "replace",
+            timeless=any(role in _STATIC for role in self._columns.values()),
+        )
 
     def _series_table(self) -> SeriesTable:
         static = {name: _STATIC[role] for name, role in self._columns.items() if role in _STATIC}
         path = None if self._known is None else self._folder / self._known.series_file.name
         return SeriesTable(self._config.data.step_us, static, path)
 
-    def _written(self, reading: "_Reading", values: Sequence[str], marks: Mapping[str, Mark]) -> IngestResult:
+    def _written(
+        self,
+        reading: "_Reading",
+        values: Sequence[str],
+        marks: Mapping[str, Mark],
+        extents: Mapping[str, Extent],
+    ) -> IngestResult:
         """Write the partitions that have changed, then the manifest."""
         ends = {name for name, role in self._columns.items() if role == "end"}
         partitions = Partitions(self._folder, self._known, reading.table, values, ends)
@@ -136,7 +154,8 @@ class _Ingest:
         merger.refuse_corrections()
         table, corrected = reading.table.finish(self._config.ingest.corrections)
         changes = dataclasses.replace(merger.changes, series=corrected)
-        manifest = self._manifest(list(partitions.files()), table, partitions.write_series(table), changes, marks)
+        made = self._manifest(list(partitions.files()), table, partitions.write_series(table), changes)
+        manifest = dataclasses.replace(made, sources=marks, extents=extents)
         known = self._known
         if known is not None and _same(known, manifest):
             return IngestResult(known, changes, has_changed=False)
@@ -149,7 +168,6 @@ class _Ingest:
         table: pl.DataFrame,
         series_file: SeriesFile,
         changes: Changes,
-        marks: Mapping[str, Mark],
     ) -> Manifest:
         if not files:
             raise DataError("no source has any rows: there is nothing to make a data set of")
@@ -170,7 +188,6 @@ class _Ingest:
             made_at=dt.datetime.now(dt.UTC),
             changes=changes,
             corrections=ingest.corrections,
-            sources=marks,
         )
 
 

@@ -114,8 +114,8 @@ class Lease:
         ConfigError: it is another kind of database.
     """
 
-    def __init__(self, url: str, name: str, *, lease_seconds: float, wait_seconds: float) -> None:
-        self._name, self._seconds, self._label = name, lease_seconds, without_password(url)
+    def __init__(self, url: str | sa.URL, name: str, *, lease_seconds: float, wait_seconds: float) -> None:
+        self._name, self._seconds, self._label = name, lease_seconds, without_password(str(url))
         self._engine = _engine(url)
         self._now = sa.text(_CLOCKS[self._engine.dialect.name])
         self._owner = secrets.token_hex(8)
@@ -261,26 +261,26 @@ def held(config: Config, wait_seconds: float | None = None) -> Iterator[Lease]:
         lease.close()
 
 
-def lease_url(config: Config) -> str:
+def lease_url(config: Config) -> str | sa.URL:
     """Return the URL of the lease's database: as configured, else a file beside the data set."""
     if config.schedule.lease is not None:
         return config.schedule.lease
     folder = pathlib.Path(config.ingest.output).resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{folder.with_name(folder.name + '.lease.db')}"
+    return sa.URL.create("sqlite", database=str(folder.with_name(folder.name + ".lease.db")))  # paths may hold a `?`
 
 
-def _engine(url: str) -> sa.Engine:
+def _engine(url: str | sa.URL) -> sa.Engine:
     try:
         parsed = sa.make_url(url)
     except sa.exc.ArgumentError as error:
-        raise ConfigError(f"schedule.lease={without_password(url)!r} is no database's URL") from error
+        raise ConfigError(f"schedule.lease={without_password(str(url))!r} is no database's URL") from error
     options: dict[str, Any] = {"connect_args": {"timeout": 30}}
     backend = parsed.get_backend_name()
     if backend in ("postgresql", "postgres"):
         parsed, options = parsed.set(drivername="postgresql+psycopg"), {"pool_pre_ping": True}
     elif backend != "sqlite":
-        raise ConfigError(f"schedule.lease={without_password(url)!r}: use SQLite or PostgreSQL")
+        raise ConfigError(f"schedule.lease={without_password(str(url))!r}: use SQLite or PostgreSQL")
     try:
         return sa.create_engine(parsed, **options)
     except ImportError as error:

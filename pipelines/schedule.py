@@ -52,7 +52,7 @@ def schedule(config: Config) -> int:
 def run(config: Config, program: Sequence[str], stream: TextIO) -> int:
     """Do what `schedule` does, with another program for the steps."""
     asked, wanted = fixed_triggers(config.schedule), config.schedule
-    watches = wanted.metrics_url is not None and (wanted.drift or wanted.new_observations is not None)
+    watches = wanted.watches_drift or wanted.new_observations is not None
     if not asked and not watches:
         raise ConfigError("there is nothing to wait for: set schedule.cron, schedule.every or schedule.metrics_url")
     loop = Loop(config, program, stream)

@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import json
 import random
+import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from jsonargparse import ArgumentParser
 from forecaster.arguments import add_config_arguments, command_parser, parse
 from forecaster.compare.variants import SHARED
 from forecaster.config import Config, ModelConfig, TrainingConfig
+from forecaster.config.rules import unused, usual
 from forecaster.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -133,7 +135,16 @@ class SearchSpace:
         for section in _SECTIONS:
             options = {name.partition(".")[2]: values[name] for name in values if name.partition(".")[0] == section}
             changed[section] = dataclasses.replace(getattr(self._base, section), **options)
-        return dataclasses.replace(self._base, **changed)
+        return dataclasses.replace(self._base, **self._without_unused(changed))
+
+    def _without_unused(self, changed: dict[str, Any]) -> dict[str, Any]:
+        """Return sections in which what a draw has no use for, such as attention's steps without it, is as usual."""
+        sections = {field.name: getattr(self._base, field.name) for field in dataclasses.fields(self._base)} | changed
+        for name in [rule.name for rule in unused(types.SimpleNamespace(**sections)) if rule.name in self.options]:
+            section, _, option = name.partition(".")
+            values = sections[section]
+            sections[section] = dataclasses.replace(values, **{option: usual(type(values), option)})
+        return {name: sections[name] for name in changed}
 
     def params_of(self, config: Config) -> dict[str, Any] | None:
         """Return what a study calls a configuration, None if it is not in the space."""

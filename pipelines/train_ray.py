@@ -21,7 +21,7 @@ from forecaster.arguments import add_config_arguments, add_until, command_parser
 from forecaster.config import Config, require
 from forecaster.errors import ConfigError, ForecasterError, UnavailableError
 from forecaster.registry import RegisteredModel
-from forecaster.store_uri import artifact_location, sqlite_path
+from forecaster.store_uri import artifact_location, sqlite_path, sqlite_uri
 from pipelines.context import Context
 
 _SECTIONS = ("data", "ingest", "model", "training", "tracking", "backtest")
@@ -88,9 +88,9 @@ def _absolute(config: Config) -> Config:
     tracking, store = config.tracking, sqlite_path(config.tracking.uri)
     uri, artifacts = tracking.uri, tracking.artifacts
     if store is not None:
-        uri = f"sqlite:///{store}"
+        uri = sqlite_uri(store)
     elif uri.startswith("file:") and not uri.startswith("file:/"):
-        uri = f"file://{pathlib.Path(uri.removeprefix('file:')).resolve()}"
+        uri = pathlib.Path(uri.removeprefix("file:")).resolve().as_uri()
     if artifacts is not None:
         artifacts = artifact_location(tracking)
     checkpoints = config.training.checkpoint_dir

@@ -118,7 +118,7 @@ class Watch:
     def _drifted(self, page: MetricsPage) -> list[drift.Signal]:
         """Return what has drifted; nothing while a retraining runs, and for a pause behind one."""
         schedule = self._config.schedule
-        if not schedule.drift:
+        if not schedule.watches_drift:
             return []
         assert page.version is not None
         version = self._served
@@ -165,7 +165,8 @@ class Watch:
 def newest_stability(config: Config, manifest: Manifest, trained_until: dt.datetime) -> Stability | None:
     """Compare the newest window of the data set with what a version was trained on, None if that says nothing."""
     folder = pathlib.Path(config.ingest.output)
-    rows = pl.concat([pl.scan_parquet(folder / file.name).select("unique_id", "ds", "y") for file in manifest.files])
+    held = (pl.scan_parquet(folder / file.name, glob=False) for file in manifest.files)
+    rows = pl.concat([one.select("unique_id", "ds", "y") for one in held])
     values = rows.filter(pl.col("y").is_finite())
     first, last = values.select(pl.min("ds"), pl.max("ds").alias("last")).collect(engine="streaming").row(0)
     if last is None or last <= trained_until:

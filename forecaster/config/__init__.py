@@ -14,6 +14,7 @@ from forecaster.config.frequency import default_season_lengths, parse_frequency
 from forecaster.config.ingest import IngestConfig
 from forecaster.config.model import Cell, ModelConfig
 from forecaster.config.promotion import BacktestConfig, PromotionConfig
+from forecaster.config.rules import require_consistent
 from forecaster.config.schedule import ScheduleConfig
 from forecaster.config.serving import DurabilityName, ServingConfig
 from forecaster.config.training import TrackingConfig, TrainerConfig, TrainingConfig
@@ -58,8 +59,7 @@ class Config:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
-        ok = not self.model.end_of_sequence or self.data.end_column is not None
-        require(ok, "model.end_of_sequence", self.model.end_of_sequence, "it together with data.end_column")
+        require_consistent(self)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

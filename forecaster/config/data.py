@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from forecaster.config.checks import require
+from forecaster.config.checks import require, require_types
 from forecaster.config.frequency import parse_frequency
 
 Layout = Literal["auto", "long", "wide"]
@@ -45,6 +45,7 @@ class DataConfig:
     end_column: str | None = None
 
     def __post_init__(self) -> None:
+        require_types(self, "data")
         parse_frequency(self.frequency)
         require(self.max_gap_steps >= 1, "data.max_gap_steps", self.max_gap_steps, "1 or more")
         require(self.layout in get_args(Layout), "data.layout", self.layout, " or ".join(get_args(Layout)))

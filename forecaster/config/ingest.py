@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from forecaster.config.checks import require
+from forecaster.config.checks import require, require_types
 
 Partition = Literal["day", "month", "year"]
 Corrections = Literal["replace", "keep", "refuse"]
@@ -37,6 +37,7 @@ class IngestConfig:
     corrections: Corrections = "replace"
 
     def __post_init__(self) -> None:
+        require_types(self, "ingest")
         choices = (("partition", get_args(Partition)), ("corrections", get_args(Corrections)))
         for name, allowed in choices:
             require(getattr(self, name) in allowed, f"ingest.{name}", getattr(self, name), " or ".join(allowed))

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from forecaster.config.checks import require
+from forecaster.config.checks import require, require_types
 from forecaster.config.frequency import MAX_SEASON, default_season_lengths
 
 Cell = Literal["gru", "lstm", "rnn_tanh", "rnn_relu", "output"]
@@ -103,6 +103,7 @@ class ModelConfig:
     end_of_sequence: bool = False
 
     def __post_init__(self) -> None:
+        require_types(self, "model")
         for name, choices in _CHOICES.items():
             require(getattr(self, name) in choices, f"model.{name}", getattr(self, name), " or ".join(choices))
         require(self.head is None or self.head in get_args(Head), "model.head", self.head, " or ".join(get_args(Head)))
@@ -118,7 +119,8 @@ class ModelConfig:
         if self.timescale is not None:
             require(self.timescale >= 2, "model.timescale", self.timescale, "2 or more steps")
         if self.min_history is not None:
-            require(self.min_history >= 1, "model.min_history", self.min_history, "1 or more steps")
+            ok = 1 <= self.min_history <= MAX_SEASON
+            require(ok, "model.min_history", self.min_history, f"1 to {MAX_SEASON} steps")
         levels = self.quantile_levels
         ok = all(0 < p < 1 for p in levels) and sorted(set(levels)) == list(levels) and 0.5 in levels
         require(ok, "model.quantile_levels", levels, "ascending probabilities between 0 and 1, with 0.5 among them")

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from forecaster.config.checks import require
+from forecaster.config.checks import require, require_types
+from forecaster.config.cron import cron_trigger, time_zone
 from forecaster.config.frequency import parse_frequency
 
 
@@ -19,7 +20,7 @@ class ScheduleConfig:
         metrics_url: of a running server, such as http://127.0.0.1:9464/metrics; left out, nothing is watched.
         poll_seconds: how often the server is asked.
         new_observations: retrain after the server has taken so many since the last time; left out, never for that.
-        drift: retrain when the server's live scores or the inputs have drifted.
+        drift: retrain when the server's live scores or the inputs have drifted; left out, wherever a server is asked.
         max_mase_ratio: drift is a live MASE of so many times the backtest's,
         max_bias_ratio: or a live bias of so much of the backtest's MASE,
         coverage_tolerance: or intervals whose live coverage is so far away from what it should be,
@@ -44,7 +45,7 @@ class ScheduleConfig:
     metrics_url: str | None = None
     poll_seconds: float = 60.0
     new_observations: int | None = None
-    drift: bool = True
+    drift: bool | None = None
     max_mase_ratio: float = 1.5
     max_bias_ratio: float = 0.5
     coverage_tolerance: float = 0.1
@@ -60,6 +61,7 @@ class ScheduleConfig:
     lease_wait_seconds: float = 0.0
 
     def __post_init__(self) -> None:
+        require_types(self, "schedule")
         positive = ("poll_seconds", "retry_seconds", "stop_seconds", "lease_seconds")
         for name in (*positive, "max_bias_ratio", "coverage_tolerance", "max_stability_index"):
             require(getattr(self, name) > 0, f"schedule.{name}", getattr(self, name), "more than 0")
@@ -74,5 +76,14 @@ class ScheduleConfig:
                 parse_frequency(getattr(self, name), f"schedule.{name}")
         asked = self.new_observations
         require(asked is None or asked >= 1, "schedule.new_observations", asked, "1 or more")
+        if self.cron is not None:
+            cron_trigger(self.cron, self.time_zone)
+        elif self.time_zone != "UTC":
+            time_zone(self.time_zone)
         ok = asked is None or self.metrics_url is not None
         require(ok, "schedule.new_observations", asked, "it together with schedule.metrics_url")
+
+    @property
+    def watches_drift(self) -> bool:
+        """Whether drift of a server's live scores, or of the inputs, is looked for."""
+        return self.metrics_url is not None and self.drift is not False

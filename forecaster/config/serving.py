@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from forecaster.config.checks import require
+from forecaster.config.checks import require, require_model_name, require_types
 
 DurabilityName = Literal["commit", "interval", "none"]
 
@@ -38,7 +38,8 @@ class ServingConfig:
         device: where the states lie and are computed: `cpu`; `cuda` is experimental, and was never run on a GPU.
         snapshot_seconds: how often the states that have changed are written.
         journal_seconds: observations leave the journal after this time, if no snapshot needs them.
-        history: whether they go to Parquet files beside the journal, or are forgotten.
+        history: whether they go to Parquet files beside the journal, or are forgotten; left out, they go there, unless
+            nothing is durable.
         accept_loss_through: go on although records up to this one, which was acknowledged, are not all there any more;
             the error that asks for it names the record.
         max_ahead_seconds: refuse observations of a time further in the future, which is a mistake.
@@ -69,13 +70,14 @@ class ServingConfig:
     device: str = "cpu"
     snapshot_seconds: float = 60.0
     journal_seconds: float = 604_800.0
-    history: bool = True
+    history: bool | None = None
     accept_loss_through: int | None = None
     max_ahead_seconds: float = 86_400.0
     drain_seconds: float = 10.0
     balancer_wait_seconds: float = 0.0
 
     def __post_init__(self) -> None:
+        require_types(self, "serving")
         require(0 <= self.port <= 65_535, "serving.port", self.port, "0 to 65535")
         asked = self.metrics_port
         require(asked is None or 0 <= asked <= 65_535, "serving.metrics_port", asked, "0 to 65535")
@@ -93,6 +95,8 @@ class ServingConfig:
             require(getattr(self, name) >= 1, f"serving.{name}", getattr(self, name), "1 or more")
         for name in ("poll_seconds", "snapshot_seconds", "lease_seconds"):
             require(getattr(self, name) > 0, f"serving.{name}", getattr(self, name), "more than 0 seconds")
+        for name in self.models:
+            require_model_name(name, "serving.models")
         require(len(set(self.models)) == len(self.models), "serving.models", self.models, "different names")
         for name in ("journal_seconds", "drain_seconds", "balancer_wait_seconds", "max_ahead_seconds"):
             require(getattr(self, name) >= 0, f"serving.{name}", getattr(self, name), "0 or more seconds")
@@ -104,3 +108,8 @@ class ServingConfig:
         least = self.max_batch_observations
         ok = self.max_resident_series >= least
         require(ok, "serving.max_resident_series", self.max_resident_series, f"{least} or more, a batch of series")
+
+    @property
+    def keeps_history(self) -> bool:
+        """Whether observations that leave the journal are kept."""
+        return self.history if self.history is not None else self.durability != "none"

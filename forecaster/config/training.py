@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from forecaster.config.checks import require
+from forecaster.config.checks import require, require_model_name, require_types
 
 Feeding = Literal["teacher", "scheduled", "free"]
 Schedule = Literal["constant", "linear", "inverse_sigmoid"]
@@ -18,7 +18,7 @@ class TrainingConfig:
     Args:
         max_epochs: epochs at the most; an epoch is one pass over all series, or several over few.
         max_seconds: wall-clock limit of the fitting; left out, none.
-        patience: epochs without a better validation loss before it stops.
+        patience: epochs without a better validation loss before it stops; left out, 6.
         validation_steps: the last steps of the data, held out to choose the epoch; left out, 14 horizons, or a
             fifth of the longest series if that is less.
         holdout: keep the tail for choosing the epoch; without, it is learnt from too and the last epoch is kept.
@@ -47,7 +47,7 @@ class TrainingConfig:
 
     max_epochs: int = 6
     max_seconds: float | None = None
-    patience: int = 6
+    patience: int | None = None
     validation_steps: int | None = None
     holdout: bool = True
     min_updates: int = 60
@@ -70,8 +70,10 @@ class TrainingConfig:
     start_from: StartFrom = "scratch"
 
     def __post_init__(self) -> None:
-        for name in ("max_epochs", "patience", "min_updates", "series_per_batch", "origin_stride"):
+        require_types(self, "training")
+        for name in ("max_epochs", "min_updates", "series_per_batch", "origin_stride"):
             require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "1 or more")
+        require(self.patience is None or self.patience >= 1, "training.patience", self.patience, "1 or more")
         ok = self.chunk_steps is None or self.chunk_steps >= 1
         require(ok, "training.chunk_steps", self.chunk_steps, "1 or more, or null")
         literals = (("feeding", Feeding), ("feeding_schedule", Schedule), ("start_from", StartFrom))
@@ -108,6 +110,7 @@ class TrainerConfig:
     num_nodes: int = 1
 
     def __post_init__(self) -> None:
+        require_types(self, "trainer")
         for name in ("devices", "num_nodes"):
             require(getattr(self, name) >= 1, f"trainer.{name}", getattr(self, name), "1 or more")
         require(self.strategy in ("auto", "ddp"), "trainer.strategy", self.strategy, "auto or ddp")
@@ -133,5 +136,7 @@ class TrackingConfig:
     model: str = "forecaster"
 
     def __post_init__(self) -> None:
-        for name in ("uri", "experiment", "model"):
+        require_types(self, "tracking")
+        for name in ("uri", "experiment"):
             require(bool(getattr(self, name)), f"tracking.{name}", getattr(self, name), "a name")
+        require_model_name(self.model, "tracking.model")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from forecaster.config.checks import require
+from forecaster.config.checks import require, require_types
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,7 @@ class TuningConfig:
     startup_trials: int = 5
 
     def __post_init__(self) -> None:
+        require_types(self, "tuning")
         require(self.trials >= 0, "tuning.trials", self.trials, "0 or more")
         require(self.startup_trials >= 1, "tuning.startup_trials", self.startup_trials, "1 or more")
         require(self.trials == 0 or bool(self.space), "tuning.space", self.space, "one option or more")

@@ -23,6 +23,7 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 Role = Literal["id", "time", "target", "past", "future", "static", "category", "end"]
 Mark = Mapping[str, str | int]
+Extent = tuple[int, int]  # the first and the last time, in microseconds since the epoch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +97,8 @@ class Manifest:
         made_at: when the manifest was written.
         changes: what the ingest that wrote it did.
         corrections: the rule by which it dealt with other values for known rows.
-        sources: what each source was when it was read, by its name.
+        sources: what each source was when it was read, by its name, in the order in which they count.
+        extents: the times that were read of each source, by its name.
     """
 
     frequency: str
@@ -113,6 +115,7 @@ class Manifest:
     changes: Changes = field(default_factory=Changes)
     corrections: str = "replace"
     sources: Mapping[str, Mark] = field(default_factory=dict)
+    extents: Mapping[str, Extent] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> "Manifest":
@@ -153,6 +156,7 @@ def manifest_at(path: str | Path) -> Path | None:
 def _from_plain(said: dict[str, Any]) -> Manifest:
     files = tuple(DataFile(**_with_times(file, "first", "last")) for file in said["files"])
     parts = {"files": files, "series_file": SeriesFile(**said["series_file"]), "changes": Changes(**said["changes"])}
+    parts |= {"extents": {name: (first, last) for name, (first, last) in said.get("extents", {}).items()}}
     return Manifest(**_with_times(said | parts, "first", "last", "made_at"))
 
 

@@ -38,6 +38,7 @@ from forecaster.model.bundle import Bundle
 from forecaster.registry import CHAMPION, connect, find, load_bundle, newest
 from forecaster.scores import Backtest, Sums
 from forecaster.serving.opening import open_storage
+from forecaster.store_uri import sqlite_uri
 from forecaster.training.figures import Fan, fan_chart
 
 _SEASON = 24  # hours, of MASE and of the seasonal naive
@@ -74,7 +75,7 @@ def run(config: Config, output: pathlib.Path, *, days: int = 14, stream_to: Text
     config = dataclasses.replace(
         config,
         data=DataConfig(),
-        tracking=TrackingConfig(uri=f"sqlite:///{output / 'mlflow.db'}"),
+        tracking=TrackingConfig(uri=sqlite_uri(output / "mlflow.db")),
         serving=ServingConfig(state=str(output / _STATE)),
     )
     (output / _CONFIG).write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
@@ -138,7 +139,7 @@ def next_steps(output: pathlib.Path) -> str:
     """Return the commands that show more of what the demonstration left in `output`."""
     folder = pathlib.Path(os.path.relpath(output))
     programs = pathlib.Path(os.path.relpath(pathlib.Path(sys.executable).parent))
-    config, store = folder / _CONFIG, f"sqlite:///{folder / 'mlflow.db'}"
+    config, store = folder / _CONFIG, sqlite_uri(folder / "mlflow.db")
     request = '{"series_ids": ["EWR/temperature"], "options": {"horizon": 3}}'
     url = "http://127.0.0.1:50051/forecaster.v1.ForecastService/Forecast"
     call = ["curl", "--protocol", "grpc", "--http2-prior-knowledge", "-d", request, url]

@@ -148,7 +148,7 @@ class Maintenance:
         self._until_none_is_left(journal.erase)
         through = snapshots.complete_through(self._engine.lanes.active.bundle.fingerprint) or 0
         before_us = int((time.time() - self._config.journal_seconds) * 1e6)
-        keep = self._config.history
+        keep = self._config.keeps_history
         prune = functools.partial(journal.prune, through, committed_before_us=before_us, keep_history=keep)
         self._until_none_is_left(lambda: self._engine.lanes.prune(prune))
 

@@ -38,6 +38,7 @@ from forecaster.training.split import Split, split
 from forecaster.training.warm_start import Start, begin
 
 _FULL_STEPS = 84  # an eighth of a lane that is walked as one chunk
+_PATIENCE = 6  # epochs, unless the configuration says how many
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +171,7 @@ class _Training:
         limit = settings.max_seconds
         self.timer = timer = Timer(dt.timedelta(seconds=limit) if limit else None, verbose=False)
         self.history = History(timer, reporters)
-        self._patience = StopEarly("val_mase", patience=settings.patience)
+        self._patience = StopEarly("val_mase", patience=settings.patience or _PATIENCE)
         # Functions, not bound methods: weight averaging copies the module deeply, and with it what it holds.
         self._module = ForecasterModule(
             model,

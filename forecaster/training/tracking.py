@@ -19,9 +19,9 @@ from forecaster import aliases, registry
 from forecaster.config import Config, to_dict
 from forecaster.data.datasets import weather_path
 from forecaster.data.windows import Series
-from forecaster.errors import UnavailableError
 from forecaster.registry import RegisteredModel
-from forecaster.store_uri import without_password, without_passwords
+from forecaster.store_errors import unavailable
+from forecaster.store_uri import without_passwords, without_secrets
 from forecaster.training.callbacks import Epoch
 from forecaster.training.example import example_of
 from forecaster.training.fit import FitResult
@@ -243,14 +243,13 @@ def track(
             yield Run(client, config, run_id, tags)
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-            client.set_tag(run_id, "error", f"{type(error).__name__}: {error}"[:500])
+            said = without_secrets(f"{type(error).__name__}: {error}", config.tracking.uri)
+            client.set_tag(run_id, "error", said[:500])
             client.set_terminated(run_id, "KILLED" if interrupted else "FAILED")
             raise
         client.set_terminated(run_id, "FINISHED")
     except MlflowException as error:
-        lines = str(error).strip().splitlines() or ["no reason given"]
-        store = without_password(config.tracking.uri)
-        raise UnavailableError(f"the tracking store {store} cannot be used: {lines[0]}") from error
+        raise unavailable(config.tracking, error) from error
 
 
 def git_sha() -> str | None:

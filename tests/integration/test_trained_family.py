@@ -82,12 +82,14 @@ def csv(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def configure(csv: str, tracking: TrackingConfig, changes: dict[str, object], **data: object) -> Config:
-    model = {"hidden_size": 8, "decoder_size": 8, "horizon": HORIZON, "season_lengths": (5, 14), "sample_paths": 8}
+    model = {"hidden_size": 8, "decoder_size": 8, "horizon": HORIZON, "season_lengths": (5, 14)} | changes
+    model |= {"sample_paths": 8} if model.get("decoder") == "recurrent" else {}
     training = TrainingConfig(max_epochs=1, min_updates=4, chunk_steps=24, validation_steps=8, gradient_lags=True)
-    where = {"path": csv, "end_column": DATA.end_column, **data}
+    ends = {"end_column": DATA.end_column} if model.get("end_of_sequence") else {}
+    where = {"path": csv, **ends, **data}
     return Config(
         data=DataConfig(**where),  # type: ignore[arg-type]
-        model=ModelConfig(**(model | changes)),  # type: ignore[arg-type]
+        model=ModelConfig(**model),  # type: ignore[arg-type]
         training=training,
         tracking=tracking,
     )

@@ -202,3 +202,66 @@ except Exception as error:
     assert (whole[levels].diff(axis=1).iloc[:, 1:] >= 0).all(axis=None)
     assert (whole["y_hat"] == whole["q0.5"]).all()
     assert two.equals(whole[whole.index % 3 < 2].reset_index(drop=True))
+
+
+def moved_project(tracking: TrackingConfig, tmp_path: Path, *, copied: bool) -> TrackingConfig:
+    (shutil.copytree if copied else shutil.move)(tmp_path / "tracking", tmp_path / "moved")
+    return dataclasses.replace(tracking, uri=f"sqlite:///{tmp_path / 'moved' / 'mlflow.db'}")
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_moved_project_keeps_its_new_artifacts_itself(
+    tracking: TrackingConfig, tmp_path: Path, copied: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = registry.connect(tracking)
+    experiment = registry.experiment_id(client, tracking)
+    (tmp_path / "tracking" / "mlartifacts").mkdir()
+    there = moved_project(tracking, tmp_path, copied=copied)
+    client = registry.connect(there)
+    assert registry.experiment_id(client, there) == experiment
+    assert f"was moved from {tmp_path / 'tracking' / 'mlartifacts'}" in caplog.text
+    run = client.create_run(experiment)
+    assert run.info.artifact_uri.startswith(str(tmp_path / "moved" / "mlartifacts"))
+    caplog.clear()
+    registry.experiment_id(client, there)
+    assert not caplog.text
+    if copied:
+        registry.experiment_id(registry.connect(tracking), tracking)
+        assert not caplog.text
+
+
+def test_a_folder_of_artifacts_that_was_chosen_stays(tracking: TrackingConfig, tmp_path: Path) -> None:
+    chosen = tmp_path / "elsewhere" / "mlartifacts"
+    chosen.mkdir(parents=True)
+    client = registry.connect(tracking)
+    told = dataclasses.replace(tracking, artifacts=str(chosen))
+    experiment = registry.experiment_id(client, told)
+    assert registry.experiment_id(client, tracking) == experiment
+    assert client.get_experiment(experiment).artifact_location == str(chosen)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "sqlite:////proc/nowhere/mlflow.db",
+        "sqlite:////dev/null/mlflow.db",
+        "postgresql+psycopg://me:s3cret@127.0.0.1:9/x",
+    ],
+)
+def test_a_store_that_cannot_be_used_is_said_at_once(uri: str) -> None:
+    """MLflow's own retries take 110 seconds: what is asked for here is that they are not begun."""
+    with pytest.raises(UnavailableError) as caught:
+        registry.connect(TrackingConfig(uri=uri))
+    assert str(caught.value).startswith("the model store ")
+    assert "\n" not in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("password", ["s3cret", "p%40ss%2Fw0rd"])
+def test_mlflows_own_words_show_no_password(password: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(UnavailableError) as caught:
+        registry.connect(TrackingConfig(uri=f"http://someone:{password}@127.0.0.1:9/store"))
+    said = str(caught.value)
+    assert said.count("http://someone:***@127.0.0.1:9/store") == 2  # ours and MLflow's
+    assert password not in said

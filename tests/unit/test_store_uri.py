@@ -2,10 +2,23 @@
 
 from pathlib import Path
 
+import hypothesis
 import pytest
+import sqlalchemy
+from hypothesis import strategies as st
 
 from forecaster.config import Config, IngestConfig, TrackingConfig, to_dict
-from forecaster.store_uri import artifact_location, moved, sqlite_path, without_password, without_passwords
+from forecaster.store_uri import (
+    artifact_location,
+    local_path,
+    moved,
+    sqlite_path,
+    sqlite_uri,
+    without_password,
+    without_passwords,
+    without_secrets,
+)
+from forecaster.user_paths import at_home, literal
 
 
 def test_a_sqlite_address_names_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,3 +78,49 @@ def test_no_password_of_a_configuration_is_shown() -> None:
     assert shown["ingest"]["sql_url"] == "mysql://me:***@host/db"
     assert shown["training"] == plain["training"]
     assert shown["paths"] == ["https://me:***@host/x.csv", 1]
+
+
+NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8)
+
+
+@hypothesis.given(parts=st.lists(NAMES.filter(lambda name: name not in (".", "..")), min_size=1, max_size=3))
+def test_any_path_survives_as_an_address(parts: list[str]) -> None:
+    """What SQLAlchemy and MLflow make of the address is the path that went into it."""
+    path = Path("/srv", *parts)
+    uri = sqlite_uri(path / "mlflow.db")
+    assert sqlite_path(uri) == (path / "mlflow.db").resolve()
+    assert sqlalchemy.make_url(uri).database == str(path / "mlflow.db")
+    location = artifact_location(TrackingConfig(uri=uri))
+    assert location is not None
+    assert local_path(location) == (path / "mlartifacts").resolve()
+
+
+def test_an_address_that_names_a_folder_as_it_is_means_that_folder(tmp_path: Path) -> None:
+    odd = tmp_path / "feature%2Fmain?"
+    address = f"sqlite:///{odd}/mlflow.db"
+    assert literal(address) == address  # there is no such folder
+    odd.mkdir()
+    assert sqlite_path(literal(address)) == odd / "mlflow.db"
+    assert sqlite_path(literal(f"{address}?timeout=5")) == odd / "mlflow.db"
+    for other in (f"sqlite:///{tmp_path}/mlflow.db?timeout=5", "http://host/a%2Fb", "sqlite:///mlflow.db"):
+        assert literal(other) == other
+
+
+def test_home_is_meant_by_a_tilde_in_front(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert at_home("~/state") == "/home/me/state"
+    assert at_home("sqlite:///~/mlflow.db") == "sqlite:////home/me/mlflow.db"
+    for other in ("state~", "a/~/b", "~other", "http://host/~me", "sqlite:///a~/m.db"):
+        assert at_home(other) == other
+
+
+def test_a_message_shows_no_password_however_it_has_it() -> None:
+    uri = "http://me:p%40ss-word@host/store"
+    said = f"API request to {uri}/api failed: ('me', 'p@ss-word') at https://other:hidden@proxy, see http://docs/x"
+    shown = without_secrets(said, uri)
+    assert "p%40ss-word" not in shown
+    assert "p@ss-word" not in shown
+    assert "hidden" not in shown
+    assert shown.startswith("API request to http://me:***@host/store/api failed")
+    assert shown.endswith("see http://docs/x")
+    assert without_secrets("nothing to hide: a:b@c", "sqlite:///mlflow.db") == "nothing to hide: a:b@c"

@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from forecaster.config import Config, DataConfig, IngestConfig
+from forecaster.config import Config, DataConfig, IngestConfig, ModelConfig
 from forecaster.data.schema import read_frame
 from pipelines.ingest import IngestResult, ingest
 
@@ -44,7 +44,9 @@ class DataSet:
     def config(self, *sources: str, **changed: Any) -> Config:
         """Return the configuration that makes it of some sources."""
         settings = {"output": str(self.output), "sources": sources} | self._ingest | changed
-        return Config(data=DataConfig(**self._data), ingest=IngestConfig(**settings))
+        data = DataConfig(**self._data)
+        model = ModelConfig(end_of_sequence=data.end_column is not None)
+        return Config(data=data, model=model, ingest=IngestConfig(**settings))
 
     def write(self, rows: pl.DataFrame, name: str | None = None) -> str:
         """Write a source and return its path."""

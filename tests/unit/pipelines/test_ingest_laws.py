@@ -1,6 +1,7 @@
 """However rows are divided among sources and ingests, the data set is the one that a plain dictionary would be."""
 
 import itertools
+import os
 import tempfile
 from pathlib import Path
 from typing import Literal
@@ -8,13 +9,15 @@ from typing import Literal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.ingest import ingest
 from tests.unit.pipelines.ingesting import DataSet, Row, frame
 
 COVARIATES = {"past_covariates": ("rain",), "static_covariates": ("area",)}
 BESIDE = ("rain", "area")
 AREAS = {"a": 1.0, "b": -2.5, "ü": None}
 KEYS = st.tuples(st.sampled_from(sorted(AREAS)), st.integers(0, 80))
-NUMBERS = st.one_of(st.none(), st.sampled_from([0.0, -0.0, 1.0, -1.5, 1e300]))
+VALUES = st.sampled_from([0.0, -0.0, 1.0, -1.5, 1e300])
+NUMBERS = st.one_of(st.none(), VALUES)
 
 
 def whole(told: dict[tuple[str, int], Row]) -> list[Row]:
@@ -90,3 +93,69 @@ def test_values_that_differ_follow_the_rule(
             assert changes.known == len({key for key in same if model[key] == before[key]})
             expected = sorted((*key, *values, AREAS[key[0]]) for key, values in model.items())
             assert data_set.rows() == expected
+
+
+TOLD = st.dictionaries(KEYS, st.tuples(VALUES, NUMBERS), min_size=1, max_size=6)
+STEPS = st.tuples(st.integers(0, 2), st.one_of(st.none(), TOLD), st.sampled_from([1.0, 2.0]))
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    first=st.lists(TOLD, min_size=3, max_size=3),
+    steps=st.lists(STEPS, min_size=1, max_size=4),
+    has_area=st.booleans(),
+)
+def test_a_data_set_follows_the_order_of_its_sources_whatever_was_touched_when(
+    first: list[dict[tuple[str, int], Row]], steps: list[tuple[int, dict[tuple[str, int], Row] | None, float]],
+    has_area: bool,
+) -> None:  # fmt: skip
+    """Files are touched, get rows, and get other values, one after the other; a new data set of them says the same."""
+    columns = {"past_covariates": ("rain",)} | ({"static_covariates": ("area",)} if has_area else {})
+    held, areas = [dict(told) for told in first], [1.0, 2.0, 1.0]
+    with tempfile.TemporaryDirectory() as folder:
+        often, once = (DataSet(Path(folder, name), columns) for name in ("often", "once"))
+
+        def written(data_set: DataSet, number: int) -> str:
+            rows = [(*key, *values, areas[number]) for key, values in held[number].items()]
+            return data_set.write(frame(rows, *BESIDE), f"{number}.parquet")
+
+        paths = [written(often, number) for number in range(3)]
+        ingest(often.config(*paths))
+        for number, told, area in steps:
+            if told is None:
+                os.utime(paths[number], (area, area))  # an age that it had not yet, or has again
+            else:
+                for key, values in told.items():  # a value is never taken away
+                    before = held[number].get(key, (None, None))
+                    held[number][key] = tuple(b if n is None else n for n, b in zip(values, before, strict=True))
+                areas[number] = area
+                written(often, number)
+            last = ingest(often.config(*paths))
+        fresh = ingest(once.config(*(written(once, number) for number in range(3))))
+        assert often.rows() == once.rows()
+        assert last.manifest.content_hash == fresh.manifest.content_hash
+
+
+def test_what_lies_behind_a_source_is_read_again_only_where_it_may_differ(tmp_path: Path) -> None:
+    data_set = DataSet(tmp_path)
+    days = [frame([("a", hour, float(hour)) for hour in range(start, start + 24)]) for start in (0, 24, 12)]
+    paths = [data_set.write(rows) for rows in days]
+    ingest(data_set.config(*paths))
+    os.utime(paths[0])
+    assert ingest(data_set.config(*paths)).changes.known == 24 + 12  # the third has the first's last hours
+    os.utime(paths[2])
+    assert ingest(data_set.config(*paths)).changes.known == 24
+    assert ingest(data_set.config(*paths)).changes.known == 0
+    kept = data_set.config(*paths, corrections="keep")
+    os.utime(paths[0])
+    assert ingest(kept).changes.known == 24  # what is there stays: nothing behind it matters
+
+
+def test_another_order_is_another_data_set(tmp_path: Path) -> None:
+    data_set = DataSet(tmp_path)
+    paths = [data_set.write(frame([("a", 0, value), ("a", 1, 0.0)])) for value in (1.0, 2.0)]
+    ingest(data_set.config(*paths))
+    assert data_set.rows()[0] == ("a", 0, 2.0)
+    ingest(data_set.config(*reversed(paths)))
+    assert data_set.rows()[0] == ("a", 0, 1.0)
+    assert ingest(data_set.config(*reversed(paths))).line().startswith("nothing new")
