@@ -143,7 +143,7 @@ def test_series_are_listed_and_deleted(server: Server, tmp_path: pathlib.Path) -
     status, out, _ = shell("series", *where)
     assert (status, [f"s{k}" in out for k in range(3)]) == (0, [True] * 3)
     assert shell("series", "s1", "--output", str(tmp_path / "s.csv"), *where)[0] == 0
-    (row,) = read_csv(tmp_path / "s.csv").rows(named=True)
+    (row,) = read_csv(tmp_path / "s.csv", time_column="last_ds").rows(named=True)
     assert (row["unique_id"], row["length"]) == ("s1", 4)
     assert shell("delete", "s0", "nobody", "s1", *where) == (
         1,

@@ -318,7 +318,7 @@ def test_covariates_from_the_shell(servers: ServerFactory, tmp_path: pathlib.Pat
     assert "log_probability" in shell("forecast", "s1", "--beams", "2")
     for options, text in (
         (("--paths", "2", "--beams", "2"), "error: ask for --paths or for --beams, not for both\n"),
-        (("--future", "nowhere.csv"), "error: nowhere.csv cannot be read"),
+        (("--future", "nowhere.csv"), "error: no such file: path='nowhere.csv'"),
     ):
         done = forecaster("forecast", "s1", *options, "--server", server.address, cwd=tmp_path)
         assert done.returncode == 2
