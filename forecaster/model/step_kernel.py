@@ -188,9 +188,7 @@ def _tile(slab, slots, time_us, values, others, plan, weights, room, work):
                 advance(kind, x[:n], first[k], back[k, 0], bias[k, 0], hidden, cell, slots, at, True, buffers)
             else:
                 into = upper[k, layer - 1]
-                advance(
-                    kind, output[:n], into, back[k, layer], bias[k, layer], hidden, cell, slots, at, False, buffers
-                )
+                advance(kind, output[:n], into, back[k, layer], bias[k, layer], hidden, cell, slots, at, False, buffers)
 
 
 @entry

@@ -2,33 +2,29 @@
 
 While the engine computes and the journal commits, the next requests gather; that is the whole schedule, so an
 idle server adds no wait. The thread takes its next turn itself: it need not wait for an event loop that is busy.
-Requests are taken in the order of their arrival; within a turn observations go before forecasts. Knows nothing of
-tensors or gRPC.
+Requests are taken in the order of their arrival; within a turn observations go before forecasts. A turn takes some
+milliseconds: of a request that is more work than that it does a part, and goes on with it between others' turns. Knows
+nothing of tensors or gRPC.
 """
 
 import asyncio
+import dataclasses
 import functools
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from forecaster.errors import FencedError, LimitReachedError
 from forecaster.serving.engine import Engine
+from forecaster.serving.look_ups import LookUps
+from forecaster.serving.storage import Journal
 from forecaster.serving.telemetry import told
+from forecaster.serving.turns import Pace
+from forecaster.serving.waiting import Job, Line, Work
 from forecaster.serving.work import Forecasts, ForecastWork, Observed, ObserveWork
 
 T = TypeVar("T")
-Work = ObserveWork | ForecastWork | Callable[[], Any]
-
-
-@dataclass(slots=True)
-class _Job:
-    work: Work
-    weight: int
-    future: "asyncio.Future[Any]"
 
 
 class Batcher:
@@ -36,28 +32,41 @@ class Batcher:
 
     Args:
         engine: called by one thread only, this batcher's.
-        max_batch: most rows (observations or series to forecast) in one turn; a larger request goes alone.
+        max_batch: most rows (observations or series to forecast) in one turn.
         max_queued: refuse work past so many waiting rows.
         on_defect: called with an exception that no request is to blame for.
+        beside: the journal, for a thread that looks up what states do not remember; None: the engine's thread does.
+        pace: how much a turn takes on; left out, what takes some milliseconds.
     """
 
     def __init__(
-        self, engine: Engine, *, max_batch: int, max_queued: int, on_defect: Callable[[Exception], None]
+        self,
+        engine: Engine,
+        *,
+        max_batch: int,
+        max_queued: int,
+        on_defect: Callable[[Exception], None],
+        beside: Journal | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._engine = engine
+        self._pace = pace or Pace(max_batch)
+        self.look_ups = None if beside is None else LookUps(beside, lambda: self._queued > 0, self._answer)
         self._max_batch, self.max_queued = max_batch, max_queued
         self.turns = 0  # that had observations or forecasts
         self._on_defect = on_defect
         self._queued = 0  # rows
         self._waiting = 0  # requests and calls
-        self._gathered: list[_Job] = []  # in this pass of the loop
-        self._jobs: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
+        self._line = Line()  # the thread's
+        self._gathered: list[Job] = []  # in this pass of the loop
+        self._jobs: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def begin(self, work: ObserveWork) -> "asyncio.Future[Observed]":
         """Let one request's observations wait for their turn; the answer may say that it is refused whole.
 
-        Cancelled before its turn, it is dropped whole, and its chain with it. The future raises what the engine raises.
+        Cancelled before its turn, it is dropped whole, and its chain with it; of one that takes many turns what is left
+        is dropped. The future raises what the engine raises, and StorageError if old rows cannot be looked up.
         Raises LimitReachedError.
         """
         static = 0 if work.attributes is None else len(work.attributes)
@@ -91,10 +100,17 @@ class Batcher:
         """The rows that wait or are being worked on."""
         return self._queued
 
+    def count(self, outcome: str) -> int:
+        """Return how many observations were applied, duplicate or rejected, by name."""
+        looked_up = 0 if self.look_ups is None or outcome == "applied" else getattr(self.look_ups, outcome)
+        return int(getattr(self._engine.done, outcome) + looked_up)
+
     def start(self) -> None:
         """Begin to work; needs a running event loop."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
+        if self.look_ups is not None:
+            self.look_ups.start()
 
     async def drain(self) -> None:
         """Finish everything that waits, then stop."""
@@ -103,6 +119,8 @@ class Batcher:
         self._jobs.put(None)
         if self._thread.ident is not None:
             await asyncio.to_thread(self._thread.join)
+        if self.look_ups is not None:
+            await asyncio.to_thread(self.look_ups.stop)
 
     def _submit(self, work: Work, weight: int) -> "asyncio.Future[Any]":
         if self._queued + weight > self.max_queued:
@@ -110,7 +128,7 @@ class Batcher:
                 f"{self._queued} rows wait already and {self.max_queued} may: slow down and try again",
                 retry_after_seconds=0.1,
             )
-        job = _Job(work, weight, asyncio.get_running_loop().create_future())
+        job = Job(work, weight, asyncio.get_running_loop().create_future())
         self._queued += weight
         self._waiting += 1
         if not self._gathered:  # what comes in the same pass of the loop goes together
@@ -124,42 +142,41 @@ class Batcher:
 
     def _run(self) -> None:
         """Work until told to stop; the engine's thread."""
-        waiting: deque[_Job] = deque()
+        line = self._line
         while True:
-            if not waiting:
+            if not line:
                 if (found := self._jobs.get()) is None:
                     return
-                waiting.extend(found)
+                line.add(found)
             while not self._jobs.empty() and (found := self._jobs.get()) is not None:
-                waiting.extend(found)
-            batch, dropped = self._take(waiting)
-            # Work whose caller went away before its turn was dropped whole; from here on it is done whole.
-            answers = self._whole_turn([job.work for job in batch]) if batch else []
-            try:
-                self._loop.call_soon_threadsafe(self._deliver, batch, answers, dropped)
-            except RuntimeError:  # the loop is closed: nobody waits any more
+                line.add(found)
+            batch, dropped = line.take(self._max_batch)
+            for job in dropped:
+                _fail(job.work, asyncio.CancelledError())
+            # Work whose caller went away before its turn was dropped whole; from here on its turn is done whole.
+            ended = self._ended(batch, self._whole_turn([job.work for job in batch])) if batch else []
+            ended += self._called()
+            if not self._answer(ended, dropped):
                 return
 
-    def _take(self, waiting: deque[_Job]) -> tuple[list[_Job], list[_Job]]:
-        """Return the next turn's jobs, and those whose callers went away."""
-        batch: list[_Job] = []
-        dropped: list[_Job] = []
-        rows = 0
-        while waiting and (not batch or rows + waiting[0].weight <= self._max_batch):
-            job = waiting.popleft()
-            if job.future.cancelled():
-                _fail(job.work, asyncio.CancelledError())
-                dropped.append(job)
-                continue
-            batch.append(job)
-            rows += job.weight
-        return batch, dropped
+    def _answer(self, ended: Sequence[tuple[Job, Any]], dropped: Sequence[Job] = ()) -> bool:
+        """Hand answers to the event loop; return whether it is still there."""
+        try:
+            self._loop.call_soon_threadsafe(self._deliver, ended, dropped)
+        except RuntimeError:  # it is closed: nobody waits any more
+            return False
+        return True
 
-    def _deliver(self, batch: Sequence[_Job], answers: Sequence[Any], dropped: Sequence[_Job]) -> None:
+    def _deliver(self, ended: Sequence[tuple[Job, Any]], dropped: Sequence[Job]) -> None:
         """Hand a turn's answers to those who still wait for them; on the event loop."""
-        self._waiting -= len(batch) + len(dropped)
-        self._queued -= sum(job.weight for job in dropped)
-        for job, answer in zip(batch, answers, strict=True):
+        for job in dropped:
+            self._waiting -= 1
+            self._queued -= job.weight
+        for job, answer in ended:
+            if isinstance(answer, Observed) and answer.sought is not None and self.look_ups is not None:
+                self.look_ups.ask(job, answer)
+                continue
+            self._waiting -= 1
             self._queued -= job.weight
             if job.future.cancelled():
                 continue
@@ -167,6 +184,40 @@ class Batcher:
                 job.future.set_exception(answer)
             else:
                 job.future.set_result(answer)
+
+    def _called(self) -> list[tuple[Job, Any]]:
+        """Call what is to be called between two turns' work, for as long as a turn may take; one at least."""
+        ended: list[tuple[Job, Any]] = []
+        until = self._pace.clock() + self._pace.seconds
+        while (not ended or self._pace.clock() < until) and (job := self._line.next_call()) is not None:
+            if job.future.cancelled():
+                ended.append((job, None))
+                continue
+            try:
+                answer = self._attempt(job.work)  # type: ignore[arg-type]
+            except BaseException as error:  # noqa: BLE001 -- as in `_whole_turn`
+                answer = _for_future(error)
+                self._on_defect(answer)
+            ended.append((job, answer))
+        return ended
+
+    def _ended(self, jobs: Sequence[Job], answers: Sequence[Any]) -> list[tuple[Job, Any]]:
+        """Return the requests of a turn that have ended with their answers; the others go on."""
+        ended = []
+        for job, answer in zip(jobs, answers, strict=True):
+            whole = answer
+            if isinstance(answer, Observed) and isinstance(job.work, ObserveWork):
+                job.parts.append(answer)
+                if not answer.is_whole:
+                    job.work = dataclasses.replace(job.work, start=job.work.start + len(answer.outcomes))
+                    self._line.go_on(job)
+                    continue
+                whole = Observed.joined(job.parts)
+                if whole.sought is not None and self.look_ups is None:
+                    whole = self._attempt(functools.partial(self._engine.looked_up, whole))
+            self._line.end(job)
+            ended.append((job, whole))
+        return ended
 
     def _whole_turn(self, works: Sequence[Work]) -> list[Any]:
         """Do one turn; a defect of ours in it must leave nobody waiting, neither now nor in the turns behind it."""
@@ -183,7 +234,9 @@ class Batcher:
         """Do one turn on the engine's thread; an answer is a result or the exception to raise."""
         answers: list[Any] = [None] * len(works)
         observing = [(i, work) for i, work in enumerate(works) if isinstance(work, ObserveWork)]
-        self._together(self._engine.observe, observing, answers)
+        turn = self._pace.turn()
+        self._together(functools.partial(self._engine.advance, turn=turn), observing, answers)
+        self._pace.note(turn)
         for i, work in observing:
             error = answers[i] if isinstance(answers[i], Exception) else answers[i].refused
             if error is not None:
@@ -193,15 +246,12 @@ class Batcher:
         then = {
             i: (answers[i], work.then)
             for i, work in observing
-            if work.then is not None and isinstance(answers[i], Observed) and answers[i].refused is None
+            if work.then is not None and isinstance(answers[i], Observed) and answers[i].is_done
         }
         self._together(self._engine.forecast, [*forecasting, *((i, after) for i, (_, after) in then.items())], answers)
         for i, (observed, after) in then.items():  # what was applied is answered, whatever becomes of its forecasts
             found = answers[i] if isinstance(answers[i], Forecasts) else Forecasts.nothing(after, told(answers[i]))
-            answers[i] = Observed(observed.outcomes, observed.errors, None, found)
-        for i, other in enumerate(works):
-            if callable(other):
-                answers[i] = self._attempt(other)
+            answers[i] = dataclasses.replace(observed, forecasts=found)
         return answers
 
     def _together(self, function: Callable[[Any], Any], works: Sequence[tuple[int, Work]], answers: list[Any]) -> None:

@@ -142,7 +142,7 @@ def _work(models: Sequence[Served]) -> Iterator[Metric]:
     text = "Micro-batches of observations and forecasts."
     yield _counter("turns", text, _MODEL, each(lambda one: one.batcher.turns))
     observations = [
-        ((one.name, outcome), float(getattr(one.engine.done, outcome)))
+        ((one.name, outcome), float(one.batcher.count(outcome)))
         for one in models
         for outcome in ("applied", "duplicate", "rejected")
     ]

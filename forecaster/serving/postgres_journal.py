@@ -7,7 +7,7 @@ the next append removes what is there; so a StorageError means that nothing was 
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +17,18 @@ import psycopg
 from forecaster.errors import StorageError
 from forecaster.serving.postgres_erasure import NOTE_REMOVED, Erasure, times_us
 from forecaster.serving.postgres_session import OutcomeUnknownError, Session, Values
-from forecaster.serving.records import ATTRIBUTES, KIND_AT, Attributes, Columns, Deletion, Record, decode, encode, find
+from forecaster.serving.records import (
+    ATTRIBUTES,
+    KIND_AT,
+    Attributes,
+    Columns,
+    Deletion,
+    Record,
+    decode,
+    encode,
+    find,
+    nothing,
+)
 
 _PART_BYTES = 8 * 2**20
 _MOST_ROWS_LOOKED_AT = 4_000_000  # for rows older than the states remember: about a second
@@ -169,9 +180,11 @@ class PostgresJournal:
             return self._read(after, "true", ())
         return self._read(after, "(last_us >= %s OR first_us > last_us)", (since_us,))
 
-    def find(self, wanted: Columns) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    def find(
+        self, wanted: Columns, give_way: Callable[[], None] = nothing
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
         """See `Journal.find`."""
-        return find(wanted, self._newest_first(wanted), most_rows=_MOST_ROWS_LOOKED_AT)
+        return find(wanted, self._newest_first(wanted), most_rows=_MOST_ROWS_LOOKED_AT, give_way=give_way)
 
     def attributes(self, series_ids: Sequence[str], through: int = 2**62) -> Attributes:
         """See `Journal.attributes`."""

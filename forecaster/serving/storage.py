@@ -6,14 +6,14 @@ fingerprint), tensors or gRPC. All errors are `StorageError`.
 One thread at a time calls a `Storage`; another thread works with its own `Storage.beside()`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from forecaster.serving.records import Attributes, Columns, Record, Snapshot
+from forecaster.serving.records import Attributes, Columns, Record, Snapshot, nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,13 @@ class Journal(Protocol):
         """
         ...
 
-    def find(self, wanted: Columns) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
-        """Look rows up by series and time, the newest records first, history included: whether found, and the value."""
+    def find(
+        self, wanted: Columns, give_way: Callable[[], None] = nothing
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+        """Look rows up by series and time, the newest records first, history included: whether found, and the value.
+
+        `give_way` is called at every record, and may rest.
+        """
         ...
 
     def attributes(self, series_ids: Sequence[str], through: int = 2**62) -> Attributes:

@@ -1,12 +1,12 @@
 """Storage of durability `none`: records are counted, snapshots kept in memory, so that series can still be evicted."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from forecaster.serving.records import Attributes, Columns, Deletion, Record, Snapshot
+from forecaster.serving.records import Attributes, Columns, Deletion, Record, Snapshot, nothing
 from forecaster.serving.storage import Activation
 
 
@@ -46,7 +46,9 @@ class VolatileJournal:
         """Yield nothing."""
         return iter(())
 
-    def find(self, wanted: Columns) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    def find(
+        self, wanted: Columns, give_way: Callable[[], None] = nothing
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
         """Find nothing."""
         return np.zeros(len(wanted), dtype=bool), np.full(len(wanted), np.nan)
 
