@@ -27,6 +27,9 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS active (version TEXT NOT NULL, fingerprint TEXT NOT NULL)",
 )
 
+# Without it, to let go of a thousand deletions of sixty thousand takes seconds, in which nobody appends.
+_ERASURES_OF = "CREATE INDEX IF NOT EXISTS erasures_of ON erasures (series_id)"
+
 
 def prepare(database: Database) -> None:
     """Make the tables; take a file of version 1 over: its records stay, its snapshots, a cache, go."""
@@ -35,8 +38,9 @@ def prepare(database: Database) -> None:
         if version not in (0, 1, VERSION):
             raise sqlite3.DatabaseError(f"schema version {version}, this server knows {VERSION}")
         if version == VERSION:
+            connection.execute(_ERASURES_OF)  # files of before have none
             return
-        for statement in _TABLES:
+        for statement in (*_TABLES, _ERASURES_OF):
             connection.execute(statement)
         if version == 1:
             _take_over(database, connection)

@@ -86,8 +86,9 @@ class Journal(Protocol):
     def erase(self) -> int:
         """Remove what deleted series left in journal and history, so that no file holds a byte of their ids or values.
 
-        What a series got after its deletion stays. A part of the work at a time: call again until it returns 0, the
-        number of records or files rewritten. What is not done goes on at the next start.
+        What a series got after its deletion stays. A part of the work at a time, which keeps whoever appends waiting
+        for some milliseconds: call again until it returns 0, how much was looked through or rewritten. What is not done
+        goes on at the next start.
         """
         ...
 
