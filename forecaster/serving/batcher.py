@@ -15,8 +15,11 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
+
 from forecaster.errors import FencedError, LimitReachedError
 from forecaster.serving.engine import Engine
+from forecaster.serving.forecasting import joined
 from forecaster.serving.look_ups import LookUps
 from forecaster.serving.storage import Journal
 from forecaster.serving.telemetry import told
@@ -205,19 +208,52 @@ class Batcher:
         """Return the requests of a turn that have ended with their answers; the others go on."""
         ended = []
         for job, answer in zip(jobs, answers, strict=True):
-            whole = answer
-            if isinstance(answer, Observed) and isinstance(job.work, ObserveWork):
-                job.parts.append(answer)
-                if not answer.is_whole:
-                    job.work = dataclasses.replace(job.work, start=job.work.start + len(answer.outcomes))
-                    self._line.go_on(job)
-                    continue
-                whole = Observed.joined(job.parts)
-                if whole.sought is not None and self.look_ups is None:
-                    whole = self._attempt(functools.partial(self._engine.looked_up, whole))
-            self._line.end(job)
-            ended.append((job, whole))
+            whole = self._observed(job, answer) if isinstance(answer, Observed) else answer
+            if isinstance(answer, _Some):
+                whole = self._forecast(job, answer)
+            if whole is not None:
+                self._line.end(job)
+                ended.append((job, whole))
         return ended
+
+    def _observed(self, job: Job, answer: Observed) -> Any:
+        """Return the answer to a whole request of observations, None if it goes on."""
+        assert isinstance(job.work, ObserveWork)
+        job.parts.append(answer)
+        if not answer.is_whole:
+            job.work = dataclasses.replace(job.work, start=job.work.start + len(answer.outcomes))
+            self._line.go_on(job)
+            return None
+        return self._settled(Observed.joined(job.parts))
+
+    def _forecast(self, job: Job, some: "_Some") -> Any:
+        """Return the answer to a whole request for forecasts of which some are made, None if it goes on."""
+        request = some.request
+        if some.observed is not None:
+            job.parts.append(some.observed)
+            self._line.end(job)
+        if isinstance(some.forecasts, Exception):
+            return self._with_forecasts(job, Forecasts.nothing(request, told(some.forecasts)), some.forecasts)
+        behind = request.start + some.count
+        if some.forecasts is not None:
+            job.forecasts.append((np.arange(request.start, behind), some.forecasts))
+        if behind < len(request.series_ids):
+            job.work = dataclasses.replace(request, start=behind)
+            self._line.go_on(job)
+            return None
+        return self._with_forecasts(job, joined(request, job.forecasts), None)
+
+    def _with_forecasts(self, job: Job, forecasts: Forecasts, error: Exception | None) -> Any:
+        """Return forecasts, or the answer to the observations before them: it is given whatever becomes of them."""
+        if not job.parts:
+            return forecasts if error is None else error
+        return self._settled(dataclasses.replace(Observed.joined(job.parts), forecasts=forecasts))
+
+    def _settled(self, answer: Observed) -> Any:
+        """Return an answer with what the journal tells, unless another thread asks it."""
+        if answer.sought is None or self.look_ups is not None:
+            return answer
+        return self._attempt(functools.partial(self._engine.looked_up, answer))
 
     def _whole_turn(self, works: Sequence[Work]) -> list[Any]:
         """Do one turn; a defect of ours in it must leave nobody waiting, neither now nor in the turns behind it."""
@@ -241,18 +277,32 @@ class Batcher:
             error = answers[i] if isinstance(answers[i], Exception) else answers[i].refused
             if error is not None:
                 _fail(work, error)
-        forecasting = [(i, work) for i, work in enumerate(works) if isinstance(work, ForecastWork)]
-        self.turns += bool(observing or forecasting)
-        then = {
-            i: (answers[i], work.then)
+        asked: list[tuple[int, ForecastWork]] = [(i, w) for i, w in enumerate(works) if isinstance(w, ForecastWork)]
+        self.turns += bool(observing or asked)
+        observed = {
+            i: answers[i]
             for i, work in observing
             if work.then is not None and isinstance(answers[i], Observed) and answers[i].is_done
         }
-        self._together(self._engine.forecast, [*forecasting, *((i, after) for i, (_, after) in then.items())], answers)
-        for i, (observed, after) in then.items():  # what was applied is answered, whatever becomes of its forecasts
-            found = answers[i] if isinstance(answers[i], Forecasts) else Forecasts.nothing(after, told(answers[i]))
-            answers[i] = dataclasses.replace(observed, forecasts=found)
+        asked += [(i, work.then) for i, work in observing if i in observed and work.then is not None]
+        if asked:
+            self._forecast_some(asked, observed, answers)
         return answers
+
+    def _forecast_some(
+        self, asked: Sequence[tuple[int, ForecastWork]], observed: dict[int, Observed], answers: list[Any]
+    ) -> None:
+        """Forecast as many series as a turn may take on, and put them among the answers."""
+        counts = self._pace.series([request for _, request in asked])
+        began, parts = self._pace.clock(), [request.part(n) for (_, request), n in zip(asked, counts, strict=True)]
+        begun = [(i, part) for (i, _), part, n in zip(asked, parts, counts, strict=True) if n or not part.series_ids]
+        found: list[Any] = [None] * len(answers)
+        self._together(self._engine.forecast, begun, found)
+        seconds, weight = self._pace.clock() - began, sum(part.weight for _, part in begun)
+        left = sum(len(request.series_ids) - request.start for _, request in asked)
+        self._pace.note_forecasts(weight, seconds, was_cut=sum(counts) < left)
+        for (i, request), count in zip(asked, counts, strict=True):
+            answers[i] = _Some(request, count, found[i], observed.get(i))
 
     def _together(self, function: Callable[[Any], Any], works: Sequence[tuple[int, Work]], answers: list[Any]) -> None:
         """Do one kind of work in one call, and put its results, or the exception, among the answers."""
@@ -268,6 +318,23 @@ class Batcher:
             if self._engine.broken is error or isinstance(error, FencedError):
                 self._on_defect(error)
             return _for_future(error)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Some:
+    """What a turn forecast of a request.
+
+    Args:
+        request: with what is left of it.
+        count: of its next series.
+        forecasts: of them, or why there are none; None if it had to wait.
+        observed: the answer to the observations that it came with, the last of them in this turn.
+    """
+
+    request: ForecastWork
+    count: int
+    forecasts: Forecasts | Exception | None
+    observed: Observed | None
 
 
 def _for_future(error: BaseException) -> Exception:

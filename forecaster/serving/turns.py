@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from forecaster.serving.records import IntArray
-from forecaster.serving.work import ObserveWork
+from forecaster.serving.work import ForecastWork, ObserveWork
 
 HELD_BACK = -1  # rows of a request that must not begin before another one has ended
 _LIMITLESS = 2**62
 _TURN_SECONDS = 0.016
 _ROWS, _LEAST_ROWS = 8192, 64
 _STEPS, _LEAST_STEPS = 4096, 256
+_FORECASTS = 512
 
 
 class Turn:
@@ -98,7 +99,7 @@ class Pace:
         self, most_rows: int, seconds: float = _TURN_SECONDS, clock: Callable[[], float] = time.perf_counter
     ) -> None:
         self._most_rows, self.seconds, self.clock = most_rows, seconds, clock
-        self.rows, self.steps = min(_ROWS, most_rows), _STEPS
+        self.rows, self.steps, self.forecasts = min(_ROWS, most_rows), _STEPS, min(_FORECASTS, most_rows)
 
     def turn(self) -> Turn:
         """Return what the next turn may take on."""
@@ -116,6 +117,21 @@ class Pace:
                 self.rows = min(2 * self.rows, self._most_rows)
             if turn.cut_by_steps:
                 self.steps = 2 * self.steps
+
+    def series(self, requests: Sequence[ForecastWork]) -> list[int]:
+        """Return how many of the series that are left of each request a turn forecasts; the first one gets on."""
+        left = [len(request.series_ids) - request.start for request in requests]
+        if sum(n * request.each for n, request in zip(left, requests, strict=True)) <= self.forecasts:  # as a rule
+            return left
+        costs = [np.full(n, request.each) for n, request in zip(left, requests, strict=True)]
+        return _shared(costs, self.forecasts, is_first=True)
+
+    def note_forecasts(self, weight: int, seconds: float, *, was_cut: bool) -> None:
+        """Take in how long forecasts took."""
+        if seconds > 2 * self.seconds:
+            self.forecasts = min(self.forecasts, max(int(weight * self.seconds / seconds), 1))
+        elif was_cut and seconds < self.seconds / 2:
+            self.forecasts = min(2 * self.forecasts, self._most_rows)
 
 
 def _shared(costs: Sequence[IntArray], most: int, *, is_first: bool) -> list[int]:

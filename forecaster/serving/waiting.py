@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from forecaster.serving.work import ForecastWork, Observed, ObserveWork
+from forecaster.serving.records import IntArray
+from forecaster.serving.work import Forecasts, ForecastWork, Observed, ObserveWork
 
 Work = ObserveWork | ForecastWork | Callable[[], Any]
 
@@ -23,7 +24,8 @@ class Job:
         work: what is to be done; of a request that is cut, what is left.
         weight: rows.
         future: of the answer.
-        parts: the answers to what was done in turns before.
+        parts: the answers to what was observed in turns before.
+        forecasts: what was forecast in turns before, with the places of the series in the request.
         in_line: whether others wait for it to end.
         ahead: how many have to end before it.
         behind: who waits for it.
@@ -33,6 +35,7 @@ class Job:
     weight: int
     future: "asyncio.Future[Any]"
     parts: list[Observed] = field(default_factory=list)
+    forecasts: list[tuple[IntArray, Forecasts]] = field(default_factory=list)
     in_line: bool = False
     ahead: int = 0
     behind: "list[Job]" = field(default_factory=list)
@@ -77,9 +80,9 @@ class Line:
 
     def go_on(self, job: Job) -> None:
         """Let a request of which something is left wait for its next part."""
-        if not job.in_line and self._wait(job):
-            return
-        if not job.in_line:
+        if isinstance(job.work, ObserveWork) and not job.in_line:
+            if self._wait(job):
+                return
             self._line_up(job, ())
         self._cut.append(job)
 
@@ -91,6 +94,7 @@ class Line:
         for key in job.work.keys():  # noqa: SIM118 -- it is no mapping
             if self._last.get(key) is job:
                 del self._last[key]
+        job.in_line = False
         for other in job.behind:
             other.ahead -= 1
         self._arrived.extendleft(other for other in reversed(job.behind) if not other.ahead)

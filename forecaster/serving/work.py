@@ -191,6 +191,7 @@ class ForecastWork:
         futures: what is known of the steps ahead; later ones go before earlier ones.
         drawing: which paths are wanted, if any.
         calibrated: whether the quantiles are to be corrected by how often past ones held.
+        start: how many of the series are done, in turns before.
     """
 
     series_ids: tuple[str, ...]
@@ -199,20 +200,31 @@ class ForecastWork:
     futures: tuple[Futures, ...] = ()
     drawing: Sampling | Search | None = None
     calibrated: bool = False
+    start: int = 0
+
+    @property
+    def each(self) -> int:
+        """About how many series without paths would be as much work as one of these."""
+        if self.drawing is None:
+            return 1
+        return self.drawing.width if isinstance(self.drawing, Search) else self.drawing.paths
 
     @property
     def weight(self) -> int:
         """About how many series without paths would be as much work."""
-        if self.drawing is None:
-            return len(self.series_ids)
-        each = self.drawing.width if isinstance(self.drawing, Search) else self.drawing.paths
-        return len(self.series_ids) * each
+        return len(self.series_ids) * self.each
+
+    def part(self, count: int) -> "ForecastWork":
+        """Return the request for its next series."""
+        if self.start == 0 and count == len(self.series_ids):
+            return self
+        return self.of(np.arange(self.start, self.start + count))
 
     def of(self, places: IntArray) -> "ForecastWork":
         """Return the same request for those series at some places, ascending, int64 [N]."""
         ids = tuple(self.series_ids[i] for i in places.tolist())
         futures = tuple(one.of(places) for one in self.futures)
-        return dataclasses.replace(self, series_ids=ids, futures=futures)
+        return dataclasses.replace(self, series_ids=ids, futures=futures, start=0)
 
 
 @dataclass(frozen=True, slots=True)

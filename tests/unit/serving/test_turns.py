@@ -30,15 +30,21 @@ LEVELS = (0.1, 0.5, 0.9)
 class Steady(Pace):
     """A pace that stays, tells who watches after each turn, and knows what each took on."""
 
-    def __init__(self, rows: int = 2**40, steps: int = 2**40, clock: Callable[[], float] = lambda: 0.0) -> None:
+    def __init__(
+        self, rows: int = 2**40, steps: int = 2**40, forecasts: int = 2**40, clock: Callable[[], float] = lambda: 0.0
+    ) -> None:
         super().__init__(2**40, clock=clock)
-        self.rows, self.steps = rows, steps
+        self.rows, self.steps, self.forecasts = rows, steps, forecasts
+        self.forecast: list[int] = []  # by turn
         self.turns: list[Turn] = []
         self.watch: Callable[[int], None] = lambda turns: None
 
     def note(self, turn: Turn) -> None:
         self.turns.append(turn)
         self.watch(len(self.turns))
+
+    def note_forecasts(self, weight: int, seconds: float, *, was_cut: bool) -> None:
+        self.forecast.append(weight)
 
 
 class Server:
@@ -197,6 +203,34 @@ def test_a_caller_who_goes_away_amid_a_long_walk_drops_what_is_left_and_may_come
     serve(Server(Steady(steps=2 * GAP)), scenario)
 
 
+def test_many_forecasts_are_cut_and_are_the_same() -> None:
+    """Of a request, and behind the observations of a stream's message; what fails is told as ever."""
+    names = tuple(f"s{k}" for k in range(40))
+    fleet, later = ([(name, hour, 1.0 + k) for k, name in enumerate(names)] for hour in (0, 1))
+
+    async def scenario(server: Server) -> None:
+        await server.batcher.observe(columns(fleet))
+        expected = forecasts(server.engine, names)
+        async with server.held():
+            every = asyncio.ensure_future(server.batcher.forecast(ForecastWork((*names, "nobody"), HORIZON, LEVELS)))
+            every.add_done_callback(lambda _: server.ended.append("every"))
+            one = asyncio.ensure_future(server.batcher.forecast(ForecastWork(("s3",), HORIZON, LEVELS)))
+            one.add_done_callback(lambda _: server.ended.append("one"))
+        answer = await every
+        assert (answer.series_ids, set(answer.failures)) == (names, {"nobody"})
+        np.testing.assert_allclose(answer.quantiles, expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose((await one).quantiles, expected[3:4], rtol=1e-5, atol=1e-6)
+        assert server.ended == ["one", "every"]
+        then = ForecastWork(names, HORIZON, LEVELS)
+        told = await server.batcher.observe(ObserveWork(columns(later).columns, then=then))
+        assert told.outcomes.tolist() == [1] * 40
+        assert told.forecasts is not None
+        np.testing.assert_allclose(told.forecasts.quantiles, forecasts(server.engine, names), rtol=1e-5, atol=1e-6)
+        assert max(server.pace.forecast) <= 5
+
+    serve(Server(Steady(rows=7, forecasts=5)), scenario)
+
+
 rows_of = st.tuples(
     st.sampled_from("abc"),
     st.sampled_from([*range(-42, -37), *range(-3, 9), 15, 30, 31, 55, 90]),
@@ -314,23 +348,29 @@ def test_a_look_that_fails_concerns_those_who_asked(tmp_path: pathlib.Path) -> N
 
 
 def test_calls_leave_room_for_others() -> None:
-    """Six hundred deletions at once: a forecast waits for as many as a turn has time for, by a clock that they move."""
+    """Six hundred deletions at once: who asks amid them waits for those of one turn, by a clock that they move."""
 
     async def scenario(server: Server) -> None:
-        now = 0.0
+        await server.batcher.observe(columns([("a", 0, 1.0)]))
+        loop, arrived, now, called = asyncio.get_running_loop(), threading.Event(), 0.0, 0
+        seen: list[int] = []
+        server.pace.clock = lambda: now
+        server.pace.watch = lambda turns: seen.append(called)
+
+        def arrive() -> None:
+            server.begin("polite", columns([("a", 1, 1.0)]))
+            loop.call_soon(loop.call_soon, arrived.set)
 
         def call() -> None:
-            nonlocal now
-            now += server.pace.seconds / 3
+            nonlocal now, called
+            now, called = now + server.pace.seconds / 3, called + 1
+            if called == 100:
+                loop.call_soon_threadsafe(arrive)
+                arrived.wait(20)
 
-        server.pace.clock = lambda: now
-        async with server.held():
-            calls = [asyncio.ensure_future(server.batcher.call(call)) for _ in range(600)]
-            await asyncio.sleep(0)
-            forecast = asyncio.ensure_future(server.batcher.forecast(ForecastWork(("a",), HORIZON, LEVELS)))
-            forecast.add_done_callback(lambda _: server.ended.append(str(sum(one.done() for one in calls))))
-        await asyncio.gather(forecast, *calls)
-        assert int(server.ended[0]) <= 6
+        await asyncio.gather(*(server.batcher.call(call) for _ in range(600)))
+        assert len(seen) == 1
+        assert 100 <= seen[0] <= 103
 
     serve(Server(Steady()), scenario)
 
