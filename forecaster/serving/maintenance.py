@@ -25,7 +25,7 @@ from forecaster.serving.work import LiveScores
 _SCORED_AT_ONCE = 2048
 _SYNC_SECONDS = 1.0
 _ERASE_SECONDS = 0.5  # deletions that come one after another are erased together
-_REST_SHARE = 3.0  # of pruning and erasing: they rest so many times as long as they work
+_REST_SHARE = 3.0  # pruning and erasing rest so many times as long as they work, while there are requests
 _LEAST_REST_SECONDS, _MOST_REST_SECONDS = 0.001, 0.25
 _GUARD_SECONDS = 0.5
 
@@ -167,10 +167,13 @@ class Maintenance:
         self._until_none_is_left(self._storage.journal.erase)
 
     def _until_none_is_left(self, work: Callable[[], int]) -> None:
-        """Do a work part by part, with a share of the time: it computes in Python and writes beside the engine."""
+        """Do a work part by part; while there are requests, with a share of the time, as it keeps the engine waiting."""
+        turns = self._batcher.turns
         while not self._stopped.is_set():
             began = time.perf_counter()
             if not work():
                 return
             worked = time.perf_counter() - began
-            time.sleep(min(max(_REST_SHARE * worked, _LEAST_REST_SECONDS), _MOST_REST_SECONDS))
+            is_busy, turns = self._batcher.turns != turns or self._batcher.queued > 0, self._batcher.turns
+            rest = _REST_SHARE * worked if is_busy else 0.0
+            time.sleep(min(max(rest, _LEAST_REST_SECONDS), _MOST_REST_SECONDS))

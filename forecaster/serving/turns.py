@@ -18,7 +18,7 @@ from forecaster.serving.work import ForecastWork, ObserveWork
 HELD_BACK = -1  # rows of a request that must not begin before another one has ended
 _LIMITLESS = 2**62
 _TURN_SECONDS = 0.016
-_ROWS, _LEAST_ROWS = 8192, 64
+_ROWS, _LEAST_ROWS = 8192, 512
 _STEPS, _LEAST_STEPS = 4096, 256
 _FORECASTS = 512
 

@@ -76,6 +76,11 @@ class Server:
         future.add_done_callback(lambda _: self.ended.append(name))
         return future
 
+    async def until_ended(self, count: int) -> None:
+        """Wait until so many answers were noted, which is a moment after they came."""
+        while len(self.ended) < count:
+            await asyncio.sleep(0.001)
+
 
 def serve(server: Server, scenario: Callable[[Server], Awaitable[None]]) -> None:
     async def whole() -> None:
@@ -119,6 +124,7 @@ def test_a_long_walk_is_cut_and_others_are_served_between() -> None:
             forecast = asyncio.ensure_future(server.batcher.forecast(ForecastWork(("polite",), HORIZON, LEVELS)))
         assert (await walk).outcomes.tolist() == [1] * 60
         assert (await forecast).series_ids == ("polite",)
+        await server.until_ended(3)
         assert server.ended == ["at once", "later", "walk"]
         steps = [turn.steps_done for turn in server.pace.turns]
         assert sum(steps) == 59 * GAP
@@ -151,6 +157,7 @@ def test_many_rows_are_cut_too() -> None:
         assert set((await refused).outcomes.tolist()) == {3}
         assert len((await refused).errors) == 500
         assert (await fresh).outcomes.tolist() == [1] * 500
+        await server.until_ended(3)
         assert server.ended[0] == "small"
         assert max(turn.rows_done for turn in server.pace.turns) <= 50
 
@@ -170,8 +177,7 @@ def test_nothing_overtakes_a_request_that_is_cut() -> None:
             server.begin("behind that", columns([("b", 1, 1.0)]))
             server.begin("same chain", ObserveWork(columns([("c", 0, 1.0)]).columns, chain=chain))
             server.begin("other", columns([("d", 0, 1.0)]))
-        while len(server.ended) < 6:
-            await asyncio.sleep(0.001)
+        await server.until_ended(6)
         assert server.ended.index("other") == 0
         assert server.ended.index("same chain") > server.ended.index("cut")
         rest = [name for name in server.ended if name not in ("other", "same chain")]
@@ -220,6 +226,7 @@ def test_many_forecasts_are_cut_and_are_the_same() -> None:
         assert (answer.series_ids, set(answer.failures)) == (names, {"nobody"})
         np.testing.assert_allclose(answer.quantiles, expected, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose((await one).quantiles, expected[3:4], rtol=1e-5, atol=1e-6)
+        await server.until_ended(2)
         assert server.ended == ["one", "every"]
         then = ForecastWork(names, HORIZON, LEVELS)
         told = await server.batcher.observe(ObserveWork(columns(later).columns, then=then))
@@ -385,6 +392,6 @@ def test_a_pace_finds_out_what_takes_its_time() -> None:
             turn.cut_by_rows = turn.cut_by_steps = True
             turn.seconds = turn.rows * row_seconds + turn.steps * step_seconds
             pace.note(turn)
-        assert turn.seconds <= 0.032 + 64 * row_seconds + 256 * step_seconds
-        assert pace.rows >= 64
+        assert turn.seconds <= 0.032 + 512 * row_seconds + 256 * step_seconds
+        assert pace.rows >= 512
         assert pace.steps >= 256
