@@ -3,7 +3,7 @@
 For networks whose layers are plain and without attention, on the CPU; members of an ensemble share everything but
 their cells.
 
-Shapes: C slots, N series, I inputs, E other inputs, K members, L layers, H hidden, G gates.
+Shapes: C slots, N series, I inputs, E other inputs, K members, L layers, H hidden, G gates, R rows.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from torch import Tensor
 from forecaster.data.features import calendar_periods
 from forecaster.model import step_kernel
 from forecaster.model.cells import RecurrentLayer
+from forecaster.model.ragged import Runs
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State, Views
 
@@ -36,7 +37,7 @@ class PackedStep:
         first = members[0]
         config = first.config
         self.others = first.inputs.dynamic_size + blocks(members) * first.inputs.static_size
-        self._memory = views(first)
+        self._memory, self._step_us = views(first), first.step_us
         self.lags = np.array(first.lags, dtype=np.int64)
         decay = 1.0 - 1.0 / float(config.timescale or 1)
         self.plan = step_kernel.KINDS.index(config.cell), self.lags, decay, periods_of(first)
@@ -62,6 +63,31 @@ class PackedStep:
         """
         beside = np.zeros((len(slots), self.others), np.float32) if others is None else others
         step_kernel.step(self._memory.of(tensors), slots, time_us, values, beside, self.plan, self.weights)
+
+    def run(self, tensors: State, slots: Array, runs: Runs, others: tuple[Array, Array]) -> None:
+        """Advance the series in `slots` by their runs in place.
+
+        Args:
+            tensors: contiguous, [C, ...] each.
+            slots: int64 [N], all different.
+            runs: one of each series, their rows by ascending run and step.
+            others: features of covariates, of each row float32 [R, E], and of each run's steps without one [N, E].
+        """
+        lengths, row_run = runs.lengths.numpy(), runs.row_run.numpy()
+        order = np.argsort(-lengths, kind="stable")
+        begins, ends = (np.searchsorted(row_run, order, side=side) for side in ("left", "right"))
+        rows = begins, ends, _flat(runs.row_step.numpy()), _flat(runs.values.numpy())
+        step_kernel.run(
+            self._memory.of(tensors),
+            slots[order],
+            runs.start_us.numpy()[order],
+            lengths[order],
+            self._step_us,
+            rows,
+            (others[0], others[1][order]),
+            self.plan,
+            self.weights,
+        )
 
 
 def blocks(members: Sequence[Seq2Seq]) -> int:
@@ -115,6 +141,11 @@ def _weights(layer: torch.nn.Module, cell: str) -> tuple[Tensor, Tensor, Tensor]
         last = 2 * layer.hidden_size
         bias = torch.cat([bias[:last], bias_into[last:], bias_back[last:]])
     return into.t(), back.t(), bias
+
+
+def _flat(array: Array) -> Array:
+    """Return an array without gaps and not read-only: kernels are compiled for nothing else."""
+    return array if array.flags.c_contiguous and array.flags.writeable else array.copy(order="C")
 
 
 def _stacked(tensors: Sequence[Tensor]) -> Array:

@@ -1,7 +1,7 @@
-"""One step of N series as machine code; see `kernels`.
+"""One step of N series, or a run of steps of each, as machine code; see `kernels`.
 
 Shapes: C slots, N series, M memory, S seasonal lags, W sums of the normaliser, I inputs, E other inputs, K members,
-L layers, H hidden, G gates, P calendar periods.
+L layers, H hidden, G gates, P calendar periods, R rows.
 """
 
 import math
@@ -151,6 +151,61 @@ def advance(kind, x, into, back, bias, hidden, cell, slots, at, lowest, buffers)
             add(output[i], own, ONE)
 
 
+@part
+def _buffers(count, inputs, size, gates):
+    """Return what a tile of so many series is computed in: its inputs, and what `advance` works with."""
+    x, output = np.zeros((count, inputs), f4), np.empty((count, size), f4)
+    return x, (np.empty((count, size), f4), np.empty((count, gates), f4), np.empty((count, gates), f4), output)
+
+
+@part
+def _tile(slab, slots, time_us, values, others, plan, weights, room, work):
+    """Advance a tile's series by one step; what each array is, `step` says.
+
+    Args:
+        room: see `_buffers`, of as many series or more.
+        work: values before float64 [2 S + 1] and changes float64 [S + 1] of one series; written over.
+    """
+    hidden, cell, normalizer, ring, ring_observed, position, count, clock = slab
+    kind, lags, decay, periods = plan
+    first, upper, back, bias = weights
+    members, layers = back.shape[:2]
+    own = 4 + 5 * len(lags)
+    behind = own + 2 * len(periods)
+    past, changes = work
+    robust = normalizer.shape[1] != 5 + 2 * changes.size
+    n = len(slots)
+    x, (gathered, left, right, output) = room
+    for i in range(n):
+        s, time, value = slots[i], time_us[i], values[i]
+        turn, observed = position[s] % ring.shape[1], not math.isnan(value)
+        _look_back(ring[s], ring_observed[s], turn, value, lags, past)
+        seen = value
+        if robust:
+            seen = count_believed(normalizer[s], past, value, decay)
+        else:
+            _count(normalizer[s], past, value, decay)
+        _see(seen, past, normalizer[s], changes, x[i, :own])
+        ring[s, turn], ring_observed[s, turn] = value if observed else 0.0, observed
+        count[s] += observed
+        position[s] += 1
+        clock[s] = time
+        if i > 0 and time == time_us[i - 1]:
+            copy(x[i - 1, own:behind], x[i, own:behind])
+        else:
+            calendar(time, periods, x[i, own:behind])
+        copy(others[i], x[i, behind:])
+    buffers = gathered[:n], left[:n], right[:n], output[:n]
+    for k in range(members):
+        for layer in range(layers):
+            at = k * layers + layer
+            if layer == 0:
+                advance(kind, x[:n], first[k], back[k, 0], bias[k, 0], hidden, cell, slots, at, True, buffers)
+            else:
+                into = upper[k, layer - 1]
+                advance(kind, output[:n], into, back[k, layer], bias[k, layer], hidden, cell, slots, at, False, buffers)
+
+
 @entry
 def step(slab, slots, time_us, values, others, plan, weights):
     """Advance the series in `slots` by one step.
@@ -166,47 +221,53 @@ def step(slab, slots, time_us, values, others, plan, weights):
         weights: of the inputs float32 [K, I, G], of the upper layers [K, L - 1, H, G], of the hidden vectors
             [K, L, H, G], biases [K, L, G or 4 H].
     """
-    hidden, cell, normalizer, ring, ring_observed, position, count, clock = slab
-    kind, lags, decay, periods = plan
-    first, upper, back, bias = weights
-    members, layers, size, gates = back.shape
-    own = 4 + 5 * len(lags)
-    behind = own + 2 * len(periods)
     tile = min(TILE, len(slots))
-    x, output = np.zeros((tile, first.shape[1]), f4), np.empty((tile, size), f4)
-    gathered, left, right = np.empty((tile, size), f4), np.empty((tile, gates), f4), np.empty((tile, gates), f4)
-    past, changes = np.empty(2 * len(lags) + 1), np.empty(len(lags) + 1)
-    robust = normalizer.shape[1] != 5 + 2 * changes.size
+    room = _buffers(tile, weights[0].shape[1], weights[2].shape[2], weights[2].shape[3])
+    work = np.empty(2 * len(plan[1]) + 1), np.empty(len(plan[1]) + 1)
     for low in range(0, len(slots), tile):
-        some = slots[low : low + tile]
-        n = len(some)
-        for i in range(n):
-            s, time, value = some[i], time_us[low + i], values[low + i]
-            turn, observed = position[s] % ring.shape[1], not math.isnan(value)
-            _look_back(ring[s], ring_observed[s], turn, value, lags, past)
-            seen = value
-            if robust:
-                seen = count_believed(normalizer[s], past, value, decay)
-            else:
-                _count(normalizer[s], past, value, decay)
-            _see(seen, past, normalizer[s], changes, x[i, :own])
-            ring[s, turn], ring_observed[s, turn] = value if observed else 0.0, observed
-            count[s] += observed
-            position[s] += 1
-            clock[s] = time
-            if i > 0 and time == time_us[low + i - 1]:
-                copy(x[i - 1, own:behind], x[i, own:behind])
-            else:
-                calendar(time, periods, x[i, own:behind])
-            copy(others[low + i], x[i, behind:])
-        buffers = gathered[:n], left[:n], right[:n], output[:n]
-        for k in range(members):
-            for layer in range(layers):
-                at = k * layers + layer
-                if layer == 0:
-                    advance(kind, x[:n], first[k], back[k, 0], bias[k, 0], hidden, cell, some, at, True, buffers)
+        high = min(low + tile, len(slots))
+        some = slots[low:high]
+        _tile(slab, some, time_us[low:high], values[low:high], others[low:high], plan, weights, room, work)
+
+
+@entry
+def run(slab, slots, start_us, lengths, step_us, rows, others, plan, weights):
+    """Advance each of the series in `slots` by a run of steps, of which those without a row are missing.
+
+    Args:
+        slab: see `step`.
+        slots: int64 [N], all different, the longest run first: those of a tile that still run are then its first ones.
+        start_us: time of each run's first step, int64 [N].
+        lengths: steps of each run, int64 [N].
+        step_us: the grid's time step.
+        rows: where each run's rows begin int64 [N], and where they end int64 [N]; the step of each row within its run,
+            ascending, int64 [R]; values float64 [R], NaN where missing.
+        others: inputs behind the calendar's of each row float32 [R, E], and of each run's steps without one [N, E].
+        plan: see `step`.
+        weights: see `step`.
+    """
+    begins, ends, row_step, given = rows
+    of_row, of_run = others
+    tile = min(TILE, len(slots))
+    room = _buffers(tile, weights[0].shape[1], weights[2].shape[2], weights[2].shape[3])
+    work = np.empty(2 * len(plan[1]) + 1), np.empty(len(plan[1]) + 1)
+    at, time_us, values = np.empty(tile, np.int64), np.empty(tile, np.int64), np.empty(tile)
+    beside = np.empty((tile, of_run.shape[1]), f4)
+    for low in range(0, len(slots), tile):
+        n = min(tile, len(slots) - low)
+        at[:n] = begins[low : low + n]
+        for t in range(lengths[low]):
+            while lengths[low + n - 1] <= t:
+                n -= 1
+            for i in range(n):
+                time_us[i] = start_us[low + i] + t * step_us
+                row = at[i]
+                if row < ends[low + i] and row_step[row] == t:
+                    values[i] = given[row]
+                    copy(of_row[row], beside[i])
+                    at[i] += 1
                 else:
-                    into = upper[k, layer - 1]
-                    advance(
-                        kind, output[:n], into, back[k, layer], bias[k, layer], hidden, cell, some, at, False, buffers
-                    )
+                    values[i] = np.nan
+                    copy(of_run[low + i], beside[i])
+            some = slots[low : low + n]
+            _tile(slab, some, time_us[:n], values[:n], beside[:n], plan, weights, room, work)

@@ -25,6 +25,7 @@ from forecaster.model.ensemble import Ensemble, Model
 from forecaster.model.heads import QuantileHead
 from forecaster.model.observations import Observations
 from forecaster.model.quantiles import interpolate_quantiles
+from forecaster.model.ragged import Runs
 from forecaster.model.seq2seq import Prediction, Seq2Seq
 from forecaster.model.state import State, select
 
@@ -139,6 +140,25 @@ class Stepper:
             None if covariates is None else torch.from_numpy(_flat(covariates)).to(device),
         )
 
+    def run(self, tensors: State, slots: IntArray, runs: Runs) -> None:
+        """Advance each of N different series by a run of steps, in place; only where `steps_packed`.
+
+        Args:
+            tensors: the slab's, contiguous, [C, ...] each.
+            slots: int64 [N].
+            runs: one of each series, their rows by ascending run and step.
+        """
+        assert self._step is not None
+        if not len(slots):
+            return
+        of_row = np.zeros((len(runs.values), self._step.others), np.float32)
+        of_run = np.zeros((len(slots), self._step.others), np.float32)
+        if self._step.others:
+            at = torch.from_numpy(_flat(slots))
+            of_row = _flat(self._others(tensors, at[runs.row_run], runs.covariates))
+            of_run = _flat(self._others(tensors, at, None))
+        self._step.run(tensors, _flat(slots), runs, (of_row, of_run))
+
     def forecast(self, tensors: State, slots: IntArray, horizon: int) -> tuple[Float64, Float64]:
         """Do what `predict` does with arrays of the host, at the trained levels and with nothing known of the future.
 
@@ -158,7 +178,10 @@ class Stepper:
         """Run the kernels once on a state of their own: the first call in a process loads or compiles them."""
         tensors: State = {name: tensor.clone() for name, tensor in self._model.initial_state(1).items()}
         slots = torch.zeros(1, dtype=torch.int64, device=tensors["position"].device)
-        self.step(tensors, slots, torch.zeros_like(slots), torch.ones_like(slots, dtype=torch.float64))
+        one = torch.ones_like(slots, dtype=torch.float64)
+        self.step(tensors, slots, torch.zeros_like(slots), one)
+        if self.steps_packed:
+            self.run(tensors, slots.numpy(), Runs(slots + 1, slots + 1, slots, torch.zeros_like(slots), one))
         self.predict(tensors, slots, 1)
 
     @torch.inference_mode()

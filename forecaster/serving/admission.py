@@ -8,6 +8,7 @@ Knows clocks and remembered values; knows nothing of models, journals or gRPC.
 Shapes: R rows, S series.
 """
 
+import dataclasses
 import datetime as dt
 import enum
 import itertools
@@ -72,6 +73,7 @@ class Verdict:
         advance: for each accepted row, the steps from the row before to it, int64 [A]; 0 where a series
             starts afresh at it.
         one_step_each: every row is the only one of its series and advances it by one step, as most do.
+        sought: rows that are older than the states remember, int64 [Q]: their outcomes, 0 here, the journal tells.
     """
 
     outcomes: npt.NDArray[np.uint8]
@@ -79,6 +81,20 @@ class Verdict:
     accepted: IntArray
     advance: IntArray
     one_step_each: bool = False
+    sought: IntArray = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def among(self, rows: IntArray, sought: IntArray, count: int) -> "Verdict":
+        """Return it for `count` rows of which `rows` were judged and `sought` are yet to be looked up."""
+        outcomes = np.zeros(count, dtype=np.uint8)
+        outcomes[rows] = self.outcomes
+        errors = {int(rows[row]): error for row, error in self.errors.items()}
+        return Verdict(outcomes, errors, rows[self.accepted], self.advance, sought=sought)
+
+    def missing_steps(self) -> IntArray:
+        """Return the steps that each row's series is missing before it, int64 [R]."""
+        found = np.zeros(len(self.outcomes), dtype=np.int64)
+        found[self.accepted] = np.maximum(self.advance - 1, 0)
+        return found
 
 
 def admit(columns: Columns, known: Known, *, step_us: int, max_gap_steps: int) -> Verdict:
@@ -228,17 +244,10 @@ class _Walk:
         """Return if the value is the one that the series holds there; raise otherwise."""
         assert self._clock is not None
         stored = self._lookup(time_us, held)
-        if stored is None:
-            raise self._out_of_order(time_us, "and has no row of that time")
-        if stored == value or (math.isnan(stored) and math.isnan(value)):
+        if stored is not None and (stored == value or (math.isnan(stored) and math.isnan(value))):
             return
-        if math.isnan(stored) and time_us < self._clock:
-            raise self._out_of_order(time_us, "and has counted that step as missing")
-        shown = "a missing value" if math.isnan(stored) else f"{stored:g}"
-        raise ConflictError(
-            f"series {self._name!r} holds {shown} at {to_datetime(time_us).isoformat()}, not {value:g}",
-            None if math.isnan(stored) else stored,
-        )
+        expected_us = self._clock + self._step_us
+        raise differing((self._name, time_us, value), stored, expected_us, is_last=time_us == self._clock)
 
     def _lookup(self, time_us: int, held: float | None) -> float | None:
         """Return the value held at a time up to the clock (NaN if missing), None if there is none."""
@@ -251,13 +260,25 @@ class _Walk:
         assert self._clock is not None
         return to_datetime(self._clock + self._step_us)
 
-    def _out_of_order(self, time_us: int, why: str) -> OutOfOrderError:
-        expected = self._expected()
-        return OutOfOrderError(
-            f"{to_datetime(time_us).isoformat()} is behind series {self._name!r}, which expects "
-            f"{expected.isoformat()} {why}",
-            expected,
-        )
+
+def differing(row: tuple[str, int, float], stored: float | None, expected_us: int, *, is_last: bool) -> ForecasterError:
+    """Return why a row (series, time, value) is refused that is not after its series' last.
+
+    Args:
+        row: its series, time and value.
+        stored: what the series holds there, NaN if missing, None if nothing.
+        expected_us: the time that the series expects.
+        is_last: whether it is of the series' last time.
+    """
+    name, time_us, value = row
+    at, expected = to_datetime(time_us).isoformat(), to_datetime(expected_us)
+    if stored is None or (math.isnan(stored) and not is_last):
+        why = "and has no row of that time" if stored is None else "and has counted that step as missing"
+        message = f"{at} is behind series {name!r}, which expects {expected.isoformat()} {why}"
+        return OutOfOrderError(message, expected)
+    shown = "a missing value" if math.isnan(stored) else f"{stored:g}"
+    message = f"series {name!r} holds {shown} at {at}, not {value:g}"
+    return ConflictError(message, None if math.isnan(stored) else stored)
 
 
 def join(parts: Sequence[Columns]) -> tuple[Columns, list[slice]]:

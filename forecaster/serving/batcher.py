@@ -2,34 +2,34 @@
 
 While the engine computes and the journal commits, the next requests gather; that is the whole schedule, so an
 idle server adds no wait. The thread takes its next turn itself: it need not wait for an event loop that is busy.
-Requests are taken in the order of their arrival; within a turn observations go before forecasts. Knows nothing of
-tensors or gRPC.
+Requests are taken in the order of their arrival; within a turn observations go before forecasts. A turn takes some
+milliseconds: of a request that is more work than that it does a part, and goes on with it between others' turns. Knows
+nothing of tensors or gRPC.
 """
 
 import asyncio
+import dataclasses
 import functools
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+
 from forecaster.errors import FencedError, LimitReachedError
+from forecaster.serving.counters import WorkDone
 from forecaster.serving.engine import Engine
+from forecaster.serving.forecasting import joined
+from forecaster.serving.look_ups import LookUps
+from forecaster.serving.storage import Journal
 from forecaster.serving.telemetry import told
+from forecaster.serving.turns import Pace
+from forecaster.serving.waiting import Job, Line, Work
 from forecaster.serving.work import Forecasts, ForecastWork, Observed, ObserveWork
 
 _POLL_SECONDS = 0.005  # at the end
 T = TypeVar("T")
-Work = ObserveWork | ForecastWork | Callable[[], Any]
-
-
-@dataclass(slots=True)
-class _Job:
-    work: Work
-    weight: int
-    future: "asyncio.Future[Any]"
 
 
 class Batcher:
@@ -37,28 +37,41 @@ class Batcher:
 
     Args:
         engine: called by one thread only, this batcher's.
-        max_batch: most rows (observations or series to forecast) in one turn; a larger request goes alone.
+        max_batch: most rows (observations or series to forecast) in one turn.
         max_queued: refuse work past so many waiting rows.
         on_defect: called with an exception that no request is to blame for.
+        beside: the journal, for a thread that looks up what states do not remember; None: the engine's thread does.
+        pace: how much a turn takes on; left out, what takes some milliseconds.
     """
 
     def __init__(
-        self, engine: Engine, *, max_batch: int, max_queued: int, on_defect: Callable[[Exception], None]
+        self,
+        engine: Engine,
+        *,
+        max_batch: int,
+        max_queued: int,
+        on_defect: Callable[[Exception], None],
+        beside: Journal | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._engine = engine
+        self._pace = pace or Pace(max_batch)
+        self.look_ups = None if beside is None else LookUps(beside, lambda: self._queued > 0, self._answer)
         self._max_batch, self.max_queued = max_batch, max_queued
         self.turns = 0  # that had observations or forecasts
         self._on_defect = on_defect
         self._queued = 0  # rows
         self._waiting = 0  # requests and calls
-        self._gathered: list[_Job] = []  # in this pass of the loop
-        self._jobs: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
+        self._line = Line()  # the thread's
+        self._gathered: list[Job] = []  # in this pass of the loop
+        self._jobs: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def begin(self, work: ObserveWork) -> "asyncio.Future[Observed]":
         """Let one request's observations wait for their turn; the answer may say that it is refused whole.
 
-        Cancelled before its turn, it is dropped whole, and its chain with it. The future raises what the engine raises.
+        Cancelled before its turn, it is dropped whole, and its chain with it; of one that takes many turns what is left
+        is dropped. The future raises what the engine raises, and StorageError if old rows cannot be looked up.
         Raises LimitReachedError.
         """
         static = 0 if work.attributes is None else len(work.attributes)
@@ -92,10 +105,27 @@ class Batcher:
         """The rows that wait or are being worked on."""
         return self._queued
 
+    def count(self, outcome: str) -> int:
+        """Return how many observations were applied, duplicate or rejected, by name."""
+        return sum(getattr(done, outcome) for done in self._done())
+
+    def reasons(self) -> dict[str, int]:
+        """Return how many observations were rejected by the error's reason."""
+        found: dict[str, int] = {}
+        for done in self._done():
+            for reason, count in done.reasons.copy().items():
+                found[reason] = found.get(reason, 0) + count
+        return found
+
+    def _done(self) -> list[WorkDone]:
+        return [self._engine.done] if self.look_ups is None else [self._engine.done, self.look_ups.done]
+
     def start(self) -> None:
         """Begin to work; needs a running event loop."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
+        if self.look_ups is not None:
+            self.look_ups.start()
 
     async def drain(self) -> None:
         """Finish everything that waits, then stop; cancelled, it leaves a thread that is still at work alone."""
@@ -104,6 +134,10 @@ class Batcher:
         self._jobs.put(None)
         while self._thread.is_alive():
             await asyncio.sleep(_POLL_SECONDS)
+        if self.look_ups is not None:
+            self.look_ups.end()
+            while self.look_ups.is_running:
+                await asyncio.sleep(_POLL_SECONDS)
 
     def _submit(self, work: Work, weight: int) -> "asyncio.Future[Any]":
         if self._queued + weight > self.max_queued:
@@ -111,7 +145,7 @@ class Batcher:
                 f"{self._queued} rows wait already and {self.max_queued} may: slow down and try again",
                 retry_after_seconds=0.1,
             )
-        job = _Job(work, weight, asyncio.get_running_loop().create_future())
+        job = Job(work, weight, asyncio.get_running_loop().create_future())
         self._queued += weight
         self._waiting += 1
         if not self._gathered:  # what comes in the same pass of the loop goes together
@@ -125,42 +159,41 @@ class Batcher:
 
     def _run(self) -> None:
         """Work until told to stop; the engine's thread."""
-        waiting: deque[_Job] = deque()
+        line = self._line
         while True:
-            if not waiting:
+            if not line:
                 if (found := self._jobs.get()) is None:
                     return
-                waiting.extend(found)
+                line.add(found)
             while not self._jobs.empty() and (found := self._jobs.get()) is not None:
-                waiting.extend(found)
-            batch, dropped = self._take(waiting)
-            # Work whose caller went away before its turn was dropped whole; from here on it is done whole.
-            answers = self._whole_turn([job.work for job in batch]) if batch else []
-            try:
-                self._loop.call_soon_threadsafe(self._deliver, batch, answers, dropped)
-            except RuntimeError:  # the loop is closed: nobody waits any more
+                line.add(found)
+            batch, dropped = line.take(self._max_batch)
+            for job in dropped:
+                _fail(job.work, asyncio.CancelledError())
+            # Work whose caller went away before its turn was dropped whole; from here on its turn is done whole.
+            ended = self._ended(batch, self._whole_turn([job.work for job in batch])) if batch else []
+            ended += self._called()
+            if not self._answer(ended, dropped):
                 return
 
-    def _take(self, waiting: deque[_Job]) -> tuple[list[_Job], list[_Job]]:
-        """Return the next turn's jobs, and those whose callers went away."""
-        batch: list[_Job] = []
-        dropped: list[_Job] = []
-        rows = 0
-        while waiting and (not batch or rows + waiting[0].weight <= self._max_batch):
-            job = waiting.popleft()
-            if job.future.cancelled():
-                _fail(job.work, asyncio.CancelledError())
-                dropped.append(job)
-                continue
-            batch.append(job)
-            rows += job.weight
-        return batch, dropped
+    def _answer(self, ended: Sequence[tuple[Job, Any]], dropped: Sequence[Job] = ()) -> bool:
+        """Hand answers to the event loop; return whether it is still there."""
+        try:
+            self._loop.call_soon_threadsafe(self._deliver, ended, dropped)
+        except RuntimeError:  # it is closed: nobody waits any more
+            return False
+        return True
 
-    def _deliver(self, batch: Sequence[_Job], answers: Sequence[Any], dropped: Sequence[_Job]) -> None:
+    def _deliver(self, ended: Sequence[tuple[Job, Any]], dropped: Sequence[Job]) -> None:
         """Hand a turn's answers to those who still wait for them; on the event loop."""
-        self._waiting -= len(batch) + len(dropped)
-        self._queued -= sum(job.weight for job in dropped)
-        for job, answer in zip(batch, answers, strict=True):
+        for job in dropped:
+            self._waiting -= 1
+            self._queued -= job.weight
+        for job, answer in ended:
+            if isinstance(answer, Observed) and answer.sought is not None and self.look_ups is not None:
+                self.look_ups.ask(job, answer)
+                continue
+            self._waiting -= 1
             self._queued -= job.weight
             if job.future.cancelled():
                 continue
@@ -168,6 +201,73 @@ class Batcher:
                 job.future.set_exception(answer)
             else:
                 job.future.set_result(answer)
+
+    def _called(self) -> list[tuple[Job, Any]]:
+        """Call what is to be called between two turns' work, for as long as a turn may take; one at least."""
+        ended: list[tuple[Job, Any]] = []
+        until = self._pace.clock() + self._pace.seconds
+        while (not ended or self._pace.clock() < until) and (job := self._line.next_call()) is not None:
+            if job.future.cancelled():
+                ended.append((job, None))
+                continue
+            try:
+                answer = self._attempt(job.work)  # type: ignore[arg-type]
+            except BaseException as error:  # noqa: BLE001 -- as in `_whole_turn`
+                answer = _for_future(error)
+                self._on_defect(answer)
+            ended.append((job, answer))
+        return ended
+
+    def _ended(self, jobs: Sequence[Job], answers: Sequence[Any]) -> list[tuple[Job, Any]]:
+        """Return the requests of a turn that have ended with their answers; the others go on."""
+        ended = []
+        for job, answer in zip(jobs, answers, strict=True):
+            whole = self._observed(job, answer) if isinstance(answer, Observed) else answer
+            if isinstance(answer, _Some):
+                whole = self._forecast(job, answer)
+            if whole is not None:
+                self._line.end(job)
+                ended.append((job, whole))
+        return ended
+
+    def _observed(self, job: Job, answer: Observed) -> Any:
+        """Return the answer to a whole request of observations, None if it goes on."""
+        assert isinstance(job.work, ObserveWork)
+        job.parts.append(answer)
+        if not answer.is_whole:
+            job.work = dataclasses.replace(job.work, start=job.work.start + len(answer.outcomes))
+            self._line.go_on(job)
+            return None
+        return self._settled(Observed.joined(job.parts))
+
+    def _forecast(self, job: Job, some: "_Some") -> Any:
+        """Return the answer to a whole request for forecasts of which some are made, None if it goes on."""
+        request = some.request
+        if some.observed is not None:
+            job.parts.append(some.observed)
+            self._line.end(job)
+        if isinstance(some.forecasts, Exception):
+            return self._with_forecasts(job, Forecasts.nothing(request, told(some.forecasts)), some.forecasts)
+        behind = request.start + some.count
+        if some.forecasts is not None:
+            job.forecasts.append((np.arange(request.start, behind), some.forecasts))
+        if behind < len(request.series_ids):
+            job.work = dataclasses.replace(request, start=behind)
+            self._line.go_on(job)
+            return None
+        return self._with_forecasts(job, joined(request, job.forecasts), None)
+
+    def _with_forecasts(self, job: Job, forecasts: Forecasts, error: Exception | None) -> Any:
+        """Return forecasts, or the answer to the observations before them: it is given whatever becomes of them."""
+        if not job.parts:
+            return forecasts if error is None else error
+        return self._settled(dataclasses.replace(Observed.joined(job.parts), forecasts=forecasts))
+
+    def _settled(self, answer: Observed) -> Any:
+        """Return an answer with what the journal tells, unless another thread asks it."""
+        if answer.sought is None or self.look_ups is not None:
+            return answer
+        return self._attempt(functools.partial(self._engine.looked_up, answer))
 
     def _whole_turn(self, works: Sequence[Work]) -> list[Any]:
         """Do one turn; a defect of ours in it must leave nobody waiting, neither now nor in the turns behind it."""
@@ -184,26 +284,39 @@ class Batcher:
         """Do one turn on the engine's thread; an answer is a result or the exception to raise."""
         answers: list[Any] = [None] * len(works)
         observing = [(i, work) for i, work in enumerate(works) if isinstance(work, ObserveWork)]
-        self._together(self._engine.observe, observing, answers)
+        turn = self._pace.turn()
+        self._together(functools.partial(self._engine.advance, turn=turn), observing, answers)
+        self._pace.note(turn)
         for i, work in observing:
             error = answers[i] if isinstance(answers[i], Exception) else answers[i].refused
             if error is not None:
                 _fail(work, error)
-        forecasting = [(i, work) for i, work in enumerate(works) if isinstance(work, ForecastWork)]
-        self.turns += bool(observing or forecasting)
-        then = {
-            i: (answers[i], work.then)
+        asked: list[tuple[int, ForecastWork]] = [(i, w) for i, w in enumerate(works) if isinstance(w, ForecastWork)]
+        self.turns += bool(observing or asked)
+        observed = {
+            i: answers[i]
             for i, work in observing
-            if work.then is not None and isinstance(answers[i], Observed) and answers[i].refused is None
+            if work.then is not None and isinstance(answers[i], Observed) and answers[i].is_done
         }
-        self._together(self._engine.forecast, [*forecasting, *((i, after) for i, (_, after) in then.items())], answers)
-        for i, (observed, after) in then.items():  # what was applied is answered, whatever becomes of its forecasts
-            found = answers[i] if isinstance(answers[i], Forecasts) else Forecasts.nothing(after, told(answers[i]))
-            answers[i] = Observed(observed.outcomes, observed.errors, None, found)
-        for i, other in enumerate(works):
-            if callable(other):
-                answers[i] = self._attempt(other)
+        asked += [(i, work.then) for i, work in observing if i in observed and work.then is not None]
+        if asked:
+            self._forecast_some(asked, observed, answers)
         return answers
+
+    def _forecast_some(
+        self, asked: Sequence[tuple[int, ForecastWork]], observed: dict[int, Observed], answers: list[Any]
+    ) -> None:
+        """Forecast as many series as a turn may take on, and put them among the answers."""
+        counts = self._pace.series([request for _, request in asked])
+        began, parts = self._pace.clock(), [request.part(n) for (_, request), n in zip(asked, counts, strict=True)]
+        begun = [(i, part) for (i, _), part, n in zip(asked, parts, counts, strict=True) if n or not part.series_ids]
+        found: list[Any] = [None] * len(answers)
+        self._together(self._engine.forecast, begun, found)
+        seconds, weight = self._pace.clock() - began, sum(part.weight for _, part in begun)
+        left = sum(len(request.series_ids) - request.start for _, request in asked)
+        self._pace.note_forecasts(weight, seconds, was_cut=sum(counts) < left)
+        for (i, request), count in zip(asked, counts, strict=True):
+            answers[i] = _Some(request, count, found[i], observed.get(i))
 
     def _together(self, function: Callable[[Any], Any], works: Sequence[tuple[int, Work]], answers: list[Any]) -> None:
         """Do one kind of work in one call, and put its results, or the exception, among the answers."""
@@ -219,6 +332,23 @@ class Batcher:
             if self._engine.broken is error or isinstance(error, FencedError):
                 self._on_defect(error)
             return _for_future(error)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Some:
+    """What a turn forecast of a request.
+
+    Args:
+        request: with what is left of it.
+        count: of its next series.
+        forecasts: of them, or why there are none; None if it had to wait.
+        observed: the answer to the observations that it came with, the last of them in this turn.
+    """
+
+    request: ForecastWork
+    count: int
+    forecasts: Forecasts | Exception | None
+    observed: Observed | None
 
 
 def _for_future(error: BaseException) -> Exception:

@@ -3,7 +3,6 @@
 One thread at a time calls it. It knows nothing of gRPC, asyncio or SQL.
 """
 
-import dataclasses
 import functools
 import math
 import time
@@ -11,36 +10,34 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from forecaster.errors import (
     FieldViolation,
-    ForecasterError,
     InternalError,
     InvalidArgumentError,
     StateLostError,
     StorageError,
 )
 from forecaster.model.bundle import Bundle
-from forecaster.serving.admission import Verdict, join
-from forecaster.serving.attributes import merged
 from forecaster.serving.calibration import Calibration
 from forecaster.serving.counters import WorkDone
 from forecaster.serving.forecasting import no_series
 from forecaster.serving.isolation import UnwrittenError, observe_in_parts, refusals, refused
 from forecaster.serving.lane import Lane
 from forecaster.serving.lanes import Lanes
+from forecaster.serving.micro_batch import MicroBatch, ended, judged, unbegun
 from forecaster.serving.plain_forecasts import uncalibrated
-from forecaster.serving.records import Attributes, Columns, Deletion, IntArray, Record
+from forecaster.serving.records import Deletion, IntArray, Record
 from forecaster.serving.recovery import recover
 from forecaster.serving.refolding import refold
 from forecaster.serving.storage import Storage
 from forecaster.serving.store import SeriesStore
+from forecaster.serving.turns import HELD_BACK, Turn
 from forecaster.serving.work import Forecasts, ForecastWork, Observed, ObserveWork, SeriesInfo
 
 _FOR_EVER_US = 2**62
-_Judged = tuple[Lane, Columns, tuple[Verdict, IntArray], Attributes | None]
+_COLD_ROWS = 64  # that cost as much as to read a state back
 
 
 class Engine:
@@ -73,6 +70,7 @@ class Engine:
         self.lanes = Lanes(self.make_lane(bundle, version))
         self.broken: Exception | None = None
         self.done = WorkDone()
+        self._journal_seconds = 0.0  # that appends have taken
 
     def make_lane(self, bundle: Bundle, version: str, *, empty: bool = False) -> Lane:
         """Return a lane of this engine's storage and limits; an `empty` one has no series whatever snapshots say."""
@@ -100,7 +98,26 @@ class Engine:
         or is refused is refused with the same error; one whose series' states cannot be had is refused alone. Raises
         what `isolation.observe_in_parts` raises.
         """
-        return observe_in_parts(requests, self._observe, self._at_hand)
+        return [self.looked_up(answer) for answer in self.advance(requests, Turn())]
+
+    def advance(self, requests: Sequence[ObserveWork], turn: Turn) -> list[Observed]:
+        """Do as much of `observe` as a turn may take on; what the answers leave open, `is_whole` and `sought` say.
+
+        Args:
+            requests: the first of them gets on in any case.
+            turn: spent by it.
+        """
+        return observe_in_parts(requests, functools.partial(self._observe, turn), self._at_hand)
+
+    def looked_up(self, answer: Observed) -> Observed:
+        """Return an answer with what the journal tells of rows that the states do not remember."""
+        if answer.sought is None:
+            return answer
+        settled = answer.settled(*self._journal.find(answer.sought.wanted))
+        refused = [error for row, error in settled.errors.items() if row not in answer.errors]
+        self.done.reject(refused)
+        self.done.duplicate += len(answer.sought.rows) - len(refused)
+        return settled
 
     def forecast(self, requests: Sequence[ForecastWork]) -> list[Forecasts]:
         """Forecast a micro-batch of requests together; consumes nothing."""
@@ -168,7 +185,7 @@ class Engine:
         return written
 
     def sync(self) -> None:
-        """Make everything acknowledged so far survive a power cut."""
+        """Make everything acknowledged so far last."""
         self._journal.sync()
 
     def _refold(self, lane: Lane, series_ids: list[str]) -> None:
@@ -189,11 +206,11 @@ class Engine:
         if self.broken is not None:
             raise InternalError("the engine stopped at an earlier defect; restart the server to recover")
 
-    def _observe(self, requests: Sequence[ObserveWork]) -> list[Observed]:
+    def _observe(self, turn: Turn, requests: Sequence[ObserveWork]) -> list[Observed]:
         self._begin()
         errors = refusals(requests, self._nobodys_attributes)
         taken = [request for request, error in zip(requests, errors, strict=True) if error is None]
-        answered = iter(self._observe_whole(taken) if taken else [])
+        answered = iter(self._observe_some(taken, turn) if taken else [])
         return [
             next(answered) if error is None else refused(request, error)
             for request, error in zip(requests, errors, strict=True)
@@ -204,51 +221,59 @@ class Engine:
         given = () if request.attributes is None else request.attributes.series_ids
         return all(name in self.lanes.of(name).store.resident for name in (*request.columns.series_ids, *given))
 
-    def _observe_whole(self, requests: Sequence[ObserveWork]) -> list[Observed]:
-        covariates = self.lanes.active.covariates
-        columns, slices = join([request.columns.with_covariates(covariates) for request in requests])
-        given = [request.attributes for request in requests if request.attributes is not None]
-        attributes = merged(given) if given else None
-        outcomes, errors = self._take(columns, attributes)
-        answers = [Observed(outcomes[rows], {}) for rows in slices]
-        starts = [rows.start for rows in slices]
-        for row, error in errors.items():
-            which = int(np.searchsorted(starts, row, side="right")) - 1
-            answers[which].errors[row - starts[which]] = error
-        return answers
+    def _observe_some(self, requests: Sequence[ObserveWork], turn: Turn) -> list[Observed]:
+        """Observe as much of some requests as the turn may take on."""
+        began, waited = turn.clock(), self._journal_seconds
+        counts = turn.by_rows(requests, self._row_costs)
+        batch = self._judge(requests, counts)
+        if (steps := batch.missing_steps()).sum() > turn.steps - turn.steps_done:
+            counts = turn.by_steps(requests, counts, [steps[rows] for rows in batch.slices])
+            batch = self._judge(requests, counts)
+            steps = batch.missing_steps()
+        answered = iter(self._take(batch))
+        turn.spend(batch.rows, int(steps.sum()))
+        turn.seconds += turn.clock() - began - (self._journal_seconds - waited)
+        return [
+            unbegun() if count == HELD_BACK else ended(next(answered), request, count)
+            for request, count in zip(requests, counts, strict=True)
+        ]
 
-    def _take(
-        self, columns: Columns, attributes: Attributes | None
-    ) -> tuple[npt.NDArray[np.uint8], dict[int, ForecasterError]]:
-        """Judge, journal and apply rows; return the outcome of each, and why rows were refused."""
+    def _row_costs(self, request: ObserveWork) -> IntArray | None:
+        """Return what the rows that are left of a request cost, in rows: more where a state has to be read back."""
+        if not any(lane.store.has_cold for lane in self.lanes):
+            return None
+        series = request.columns.series[request.start :]
+        away = np.array([name not in self.lanes.of(name).store.resident for name in request.columns.series_ids], bool)
+        costs = np.ones(len(series), dtype=np.int64)
+        first = np.unique(series, return_index=True)[1]
+        costs[first[away[series[first]]]] = _COLD_ROWS
+        return costs
+
+    def _judge(self, requests: Sequence[ObserveWork], counts: Sequence[int]) -> MicroBatch:
+        """Judge so many rows of each request."""
+        parts = [one.part(count) for one, count in zip(requests, counts, strict=True) if count != HELD_BACK]
         latest_us = int(min((time.time() + self._max_ahead_seconds) * 1e6, _FOR_EVER_US))
         room = max(self._max_series - len(self.lanes), 0)
-        outcomes = np.zeros(len(columns), dtype=np.uint8)
-        errors: dict[int, ForecasterError] = {}
-        work: list[_Judged] = []
-        records: list[Record] = []
-        for lane, rows, part, given in self.lanes.split(columns, attributes):
-            judged = lane.judge(part, self._journal.find, room=room, latest_us=latest_us)
-            verdict = judged[0]
-            room -= _new_series(part, *judged) if self.lanes.next is not None else 0  # it is for all lanes together
-            outcomes[rows] = verdict.outcomes
-            errors |= {int(rows[row]): error for row, error in verdict.errors.items()}
-            new = None if given is None else lane.new_attributes(given, part, verdict, self._journal.past_attributes)
-            records += [] if new is None else [new]
-            records += [_accepted(part, verdict)] if len(verdict.accepted) else []
-            lane.store.make_room(part.series_ids)  # what cannot be done must be known before it is journaled
-            work.append((lane, part, judged, new))
+        return judged(self.lanes, parts, self._journal.past_attributes, room=room, latest_us=latest_us)
+
+    def _take(self, batch: MicroBatch) -> list[Observed]:
+        """Journal and apply what was judged; return the answer to each of its requests."""
+        records = batch.records()
+        for part in batch.parts:  # what cannot be done must be known before it is journaled
+            part.lane.store.make_room(part.columns.series_ids)
+        answers = batch.answers()
         if records:
+            began = time.perf_counter()
             try:
                 sequence = self._append(*records)
             except StorageError as error:
                 raise UnwrittenError(error) from error
-            self._apply_journaled(work, sequence)
-        applied = sum(len(judged[0].accepted) for _, _, judged, _ in work)
-        self.done.applied += applied
-        self.done.reject(errors.values())
-        self.done.duplicate += len(columns) - applied - len(errors)
-        return outcomes, errors
+            self._journal_seconds += time.perf_counter() - began
+            self._apply_journaled(batch, sequence)
+        self.done.applied += batch.applied
+        self.done.reject(batch.errors())
+        self.done.duplicate += batch.duplicate
+        return answers
 
     def _append(self, *records: Record) -> int:
         """Journal records behind the forecasts that were issued before them."""
@@ -264,11 +289,11 @@ class Engine:
         for lane in self.lanes:
             lane.store.sequence = sequence
 
-    def _apply_journaled(self, work: Sequence[_Judged], sequence: int) -> None:
+    def _apply_journaled(self, batch: MicroBatch, sequence: int) -> None:
         """Apply what the journal holds; a failure here leaves memory behind the journal, so nothing may follow."""
         try:
-            for lane, columns, judged, attributes in work:
-                lane.apply(columns, judged, attributes)
+            for part in batch.parts:
+                part.lane.apply(part.columns, (part.verdict, part.slots), part.attributes)
             self._keep_up(sequence)
         except Exception as error:
             self.broken = error
@@ -276,7 +301,7 @@ class Engine:
 
     def _nobodys_attributes(self, request: ObserveWork) -> InvalidArgumentError | None:
         """Return what is wrong with static covariates of a series that does not exist and is not being observed."""
-        if request.attributes is None:
+        if request.attributes is None or request.start:
             return None
         observed = {request.columns.series_ids[i] for i in np.unique(request.columns.series).tolist()}
         for k, name in enumerate(request.attributes.series_ids):
@@ -284,24 +309,3 @@ class Engine:
                 message = f"attributes[{k}]: no series {name!r}, and no observation of it in the request"
                 return InvalidArgumentError(message, [FieldViolation(f"attributes[{k}].series_id", message)])
         return None
-
-
-def _new_series(columns: Columns, verdict: Verdict, slots: IntArray) -> int:
-    """Return how many series begin with a judgement."""
-    begins = np.zeros(len(slots), dtype=bool)
-    begins[columns.series[verdict.accepted]] = True
-    return int((begins & (slots < 0)).sum())
-
-
-def _accepted(columns: Columns, verdict: Verdict) -> Columns:
-    """Return the accepted rows as a journal record."""
-    rows = verdict.accepted
-    if verdict.one_step_each and len(columns) == len(columns.series_ids):
-        return columns
-    seen = np.zeros(len(columns.series_ids), dtype=bool)
-    seen[columns.series] = True
-    if len(rows) == len(columns) and seen.all():
-        return columns
-    used, series = np.unique(columns.series[rows], return_inverse=True)
-    names = tuple(columns.series_ids[i] for i in used.tolist())
-    return dataclasses.replace(columns.rows(rows), series_ids=names, series=series.astype(np.int32))

@@ -172,15 +172,16 @@ class Host:
             max_ahead_seconds=config.max_ahead_seconds,
             device=config.device,
         )
+        self._beside = source.storage.beside(), source.storage.beside(), source.storage.beside()
+        rebuilding, keeping, looking = self._beside
         self._batcher = batcher = Batcher(
             engine,
             max_batch=config.max_batch_observations,
             max_queued=config.max_queued_observations,
             on_defect=on_defect,
+            beside=looking.journal,
         )
         self._pool, self._upkeep = ThreadPoolExecutor(1, "rebuild"), ThreadPoolExecutor(1, "upkeep")
-        self._beside = source.storage.beside(), source.storage.beside()
-        rebuilding, keeping = self._beside
         versions = Versions(source.tracking, config, source.registered, engine, batcher, rebuilding, self._pool)
         maintenance = Maintenance(engine, batcher, keeping, self._upkeep, config)
         self.served = Served(source.tracking.model, engine, batcher, versions, maintenance)

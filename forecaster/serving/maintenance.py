@@ -24,6 +24,9 @@ from forecaster.serving.work import LiveScores
 
 _SCORED_AT_ONCE = 2048
 _SYNC_SECONDS = 1.0
+_ERASE_SECONDS = 0.5  # deletions that come one after another are erased together
+_REST_SHARE = 3.0  # pruning and erasing rest so many times as long as they work, while there are requests
+_LEAST_REST_SECONDS, _MOST_REST_SECONDS = 0.001, 0.25
 _GUARD_SECONDS = 0.5
 
 
@@ -48,7 +51,7 @@ class Maintenance:
         self.live: tuple[str, tuple[LiveScores, ...]] | None = None  # see `score`
 
     def hasten(self) -> None:
-        """Let the next round begin now: a series was deleted."""
+        """Let what a deleted series left be erased soon."""
         self._due.set()
 
     def stop(self) -> None:
@@ -56,13 +59,22 @@ class Maintenance:
         self._stopped.set()
 
     async def run(self) -> None:
-        """Do one round after the other until cancelled; what fails is logged and tried again in the next."""
+        """Do one round after the other until cancelled; what fails is logged and tried again in the next.
+
+        Deleted series are erased between two rounds too, those that were deleted within a short while together.
+        """
+        next_round = time.monotonic() + self._config.snapshot_seconds
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._due.wait(), self._config.snapshot_seconds)
-            self._due.clear()
+                await asyncio.wait_for(self._due.wait(), max(next_round - time.monotonic(), 0.0))
             try:
-                await self.round()
+                if self._due.is_set():
+                    self._due.clear()
+                    await asyncio.get_running_loop().run_in_executor(self._pool, self._erase)
+                    await asyncio.sleep(_ERASE_SECONDS)
+                if time.monotonic() >= next_round:
+                    next_round = time.monotonic() + self._config.snapshot_seconds
+                    await self.round()
             except Exception as error:  # noqa: BLE001 -- the next round tries again
                 LOGGER.warning("snapshots, pruning or erasing did not succeed, and will be tried again: %s", error)
 
@@ -145,13 +157,24 @@ class Maintenance:
         journal, snapshots = self._storage.journal, self._storage.snapshots
         journal.sync()
         snapshots.sync()
-        self._until_none_is_left(journal.erase)
+        self._erase()
         through = snapshots.complete_through(self._engine.lanes.active.bundle.fingerprint) or 0
         before_us = int((time.time() - self._config.journal_seconds) * 1e6)
         keep = self._config.keeps_history
         prune = functools.partial(journal.prune, through, committed_before_us=before_us, keep_history=keep)
         self._until_none_is_left(lambda: self._engine.lanes.prune(prune))
 
+    def _erase(self) -> None:
+        self._until_none_is_left(self._storage.journal.erase)
+
     def _until_none_is_left(self, work: Callable[[], int]) -> None:
-        while not self._stopped.is_set() and work():
-            time.sleep(0.001)  # the engine's turn
+        """Do a work part by part; while there are requests, with a share of the time, as it keeps the engine waiting."""
+        turns = self._batcher.turns
+        while not self._stopped.is_set():
+            began = time.perf_counter()
+            if not work():
+                return
+            worked = time.perf_counter() - began
+            is_busy, turns = self._batcher.turns != turns or self._batcher.queued > 0, self._batcher.turns
+            rest = _REST_SHARE * worked if is_busy else 0.0
+            time.sleep(min(max(rest, _LEAST_REST_SECONDS), _MOST_REST_SECONDS))

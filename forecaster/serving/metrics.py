@@ -153,13 +153,13 @@ def _work(models: Sequence[Served]) -> Iterator[Metric]:
     text = "Micro-batches of observations and forecasts."
     yield _counter("turns", text, _MODEL, each(lambda one: one.batcher.turns))
     observations = [
-        ((one.name, outcome), float(getattr(one.engine.done, outcome)))
+        ((one.name, outcome), float(one.batcher.count(outcome)))
         for one in models
         for outcome in ("applied", "duplicate", "rejected")
     ]
     text = "Observations by outcome, without those of requests that were refused whole."
     yield _counter("observations", text, ("model", "outcome"), observations)
-    reasons = [((one.name, reason), float(n)) for one in models for reason, n in one.engine.done.reasons.copy().items()]
+    reasons = [((one.name, reason), float(n)) for one in models for reason, n in one.batcher.reasons().items()]
     text = "Observations that were refused one by one, by the error's reason."
     yield _counter("rejected_observations", text, ("model", "reason"), reasons)
     text = "Forecasts that were answered, one for each series of a request."

@@ -12,8 +12,10 @@ from forecaster.serving.postgres_head import NOTE_REMOVED
 from forecaster.serving.postgres_session import Session
 from forecaster.serving.records import Columns, Deletion, Record, decode, encode, without
 
-_MOST_SERIES = 16  # looked for at once
-_FULL_BELOW_BYTES = 256 * 2**20  # about a second or two, in which nothing else reads or writes the table
+_MOST_SERIES = 1024  # looked for at once
+_FEW_SERIES = 16  # that the database looks for in the bytes of records; more ids are looked for in records themselves
+_PART_BYTES, _PART_BYTES_OF_MANY = 16 << 20, 1 << 20  # of records that are looked through at once
+_FULL_BELOW_BYTES = 16 << 20  # about a tenth of a second, in which nothing else reads or writes the table
 _TABLES = ("journal", "history", "attributes", "snapshots", "erasures")
 _ALWAYS = (-(2**63), 2**63 - 1)  # the time range of a deletion
 _NEVER = (2**63 - 1, -(2**63))  # and of what holds no observation
@@ -34,12 +36,13 @@ SELECT max(sequence) FROM (
     SELECT sequence, sum(octet_length(payload)) OVER (ORDER BY sequence) - octet_length(payload) AS before
     FROM (SELECT sequence, payload FROM forecaster.records WHERE shard = %s AND sequence > %s AND sequence <= %s
           ORDER BY sequence LIMIT 1024) AS one) AS part
-WHERE before < 16777216
+WHERE before < %s
 """
 _MENTIONING = """
 SELECT sequence, payload FROM forecaster.records WHERE shard = %s AND sequence > %s AND sequence <= %s
 AND EXISTS (SELECT FROM unnest(%b::bytea[]) AS needle WHERE position(needle IN payload) > 0)
 """
+_BETWEEN = "SELECT sequence, payload FROM forecaster.records WHERE shard = %s AND sequence > %s AND sequence <= %s"
 _BOTH = ("forecaster.journal", "forecaster.history")
 
 
@@ -59,7 +62,7 @@ class _Group:
 class Erasure:
     """Rewrites the records that hold something of deleted series, and vacuums when the last one is done.
 
-    PostgreSQL leaves deleted bytes in its files until something overwrites them. Tables below 256 MiB are therefore
+    PostgreSQL leaves deleted bytes in its files until something overwrites them. Tables below 16 MiB are therefore
     written anew (`VACUUM FULL`, during which others wait); in larger ones the space is only marked as free, and
     `VACUUM FULL forecaster.journal, forecaster.history, forecaster.snapshots` at a quiet time removes what is in it.
     The write-ahead log, replicas, archives and backups keep what they have for as long as they are kept.
@@ -102,14 +105,18 @@ class Erasure:
         if group.scanned == 0:
             for table in ("forecaster.snapshots", "forecaster.attributes"):
                 connection.execute(_FORGET.format(table=table), (list(group.gone), ends, shard))
-        found = connection.execute(_PART_END, (shard, group.scanned, max(ends))).fetchone()
+        few = len(ends) <= _FEW_SERIES
+        most_bytes = _PART_BYTES if few else _PART_BYTES_OF_MANY
+        found = connection.execute(_PART_END, (shard, group.scanned, max(ends), most_bytes)).fetchone()
         if found is None or found[0] is None:
             return self._finish(connection, group)
         part = (shard, group.scanned, found[0])
         changed = 0
-        for sequence, payload in connection.execute(_MENTIONING, (*part, group.needles()), binary=True).fetchall():
+        query, values = (_MENTIONING, (*part, group.needles())) if few else (_BETWEEN, part)
+        for sequence, payload in connection.execute(query, values, binary=True).fetchall():
             record = decode(payload)
-            names = {name for name, end in group.gone.items() if sequence < end}
+            mine = () if isinstance(record, Deletion) else group.gone.keys() & record.series_ids
+            names = {name for name in mine if sequence < group.gone[name]}
             rest = record if isinstance(record, Deletion) else without(record, names)
             if rest is not record:
                 changed += 1

@@ -6,7 +6,7 @@ the next append removes what is there; so a StorageError means that nothing was 
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,18 @@ from forecaster.errors import DamagedHistoryError, StorageError
 from forecaster.serving.postgres_erasure import Erasure, times_us
 from forecaster.serving.postgres_head import DROPPED, LAST, NOTE_DROPPED, NOTE_REMOVED, Head
 from forecaster.serving.postgres_session import OutcomeUnknownError, Session, Values
-from forecaster.serving.records import ATTRIBUTES, KIND_AT, Attributes, Columns, Deletion, Record, decode, encode, find
+from forecaster.serving.records import (
+    ATTRIBUTES,
+    KIND_AT,
+    Attributes,
+    Columns,
+    Deletion,
+    Record,
+    decode,
+    encode,
+    find,
+    nothing,
+)
 from forecaster.serving.storage import OnDamage
 
 _PART_BYTES = 8 * 2**20
@@ -160,9 +171,11 @@ class PostgresJournal:
             return self._read(after, "true", (), on_damage)
         return self._read(after, "(last_us >= %s OR first_us > last_us)", (since_us,), on_damage)
 
-    def find(self, wanted: Columns) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    def find(
+        self, wanted: Columns, give_way: Callable[[], None] = nothing
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
         """See `Journal.find`."""
-        return find(wanted, self._newest_first(wanted), most_rows=_MOST_ROWS_LOOKED_AT)
+        return find(wanted, self._newest_first(wanted), most_rows=_MOST_ROWS_LOOKED_AT, give_way=give_way)
 
     def attributes(self, series_ids: Sequence[str], through: int = 2**62) -> Attributes:
         """See `Journal.attributes`."""

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +53,13 @@ class Columns:
         beside = None if self.covariates is None else self.covariates[rows]
         parts = (self.series[rows], self.time_us[rows], self.values[rows])
         return Columns(self.series_ids, *parts, self.covariate_names, beside)
+
+    def between(self, first: int, behind: int) -> "Columns":
+        """Return the rows from `first` on and before `behind`, and only their series."""
+        part = self.rows(np.arange(first, behind))
+        used, series = np.unique(part.series, return_inverse=True)
+        names = tuple(self.series_ids[i] for i in used.tolist())
+        return dataclasses.replace(part, series_ids=names, series=series.astype(np.int32))
 
     def with_covariates(self, names: Sequence[str]) -> "Columns":
         """Return the same rows with the covariates of these names: others go, those that were not given are NaN."""
@@ -220,8 +227,12 @@ def _with_header(kind: int, series: int, rows: int, ids: bytes, columns: bytes) 
     return _CHECKSUM.pack(zlib.crc32(payload)) + payload
 
 
+def nothing() -> None:
+    """Give way to nobody."""
+
+
 def find(
-    wanted: Columns, newest_first: Iterable[Record], *, most_rows: int
+    wanted: Columns, newest_first: Iterable[Record], *, most_rows: int, give_way: Callable[[], None] = nothing
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
     """Look rows up by series and time.
 
@@ -229,6 +240,7 @@ def find(
         wanted: what to find; its values are not used.
         newest_first: records; those of a series before its deletion do not count.
         most_rows: look at no more than about so many.
+        give_way: called at every record.
 
     Returns:
         Whether each row was found, bool [N], and its value, NaN where missing or not found, float64 [N].
@@ -240,6 +252,7 @@ def find(
     found, held = np.zeros(len(unique), dtype=bool), np.full(len(unique), np.nan)
     looked_at = 0
     for record in newest_first:
+        give_way()
         if isinstance(record, Deletion):
             codes.pop(record.series_id, None)
         if not isinstance(record, Columns):

@@ -5,14 +5,16 @@ The deletion's record stays to the end, so that a crash at any moment leaves the
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from forecaster.serving.history import History
 from forecaster.serving.records import Deletion, Record, encode, without
 from forecaster.serving.sqlite_database import Database
 from forecaster.serving.sqlite_schema import decoded, remember_last, times
 
-_PAGE_RECORDS = 64
-_FINISHED_AT_ONCE = 1000
+# Of one part, whose transaction keeps whoever appends waiting: some milliseconds.
+_PAGE_RECORDS, _PAGE_BYTES = 256, 512 << 10
+_SERIES_AT_ONCE = 128
 
 
 class Erasure:
@@ -63,39 +65,55 @@ class Erasure:
             return
         yield from self._in_journal(deleted)
         yield from self._in_history(deleted)
-        self._forget(deleted)
         items = list(deleted.items())
-        for start in range(0, len(items), _FINISHED_AT_ONCE):
-            self._finish(items[start : start + _FINISHED_AT_ONCE])
+        some = [items[start : start + _SERIES_AT_ONCE] for start in range(0, len(items), _SERIES_AT_ONCE)]
+        for part in some:
+            self._forget(dict(part))
+            yield len(part)
+        for part in some:
+            self._finish(part)
             self._logs_hold_some = True
-            yield len(items[start : start + _FINISHED_AT_ONCE])
+            yield len(part)
 
     def _in_journal(self, deleted: Mapping[str, int]) -> Iterator[int]:
-        query = "SELECT sequence, payload FROM journal WHERE sequence > ? AND sequence < ? ORDER BY sequence LIMIT ?"
+        """Look through the records before the last deletion, some at a time."""
+        query = "SELECT sequence, payload FROM journal WHERE sequence > ? AND sequence <= ? ORDER BY sequence"
         after, before = 0, max(deleted.values())
-        while page := self._database.rows(query, (after, before, _PAGE_RECORDS)):
+        while through := self._page_end(after, before):
             changed = []
-            for sequence, payload in page:
+            for sequence, payload in self._database.rows(query, (after, through)):
                 record = decoded(self._database, sequence, payload)
-                rest = without(record, {name for name in _names(record) if sequence < deleted.get(name, 0)})
+                mine = deleted.keys() & _names(record)
+                rest = without(record, {name for name in mine if sequence < deleted[name]}) if mine else record
                 if rest is not record:
-                    changed.append((sequence, rest))
-            after = page[-1][0]
+                    changed.append((sequence, None if rest is None else (*times(rest), encode(rest), sequence)))
+            after = through
             if changed:
                 self._replace(changed)
-                yield len(changed)
+            yield max(len(changed), 1)
 
-    def _replace(self, changed: list[tuple[int, Record | None]]) -> None:
+    def _page_end(self, after: int, before: int) -> int:
+        """Return the last record that may be looked at together with those behind `after`, 0 if there is none."""
+        between = "SELECT sequence, length(payload) FROM journal WHERE sequence > ? AND sequence < ?"
+        through = size = 0
+        for sequence, length in self._database.rows(
+            f"{between} ORDER BY sequence LIMIT ?", (after, before, _PAGE_RECORDS)
+        ):
+            size += length
+            if through and size > _PAGE_BYTES:
+                break
+            through = int(sequence)
+        return through
+
+    def _replace(self, changed: list[tuple[int, tuple[Any, ...] | None]]) -> None:
+        update = "UPDATE journal SET first_us = ?, last_us = ?, payload = ? WHERE sequence = ?"
         with self._database.transaction() as connection:
             remember_last(connection)
-            for sequence, record in changed:
-                if record is None:
+            for sequence, values in changed:
+                if values is None:
                     connection.execute("DELETE FROM journal WHERE sequence = ?", (sequence,))
-                    continue
-                values = (*times(record), encode(record), sequence)
-                connection.execute(
-                    "UPDATE journal SET first_us = ?, last_us = ?, payload = ? WHERE sequence = ?", values
-                )
+                else:
+                    connection.execute(update, values)
 
     def _in_history(self, deleted: Mapping[str, int]) -> Iterator[int]:
         """Rewrite the files that have some of the series: what is pruned is older than every waiting deletion."""
@@ -112,8 +130,8 @@ class Erasure:
             connection.executemany("DELETE FROM journal WHERE sequence = ?", [(sequence,) for _, sequence in items])
             wanted = (json.dumps(dict(items)),)
             connection.execute(
-                "DELETE FROM erasures WHERE EXISTS (SELECT 1 FROM json_each(?) AS done"
-                " WHERE done.key = series_id AND erasures.sequence <= done.value)",
+                "DELETE FROM erasures WHERE sequence IN (SELECT one.sequence FROM json_each(?) AS done"
+                " CROSS JOIN erasures AS one ON one.series_id = done.key AND one.sequence <= done.value)",
                 wanted,
             )
         with self._database.lock:

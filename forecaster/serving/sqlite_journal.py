@@ -20,7 +20,7 @@ from forecaster.serving.high_water_mark import HighWaterMark
 from forecaster.serving.history import History
 from forecaster.serving.history_reader import HistoryFile
 from forecaster.serving.issued import Issued
-from forecaster.serving.records import Attributes, Columns, Deletion, Record, encode, find
+from forecaster.serving.records import Attributes, Columns, Deletion, Record, encode, find, nothing
 from forecaster.serving.sqlite_database import Database
 from forecaster.serving.sqlite_erasure import Erasure
 from forecaster.serving.sqlite_pruning import Pruning
@@ -135,16 +135,18 @@ class SqliteJournal:
             yield from ((int(sequence), decoded(self._database, sequence, payload)) for sequence, payload in page)
             after = int(page[-1][0])
 
-    def find(self, wanted: Columns) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    def find(
+        self, wanted: Columns, give_way: Callable[[], None] = nothing
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
         """See `Journal.find`."""
-        found, values = find(wanted, self._newest_first(wanted), most_rows=_MOST_ROWS_LOOKED_AT)
+        found, values = find(wanted, self._newest_first(wanted), most_rows=_MOST_ROWS_LOOKED_AT, give_way=give_way)
         # A deletion stays in the journal until the history holds nothing of its series.
         kept = np.array([name not in self._deleted for name in wanted.series_ids], dtype=bool)
         older = np.flatnonzero(~found & kept[wanted.series])
         if len(older):
             missing = wanted.rows(older)
             newest_first = self._history.newest_first(missing)
-            found[older], values[older] = find(missing, newest_first, most_rows=2**63)
+            found[older], values[older] = find(missing, newest_first, most_rows=2**63, give_way=give_way)
         return found, values
 
     def attributes(self, series_ids: Sequence[str], through: int = 2**62) -> Attributes:

@@ -32,6 +32,9 @@ _TABLES = (
     " WITHOUT ROWID",
 )
 
+# Without it, to let go of a thousand deletions of sixty thousand takes seconds, in which nobody appends.
+_ERASURES_OF = "CREATE INDEX IF NOT EXISTS erasures_of ON erasures (series_id)"
+
 
 def prepare(database: Database) -> None:
     """Make the tables, or those that an earlier version's file lacks; of version 1 the snapshots, a cache, go."""
@@ -40,8 +43,9 @@ def prepare(database: Database) -> None:
         if version not in range(VERSION + 1):
             raise sqlite3.DatabaseError(f"schema version {version}, this server knows {VERSION}")
         if version == VERSION:
+            connection.execute(_ERASURES_OF)  # files of before have none
             return
-        for statement in _TABLES:
+        for statement in (*_TABLES, _ERASURES_OF):
             connection.execute(statement)
         if version == 1:
             _take_over(database, connection)

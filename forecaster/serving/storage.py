@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from forecaster.errors import DamagedHistoryError
-from forecaster.serving.records import Attributes, Columns, Record, Snapshot
+from forecaster.serving.records import Attributes, Columns, Record, Snapshot, nothing
 
 OnDamage = Callable[[DamagedHistoryError], None]
 
@@ -72,8 +72,13 @@ class Journal(Protocol):
         """
         ...
 
-    def find(self, wanted: Columns) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
-        """Look rows up by series and time, the newest records first, history included: whether found, and the value."""
+    def find(
+        self, wanted: Columns, give_way: Callable[[], None] = nothing
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+        """Look rows up by series and time, the newest records first, history included: whether found, and the value.
+
+        `give_way` is called at every record, and may rest.
+        """
         ...
 
     def attributes(self, series_ids: Sequence[str], through: int = 2**62) -> Attributes:
@@ -110,8 +115,9 @@ class Journal(Protocol):
     def erase(self) -> int:
         """Remove what deleted series left in journal and history, so that no file holds a byte of their ids or values.
 
-        What a series got after its deletion stays. A part of the work at a time: call again until it returns 0, the
-        number of records or files rewritten. What is not done goes on at the next start.
+        What a series got after its deletion stays. A part of the work at a time, which keeps whoever appends waiting
+        for some milliseconds: call again until it returns 0, how much was looked through or rewritten. What is not done
+        goes on at the next start.
         """
         ...
 

@@ -84,6 +84,11 @@ class SeriesStore:
         """The resident series and their slots; to be read only."""
         return self._slots
 
+    @property
+    def has_cold(self) -> bool:
+        """Whether there are series that have to be read back before they can be observed."""
+        return self._cold > 0
+
     def retire(self) -> None:
         """Let go of whoever made lost series resident, who holds this store: its memory is then freed at once."""
         self.on_lost = _leave

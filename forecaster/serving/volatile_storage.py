@@ -2,12 +2,12 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from forecaster.serving.records import Attributes, Columns, Deletion, Record, Snapshot
+from forecaster.serving.records import Attributes, Columns, Deletion, Record, Snapshot, nothing
 from forecaster.serving.storage import Activation, OnDamage
 
 _PAST_ATTRIBUTES = 16  # of a series
@@ -59,7 +59,9 @@ class VolatileJournal:
         """Yield nothing."""
         return iter(())
 
-    def find(self, wanted: Columns) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    def find(
+        self, wanted: Columns, give_way: Callable[[], None] = nothing
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
         """Find nothing."""
         return np.zeros(len(wanted), dtype=bool), np.full(len(wanted), np.nan)
 

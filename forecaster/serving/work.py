@@ -8,6 +8,7 @@ F known-future covariates.
 
 import dataclasses
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from forecaster.errors import ForecasterError, UnavailableError
 from forecaster.serving.records import Attributes, Columns, IntArray
+from forecaster.serving.sought import Sought
 
 
 @dataclass(slots=True)
@@ -43,12 +45,39 @@ class ObserveWork:
         attributes: the static covariates.
         then: what to forecast after them, in the same turn.
         chain: the requests that this one follows, if it does.
+        start: how many of the rows are done, in turns before.
     """
 
     columns: Columns
     attributes: Attributes | None = None
     then: "ForecastWork | None" = None
     chain: Chain | None = None
+    start: int = 0
+
+    def keys(self) -> Iterator[str | int]:
+        """Yield what it must not be overtaken on: its series, and its chain."""
+        yield from self.columns.series_ids
+        if self.attributes is not None:
+            yield from self.attributes.series_ids
+        if self.chain is not None:
+            yield id(self.chain)
+
+    def part(self, count: int) -> "ObserveWork":
+        """Return its next rows, with the static covariates of their series; with the first ones come those of others.
+
+        Said again with later rows of a series, they change nothing.
+        """
+        if self.start == 0 and count == len(self.columns):
+            return self
+        columns = self.columns.between(self.start, self.start + count)
+        attributes = self.attributes
+        if attributes is not None:
+            mine = set(columns.series_ids)
+            if self.start == 0:
+                observed = {self.columns.series_ids[i] for i in np.unique(self.columns.series).tolist()}
+                mine |= set(attributes.series_ids) - observed
+            attributes = attributes.of(k for k, name in enumerate(attributes.series_ids) if name in mine)
+        return ObserveWork(columns, attributes if attributes else None, None, self.chain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +87,58 @@ class Observed:
     Args:
         outcomes: uint8 [R].
         errors: by row.
-        refused: why nothing of the whole request was applied; None if that is not so.
+        refused: why nothing of the whole request (or of what was left of one that was cut) was applied; None if that
+            is not so.
         forecasts: what the request's `then` asked for.
+        sought: rows of which only the journal can tell; None if there are none.
+        is_whole: whether nothing of the request is left; else `outcomes` are those of its next rows only.
     """
 
     outcomes: npt.NDArray[np.uint8]
     errors: dict[int, ForecasterError]
     refused: Exception | None = None
     forecasts: "Forecasts | None" = None
+    sought: Sought | None = None
+    is_whole: bool = True
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the whole request was applied, as far as its rows are not refused one by one."""
+        return self.is_whole and self.refused is None
 
     @classmethod
     def nothing(cls, why: Exception) -> "Observed":
         """Return the answer to a request that was refused whole."""
         return cls(np.zeros(0, dtype=np.uint8), {}, why)
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Observed]") -> "Observed":
+        """Return the answers to a request's parts as one; the last one says what holds for all of it."""
+        last = parts[-1]
+        if len(parts) == 1 or last.refused is not None:
+            return last
+        starts = np.cumsum([0, *(len(part.outcomes) for part in parts)]).tolist()
+        errors = {
+            start + row: error for start, part in zip(starts, parts, strict=False) for row, error in part.errors.items()
+        }
+        sought = [
+            part.sought.behind(start) for start, part in zip(starts, parts, strict=False) if part.sought is not None
+        ]
+        return dataclasses.replace(
+            last,
+            outcomes=np.concatenate([part.outcomes for part in parts]),
+            errors=errors,
+            sought=Sought.joined(sought) if sought else None,
+        )
+
+    def settled(self, found: npt.NDArray[np.bool_], held: npt.NDArray[np.float64]) -> "Observed":
+        """Return the answer now that it is known which of the sought rows the journal has, bool [S], float64 [S]."""
+        assert self.sought is not None
+        outcomes, errors = self.outcomes.copy(), dict(self.errors)
+        told, why = self.sought.judged(found, held)
+        outcomes[self.sought.rows] = told
+        errors |= {int(self.sought.rows[k]): error for k, error in why.items()}
+        return dataclasses.replace(self, outcomes=outcomes, errors=errors, sought=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +193,7 @@ class ForecastWork:
         drawing: which paths are wanted, if any.
         calibrated: whether the quantiles are to be corrected by how often past ones held.
         hypothetical: whether the futures are assumptions, so that what comes says nothing of how good the forecast is.
+        start: how many of the series are done, in turns before.
     """
 
     series_ids: tuple[str, ...]
@@ -134,20 +203,31 @@ class ForecastWork:
     drawing: Sampling | Search | None = None
     calibrated: bool = False
     hypothetical: bool = False
+    start: int = 0
+
+    @property
+    def each(self) -> int:
+        """About how many series without paths would be as much work as one of these."""
+        if self.drawing is None:
+            return 1
+        return self.drawing.width if isinstance(self.drawing, Search) else self.drawing.paths
 
     @property
     def weight(self) -> int:
         """About how many series without paths would be as much work."""
-        if self.drawing is None:
-            return len(self.series_ids)
-        each = self.drawing.width if isinstance(self.drawing, Search) else self.drawing.paths
-        return len(self.series_ids) * each
+        return len(self.series_ids) * self.each
+
+    def part(self, count: int) -> "ForecastWork":
+        """Return the request for its next series."""
+        if self.start == 0 and count == len(self.series_ids):
+            return self
+        return self.of(np.arange(self.start, self.start + count))
 
     def of(self, places: IntArray) -> "ForecastWork":
         """Return the same request for those series at some places, ascending, int64 [N]."""
         ids = tuple(self.series_ids[i] for i in places.tolist())
         futures = tuple(one.of(places) for one in self.futures)
-        return dataclasses.replace(self, series_ids=ids, futures=futures)
+        return dataclasses.replace(self, series_ids=ids, futures=futures, start=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,8 @@ class ForecastServiceServicer:
     """
 
     def Observe(self, request, context):
-        """Advances series by observations. Safe to retry: nothing is applied twice.
+        """Advances series by observations. Safe to retry: nothing is applied twice. A large request is applied in parts, so that
+        one without an answer may have been applied in part.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -14,6 +14,7 @@ from forecaster.model import decode_kernel, step_kernel, stepping
 from forecaster.model.ensemble import Ensemble, Model
 from forecaster.model.observations import Observations
 from forecaster.model.quantiles import interpolate_quantiles
+from forecaster.model.ragged import Runs, advance
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State, select
 from forecaster.model.stepping import Stepper
@@ -33,6 +34,7 @@ from tests.unit.model.family import (
 )
 
 every_model = pytest.mark.parametrize("name", NAMES)
+STEPPED = [name for name in NAMES if not any(FAMILY[name][option] in no for option, no in NOT_STEPPED.items())]
 few = settings(max_examples=3, deadline=None)
 draws = {
     "seed": st.integers(0, 2**31),
@@ -112,6 +114,30 @@ def test_steps_equal_gather_scan_scatter(
         plain_step(model, plain, slots, one)
         assert_same_states(fast, plain)
     assert all(torch.equal(tensor[~touched], before[key][~touched]) for key, tensor in fast.items())
+
+
+@pytest.mark.parametrize("name", STEPPED)
+@torch.inference_mode()
+@few
+@given(seed=st.integers(0, 2**31), n=st.integers(1, 6), longest=st.integers(1, 60), given_share=st.floats(0, 1))
+def test_runs_equal_scans(name: str, seed: int, n: int, longest: int, given_share: float) -> None:
+    """Runs of any lengths and gaps, which is what a batch of observations is; other slots stay, bit for bit."""
+    model, rng = MODELS[name], np.random.default_rng(seed)
+    fast = slab_of(model, seed)
+    plain: State = {key: tensor.clone() for key, tensor in fast.items()}
+    lengths = torch.from_numpy(rng.integers(1, longest + 1, n))
+    drawn = draw_for(model, seed + 1, n, longest, 0.2)
+    has_row = torch.from_numpy(rng.random((n, longest)) < given_share) & (torch.arange(longest) < lengths[:, None])
+    row_run, row_step = has_row.nonzero(as_tuple=True)
+    values = drawn.values.masked_fill(~drawn.observed, torch.nan)[has_row]
+    covariates = None if drawn.covariates is None else drawn.covariates[has_row]
+    runs = Runs(drawn.time_us[:, 0].clone(), lengths, row_run, row_step, values, covariates)
+    slots = torch.from_numpy(rng.permutation(CAPACITY)[:n])
+    Stepper(model).run(fast, slots.numpy(), runs)
+    put(plain, slots, advance(model, select(plain, slots), runs))
+    assert_same_states(fast, plain)
+    others = torch.ones(CAPACITY, dtype=torch.bool).index_fill(0, slots, False)
+    assert all(torch.equal(tensor[others], plain[key][others]) for key, tensor in fast.items())
 
 
 @every_model

@@ -86,7 +86,8 @@ def test_what_the_journal_refuses_is_not_applied() -> None:
 
 def test_a_defect_behind_the_journal_stops_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(BUNDLE, VolatileStorage(), max_series=10)
-    monkeypatch.setattr("forecaster.serving.lane.Stepper.advance", lambda *_: 1 / 0)
+    for method in ("advance", "run"):
+        monkeypatch.setattr(f"forecaster.serving.lane.Stepper.{method}", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         engine.observe([columns([("a", 1, 1.0)])])
     assert isinstance(engine.broken, ZeroDivisionError)

@@ -1,0 +1,148 @@
+"""How much one turn of the engine takes on, and how requests are cut so that the rest goes on in later turns.
+
+A request weighs its rows and the missing steps that they skip, which have to be walked, not its bytes. What a turn
+takes on takes some milliseconds, which is found out as the server works, so that no request keeps others waiting long.
+Each part of a request is judged, journaled and applied like a request of its own. Knows nothing of states or journals.
+
+Shapes: R rows.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from forecaster.serving.records import IntArray
+from forecaster.serving.work import ForecastWork, ObserveWork
+
+HELD_BACK = -1  # rows of a request that must not begin before another one has ended
+_LIMITLESS = 2**62
+_TURN_SECONDS = 0.016
+_ROWS, _LEAST_ROWS = 8192, 512
+_STEPS, _LEAST_STEPS = 4096, 256
+_FORECASTS = 512
+
+
+class Turn:
+    """What one turn may still take on, and what it has done.
+
+    Args:
+        rows: at most so many.
+        steps: and so many missing steps, but for a single row that skips more.
+        clock: seconds, of any origin.
+    """
+
+    def __init__(
+        self, rows: int = _LIMITLESS, steps: int = _LIMITLESS, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.rows, self.steps, self.clock = rows, steps, clock
+        self.rows_done = self.steps_done = 0
+        self.cut_by_rows = self.cut_by_steps = False
+        self.seconds = 0.0  # of judging and applying: what the journal takes does not grow with the rows
+        self._busy: set[str | int] = set()  # series and chains of requests that are cut
+
+    def by_rows(self, requests: Sequence[ObserveWork], costs: Callable[[ObserveWork], IntArray | None]) -> list[int]:
+        """Return how many of the rows that are left each request may begin; `costs` are in rows, None: one each."""
+        left = [len(request.columns) - request.start for request in requests]
+        given, most = [costs(request) for request in requests], max(self.rows - self.rows_done, 0)
+        if sum(left) <= most and not self._busy and all(cost is None for cost in given):  # as a rule
+            return left
+        known = [np.ones(n, np.int64) if cost is None else cost for n, cost in zip(left, given, strict=True)]
+        shared = _shared(known, most, is_first=self.rows_done == 0)
+        counts = self._in_order(requests, shared, left, self._busy)
+        self.cut_by_rows |= counts != left
+        return counts
+
+    def by_steps(self, requests: Sequence[ObserveWork], counts: Sequence[int], costs: Sequence[IntArray]) -> list[int]:
+        """Return how many of the rows that they may begin each request goes on with.
+
+        Args:
+            requests: in order.
+            counts: what `by_rows` said.
+            costs: of those that are not held back, the missing steps before each of the rows, int64 [R].
+        """
+        most, given = max(self.steps - self.steps_done, 0), iter(costs)
+        every = [np.zeros(0, np.int64) if count == HELD_BACK else next(given) for count in counts]
+        fewer = _shared(every, most, is_first=self.rows_done == 0)
+        fewer = self._in_order(requests, fewer, [len(cost) for cost in every], set())
+        self.cut_by_steps = True
+        return [min(pair) for pair in zip(counts, fewer, strict=True)]
+
+    def spend(self, rows: int, steps: int) -> None:
+        """Note what was done."""
+        self.rows_done += rows
+        self.steps_done += steps
+
+    def _in_order(
+        self, requests: Sequence[ObserveWork], counts: list[int], whole: Sequence[int], busy: set[str | int]
+    ) -> list[int]:
+        """Hold back whole what would overtake a request that is cut: what touches `busy` series and chains."""
+        for i, request in enumerate(requests):
+            if busy and not busy.isdisjoint(request.keys()):
+                counts[i] = HELD_BACK
+            if counts[i] < whole[i] or counts[i] == HELD_BACK:
+                busy.update(request.keys())
+        self._busy |= busy
+        return counts
+
+
+class Pace:
+    """How much a turn takes on so that it takes some milliseconds: found out from the turns before.
+
+    Args:
+        most_rows: of a turn.
+        seconds: that a turn is to take.
+        clock: seconds, of any origin.
+    """
+
+    def __init__(
+        self, most_rows: int, seconds: float = _TURN_SECONDS, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._most_rows, self.seconds, self.clock = most_rows, seconds, clock
+        self.rows, self.steps, self.forecasts = min(_ROWS, most_rows), _STEPS, min(_FORECASTS, most_rows)
+
+    def turn(self) -> Turn:
+        """Return what the next turn may take on."""
+        return Turn(self.rows, self.steps, self.clock)
+
+    def note(self, turn: Turn) -> None:
+        """Take in how long a turn took."""
+        if turn.seconds > 2 * self.seconds:
+            share = self.seconds / turn.seconds
+            self.rows = min(self.rows, max(int(turn.rows_done * share), _LEAST_ROWS))
+            if turn.steps_done:
+                self.steps = min(self.steps, max(int(turn.steps_done * share), _LEAST_STEPS))
+        elif turn.seconds < self.seconds / 2:
+            if turn.cut_by_rows:
+                self.rows = min(2 * self.rows, self._most_rows)
+            if turn.cut_by_steps:
+                self.steps = 2 * self.steps
+
+    def series(self, requests: Sequence[ForecastWork]) -> list[int]:
+        """Return how many of the series that are left of each request a turn forecasts; the first one gets on."""
+        left = [len(request.series_ids) - request.start for request in requests]
+        if sum(n * request.each for n, request in zip(left, requests, strict=True)) <= self.forecasts:  # as a rule
+            return left
+        costs = [np.full(n, request.each) for n, request in zip(left, requests, strict=True)]
+        return _shared(costs, self.forecasts, is_first=True)
+
+    def note_forecasts(self, weight: int, seconds: float, *, was_cut: bool) -> None:
+        """Take in how long forecasts took."""
+        if seconds > 2 * self.seconds:
+            self.forecasts = min(self.forecasts, max(int(weight * self.seconds / seconds), 1))
+        elif was_cut and seconds < self.seconds / 2:
+            self.forecasts = min(2 * self.forecasts, self._most_rows)
+
+
+def _shared(costs: Sequence[IntArray], most: int, *, is_first: bool) -> list[int]:
+    """Share what is left out: who needs little gets all of it, the others equally much; the first one gets on."""
+    counts = [0] * len(costs)
+    totals = [int(cost.sum()) for cost in costs]
+    for rank, i in enumerate(sorted(range(len(costs)), key=totals.__getitem__)):
+        fair = most // (len(costs) - rank)
+        reached = len(costs[i]) if totals[i] <= fair else int(np.searchsorted(np.cumsum(costs[i]), fair, "right"))
+        if i == 0 and is_first:
+            reached = max(reached, min(len(costs[i]), 1))
+        counts[i] = reached
+        most = max(most - int(costs[i][:reached].sum()), 0)
+    return counts
