@@ -23,6 +23,7 @@ from forecaster.packing import field_head, fill
 from forecaster.serving.admission import to_datetime
 from forecaster.serving.messages import to_timestamp
 from forecaster.serving.status import MAX_ROW_TEXT_BYTES, shortened, status_code
+from forecaster.serving.telemetry import REFUSALS
 from forecaster.serving.work import Drawn, Forecasts, ForecastWork, Observed, Search
 from forecaster.v1 import forecast_pb2, forecast_service_pb2, observation_pb2
 
@@ -49,6 +50,8 @@ async def add_outcomes(
     else:
         fill(response, outcomes=observed.outcomes)  # enumerations below 128 are one byte each
     if observed.errors:
+        first = next(iter(observed.errors.values()))
+        REFUSALS.say(("row", first.reason), lambda: f"a row rejected, {first.reason}: {shortened(str(first))}")
         await _add(response.rejections, to_rejections(observed.errors))
 
 

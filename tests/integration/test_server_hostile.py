@@ -98,6 +98,16 @@ def test_one_message_holds_no_more_than_it_may(server: Server) -> None:
             assert found.field_violations[0].field == path
 
 
+def test_a_rejected_row_is_counted_and_said(server: Server) -> None:
+    request = api.ObserveRequest()
+    for seconds in (3600, 7200, 7201):
+        request.observations.add(series_id="a", value=1.0).observation_time.seconds = seconds
+    with open_channel(server) as channel:
+        answer = ForecastServiceStub(channel).Observe(request)
+    assert [rejection.row for rejection in answer.rejections] == [2]
+    assert "a row rejected, INVALID_ARGUMENT: 1970-01-01T02:00:01+00:00 is off the grid" in server.log.read_text()
+
+
 def test_what_was_sent_is_not_repeated_at_any_length(server: Server) -> None:
     name = "\N{GRINNING FACE}" * 256
     levels = [0.5 - k / 3000 for k in range(1000)]
