@@ -37,7 +37,7 @@ class Entry:
 
 def digest_of(data: bytes) -> bytes:
     """Return the digest of a file's bytes."""
-    return hashlib.blake2b(data, digest_size=32).digest()
+    return hashlib.sha256(data).digest()
 
 
 class Ledger:
