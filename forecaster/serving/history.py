@@ -5,6 +5,8 @@ journal's order. A file is written beside, synced and renamed. Small files are m
 range lies within another's is a leftover and does not count.
 """
 
+import collections
+import contextlib
 import io
 import pathlib
 from collections.abc import Collection, Sequence
@@ -89,10 +91,12 @@ class History(HistoryReader):
 
     def erase_owed(self) -> int:
         """Erase from a file that can be read again what it should have been erased from; return how many it were."""
-        for name in () if self._ledger is None else self._ledger.owing():
+        ledger = self._ledger
+        for name in () if ledger is None else ledger.owing():
             for file in self.files():
-                if file.path.name == name and not self.damage(file):
+                if ledger is not None and file.path.name == name and not self.damage(file):
                     self._write(file.path, (file.first, file.last), self.frame(file))
+                    ledger.paid(name)
                     return 1
         return 0
 
@@ -103,8 +107,11 @@ class History(HistoryReader):
         gone = {file.path.name for file in self.files() if file.is_missing}
         if merged := [e.name for e in entries if e.name not in there and e.name not in gone]:
             ledger.forget(merged)
-        for name in {entry.name for entry in entries if [e.name for e in entries].count(entry.name) > 1} & there.keys():
-            ledger.settle(name, digest_of(there[name].path.read_bytes()))
+        for name in {name for name, count in collections.Counter(e.name for e in entries).items() if count > 1}:
+            with contextlib.suppress(KeyError, OSError):  # it is gone, or cannot be read: who needs it is told
+                digest = digest_of(there[name].path.read_bytes())
+                if digest in ledger.digests(name):
+                    ledger.settle(name, digest)
         for name in there.keys() - {entry.name for entry in entries}:
             self._adopt(ledger, there[name])
         for file in self.files():

@@ -37,7 +37,7 @@ class Entry:
 
 def digest_of(data: bytes) -> bytes:
     """Return the digest of a file's bytes."""
-    return hashlib.blake2b(data, digest_size=32).digest()
+    return hashlib.sha256(data).digest()
 
 
 class Ledger:
@@ -70,10 +70,15 @@ class Ledger:
             self._database.sync()
 
     def settle(self, name: str, digest: bytes) -> None:
-        """Let a file have no other digest, and nothing that is yet to be erased from it: it was just written."""
+        """Let a file have no other digest than the one that it has."""
         assert isinstance(self._database, Database)
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM history_files WHERE name = ? AND digest != ?", (name, digest))
+
+    def paid(self, name: str) -> None:
+        """Note that nothing is left to be erased from a file."""
+        assert isinstance(self._database, Database)
+        with self._database.transaction() as connection:
             connection.execute("DELETE FROM unerased WHERE name = ?", (name,))
 
     def forget(self, names: Collection[str]) -> None:

@@ -20,8 +20,10 @@ def refold(lane: Lane, series_ids: Sequence[str], journal: Journal, *, through: 
     if dropped := journal.dropped():
         gone = f"records up to {dropped} were not kept (serving.history=false); restore the state from a copy"
         raise StateLostError(f"{lost} {gone}, or delete them to begin anew", series_ids)
+    repair = "the history is damaged; restore it from a copy, or delete them to begin anew"  # the log has which file
+    if journal.damage():  # files that have not changed are not read for it again
+        raise StateLostError(f"{lost} {repair}", series_ids)
     try:
         return refolded(lane.bundle, series_ids, journal, lane.store.calibration, through=through)
-    except DamagedHistoryError as error:  # which file, the log has
-        repair = "the history is damaged; restore it from a copy, or delete them to begin anew"
+    except DamagedHistoryError as error:
         raise StateLostError(f"{lost} {repair}", series_ids) from error

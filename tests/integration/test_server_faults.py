@@ -1,10 +1,13 @@
 """Real servers whose files are torn, corrupted or cannot be written, and what is left of a deleted series."""
 
+import datetime as dt
 import pathlib
+import re
 import resource
 import sqlite3
 import struct
 import time
+import urllib.request
 from collections.abc import Callable
 from contextlib import closing
 
@@ -13,13 +16,14 @@ import polars as pl
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
+from forecaster.cli import main
 from forecaster.client import ForecastClient, RetryPolicy
 from forecaster.client.calls import observe_calls
 from forecaster.errors import SeriesNotFoundError, UnavailableError
 from forecaster.serving.history import scan
 from forecaster.v1.forecast_service_pb2_grpc import ForecastServiceStub
 
-from .conftest import Server, ServerFactory, wander
+from .conftest import START, Server, ServerFactory, wander
 from .test_server_journey import assert_forecasts_are_the_offline_models
 
 HOURS = 40
@@ -218,3 +222,43 @@ def test_nothing_is_left_of_a_deleted_series(start: Start, state: pathlib.Path) 
             client.get_series(name)
         assert not left()
         assert client.observe(frame).applied == HOURS  # it may begin anew
+
+
+def test_a_damaged_history_file_stops_nobody_else(
+    start: Start, servers: ServerFactory, state: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Deletions, pruning and a start go on; metrics, the log and the check name the file."""
+    server, address = start(*OFTEN, "--serving.metrics_port=0")
+    hour_by_hour(address, 3, range(HOURS))
+    until(lambda: not scan(state / "history").filter(unique_id="s2").collect().is_empty())
+    server.kill()
+    for path in (state / "history").glob("*.parquet"):
+        flip(path, path.stat().st_size // 3)
+    server, address = start(*OFTEN, "--serving.metrics_port=0")
+    (port,) = re.findall(r"metrics on http://127\.0\.0\.1:(\d+)/", server.log.read_text())
+
+    def damaged() -> bool:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+            return bool(re.search(r"^forecaster_history_damaged_parts\{.*\} [1-9]", page.read().decode(), re.MULTILINE))
+
+    with ForecastClient(address) as client:
+        client.delete_series("s1")  # nobody can look into the file for it
+        until(damaged)
+        assert client.observe(wander(3, 20, start=HOURS)).applied == 60
+        until(
+            lambda: (
+                not scan(state / "history")
+                .filter(pl.col("ds") >= START + dt.timedelta(hours=HOURS))
+                .collect()
+                .is_empty()
+            )
+        )
+        assert [(info.unique_id, info.length, info.failure) for info in client.list_series()] == [
+            ("s0", HOURS + 20, ""),
+            ("s1", 20, ""),
+            ("s2", HOURS + 20, ""),
+        ]
+        assert main(["health", "--server", address]) == 0
+    assert main(["verify-state", f"--serving.state={state.parent}"]) == 1
+    assert "it is not what was written" in capsys.readouterr().out
+    assert server.log.read_text().count("cannot be read (it is not what was written)") < 5

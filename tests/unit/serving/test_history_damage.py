@@ -1,5 +1,6 @@
 """History files that are changed or gone: noticed, named, and a matter of those series only that need them."""
 
+import dataclasses
 import pathlib
 import shutil
 import sqlite3
@@ -13,6 +14,7 @@ from forecaster.cli import main
 from forecaster.errors import DamagedHistoryError, StateLostError
 from forecaster.serving.engine import Engine
 from forecaster.serving.history import History
+from forecaster.serving.history_ledger import digest_of
 from forecaster.serving.inspection import inspect
 from forecaster.serving.records import Deletion, Snapshot
 from forecaster.serving.storage import Storage
@@ -225,4 +227,23 @@ def test_the_command_says_what_is_damaged_beside_an_open_state(
     assert "record 3 is corrupted" in said
     assert "the snapshot of series 'a' is corrupted" in said
     assert said.count("cannot be read") == 2
+    storage.close()
+
+
+@pytest.mark.parametrize("is_renamed", [False, True])
+def test_a_rewriting_that_was_cut_short_leaves_what_is_owed_and_known(tmp_path: pathlib.Path, is_renamed: bool) -> None:
+    """Two digests stand there for a moment; a damaged file must not become the known one by that."""
+    storage = with_history(tmp_path)
+    path = history(tmp_path)[0]
+    ledger = storage._history._ledger  # type: ignore[attr-defined]
+    entries = [entry for entry in ledger.entries()[0] if entry.name == path.name]
+    ledger.note(dataclasses.replace(entries[0], digest=digest_of(path.read_bytes() + b"?")))
+    ledger.owe(path.name, ["a"])
+    path.write_bytes(path.read_bytes() + (b"?" if is_renamed else b"damaged"))
+    storage.close()
+    storage = opened(tmp_path)
+    left = [entry.digest for entry in storage._history._ledger.entries()[0] if entry.name == path.name]  # type: ignore[attr-defined]
+    assert len(left) == (1 if is_renamed else 2)
+    assert storage._history._ledger.owed(path.name) == ["a"]  # type: ignore[attr-defined]
+    assert bool(storage.journal.damage()) is not is_renamed
     storage.close()

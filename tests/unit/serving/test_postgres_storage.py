@@ -11,8 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from forecaster.errors import ConfigError, StorageError
+from forecaster.errors import ConfigError, DamagedHistoryError, StorageError
 from forecaster.serving import postgres_journal, postgres_snapshots
+from forecaster.serving.inspection import inspect
 from forecaster.serving.opening import open_storage
 from forecaster.serving.postgres_storage import PostgresStorage, open_postgres
 from forecaster.serving.records import Attributes, Columns, Deletion, Record, Snapshot
@@ -274,17 +275,20 @@ def test_tables_of_another_version_are_refused(postgres: Cluster, database: str)
     open_postgres(postgres.url(database), "commit", "model").close()
     with postgres.connect(database) as connection:
         connection.execute("UPDATE forecaster.schema_version SET version = 99")
-    with pytest.raises(StorageError, match="version 99, this server knows 2"):
+    with pytest.raises(StorageError, match="version 99, this server knows 3"):
         open_postgres(postgres.url(database), "commit", "model")
 
 
-def test_tables_of_an_earlier_version_are_brought_up_to_date(postgres: Cluster, database: str) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_tables_of_an_earlier_version_are_brought_up_to_date(postgres: Cluster, database: str, version: int) -> None:
     storage = open_postgres(postgres.url(database), "commit", "model")
     storage.journal.append(columns(("a", 1, 1.0)), columns(("a", 2, 1.0)))
     storage.close()
     with postgres.connect(database) as connection:
-        connection.execute("ALTER TABLE forecaster.leases DROP COLUMN dropped_through")
-        connection.execute("UPDATE forecaster.schema_version SET version = 1")
+        connection.execute("DROP TABLE forecaster.bundles")
+        if version == 1:
+            connection.execute("ALTER TABLE forecaster.leases DROP COLUMN dropped_through")
+        connection.execute("UPDATE forecaster.schema_version SET version = %s", (version,))
     for _ in range(2):
         storage = open_postgres(postgres.url(database), "commit", "model")
         assert rows(storage) == [("a", 1, 1.0), ("a", 2, 1.0)]
@@ -292,7 +296,31 @@ def test_tables_of_an_earlier_version_are_brought_up_to_date(postgres: Cluster, 
     storage = open_postgres(postgres.url(database), "commit", "model")
     assert storage.journal.prune(1, committed_before_us=EVER, keep_history=False) == 1
     assert rows(storage) == [("a", 2, 1.0)]
+    storage.snapshots.keep_bundle("f", {"one": b"1"})
+    assert storage.snapshots.kept_bundle("f") == {"one": b"1"}
     storage.close()
+
+
+def test_the_check_names_what_is_damaged_beside_the_owner(
+    storage: PostgresStorage, postgres: Cluster, database: str
+) -> None:
+    for k in range(3):
+        storage.journal.append(columns(("a", k, 1.0)))
+    storage.journal.prune(1, committed_before_us=EVER, keep_history=True)
+    storage.snapshots.save("f", [Snapshot.of("a", 3, b"x"), Snapshot.of("b", 3, b"y")])
+    assert inspect(postgres.url(database), "model").report().endswith("3 records, 2 snapshots: all as it was written")
+    with postgres.connect(database) as connection:
+        connection.execute("UPDATE forecaster.history SET payload = '\\x01020304'")
+        connection.execute("UPDATE forecaster.snapshots SET state = 'z' WHERE series_id = 'b'")
+    storage.snapshots.complete("f", 7)
+    assert inspect(postgres.url(database), "model").wrong == [
+        "the journal ends with record 3, but records up to 7 were acknowledged",
+        "record 1 is corrupted: it is shorter than its header",
+        "the snapshot of series 'b' is corrupted",
+    ]
+    left: list[DamagedHistoryError] = []
+    assert [sequence for sequence, _ in storage.journal.read(0, on_damage=left.append)] == [2, 3]
+    assert len(left) == 1
 
 
 def test_a_database_that_cannot_hold_all_ids_is_refused(postgres: Cluster, database: str) -> None:
