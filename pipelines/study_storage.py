@@ -18,7 +18,7 @@ from optuna.storages.journal._file import BaseJournalFileLock
 from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from forecaster.errors import ConfigError, UnavailableError
-from forecaster.store_uri import without_password
+from forecaster.store_uri import without_password, without_secrets
 
 _TABLES_TRIES, _TABLES_WAIT_SECONDS = 5, 0.5
 _DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
@@ -63,7 +63,7 @@ def _storage_errors(storage: str) -> Iterator[None]:
         raise ConfigError(f"tuning.storage={shown} is no URL of a database, nor a file") from error
     except (SQLAlchemyError, OSError, optuna.exceptions.StorageInternalError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UnavailableError(f"the study in {shown} cannot be used: {lines[0]}") from error
+        raise UnavailableError(f"the study in {shown} cannot be used: {without_secrets(lines[0], storage)}") from error
 
 
 @contextlib.contextmanager
