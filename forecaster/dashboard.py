@@ -28,7 +28,8 @@ from jsonargparse import ArgumentParser, Namespace
 from forecaster.arguments import read_config
 from forecaster.config import TrackingConfig, require
 from forecaster.errors import ConfigError, ModelNotFoundError, UnavailableError
-from forecaster.store_uri import artifact_location, local_path, sqlite_path, without_password
+from forecaster.store_errors import unavailable
+from forecaster.store_uri import artifact_location, local_path, sqlite_path, without_password, without_secrets
 
 _START_SECONDS, _END_SECONDS, _POLL_SECONDS = 90.0, 10.0, 0.1
 _PAGE = "/#/experiments?workflowType=machine_learning"  # models' pages, rather than those of chats
@@ -106,9 +107,10 @@ def _require_store(config: TrackingConfig) -> None:
         has_tables = inspect(engine).has_table("experiments")
         engine.dispose()
     except (ArgumentError, ImportError) as error:
-        raise ConfigError(f"tracking.uri={shown} cannot be opened: {_first_line(error)}") from error
+        said = without_secrets(_first_line(error), config.uri)
+        raise ConfigError(f"tracking.uri={shown} cannot be opened: {said}") from error
     except (SQLAlchemyError, OSError) as error:
-        raise UnavailableError(f"the store {shown} cannot be used: {_first_line(error)}") from error
+        raise unavailable(config, error) from error
     if not has_tables:
         raise ModelNotFoundError(f"{shown} is no store of MLflow: {hint}", [shown])
 

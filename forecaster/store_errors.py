@@ -46,18 +46,16 @@ def require_reachable(config: TrackingConfig) -> None:
     if not re.match(r"(sqlite|postgresql|postgres|mysql|mssql)(\+\w+)?:", config.uri):
         return
     import sqlalchemy
-    from sqlalchemy.exc import NoSuchModuleError
 
     kind = config.uri.partition(":")[0]
     options = {"connect_args": {"connect_timeout": _CONNECT_SECONDS}} if kind.startswith("postgresql") else {}
     engine = sqlalchemy.create_engine(config.uri, poolclass=sqlalchemy.NullPool, **options)
     try:
         with engine.connect() as connection:
-            if path is not None:  # a file that can only be read is found out here, not amid a training
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-                connection.rollback()
-    except NoSuchModuleError:
-        return  # MLflow says which ones it knows
+            if path is not None:
+                connection.exec_driver_sql(
+                    "PRAGMA schema_version"
+                )  # opens it; reading may be all that is allowed
     finally:
         engine.dispose()
 

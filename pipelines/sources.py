@@ -25,7 +25,7 @@ from forecaster.data.report import Source as Place
 from forecaster.data.schema import canonical_rows, require_columns
 from forecaster.data.wide import is_wide
 from forecaster.errors import DataError
-from forecaster.store_uri import without_password
+from forecaster.store_uri import without_password, without_secrets
 
 _ROWS = 262_144  # of one part
 
@@ -201,7 +201,8 @@ class _Query:
         try:
             engine = sqlalchemy.create_engine(self._url)
         except (SQLAlchemyError, ImportError) as error:
-            raise DataError(f"ingest.sql_url: {self._label} cannot be used: {first_line(error)}") from error
+            said = without_secrets(first_line(error), self._url)
+            raise DataError(f"ingest.sql_url: {self._label} cannot be used: {said}") from error
         try:
             with engine.connect().execution_options(stream_results=True, yield_per=_ROWS) as connection:
                 answer = connection.execute(sqlalchemy.text(self._query))
@@ -209,7 +210,8 @@ class _Query:
                 for rows in answer.partitions():
                     yield names, [tuple(row) for row in rows]
         except SQLAlchemyError as error:
-            raise DataError(f"{self._label}: the query failed: {first_line(error)}") from error
+            said = without_secrets(first_line(error), self._url)
+            raise DataError(f"{self._label}: the query failed: {said}") from error
         finally:
             engine.dispose()
 

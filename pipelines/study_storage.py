@@ -19,7 +19,7 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLA
 
 from forecaster.durable_files import make_folder
 from forecaster.errors import ConfigError, UnavailableError
-from forecaster.store_uri import without_password
+from forecaster.store_uri import without_password, without_secrets
 
 _TABLES_TRIES, _TABLES_WAIT_SECONDS = 5, 0.5
 _DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
@@ -64,7 +64,7 @@ def _storage_errors(storage: str) -> Iterator[None]:
         raise ConfigError(f"tuning.storage={shown} is no URL of a database, nor a file") from error
     except (SQLAlchemyError, OSError, optuna.exceptions.StorageInternalError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UnavailableError(f"the study in {shown} cannot be used: {lines[0]}") from error
+        raise UnavailableError(f"the study in {shown} cannot be used: {without_secrets(lines[0], storage)}") from error
 
 
 @contextlib.contextmanager

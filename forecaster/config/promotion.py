@@ -29,14 +29,14 @@ class PromotionConfig:
     """What a challenger has to do better.
 
     Args:
-        margin: the share by which its MASE has to be below the champion's; less than 0.02 is what seeds differ by.
+        margin: the share by which its MASE has to be below the champion's; seeds differ by up to 0.026.
         naive_margin: the share by which its MASE has to be below the seasonal naive's.
         min_coverage: how much of the values its 80 % intervals have to hold at the least.
         max_coverage: and at the most.
         min_origins: forecasts, pairs of series and origin, that have to be scored at the least.
     """
 
-    margin: float = 0.02
+    margin: float = 0.03
     naive_margin: float = 0.0
     min_coverage: float = 0.6
     max_coverage: float = 0.95
