@@ -124,12 +124,7 @@ def evaluate(
         DataError: the data cannot be used, or no forecast can be scored.
         ConfigError: options contradict each other.
     """
-    if since is not None and (actual is not None or origins == "last"):
-        raise ConfigError("--since is for rolling origins without --actual: leave one of them out")
-    if horizons is not None:
-        require(horizons >= 1, "horizons", horizons, "1 or more")
-        if since is not None or actual is not None or origins == "last":
-            raise ConfigError("--horizons is for rolling origins without --since and --actual: leave it or them out")
+    _check_choices(origins, since, horizons, actual)
     registered, bundle = load_bundle(config.tracking, version)
     if bundle.step_us != config.data.step_us:
         raise ConfigError(f"the model has a step of {bundle.frequency}, --data.frequency says {config.data.frequency}")
@@ -150,6 +145,16 @@ def evaluate(
             " before it, one a season before, and a value to compare it with"
         )
     return Report(model=f"{registered.name} version {registered.version}", first_time=_time(first_us), scores=scores)
+
+
+def _check_choices(origins: Choice, since: dt.datetime | None, horizons: int | None, actual: str | None) -> None:
+    """Raise ConfigError for two answers to which forecasts are scored."""
+    if since is not None and (actual is not None or origins == "last"):
+        raise ConfigError("--since is for rolling origins without --actual: leave one of them out")
+    if horizons is not None:
+        require(horizons >= 1, "horizons", horizons, "1 or more")
+        if since is not None or actual is not None or origins == "last":
+            raise ConfigError("--horizons is for rolling origins without --since and --actual: leave it or them out")
 
 
 def _scored_steps(bundle: Bundle, series: list[Series], horizons: int | None) -> int:

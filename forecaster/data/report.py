@@ -275,10 +275,8 @@ def _frequency_hint(rows: pl.DataFrame, step_us: int) -> str:
     for name, days in _CALENDAR.items():
         low, high = (_UNITS_US["d"] * count for count in days)
         if since.n_unique() > 1 and since.is_between(low, high).sum() >= NEARLY_ALL * len(since):
-            return (
-                f"the data looks {name}, and such steps vary in length: write evenly spaced times in their place, such"
-                " as one week for each, and set --model.calendar false"
-            )
+            advice = "write evenly spaced times in their place, such as weeks, and set --model.calendar false"
+            return f"the data looks {name}, and such steps vary in length: {advice}"
     usual_us, count = since.value_counts(sort=True).row(0)
     fitting = (since % usual_us == 0).sum()  # gaps are whole steps, else it is no step of this data
     if usual_us == step_us or 2 * count <= len(since) or fitting < NEARLY_ALL * len(since):
@@ -288,8 +286,7 @@ def _frequency_hint(rows: pl.DataFrame, step_us: int) -> str:
 
 def frequency_hint(usual_us: int) -> str:
     """Return which frequency data with this step seems to have."""
-    text = frequency_text(usual_us)
-    return f"the data looks like {text}: set --data.frequency {text}"
+    return f"the data looks like {(text := frequency_text(usual_us))}: set --data.frequency {text}"
 
 
 def frequency_text(us: int) -> str:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -26,7 +27,8 @@ SMALL = (
 
 def demo(output: pathlib.Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "forecaster", "demo", "--output", str(output), *SMALL, *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    env = os.environ | dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY"), "http://127.0.0.1:9")  # nobody's
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=280, check=False)
 
 
 @pytest.fixture(scope="module")
