@@ -56,11 +56,11 @@ class Batcher:
     ) -> None:
         self._engine = engine
         self._pace = pace or Pace(max_batch)
-        self.look_ups = None if beside is None else LookUps(beside, lambda: self._queued > 0, self._answer)
+        self.look_ups = None if beside is None else LookUps(beside, lambda: self.is_busy, self._answer)
         self._max_batch, self.max_queued = max_batch, max_queued
         self.turns = 0  # that had observations or forecasts
         self._on_defect = on_defect
-        self._queued = 0  # rows
+        self._queued = self._sought = 0  # rows, and those of them that wait to be looked up
         self._waiting = 0  # requests and calls
         self._line = Line()  # the thread's
         self._gathered: list[Job] = []  # in this pass of the loop
@@ -104,6 +104,11 @@ class Batcher:
     def queued(self) -> int:
         """The rows that wait or are being worked on."""
         return self._queued
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anybody waits for the engine; any thread may ask."""
+        return self._queued > self._sought
 
     def count(self, outcome: str) -> int:
         """Return how many observations were applied, duplicate or rejected, by name."""
@@ -191,10 +196,13 @@ class Batcher:
             self._queued -= job.weight
         for job, answer in ended:
             if isinstance(answer, Observed) and answer.sought is not None and self.look_ups is not None:
+                job.sought = True
+                self._sought += job.weight
                 self.look_ups.ask(job, answer)
                 continue
             self._waiting -= 1
             self._queued -= job.weight
+            self._sought -= job.weight if job.sought else 0
             if job.future.cancelled():
                 continue
             if isinstance(answer, BaseException):

@@ -107,7 +107,8 @@ def joined(request: ForecastWork, parts: Sequence[tuple[IntArray, Forecasts]]) -
     names = [name for one in answers for name in one.series_ids]
     place = {name: at for at, name in enumerate(request.series_ids)}
     order = np.argsort([place[name] for name in names], kind="stable")
-    versions = [version for one in answers for version in one.versions * len(one.series_ids)]
+    each = (one.versions * (1 if len(one.versions) > 1 else len(one.series_ids)) for one in answers)
+    versions = [version for part in each for version in part]
     ended = [np.zeros_like(one.median) if one.ended is None else one.ended for one in answers]
     return Forecasts(
         tuple(names[i] for i in order),

@@ -168,13 +168,13 @@ class Maintenance:
         self._until_none_is_left(self._storage.journal.erase)
 
     def _until_none_is_left(self, work: Callable[[], int]) -> None:
-        """Do a work part by part; while there are requests, with a share of the time, as it keeps the engine waiting."""
+        """Do a work part by part; while there are requests, with a share of the time: it keeps the engine waiting."""
         turns = self._batcher.turns
         while not self._stopped.is_set():
             began = time.perf_counter()
             if not work():
                 return
             worked = time.perf_counter() - began
-            is_busy, turns = self._batcher.turns != turns or self._batcher.queued > 0, self._batcher.turns
+            is_busy, turns = self._batcher.turns != turns or self._batcher.is_busy, self._batcher.turns
             rest = _REST_SHARE * worked if is_busy else 0.0
             time.sleep(min(max(rest, _LEAST_REST_SECONDS), _MOST_REST_SECONDS))

@@ -27,6 +27,7 @@ from forecaster.serving.records import (
     encode,
     find,
     nothing,
+    spanning,
 )
 from forecaster.serving.storage import OnDamage
 
@@ -75,9 +76,9 @@ ORDER BY found.sequence
 # MATERIALIZED: few records of many span a time, which the order and the limit would make the planner forget.
 _SPANNING = """
 WITH spanning AS MATERIALIZED (
-    SELECT sequence, octet_length(payload) AS bytes FROM forecaster.records
+    SELECT sequence, octet_length(payload) AS bytes, first_us, last_us FROM forecaster.records
     WHERE shard = %s AND first_us <= %s AND last_us >= %s)
-SELECT sequence, bytes FROM spanning WHERE sequence <= %s ORDER BY sequence DESC LIMIT 65536
+SELECT sequence, bytes, first_us, last_us FROM spanning WHERE sequence <= %s ORDER BY sequence DESC LIMIT 65536
 """
 _AT = """
 SELECT sequence, found.payload FROM unnest(%b::bigint[]) AS wanted (sequence)
@@ -262,10 +263,13 @@ class PostgresJournal:
 
     def _newest_first(self, wanted: Columns) -> Iterator[Record]:
         """Yield the records that span the times of some rows, and deletions."""
-        span, through = (int(wanted.time_us.max()), int(wanted.time_us.min())), self._head.last
+        times_us = np.unique(wanted.time_us)
+        span, through = (int(times_us[-1]), int(times_us[0])), self._head.last
         while page := self._session.rows(_SPANNING, (self._session.shard, *span, through)):
-            ends = np.cumsum([size for _, size in page])
-            for part in np.split(np.array(page)[:, 0], np.flatnonzero(np.diff(ends // _PART_BYTES)) + 1):
+            sequences, sizes, first_us, last_us = np.array(page, dtype=np.int64).T
+            held = spanning(times_us, first_us, last_us)
+            ends = np.cumsum(sizes[held])
+            for part in np.split(sequences[held], np.flatnonzero(np.diff(ends // _PART_BYTES)) + 1):
                 for sequence, payload in self._session.rows(_AT, (part.tolist(), self._session.shard)):
                     yield self._decoded(sequence, payload)
             through = page[-1][0] - 1

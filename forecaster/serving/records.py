@@ -231,6 +231,12 @@ def nothing() -> None:
     """Give way to nobody."""
 
 
+def spanning(times_us: IntArray, first_us: IntArray, last_us: IntArray) -> npt.NDArray[np.bool_]:
+    """Return which of N ranges of time, ends included, hold at least one of some ascending times, bool [N]."""
+    low, high = np.searchsorted(times_us, first_us, side="left"), np.searchsorted(times_us, last_us, side="right")
+    return low < high
+
+
 def find(
     wanted: Columns, newest_first: Iterable[Record], *, most_rows: int, give_way: Callable[[], None] = nothing
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:

@@ -20,7 +20,7 @@ from forecaster.serving.high_water_mark import HighWaterMark
 from forecaster.serving.history import History
 from forecaster.serving.history_reader import HistoryFile
 from forecaster.serving.issued import Issued
-from forecaster.serving.records import Attributes, Columns, Deletion, Record, encode, find, nothing
+from forecaster.serving.records import Attributes, Columns, Deletion, Record, encode, find, nothing, spanning
 from forecaster.serving.sqlite_database import Database
 from forecaster.serving.sqlite_erasure import Erasure
 from forecaster.serving.sqlite_pruning import Pruning
@@ -33,7 +33,7 @@ _ROWS = (Columns, Issued)  # which leave nothing beside themselves
 _PAGE_ATTRIBUTES = 4096
 _DELETIONS = "SELECT sequence, series_id FROM erasures ORDER BY sequence"
 _SEQUENCE = operator.itemgetter(0)
-_PAGE_RECORDS = 64  # of one query, so that no reader keeps the log from being written back
+_PAGE_RECORDS, _PAGE_RANGES = 64, 4096  # of one query, so that no reader keeps the log from being written back
 
 
 class SqliteJournal:
@@ -219,14 +219,25 @@ class SqliteJournal:
             on_damage(error)
 
     def _newest_first(self, wanted: Columns) -> Iterator[Record]:
+        """Yield the records that may hold one of some rows, and deletions: only of those the payload is read."""
         query = (
-            "SELECT sequence, payload FROM journal WHERE sequence < ? AND first_us <= ? AND last_us >= ?"
+            "SELECT sequence, first_us, last_us FROM journal WHERE sequence < ? AND first_us <= ? AND last_us >= ?"
             " ORDER BY sequence DESC LIMIT ?"
         )
-        before, spanned = ALWAYS[1], (int(wanted.time_us.max()), int(wanted.time_us.min()))
-        while page := self._database.rows(query, (before, *spanned, _PAGE_RECORDS)):
-            yield from (decoded(self._database, sequence, payload) for sequence, payload in page)
+        times_us = np.unique(wanted.time_us)
+        before, spanned = ALWAYS[1], (int(times_us[-1]), int(times_us[0]))
+        while page := self._database.rows(query, (before, *spanned, _PAGE_RANGES)):
+            sequences, first_us, last_us = np.array(page, dtype=np.int64).T
+            held = sequences[spanning(times_us, first_us, last_us)]
+            for start in range(0, len(held), _PAGE_RECORDS):
+                yield from self._at(held[start : start + _PAGE_RECORDS].tolist())
             before = int(page[-1][0])
+
+    def _at(self, sequences: Sequence[int]) -> Iterator[Record]:
+        """Yield those of some records that are still there, the newest first."""
+        marks = ", ".join("?" * len(sequences))
+        query = f"SELECT sequence, payload FROM journal WHERE sequence IN ({marks}) ORDER BY sequence DESC"
+        yield from (decoded(self._database, *row) for row in self._database.rows(query, sequences))
 
 
 @functools.cache

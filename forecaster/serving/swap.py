@@ -237,7 +237,7 @@ class Swap:
             raise UnavailableError("the server was told to stop while it replaced a version")
 
     def _is_busy(self) -> bool:
-        return self._batcher.queued > 0
+        return self._batcher.is_busy
 
     async def _in_thread(self, function: Callable[..., Any], *values: Any) -> Any:
         self._check_going()

@@ -29,6 +29,7 @@ class Job:
         in_line: whether others wait for it to end.
         ahead: how many have to end before it.
         behind: who waits for it.
+        sought: whether it waits for rows to be looked up, and no more for the engine.
     """
 
     work: Work
@@ -39,6 +40,7 @@ class Job:
     in_line: bool = False
     ahead: int = 0
     behind: "list[Job]" = field(default_factory=list)
+    sought: bool = False
 
 
 class Line:

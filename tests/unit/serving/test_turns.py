@@ -16,12 +16,13 @@ from hypothesis import given, settings
 from forecaster.errors import ConflictError, OutOfOrderError, StorageError
 from forecaster.serving.batcher import Batcher
 from forecaster.serving.engine import Engine
+from forecaster.serving.forecasting import joined
 from forecaster.serving.records import Columns
 from forecaster.serving.sqlite_storage import SqliteStorage
 from forecaster.serving.storage import Journal
 from forecaster.serving.turns import Pace, Turn
 from forecaster.serving.volatile_storage import VolatileStorage
-from forecaster.serving.work import Chain, ForecastWork, Observed, ObserveWork
+from forecaster.serving.work import Chain, Forecasts, ForecastWork, Observed, ObserveWork
 from tests.unit.serving.folding import BUNDLE, GAP, HORIZON, HOUR_US, columns
 
 LEVELS = (0.1, 0.5, 0.9)
@@ -236,6 +237,20 @@ def test_many_forecasts_are_cut_and_are_the_same() -> None:
         assert max(server.pace.forecast) <= 5
 
     serve(Server(Steady(rows=7, forecasts=5)), scenario)
+
+
+def test_parts_of_forecasts_keep_each_series_version() -> None:
+    """While a version is being replaced, a part's series have different ones."""
+
+    def part(names: str, *versions: str) -> Forecasts:
+        n = len(names)
+        values = np.arange(n, dtype=np.float64)[:, None]
+        return Forecasts(tuple(names), np.zeros(n, np.int64), values, values[..., None], {}, versions=versions)
+
+    parts = [part("ab", "1", "2"), part("c", "2"), part("de", "1")]
+    places = [np.array([0, 1]), np.array([2]), np.array([3, 4])]
+    whole = joined(ForecastWork(tuple("abcde"), 1, (0.5,)), list(zip(places, parts, strict=True)))
+    assert whole.versions == ("1", "2", "2", "1", "1")
 
 
 rows_of = st.tuples(
