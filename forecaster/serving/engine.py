@@ -196,7 +196,7 @@ class Engine:
         return all(name in self.lanes.of(name).store.resident for name in (*request.columns.series_ids, *given))
 
     def _observe_whole(self, requests: Sequence[ObserveWork]) -> list[Observed]:
-        covariates = self.lanes.active.covariates
+        covariates = self.lanes.covariates.dynamic  # what another version knows of them is journaled too
         columns, slices = join([request.columns.with_covariates(covariates) for request in requests])
         given = [request.attributes for request in requests if request.attributes is not None]
         attributes = merged(given) if given else None

@@ -63,7 +63,7 @@ class Lane:
         """Judge rows against the series' clocks and memories; return the slots of the series too, -1 for new ones.
 
         Args:
-            columns: with this model's covariates.
+            columns: the rows.
             find: looks up rows that are older than the states remember.
             room: how many new series fit.
             latest_us: a later time is a mistake.
@@ -108,8 +108,8 @@ class Lane:
             verdict: on the rows.
             past: looks up what series ever had.
         """
-        if not self.static:
-            return None
+        if not self.static and not any(attributes.numbers) and not any(attributes.categories):
+            return None  # a version that knows none keeps them for others
         with_rows = {columns.series_ids[i] for i in np.unique(columns.series).tolist()}
         begun = {columns.series_ids[i] for i in np.unique(columns.series[verdict.accepted]).tolist()}
         slots = self.store.bring(attributes.series_ids)
@@ -141,6 +141,7 @@ class Lane:
             issued: of this model version, in order.
         """
         verdict, slots = judged
+        columns = columns.with_covariates(self.covariates)
         if verdict.one_step_each and issued is None:
             if attributes is not None:
                 self.set_attributes(attributes)
@@ -174,8 +175,6 @@ class Lane:
 
     def set_attributes(self, attributes: Attributes) -> None:
         """Set the static covariates of those series that exist."""
-        if not self.static:
-            return
         slots = self.store.bring(attributes.series_ids)
         there = np.flatnonzero(slots >= 0)
         attributes = attributes.of(there.tolist())

@@ -54,12 +54,18 @@ class Plans:
         """The numbers that a series of the last message costs."""
         return 0 if self._plan is None else self._plan.each
 
-    def work(self, series_ids: tuple[str, ...], options: forecast_pb2.ForecastOptions, bundle: Bundle) -> ForecastWork:
+    def work(
+        self,
+        series_ids: tuple[str, ...],
+        options: forecast_pb2.ForecastOptions,
+        bundle: Bundle,
+        spec: CovariateSpec | None = None,
+    ) -> ForecastWork:
         """Return what to forecast of series whose ids were checked; raises what `forecast_work` does."""
         if self._plan is None or options != self._options or bundle is not self._bundle:
             self._plan, self._options, self._bundle = forecast_plan(options, bundle), options, bundle
         if options.future_covariates:
-            return forecast_work(series_ids, options, bundle)
+            return forecast_work(series_ids, options, bundle, spec)
         return self._plan.work(series_ids)
 
 
@@ -75,10 +81,15 @@ class Validator:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="validation")
 
     async def work(
-        self, request: Request, bundle: Bundle, chain: Chain | None = None, plans: Plans | None = None
+        self,
+        request: Request,
+        bundle: Bundle,
+        chain: Chain | None = None,
+        plans: Plans | None = None,
+        spec: CovariateSpec | None = None,
     ) -> ObserveWork:
         """Return what a request asks for; see `observe_work`."""
-        validate = functools.partial(observe_work, request, bundle, self._largest, chain, plans)
+        validate = functools.partial(observe_work, request, bundle, self._largest, chain, plans, spec)
         if len(request.observations) + len(request.attributes) <= _MANY:
             return validate()
         return await asyncio.get_running_loop().run_in_executor(self._thread, validate)
@@ -90,6 +101,7 @@ def observe_work(
     largest: int,
     chain: Chain | None = None,
     plans: Plans | None = None,
+    spec: CovariateSpec | None = None,
 ) -> ObserveWork:
     """Return what a request asks for.
 
@@ -99,6 +111,7 @@ def observe_work(
         largest: most rows, and most of everything else, of one request.
         chain: the requests that this one follows.
         plans: of a stream, where forecasts may be asked for too.
+        spec: the covariates that may be given; left out, the model's.
 
     Raises InvalidArgumentError naming the wrong fields, and UnsupportedError for forecasts that need another model.
     """
@@ -111,11 +124,11 @@ def observe_work(
         rows = max(len(given.series_indices), len(given.observation_times_us), len(given.values))
         sizes = {"columns": rows, "columns.series_ids": len(given.series_ids), "attributes": sizes["attributes"]}
     check_sizes(sizes, largest)
-    spec = bundle.model.covariates
+    spec = spec or bundle.model.covariates
     columns = from_columns(request.columns, spec.dynamic) if packed else from_rows(request.observations, spec.dynamic)
     then = None
     if plans is not None and request.HasField("options"):
-        then = plans.work(columns.series_ids, request.options, bundle)  # type: ignore[union-attr]
+        then = plans.work(columns.series_ids, request.options, bundle, spec)  # type: ignore[union-attr]
     return ObserveWork(columns, from_attributes(request.attributes, spec), then, chain)
 
 

@@ -172,11 +172,14 @@ class PostgresJournal:
         found = self._session.rows(query, (self._session.shard, self._dropped(), self._head.last))[0][0]
         return self._head.last + 1 if found is None else int(found)
 
-    def read(self, after: int, *, since_us: int | None = None) -> Iterator[tuple[int, Record]]:
+    def read(
+        self, after: int, *, since_us: int | None = None, before_us: int | None = None
+    ) -> Iterator[tuple[int, Record]]:
         """See `Journal.read`. Raises StorageError if records are dropped that this reader has not seen."""
-        if since_us is None:
+        if since_us is None and before_us is None:
             return self._read(after, "true", ())
-        return self._read(after, "(last_us >= %s OR first_us > last_us)", (since_us,))
+        span = (-(2**63) if since_us is None else since_us, 2**63 - 1 if before_us is None else before_us)
+        return self._read(after, "(last_us >= %s AND first_us < %s OR first_us > last_us)", span)
 
     def find(self, wanted: Columns) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
         """See `Journal.find`."""

@@ -42,7 +42,7 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
         """Advance series by observations."""
         served = self._backend.served(request.model)
         # Not begun, it is dropped whole if the caller goes away; begun, it is done whole, and a retry finds duplicates.
-        work = await self._validator.work(request, served.bundle)
+        work = await self._validator.work(request, served.bundle, spec=served.covariates)
         observed = await served.batcher.observe(work)
         response = api.ObserveResponse(durability=self._durability)
         await add_outcomes(response, observed)
@@ -53,7 +53,7 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
         """Forecast series from their present state."""
         served = self._backend.served(request.model)
         check_sizes({"series_ids": len(request.series_ids)}, self._largest)
-        work = forecast_work(request.series_ids, request.options, served.bundle)
+        work = forecast_work(request.series_ids, request.options, served.bundle, served.covariates)
         served.engine.check(work)
         answer = await served.batcher.forecast(work)
         if answer.failures and not request.allow_partial:
@@ -71,7 +71,7 @@ class ForecastServicer(forecast_service_pb2_grpc.ForecastServiceServicer):
 
         async def prepare(request: api.StreamForecastsRequest) -> tuple[float, _Message]:
             served = self._backend.served(request.model)
-            work = await self._validator.work(request, served.bundle, chain, plans)
+            work = await self._validator.work(request, served.bundle, chain, plans, served.covariates)
             served.engine.check(work.then)
             values = 0 if work.then is None else len(work.then.series_ids) * plans.each
             share = max(len(work.columns) / self._largest, values / MAX_FORECAST_VALUES)

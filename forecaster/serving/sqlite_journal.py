@@ -88,23 +88,26 @@ class SqliteJournal:
         kept = [file.first for file in self._history.files() if file.first > dropped]
         return kept[0] if kept else mark(self._database, "pruned") + 1
 
-    def read(self, after: int, *, since_us: int | None = None) -> Iterator[tuple[int, Record]]:
+    def read(
+        self, after: int, *, since_us: int | None = None, before_us: int | None = None
+    ) -> Iterator[tuple[int, Record]]:
         """See `Journal.read`. Records may be pruned meanwhile: they are in the history before they leave.
 
         Raises StorageError if they leave without, and this reader has not seen them.
         """
         after = max(after, mark(self._database, "dropped"))
         query = (
-            "SELECT sequence, payload FROM journal WHERE sequence > ? AND (last_us >= ? OR first_us > last_us)"
-            " ORDER BY sequence LIMIT ?"
+            "SELECT sequence, payload FROM journal WHERE sequence > ?"
+            " AND (last_us >= ? AND first_us < ? OR first_us > last_us) ORDER BY sequence LIMIT ?"
         )
-        since = ALWAYS[0] if since_us is None else since_us
+        since, before = (ALWAYS[0] if since_us is None else since_us), (ALWAYS[1] if before_us is None else before_us)
         while True:
-            page = self._database.rows(query, (after, since, _PAGE_RECORDS))
+            page = self._database.rows(query, (after, since, before, _PAGE_RECORDS))
             pruned = next((file for file in self._history.files() if file.last > after), None)
             if pruned is not None:
                 with contextlib.suppress(FileNotFoundError):  # merged into a larger one meanwhile
-                    is_wanted = self._history.bounds(pruned).last_us >= since
+                    bounds = self._history.bounds(pruned)
+                    is_wanted = bounds.last_us >= since and bounds.first_us < before
                     rows: Iterator[tuple[int, Record]] = self._history.read(pruned, after) if is_wanted else iter(())
                     given: Iterator[tuple[int, Record]] = self._pruned_attributes(after, pruned.last)
                     yield from heapq.merge(rows, given, key=operator.itemgetter(0))

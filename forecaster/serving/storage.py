@@ -49,12 +49,14 @@ class Journal(Protocol):
         """Return the sequence of the oldest record that `read` can still yield, `last_sequence() + 1` without any."""
         ...
 
-    def read(self, after: int, *, since_us: int | None = None) -> Iterator[tuple[int, Record]]:
+    def read(
+        self, after: int, *, since_us: int | None = None, before_us: int | None = None
+    ) -> Iterator[tuple[int, Record]]:
         """Yield the records behind sequence `after`, in order, from the history and then from the journal.
 
         Of a record in the history there are its observations or its static covariates, perhaps in several parts. With
-        `since_us`, records that hold only observations before that time may be left out. Raises StorageError at a
-        corrupted one, naming the file and what to do.
+        `since_us`, records that hold only observations before that time may be left out, with `before_us` those that
+        hold only observations from that time on. Raises StorageError at a corrupted one, naming file and remedy.
         """
         ...
 

@@ -45,7 +45,9 @@ class VolatileJournal:
         """Return the next record's sequence."""
         return self._sequence + 1
 
-    def read(self, after: int, *, since_us: int | None = None) -> Iterator[tuple[int, Record]]:
+    def read(
+        self, after: int, *, since_us: int | None = None, before_us: int | None = None
+    ) -> Iterator[tuple[int, Record]]:
         """Yield nothing."""
         return iter(())
 
