@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from forecaster.config import ServingConfig
 from forecaster.errors import ModelNotFoundError, UnavailableError
 from forecaster.model.bundle import Bundle
+from forecaster.model.covariates import CovariateSpec
 from forecaster.registry import RegisteredModel
 from forecaster.serving.batcher import Batcher
 from forecaster.serving.counters import Calls
@@ -50,6 +51,11 @@ class Served:
     def bundle(self) -> Bundle:
         """The served version's."""
         return self.engine.lanes.active.bundle
+
+    @property
+    def covariates(self) -> CovariateSpec:
+        """Those that clients may send."""
+        return self.engine.lanes.covariates
 
     @property
     def registered(self) -> RegisteredModel:

@@ -49,7 +49,10 @@ class Census:
 
     def of(self, moving: np.ndarray) -> "Census":
         """Return those whose buckets are marked, bool [1024]."""
-        rows = np.flatnonzero(moving[self.buckets])
+        return self.at(np.flatnonzero(moving[self.buckets]))
+
+    def at(self, rows: IntArray) -> "Census":
+        """Return those at some places."""
         parts = (self.names[rows], self.buckets[rows], self.clock_us[rows], self.position[rows])
         return Census(self.sequence, *parts, self.deletions)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from forecaster.model.bundle import Bundle
+from forecaster.model.covariates import CovariateSpec
 from forecaster.serving.drawing import unsupported
 from forecaster.serving.message_limits import MAX_LEVELS
 from forecaster.serving.messages import (
@@ -79,8 +80,13 @@ def forecast_plan(options: forecast_pb2.ForecastOptions, bundle: Bundle) -> Plan
     return plan
 
 
-def forecast_work(series_ids: Sequence[str], options: forecast_pb2.ForecastOptions, bundle: Bundle) -> ForecastWork:
-    """Return what to forecast.
+def forecast_work(
+    series_ids: Sequence[str],
+    options: forecast_pb2.ForecastOptions,
+    bundle: Bundle,
+    spec: CovariateSpec | None = None,
+) -> ForecastWork:
+    """Return what to forecast; `spec` has the covariates that may be given, left out, the model's.
 
     Raises InvalidArgumentError naming the wrong fields, and UnsupportedError for what needs another model.
     """
@@ -90,7 +96,7 @@ def forecast_work(series_ids: Sequence[str], options: forecast_pb2.ForecastOptio
     plan = _plan(options, bundle, violations)
     plan.check_size(len(ids), violations)
     violations.raise_if_any()
-    futures = tuple(_futures(options, ids, plan.horizon, bundle))
+    futures = tuple(_futures(options, ids, plan.horizon, spec or bundle.model.covariates))
     _check_supported(plan.drawing, bundle)
     options_of = (plan.drawing, plan.calibrated, plan.hypothetical)
     return ForecastWork(ids, plan.horizon, plan.levels, futures, *options_of)
@@ -153,11 +159,11 @@ def _check_supported(drawing: Sampling | Search | None, bundle: Bundle) -> None:
 
 
 def _futures(
-    options: forecast_pb2.ForecastOptions, ids: Sequence[str], horizon: int, bundle: Bundle
+    options: forecast_pb2.ForecastOptions, ids: Sequence[str], horizon: int, spec: CovariateSpec
 ) -> Iterator[Futures]:
     """Yield what is known of the steps ahead: of all series first, then of each one's own."""
     violations = Violations()
-    known = [one.name for one in bundle.model.covariates.future]
+    known = [one.name for one in spec.future]
     position = {series_id: i for i, series_id in enumerate(ids)} | {"": -1}
     rows: list[tuple[int, bool, int, np.ndarray]] = []
     for k, message in enumerate(options.future_covariates):
@@ -184,10 +190,10 @@ def _futures(
     for _, timed, first_us, values in common:
         n = len(ids)
         every = np.broadcast_to(values, (n, *values.shape))
-        yield Futures(np.arange(n), np.full(n, timed), np.full(n, first_us), every)
+        yield Futures(np.arange(n), np.full(n, timed), np.full(n, first_us), every, tuple(known))
     if own:
         stacked = np.full((len(own), longest, len(known)), math.nan)
         for k, (*_, values) in enumerate(own):
             stacked[k, : len(values)] = values
         series, timed_rows, first = (np.array([row[field] for row in own]) for field in range(3))
-        yield Futures(series, timed_rows, first, stacked)
+        yield Futures(series, timed_rows, first, stacked, tuple(known))

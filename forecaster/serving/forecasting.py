@@ -158,9 +158,10 @@ def _ask(lane: Lane, work: ForecastWork, broken: Mapping[str, ForecasterError]) 
     if (error := unsupported(work.drawing, model)) is not None:  # of a request that was checked against another version
         failed = dict.fromkeys(work.series_ids, error)
     future = None
-    if work.futures:
+    names = tuple(one.name for one in model.covariates.future)
+    if work.futures and names:
         clocks = store.mirrors.clock_us[slots]
-        future, off_grid = _ahead(work, clocks, model.step_us, len(model.covariates.future))
+        future, off_grid = _ahead(work, clocks, model.step_us, names)
         for series_id in (work.series_ids[at] for at in np.flatnonzero(off_grid)):
             failed.setdefault(series_id, InvalidArgumentError(f"a future covariate is off the grid of {series_id!r}"))
     kept = [at for at, series_id in enumerate(work.series_ids) if series_id not in failed]
@@ -174,12 +175,12 @@ def _ask(lane: Lane, work: ForecastWork, broken: Mapping[str, ForecasterError]) 
 
 
 def _ahead(
-    work: ForecastWork, clocks: npt.NDArray[np.int64], step_us: int, size: int
+    work: ForecastWork, clocks: npt.NDArray[np.int64], step_us: int, names: tuple[str, ...]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Return known-future covariates step by step ahead of the clocks, [N, D, F], and whose times are off the grid."""
-    ahead = np.full((len(work.series_ids), work.horizon, size), np.nan)
+    ahead = np.full((len(work.series_ids), work.horizon, len(names)), np.nan)
     off_grid = np.zeros(len(work.series_ids), dtype=bool)
-    for futures in work.futures:
+    for futures in (one.with_covariates(names) for one in work.futures):
         since, rest = np.divmod(clocks[futures.series] + step_us - futures.first_us, step_us)
         off_grid[futures.series] |= futures.timed & (rest != 0)
         ahead[futures.series] = _laid_over(ahead[futures.series], futures, np.where(futures.timed, since, 0))

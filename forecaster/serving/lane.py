@@ -65,7 +65,7 @@ class Lane:
         Changes nothing. What is older than the states remember is left to who can look it up, see `Verdict.sought`.
 
         Args:
-            columns: with this model's covariates.
+            columns: the rows.
             room: how many new series fit.
             latest_us: a later time is a mistake.
         """
@@ -118,8 +118,8 @@ class Lane:
             verdict: on the rows.
             past: looks up what series ever had.
         """
-        if not self.static:
-            return None
+        if not self.static and not any(attributes.numbers) and not any(attributes.categories):
+            return None  # a version that knows none keeps them for others
         with_rows = {columns.series_ids[i] for i in np.unique(columns.series).tolist()}
         begun = {columns.series_ids[i] for i in np.unique(columns.series[verdict.accepted]).tolist()}
         slots = self.store.bring(attributes.series_ids)
@@ -151,6 +151,7 @@ class Lane:
             issued: of this model version, in order.
         """
         verdict, slots = judged
+        columns = columns.with_covariates(self.covariates)
         if verdict.one_step_each and issued is None:
             if attributes is not None:
                 self.set_attributes(attributes)
@@ -184,8 +185,6 @@ class Lane:
 
     def set_attributes(self, attributes: Attributes) -> None:
         """Set the static covariates of those series that exist."""
-        if not self.static:
-            return
         slots = self.store.bring(attributes.series_ids)
         there = np.flatnonzero(slots >= 0)
         attributes = attributes.of(there.tolist())

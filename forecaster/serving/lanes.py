@@ -15,6 +15,7 @@ import numpy as np
 from forecaster.errors import FailedPreconditionError
 from forecaster.serving import forecasting
 from forecaster.serving.buckets import BUCKETS, bucket
+from forecaster.serving.known_covariates import united
 from forecaster.serving.lane import Lane
 from forecaster.serving.records import Attributes, Columns, IntArray
 from forecaster.serving.storage import Snapshots
@@ -31,6 +32,7 @@ class Lanes:
     def __init__(self, active: Lane) -> None:
         self.active = active
         self.next: Lane | None = None
+        self.covariates = active.bundle.model.covariates  # that clients may send
         self.moved = np.zeros(BUCKETS, dtype=bool)  # by bucket: whether its series belong to the next lane
         self.changes = 0  # how often a lane came or went
         # While there is a next lane, every deletion that whoever reads the journal may miss, sequence and series: those
@@ -59,6 +61,7 @@ class Lanes:
             raise FailedPreconditionError(f"version {self.next.version} is not gone yet: try again when it is")
         self.next, self.moved = lane, np.zeros(BUCKETS, dtype=bool)
         self.deletions = list(deletions)
+        self.covariates = united(self.covariates, lane.bundle.model.covariates)
         self.changes += 1
 
     def deleted(self, sequence: int, series_id: str) -> None:

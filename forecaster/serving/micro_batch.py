@@ -131,7 +131,7 @@ def judged(lanes: Lanes, requests: Sequence[ObserveWork], past: Past, *, room: i
     """
     if not requests:
         return MicroBatch(0, [], [])
-    covariates = lanes.active.covariates
+    covariates = lanes.covariates.dynamic  # what another version knows of them is journaled too
     columns, slices = join([request.columns.with_covariates(covariates) for request in requests])
     given = [request.attributes for request in requests if request.attributes is not None]
     parts = []

@@ -55,11 +55,17 @@ class Plans:
         """The numbers that a series of the last message costs."""
         return 0 if self._plan is None else self._plan.each
 
-    def work(self, series_ids: tuple[str, ...], options: forecast_pb2.ForecastOptions, bundle: Bundle) -> ForecastWork:
+    def work(
+        self,
+        series_ids: tuple[str, ...],
+        options: forecast_pb2.ForecastOptions,
+        bundle: Bundle,
+        spec: CovariateSpec | None = None,
+    ) -> ForecastWork:
         """Return what to forecast of series whose ids were checked; raises what `forecast_work` does."""
         if options.future_covariates:  # may be large, and are not kept
             self._plan, self._options = forecast_plan(options, bundle), None
-            return forecast_work(series_ids, options, bundle)
+            return forecast_work(series_ids, options, bundle, spec)
         if self._plan is None or options != self._options or bundle is not self._bundle:
             self._plan, self._options, self._bundle = forecast_plan(options, bundle), options, bundle
         return self._plan.work(series_ids)
@@ -82,11 +88,12 @@ class Validator:
         bundle: Bundle,
         chain: Chain | None = None,
         plans: Plans | None = None,
+        spec: CovariateSpec | None = None,
         *,
         num_bytes: int = 0,
     ) -> ObserveWork:
         """Return what a request, which takes so much memory, asks for; see `observe_work`."""
-        validate = functools.partial(observe_work, request, bundle, self._largest, chain, plans)
+        validate = functools.partial(observe_work, request, bundle, self._largest, chain, plans, spec)
         messages = len(request.observations) + len(request.attributes)
         if plans is not None:  # of a stream, where there are options
             messages += len(request.options.future_covariates)  # type: ignore[union-attr]
@@ -105,6 +112,7 @@ def observe_work(
     largest: int,
     chain: Chain | None = None,
     plans: Plans | None = None,
+    spec: CovariateSpec | None = None,
 ) -> ObserveWork:
     """Return what a request asks for.
 
@@ -114,6 +122,7 @@ def observe_work(
         largest: most rows, and most of everything else, of one request.
         chain: the requests that this one follows.
         plans: of a stream, where forecasts may be asked for too.
+        spec: the covariates that may be given; left out, the model's.
 
     Raises InvalidArgumentError naming the wrong fields, and UnsupportedError for forecasts that need another model.
     """
@@ -126,11 +135,11 @@ def observe_work(
         rows = max(len(given.series_indices), len(given.observation_times_us), len(given.values))
         sizes = {"columns": rows, "columns.series_ids": len(given.series_ids), "attributes": sizes["attributes"]}
     check_sizes(sizes, largest)
-    spec = bundle.model.covariates
+    spec = spec or bundle.model.covariates
     columns = from_columns(request.columns, spec.dynamic) if packed else from_rows(request.observations, spec.dynamic)
     then = None
     if plans is not None and request.HasField("options"):
-        then = plans.work(columns.series_ids, request.options, bundle)  # type: ignore[union-attr]
+        then = plans.work(columns.series_ids, request.options, bundle, spec)  # type: ignore[union-attr]
     return ObserveWork(columns, from_attributes(request.attributes, spec), then, chain)
 
 

@@ -165,12 +165,18 @@ class PostgresJournal:
         return []
 
     def read(
-        self, after: int, *, since_us: int | None = None, on_damage: OnDamage | None = None
+        self,
+        after: int,
+        *,
+        since_us: int | None = None,
+        before_us: int | None = None,
+        on_damage: OnDamage | None = None,
     ) -> Iterator[tuple[int, Record]]:
         """See `Journal.read`. Raises StorageError if records are dropped that this reader has not seen."""
-        if since_us is None:
+        if since_us is None and before_us is None:
             return self._read(after, "true", (), on_damage)
-        return self._read(after, "(last_us >= %s OR first_us > last_us)", (since_us,), on_damage)
+        span = (-(2**63) if since_us is None else since_us, 2**63 - 1 if before_us is None else before_us)
+        return self._read(after, "(last_us >= %s AND first_us < %s OR first_us > last_us)", span, on_damage)
 
     def find(
         self, wanted: Columns, give_way: Callable[[], None] = nothing

@@ -97,6 +97,7 @@ class Staging:
         self._goes_on = np.zeros(len(census), dtype=bool)  # from a snapshot
         self._short = np.zeros(len(census), dtype=bool)  # what may hold rows of theirs is damaged
         self.damage: DamagedHistoryError | None = None
+        self._settled = np.zeros(len(census), dtype=bool)  # rebuilt up to the census by another one
         self._newer = Grouped()  # series that are not in the census
         self._is_cut = False  # whether journal and history have less than everything
         self._deletions_known = 0
@@ -105,6 +106,18 @@ class Staging:
         self._from_snapshots = snapshots is not None
         if snapshots is not None:
             self._sequence = snapshots.complete_through(bundle.fingerprint) or 0
+
+    def begin_with(self, other: "Staging") -> None:
+        """Take over what another one has rebuilt up to the census, of series that belong here; before all else."""
+        places = [place for place, name in enumerate(other._census.names.tolist()) if name in self._index]
+        mine = np.array([self._index[other._census.names[place]] for place in places], dtype=np.int64)
+        self._settled[mine], self._first_us[mine] = True, other._first_us[places]
+        theirs = other.lane.store
+        names = [name for name in other._census.names[places].tolist() if name in theirs.resident]
+        slots = np.array([theirs.resident[name] for name in names], dtype=np.int64)
+        digests, touched = theirs.mirrors.static_digest[slots], theirs.mirrors.touched_us[slots]
+        self.lane.store.take(names, theirs.gather_whole(slots), digests, touched)
+        theirs.forget(names)
 
     def fold(self, through: int = 2**62, give_way: Callable[[], None] | None = None) -> int:
         """Take in what the journal holds up to a record behind what was taken in before; return how many rows.
@@ -211,18 +224,20 @@ class Staging:
         if self._from_snapshots:
             self._check_reach()
             self._go_on()
-        self._begin_windows(np.flatnonzero(self._offset > 0))
-        before = itertools.takewhile(
-            lambda one: one[0] <= self._census.sequence,
-            self._journal.read(
-                self._sequence,
-                since_us=int(self._behind_us.min()) if len(self._census) else None,
-                on_damage=self._leave_out,
-            ),
-        )
-        rows = self._take(before)
+        self._begin_windows(np.flatnonzero((self._offset > 0) & ~self._settled))
+        rows = self._take(itertools.takewhile(lambda one: one[0] <= self._census.sequence, self._past()))
         self._sequence = max(self._sequence, self._census.sequence)  # series that are newer may have older times
         return rows
+
+    def _past(self) -> Iterator[tuple[int, Record]]:
+        """Return the records of before the census among which those of the series are that are still to be rebuilt."""
+        census, left = self._census, ~self._settled
+        if not left.any():
+            return iter(())
+        clocks = census.clock_us[left]
+        before_us = int(clocks.max()) + 1 if clocks.min() > EARLIEST_US else None
+        since_us = int(self._behind_us[left].min())
+        return self._journal.read(self._sequence, since_us=since_us, before_us=before_us, on_damage=self._leave_out)
 
     def _check_reach(self) -> None:
         """Raise StorageError if records behind the snapshots are gone."""
@@ -273,11 +288,12 @@ class Staging:
     def _forget(self, sequence: int, deletion: Deletion) -> None:
         """Forget a series' state, unless it is of after the deletion; what the census has of it may be of after it."""
         store, name = self.lane.store, deletion.series_id
+        if (k := self._index.get(name, -1)) >= 0 and self._settled[k] and sequence <= self._census.sequence:
+            return  # who rebuilt it knew
         store.begin_turn()
         slot = int(store.bring([name])[0])
         if slot >= 0 and store.stands(store.bring([name]))[0] < sequence:
             store.forget([name])
-        k = self._index.get(name, -1)
         if k >= 0 and sequence > self._census.sequence:
             del self._index[name]
             self._behind_us[k], self._offset[k] = _ALWAYS_US, 0
@@ -329,6 +345,8 @@ class Staging:
                 if self._moving[bucket(names[k])]:
                     codes[k] = -2
                     self._newer.add([names[k]])
+        elif self._settled.any():
+            codes[(codes >= 0) & self._settled[codes]] = -1
         codes[gone] = -1
         return codes
 

@@ -42,7 +42,8 @@ class ForecastServicer:
         """Advance series by observations."""
         served = self._backend.served(request.model)
         # Not begun, it is dropped whole if the caller goes away; begun, it is done whole, and a retry finds duplicates.
-        work = await self._validator.work(request, served.bundle, num_bytes=call.num_bytes)
+        validated = self._validator.work(request, served.bundle, spec=served.covariates, num_bytes=call.num_bytes)
+        work = await validated
         observed = await served.batcher.observe(work)
         response = api.ObserveResponse(durability=self._durability)
         await add_outcomes(response, observed)
@@ -52,7 +53,9 @@ class ForecastServicer:
         """Forecast series from their present state."""
         served = self._backend.served(request.model)
         check_sizes({"series_ids": len(request.series_ids)}, self._largest)
-        validate = functools.partial(forecast_work, request.series_ids, request.options, served.bundle)
+        validate = functools.partial(
+            forecast_work, request.series_ids, request.options, served.bundle, served.covariates
+        )
         work = await self._validator.run(validate, len(request.options.future_covariates), call.num_bytes)
         served.engine.check(work)
         call.account.take(answer_bytes(work))
@@ -72,7 +75,8 @@ class ForecastServicer:
         async def prepare(sized: tuple[api.StreamForecastsRequest, int]) -> tuple[float, _Message]:
             request, num_bytes = sized
             served = self._backend.served(request.model)
-            work = await self._validator.work(request, served.bundle, chain, plans, num_bytes=num_bytes)
+            known = served.covariates
+            work = await self._validator.work(request, served.bundle, chain, plans, known, num_bytes=num_bytes)
             served.engine.check(work.then)
             values = 0
             if work.then is not None:

@@ -107,7 +107,12 @@ class SqliteJournal:
         return [wrong for wrong in found if wrong]
 
     def read(
-        self, after: int, *, since_us: int | None = None, on_damage: OnDamage | None = None
+        self,
+        after: int,
+        *,
+        since_us: int | None = None,
+        before_us: int | None = None,
+        on_damage: OnDamage | None = None,
     ) -> Iterator[tuple[int, Record]]:
         """See `Journal.read`. Records may be pruned meanwhile: they are in the history before they leave.
 
@@ -115,17 +120,19 @@ class SqliteJournal:
         """
         after = max(after, mark(self._database, "dropped"))
         query = (
-            "SELECT sequence, payload FROM journal WHERE sequence > ? AND (last_us >= ? OR first_us > last_us)"
-            " ORDER BY sequence LIMIT ?"
+            "SELECT sequence, payload FROM journal WHERE sequence > ?"
+            " AND (last_us >= ? AND first_us < ? OR first_us > last_us) ORDER BY sequence LIMIT ?"
         )
-        since = ALWAYS[0] if since_us is None else since_us
+        since, before = (ALWAYS[0] if since_us is None else since_us), (ALWAYS[1] if before_us is None else before_us)
         while True:
-            page = self._database.rows(query, (after, since, _PAGE_RECORDS))
+            page = self._database.rows(query, (after, since, before, _PAGE_RECORDS))
             pruned = next((file for file in self._history.files() if file.last > after), None)
             if pruned is not None:
                 with contextlib.suppress(FileNotFoundError):  # merged into a larger one meanwhile
                     given: Iterator[tuple[int, Record]] = self._pruned_attributes(after, pruned.last)
-                    yield from heapq.merge(self._observed(pruned, after, since, on_damage), given, key=_SEQUENCE)
+                    yield from heapq.merge(
+                        self._observed(pruned, after, (since, before), on_damage), given, key=_SEQUENCE
+                    )
                     after = pruned.last
                 continue
             if (dropped := mark(self._database, "dropped")) > after:  # asked for last: the page is older
@@ -207,11 +214,12 @@ class SqliteJournal:
             behind = page[-1][:2]
 
     def _observed(
-        self, file: HistoryFile, after: int, since_us: int, on_damage: OnDamage | None
+        self, file: HistoryFile, after: int, span_us: tuple[int, int], on_damage: OnDamage | None
     ) -> Iterator[tuple[int, Record]]:
-        """Yield what the records of a file observed; raises what `History.read` raises, unless `on_damage` is told."""
+        """Yield what the records of a file observed, if some of it is in the span; raises what `History.read` raises, unless `on_damage` is told."""
         try:
-            if self._history.bounds(file).last_us >= since_us:
+            bounds = self._history.bounds(file)
+            if bounds.last_us >= span_us[0] and bounds.first_us < span_us[1]:
                 yield from self._history.read(file, after)
         except DamagedHistoryError as error:  # before the first one
             if on_damage is None:

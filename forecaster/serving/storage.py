@@ -61,14 +61,20 @@ class Journal(Protocol):
         ...
 
     def read(
-        self, after: int, *, since_us: int | None = None, on_damage: OnDamage | None = None
+        self,
+        after: int,
+        *,
+        since_us: int | None = None,
+        before_us: int | None = None,
+        on_damage: OnDamage | None = None,
     ) -> Iterator[tuple[int, Record]]:
         """Yield the records behind sequence `after`, in order, from the history and then from the journal.
 
         Of a record in the history there are its observations or its static covariates, perhaps in several parts. With
-        `since_us`, records that hold only observations before that time may be left out. Raises StorageError at a
-        corrupted one, naming the file and what to do. With `on_damage` a damaged part of the history is told to it
-        instead of being raised, and left out: the series that have rows in it are whoever's who asks.
+        `since_us`, records that hold only observations before that time may be left out, with `before_us` those that
+        hold only observations from that time on. Raises StorageError at a corrupted one, naming the file and what to
+        do. With `on_damage` a damaged part of the history is told to it instead of being raised, and left out: the
+        series that have rows in it are whoever's who asks.
         """
         ...
 

@@ -228,6 +228,8 @@ class SeriesStore:
 
     def broken(self, slots: IntArray) -> IntArray:
         """Return those of the slots whose states hold numbers that are not finite."""
+        if not len(slots):
+            return slots
         state = self.gather_whole(slots)
         sound = np.ones(len(slots), dtype=bool)
         for tensor in state.values():

@@ -19,7 +19,7 @@ from forecaster.errors import StorageError, UnavailableError
 from forecaster.model.bundle import Bundle
 from forecaster.serving.batcher import Batcher
 from forecaster.serving.buckets import BUCKETS, marked
-from forecaster.serving.census import take_census
+from forecaster.serving.census import Census, take_census, windows
 from forecaster.serving.courtesy import Courtesy
 from forecaster.serving.engine import Engine
 from forecaster.serving.kept_bundle import keep
@@ -29,6 +29,7 @@ from forecaster.serving.rebuild import Rebuilt, Staging
 from forecaster.serving.records import IntArray
 from forecaster.serving.saving import save
 from forecaster.serving.storage import Activation, Storage
+from forecaster.serving.stragglers import groups, stragglers
 from forecaster.serving.telemetry import LOGGER
 
 _SERIES_AT_ONCE = 2048  # of a part, at least
@@ -125,30 +126,60 @@ class Swap:
 
         waiting, *residents = await self._batcher.upkeep(begin)
         census = await self._in_thread(take_census, source, self._storage.snapshots, self._check_going, *residents)
-        parts = int(np.clip(len(census) // _SERIES_AT_ONCE, 1, _MOST_PARTS))
-        for number, buckets in enumerate(np.array_split(np.flatnonzero(waiting), parts)):
-            mine = census.of(marked(buckets))
-            make = functools.partial(
-                Staging,
-                target.bundle,
-                mine,
-                marked(buckets),
-                self._storage.journal,
-                self._storage.snapshots if goes_on else None,
-                replay_steps=self._replay_steps,
-                calibration=target.store.calibration,
-                should_stop=self._stopped.is_set,
-            )
-            staging = await self._in_thread(make)
-            if into_next:
-                await self._in_thread(functools.partial(staging.fold, give_way=Courtesy(self._is_busy).give_way))
-                await self._in_thread(staging.check)
-            left, series = buckets, np.bincount(mine.buckets, minlength=BUCKETS)[buckets]
-            while len(left):
-                few = max(int(np.searchsorted(np.cumsum(series), self._pace.series, side="right")), 1)
-                await self._move_some(staging, marked(left[:few]), source, target, into_next)
-                left, series = left[few:], series[few:]
-            self._progress((number + 1) / parts)
+        count = int(np.clip(len(census) // _SERIES_AT_ONCE, 1, _MOST_PARTS))
+        parts = np.array_split(np.flatnonzero(waiting), count)
+        late, done = np.zeros(len(census), dtype=bool), 0
+        if not goes_on:
+            late = await self._in_thread(self._stragglers, census, target, parts)
+        for group in groups(census, late, parts):
+            rows = np.flatnonzero(late & marked(np.concatenate(group))[census.buckets])
+            settled = await self._staging(target, census.at(rows), np.concatenate(group)) if len(rows) else None
+            for buckets in group:
+                staging = await self._staging(
+                    target, census.of(marked(buckets)), buckets, goes_on=goes_on, settled=settled
+                )
+                if into_next:
+                    await self._in_thread(staging.check)
+                await self._move_part(staging, census, buckets, (source, target, into_next))
+                done += 1
+                self._progress(done / count)
+
+    def _stragglers(self, census: Census, target: Lane, parts: Sequence[IntArray]) -> np.ndarray:
+        mine = census.of(marked(np.concatenate(parts)))
+        late = stragglers(mine, windows(mine, target.bundle, self._replay_steps)[0], len(parts))
+        return np.isin(census.names, mine.names[late]) if late.any() else np.zeros(len(census), dtype=bool)
+
+    async def _staging(
+        self, target: Lane, census: Census, buckets: IntArray, *, goes_on: bool = False, settled: Staging | None = None
+    ) -> Staging:
+        """Return series under the target's version, as of the census or later; those that are settled begin there."""
+        make = functools.partial(
+            Staging,
+            target.bundle,
+            census,
+            marked(buckets),
+            self._storage.journal,
+            self._storage.snapshots if goes_on else None,
+            replay_steps=self._replay_steps,
+            calibration=target.store.calibration,
+            should_stop=self._stopped.is_set,
+        )
+        staging: Staging = await self._in_thread(make)
+        if settled is not None:
+            await self._in_thread(staging.begin_with, settled)
+        give_way = Courtesy(self._is_busy).give_way
+        await self._in_thread(functools.partial(staging.fold, through=census.sequence, give_way=give_way))
+        return staging
+
+    async def _move_part(
+        self, staging: Staging, census: Census, buckets: IntArray, how: tuple[Lane, Lane, bool]
+    ) -> None:
+        """Move the buckets of a part, some at a time."""
+        left, series = buckets, np.bincount(census.buckets, minlength=BUCKETS)[buckets]
+        while len(left):
+            few = max(int(np.searchsorted(np.cumsum(series), self._pace.series, side="right")), 1)
+            await self._move_some(staging, marked(left[:few]), *how)
+            left, series = left[few:], series[few:]
 
     async def _move_some(
         self, staging: Staging, moving: np.ndarray, source: Lane, target: Lane, into_next: bool

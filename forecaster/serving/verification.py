@@ -9,7 +9,7 @@ from forecaster import registry
 from forecaster.config import TrackingConfig
 from forecaster.errors import BundleError
 from forecaster.model.bundle import Bundle
-from forecaster.model.covariates import CovariateSpec
+from forecaster.model.fit import misfit
 from forecaster.model.observations import Observations
 
 _PROBED_STEPS = 64
@@ -29,8 +29,8 @@ def load_verified(
 
 def verify(bundle: Bundle, served: Bundle | None = None) -> None:
     """Raise BundleError unless a version works and fits the one that is served."""
-    if served is not None:
-        _check_fits(bundle, served)
+    if served is not None and (why := misfit(bundle, served)):
+        raise BundleError(why)
     with torch.inference_mode():
         steps = torch.arange(_PROBED_STEPS)
         observations = Observations.of((steps * bundle.step_us)[None], steps.double().sin()[None], None)
@@ -38,23 +38,3 @@ def verify(bundle: Bundle, served: Bundle | None = None) -> None:
         quantiles = bundle.model.decode(state, bundle.model.config.horizon)
     if not bool(torch.isfinite(quantiles).all()):
         raise BundleError("the model's forecast of a sine is not all finite numbers")
-
-
-def _check_fits(bundle: Bundle, served: Bundle) -> None:
-    if bundle.step_us != served.step_us:
-        raise BundleError(
-            f"it has another frequency: a step of {bundle.step_us / 1e6:g} s, the served one {served.step_us / 1e6:g} s"
-        )
-    mine, theirs = _names(bundle.model.covariates), _names(served.model.covariates)
-    if mine != theirs:
-        raise BundleError(f"it has other covariates: {_shown(mine)}; the served one has {_shown(theirs)}")
-
-
-def _names(spec: CovariateSpec) -> dict[str, list[str]]:
-    numbers = {"past": spec.past, "future": spec.future, "static": spec.static}
-    names = {kind: [one.name for one in part] for kind, part in numbers.items()}
-    return {**names, "categories": [one.name for one in spec.categories]}
-
-
-def _shown(names: dict[str, list[str]]) -> str:
-    return ", ".join(f"{kind} {', '.join(some)}" for kind, some in names.items() if some) or "none"

@@ -54,7 +54,12 @@ class VolatileJournal:
         return []
 
     def read(
-        self, after: int, *, since_us: int | None = None, on_damage: OnDamage | None = None
+        self,
+        after: int,
+        *,
+        since_us: int | None = None,
+        before_us: int | None = None,
+        on_damage: OnDamage | None = None,
     ) -> Iterator[tuple[int, Record]]:
         """Yield nothing."""
         return iter(())

@@ -150,18 +150,30 @@ class Futures:
         timed: whether the first value has a time, or else belongs to the first step ahead, bool [M].
         first_us: that time, int64 [M].
         values: NaN where missing, float64 [M, L, F].
+        names: of the covariates; none: they are the model's, in its order.
     """
 
     series: IntArray
     timed: npt.NDArray[np.bool_]
     first_us: IntArray
     values: npt.NDArray[np.float64]
+    names: tuple[str, ...] = ()
+
+    def with_covariates(self, names: tuple[str, ...]) -> "Futures":
+        """Return the same with the covariates of these names: others go, those that were not given are NaN."""
+        if not self.names or self.names == names:
+            return self
+        values = np.full((*self.values.shape[:2], len(names)), np.nan)
+        for k, name in enumerate(names):
+            if name in self.names:
+                values[..., k] = self.values[..., self.names.index(name)]
+        return dataclasses.replace(self, values=values, names=names)
 
     def of(self, places: IntArray) -> "Futures":
         """Return those of the series at some places of the request, ascending, int64 [N]."""
         kept = np.flatnonzero(np.isin(self.series, places))
         series = np.searchsorted(places, self.series[kept])
-        return Futures(series, self.timed[kept], self.first_us[kept], self.values[kept])
+        return Futures(series, self.timed[kept], self.first_us[kept], self.values[kept], self.names)
 
 
 @dataclass(frozen=True, slots=True)
