@@ -25,9 +25,10 @@ This module knows nothing of gRPC: `forecaster.serving.status` maps the tree to 
 server, `forecaster.client.retry` maps it back for the caller.
 """
 
+import copy
 import datetime as dt
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 
 class FieldViolation(NamedTuple):
@@ -38,9 +39,33 @@ class FieldViolation(NamedTuple):
 
 
 class ForecasterError(Exception):
-    """The root of the tree. `str(error)` is one line for a person: what is wrong and what to do."""
+    """The root of the tree. `str(error)` is one line for a person: what is wrong and what to do.
+
+    Attributes:
+        lasting: whether the same will fail again until something is changed; else it may pass by itself.
+    """
 
     reason: ClassVar[str] = "UNKNOWN"
+    lasting: ClassVar[bool] = True
+    _told: str | None = None
+
+    def told_as(self, text: str) -> Self:
+        """Return this error, of which a server's clients are told another line: its own names places of the machine."""
+        self._told = text
+        return self
+
+    @property
+    def told(self) -> str:
+        """The line for clients of a server."""
+        return str(self) if self._told is None else self._told
+
+    def for_clients(self) -> Self:
+        """Return the error as clients of a server may have it."""
+        if self._told is None:
+            return self
+        shown = copy.copy(self)
+        shown.args = (self._told,)
+        return shown
 
 
 class InvalidArgumentError(ForecasterError, ValueError):
@@ -144,6 +169,7 @@ class LimitReachedError(ForecasterError):
     """A queue, series or rate limit is reached; try again after `retry_after_seconds`, None if that is no use."""
 
     reason = "LIMIT_REACHED"
+    lasting = False
 
     def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
@@ -154,6 +180,7 @@ class UnavailableError(ForecasterError):
     """The server cannot answer now; try again after `retry_after_seconds`."""
 
     reason = "UNAVAILABLE"
+    lasting = False
 
     def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
         super().__init__(message)
@@ -176,6 +203,7 @@ class DeadlineError(ForecasterError):
     """No answer came in time; an observation sent may or may not have been applied, retrying is safe."""
 
     reason = "DEADLINE_EXCEEDED"
+    lasting = False
 
 
 class InternalError(ForecasterError):

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from forecaster.config import TrackingConfig
-from forecaster.errors import ConfigError, ModelNotFoundError, UnavailableError
+from forecaster.errors import BundleError, ConfigError, ModelNotFoundError, UnavailableError
 from forecaster.imports import absent, without_collections
 from forecaster.model.bundle import CONFIG_FILE, WEIGHTS_FILE, Bundle
 from forecaster.model_card import MODEL_DESCRIPTION, MODEL_TAGS, requirements, signature
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 _ARTIFACT = "bundle"
+_LARGEST_VERSION = 2**31 - 1  # of an integer column
 _MODEL_ID = "model_id"  # a tag: a database does not keep what MLflow is told when a version is made
 _FOLDER_IN_MODEL = f"artifacts/{_ARTIFACT}"  # where MLflow puts the folder among a pyfunc model's files
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the dashboard shows runs, not chats
@@ -202,7 +203,10 @@ def find(client: "MlflowClient", config: TrackingConfig, alias_or_version: str) 
     """Return the version that an alias points at, or the version of that number; None if there is none."""
     from mlflow.exceptions import MlflowException
 
-    look_up = client.get_model_version if alias_or_version.isdigit() else client.get_model_version_by_alias
+    is_number = _is_number(alias_or_version)
+    if is_number and int(alias_or_version) > _LARGEST_VERSION:  # which no store can be asked for
+        return None
+    look_up = client.get_model_version if is_number else client.get_model_version_by_alias
     with store_errors(config):
         try:
             return _described(look_up(config.model, alias_or_version))
@@ -213,6 +217,10 @@ def find(client: "MlflowClient", config: TrackingConfig, alias_or_version: str) 
             raise
 
 
+def _is_number(alias_or_version: str) -> bool:
+    return alias_or_version.isascii() and alias_or_version.isdecimal()
+
+
 def resolve(config: TrackingConfig, alias_or_version: str = CHAMPION) -> RegisteredModel:
     """Return the version that an alias points at, or the version of that number.
 
@@ -220,7 +228,7 @@ def resolve(config: TrackingConfig, alias_or_version: str = CHAMPION) -> Registe
         ModelNotFoundError: there is no such store, registered model, alias or version.
         UnavailableError: the store does not answer.
     """
-    wanted = f"{config.model} version " if alias_or_version.isdigit() else f"{config.model}@"
+    wanted = f"{config.model} version " if _is_number(alias_or_version) else f"{config.model}@"
     wanted += alias_or_version
     found = find(existing(config, wanted), config, alias_or_version)
     if found is None:
@@ -264,25 +272,43 @@ def load_bundle(config: TrackingConfig, alias_or_version: str = CHAMPION) -> tup
 
 def _bundle_folder(config: TrackingConfig, found: RegisteredModel, scratch: pathlib.Path) -> pathlib.Path:
     """Return the local folder of a version's two files; those of a remote store come to `scratch`."""
-    import mlflow.artifacts
-
     with store_errors(config):
         location: str = connect(config).get_model_version_download_uri(found.name, found.version)
         scheme = urllib.parse.urlparse(location).scheme
         if scheme in ("hdfs", "viewfs"):  # whose module `prepare` has imported without pyarrow
             importlib.reload(importlib.import_module("mlflow.store.artifact.hdfs_artifact_repo"))
         if scheme not in ("", "file"):
-            for name in (CONFIG_FILE, WEIGHTS_FILE):
-                uri = f"{location.rstrip('/')}/{_FOLDER_IN_MODEL}/{name}"
-                mlflow.artifacts.download_artifacts(uri, dst_path=str(scratch), tracking_uri=config.uri)
-            return scratch
+            return _downloaded(config, found, location, scratch)
     folder = pathlib.Path(location.removeprefix("file://")) / _FOLDER_IN_MODEL
     for candidate in (folder, moved(config, folder)):
         if candidate is not None and candidate.is_dir():
             return candidate
     raise ModelNotFoundError(
         f"the files of {found.name} version {found.version} are gone: {folder} does not exist", [found.name]
-    )
+    ).told_as(f"the files of {found.name} version {found.version} are gone")
+
+
+def _downloaded(config: TrackingConfig, found: RegisteredModel, location: str, scratch: pathlib.Path) -> pathlib.Path:
+    """Bring a version's two files to `scratch`; what this MLflow cannot read is not the store's fault."""
+    import mlflow.artifacts
+    from mlflow.exceptions import MlflowException
+
+    try:
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            uri = f"{location.rstrip('/')}/{_FOLDER_IN_MODEL}/{name}"
+            mlflow.artifacts.download_artifacts(uri, dst_path=str(scratch), tracking_uri=config.uri)
+    except (MlflowException, OSError):
+        raise
+    except Exception as error:
+        raise _unreadable(found, location, error) from error
+    return scratch
+
+
+def _unreadable(found: RegisteredModel, location: str, error: Exception) -> BundleError:
+    version = f"{found.name} version {found.version}"
+    return BundleError(
+        f"the files of {version} cannot be read from {without_password(location)}: {type(error).__name__}: {error}"
+    ).told_as(f"the files of {version} cannot be read from where the registry says that they lie")
 
 
 def _described(version: "ModelVersion") -> RegisteredModel:
@@ -303,7 +329,7 @@ def _not_found(wanted: str, config: TrackingConfig, why: str) -> ModelNotFoundEr
         f"no model is registered as {wanted} in {without_password(config.uri)}{why}: run `forecaster train` first,"
         " or name another store with --tracking.uri",
         [wanted],
-    )
+    ).told_as(f"no model is registered as {wanted}: train it first")
 
 
 @contextlib.contextmanager
@@ -317,4 +343,4 @@ def store_errors(config: TrackingConfig) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         message = f"the model store {without_password(config.uri)} cannot be used: {lines[0]}"
-        raise UnavailableError(message) from error
+        raise UnavailableError(message).told_as("the model store cannot be used now: try again later") from error
