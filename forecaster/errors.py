@@ -42,29 +42,36 @@ class ForecasterError(Exception):
     """The root of the tree. `str(error)` is one line for a person: what is wrong and what to do.
 
     Attributes:
-        lasting: whether the same will fail again until something is changed; else it may pass by itself.
+        lasting: whether the same fails again until somebody changes something; else it may pass by itself. What is
+            usual of a class stands there, `for_good` says it of one error.
+        clients_line: what clients of a server are told instead, because the line names places of the machine.
     """
 
     reason: ClassVar[str] = "UNKNOWN"
-    lasting: ClassVar[bool] = True
-    _told: str | None = None
+    lasting: bool = True
+    clients_line: str | None = None
 
-    def told_as(self, text: str) -> Self:
-        """Return this error, of which a server's clients are told another line: its own names places of the machine."""
-        self._told = text
+    def for_good(self) -> Self:
+        """Return this error, which will not pass by itself."""
+        self.lasting = True
+        return self
+
+    def told_as(self, line: str) -> Self:
+        """Return this error with another line for clients of a server."""
+        self.clients_line = line
         return self
 
     @property
     def told(self) -> str:
         """The line for clients of a server."""
-        return str(self) if self._told is None else self._told
+        return str(self) if self.clients_line is None else self.clients_line
 
     def for_clients(self) -> Self:
         """Return the error as clients of a server may have it."""
-        if self._told is None:
+        if self.clients_line is None:
             return self
         shown = copy.copy(self)
-        shown.args = (self._told,)
+        shown.args = (self.clients_line,)
         return shown
 
 

@@ -118,7 +118,8 @@ class Staging:
         state = store.gather_whole(slots)
         for name, tensor in state.items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise StorageError(f"the rebuilt states have numbers in {name!r} that are not finite")
+                what = f"the rebuilt states have numbers in {name!r} that are not finite"
+                raise StorageError(what).told_as(what).for_good()  # they come of the weights
         offset = np.array([self._offset[k] if (k := self._index.get(name, -1)) >= 0 else 0 for name in names])
         return Rebuilt(
             names, state, store.mirrors.static_digest[slots], store.mirrors.touched_us[slots], offset.astype(np.int64)

@@ -48,4 +48,6 @@ def told(error: BaseException) -> ForecasterError:
 
 def reason(error: ForecasterError) -> str:
     """Return why something failed, as clients are told: without names of files."""
-    return "the server cannot use its storage now" if isinstance(error, StorageError) else error.told
+    if isinstance(error, StorageError) and error.clients_line is None:
+        return "the server cannot use its storage now, see its log"
+    return error.told
