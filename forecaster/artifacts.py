@@ -13,10 +13,10 @@ import urllib.request
 from typing import TYPE_CHECKING
 
 from forecaster.config import TrackingConfig
-from forecaster.errors import ConfigError, ModelNotFoundError
+from forecaster.errors import BundleError, ConfigError, ModelNotFoundError
 from forecaster.model.bundle import CONFIG_FILE, WEIGHTS_FILE
 from forecaster.store_errors import store_errors
-from forecaster.store_uri import ARTIFACT_FOLDER, artifact_location, local_path, moved, sqlite_path
+from forecaster.store_uri import ARTIFACT_FOLDER, artifact_location, local_path, moved, sqlite_path, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -84,23 +84,37 @@ def bundle_folder(
 ) -> pathlib.Path:
     """Return the local folder of a version's two files; those of a remote store come to `scratch`.
 
-    Raises ModelNotFoundError if they are gone.
+    Raises ModelNotFoundError if they are gone, and BundleError if they cannot be read from where they are said to lie.
     """
-    import mlflow.artifacts
-
     with store_errors(config):
         location: str = client.get_model_version_download_uri(name, version)
         local = local_path(location)
         if local is None:
             if urllib.parse.urlsplit(location).scheme in ("hdfs", "viewfs"):  # its module was imported without pyarrow
                 importlib.reload(importlib.import_module("mlflow.store.artifact.hdfs_artifact_repo"))
-            for file in (CONFIG_FILE, WEIGHTS_FILE):
-                uri = f"{location.rstrip('/')}/{_FOLDER_IN_MODEL}/{file}"
-                mlflow.artifacts.download_artifacts(uri, dst_path=str(scratch), tracking_uri=config.uri)
+            _download(config, f"{name} version {version}", location, scratch)
             return scratch
     folder = local / _FOLDER_IN_MODEL
     decoded = pathlib.Path(urllib.request.url2pathname(str(folder)))  # where MLflow puts what is no URI
     for candidate in (folder, moved(config, folder), decoded):
         if candidate is not None and candidate.is_dir():
             return candidate
-    raise ModelNotFoundError(f"the files of {name} version {version} are gone: {folder} does not exist", [name])
+    gone = f"the files of {name} version {version} are gone"
+    raise ModelNotFoundError(f"{gone}: {folder} does not exist", [name]).told_as(gone)
+
+
+def _download(config: TrackingConfig, shown: str, location: str, scratch: pathlib.Path) -> None:
+    """Bring a version's two files to `scratch`; what this MLflow cannot read is not the store's fault."""
+    import mlflow.artifacts
+    from mlflow.exceptions import MlflowException
+
+    try:
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            uri = f"{location.rstrip('/')}/{_FOLDER_IN_MODEL}/{name}"
+            mlflow.artifacts.download_artifacts(uri, dst_path=str(scratch), tracking_uri=config.uri)
+    except (MlflowException, OSError):
+        raise
+    except Exception as error:
+        raise BundleError(
+            f"the files of {shown} cannot be read from {without_password(location)}: {type(error).__name__}: {error}"
+        ).told_as(f"the files of {shown} cannot be read from where the registry says that they lie") from error

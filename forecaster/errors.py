@@ -29,9 +29,10 @@ This module knows nothing of gRPC: `forecaster.serving.status` maps the tree to 
 server, `forecaster.client.retry` maps it back for the caller.
 """
 
+import copy
 import datetime as dt
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 
 class FieldViolation(NamedTuple):
@@ -42,9 +43,40 @@ class FieldViolation(NamedTuple):
 
 
 class ForecasterError(Exception):
-    """The root of the tree. `str(error)` is one line for a person: what is wrong and what to do."""
+    """The root of the tree. `str(error)` is one line for a person: what is wrong and what to do.
+
+    Attributes:
+        lasting: whether the same fails again until somebody changes something; else it may pass by itself. What is
+            usual of a class stands there, `for_good` says it of one error.
+        clients_line: what clients of a server are told instead, because the line names places of the machine.
+    """
 
     reason: ClassVar[str] = "UNKNOWN"
+    lasting: bool = True
+    clients_line: str | None = None
+
+    def for_good(self) -> Self:
+        """Return this error, which will not pass by itself."""
+        self.lasting = True
+        return self
+
+    def told_as(self, line: str) -> Self:
+        """Return this error with another line for clients of a server."""
+        self.clients_line = line
+        return self
+
+    @property
+    def told(self) -> str:
+        """The line for clients of a server."""
+        return str(self) if self.clients_line is None else self.clients_line
+
+    def for_clients(self) -> Self:
+        """Return the error as clients of a server may have it."""
+        if self.clients_line is None:
+            return self
+        shown = copy.copy(self)
+        shown.args = (self.clients_line,)
+        return shown
 
 
 class InvalidArgumentError(ForecasterError, ValueError):
@@ -154,6 +186,7 @@ class LimitReachedError(ForecasterError):
     """A queue, series or rate limit is reached; try again after `retry_after_seconds`, None if that is no use."""
 
     reason = "LIMIT_REACHED"
+    lasting = False
 
     def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
@@ -164,6 +197,7 @@ class UnavailableError(ForecasterError):
     """The server cannot answer now; try again after `retry_after_seconds`, None if that is no use for now."""
 
     reason = "UNAVAILABLE"
+    lasting = False
 
     def __init__(self, message: str, retry_after_seconds: float | None = 1.0) -> None:
         super().__init__(message)
@@ -215,6 +249,7 @@ class DeadlineError(ForecasterError):
     """No answer came in time; an observation sent may or may not have been applied, retrying is safe."""
 
     reason = "DEADLINE_EXCEEDED"
+    lasting = False
 
 
 class InternalError(ForecasterError):

@@ -51,10 +51,11 @@ __all__ = [
 ]
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
+_LARGEST_VERSION = 2**31 - 1  # of an integer column
 _MODEL_ID = "model_id"  # a tag: a database does not keep what MLflow is told when a version is made
 _MLFLOW_SETTINGS = {  # MLflow has no other switches for these; what the user has set stays
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLEARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # seven take minutes to say that there is no server
 }
 
@@ -203,7 +204,10 @@ def find(client: "MlflowClient", config: TrackingConfig, alias_or_version: str) 
     """Return the version that an alias points at, or the version of that number; None if there is none."""
     from mlflow.exceptions import MlflowException
 
-    look_up = client.get_model_version if alias_or_version.isdigit() else client.get_model_version_by_alias
+    is_number = _is_number(alias_or_version)
+    if is_number and int(alias_or_version) > _LARGEST_VERSION:  # which no store can be asked for
+        return None
+    look_up = client.get_model_version if is_number else client.get_model_version_by_alias
     with store_errors(config):
         try:
             return _described(look_up(config.model, alias_or_version))
@@ -214,6 +218,10 @@ def find(client: "MlflowClient", config: TrackingConfig, alias_or_version: str) 
             raise
 
 
+def _is_number(alias_or_version: str) -> bool:
+    return alias_or_version.isascii() and alias_or_version.isdecimal()
+
+
 def resolve(config: TrackingConfig, alias_or_version: str = CHAMPION) -> RegisteredModel:
     """Return the version that an alias points at, or the version of that number.
 
@@ -221,7 +229,7 @@ def resolve(config: TrackingConfig, alias_or_version: str = CHAMPION) -> Registe
         ModelNotFoundError: there is no such store, registered model, alias or version.
         UnavailableError: the store does not answer.
     """
-    wanted = f"{config.model} version " if alias_or_version.isdigit() else f"{config.model}@"
+    wanted = f"{config.model} version " if _is_number(alias_or_version) else f"{config.model}@"
     wanted += alias_or_version
     found = find(existing(config, wanted), config, alias_or_version)
     if found is None:
@@ -284,4 +292,4 @@ def _not_found(wanted: str, config: TrackingConfig, why: str) -> ModelNotFoundEr
         f"no model is registered as {wanted} in {without_password(config.uri)}{why}: run `forecaster train` first,"
         " or name another store with --tracking.uri",
         [wanted],
-    )
+    ).told_as(f"no model is registered as {wanted}: train it first")

@@ -32,7 +32,8 @@ def unavailable(config: TrackingConfig, error: BaseException) -> UnavailableErro
     """Return what is said of a store that cannot be used: the first line of an error, without what is secret in it."""
     lines = _ADVICE.sub("", str(error)).strip().splitlines() or [type(error).__name__]
     said = without_secrets(lines[0], config.uri)
-    return UnavailableError(f"the model store {without_password(config.uri)} cannot be used: {said}")
+    message = f"the model store {without_password(config.uri)} cannot be used: {said}"
+    return UnavailableError(message).told_as("the model store cannot be used now: try again later")
 
 
 def require_reachable(config: TrackingConfig) -> None:

@@ -8,13 +8,14 @@ import hashlib
 import json
 import pathlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
 import torch
 
 from forecaster.config import ModelConfig, to_dict
+from forecaster.config.frequency import parse_frequency
 from forecaster.errors import BundleError, ConfigError
 from forecaster.model.covariates import CovariateSpec
 from forecaster.model.ensemble import Ensemble, Model
@@ -26,6 +27,11 @@ _FORMAT = 2
 # What a bundle means that was written before a field was known. Such values are not written either, so that the
 # fingerprint of a bundle that is read and written again is what it was.
 _BEFORE = {"statistics": "plain"}
+_MOST_CONFIG_BYTES = 16 * 2**20  # categories are what may be long
+_MOST_MEMBERS, _LONGEST_STEP_US = 1000, 2**53
+_MOST_CHARACTERS = 200
+# What comes of a configuration that somebody wrote by hand, or that was damaged.
+_MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,34 +73,85 @@ class Bundle:
 
     @classmethod
     def load(cls, folder: pathlib.Path) -> "Bundle":
-        """Read a bundle and check it.
+        """Read a bundle and check it: what its files say by themselves; whether it forecasts is `verification`'s.
 
-        Raises BundleError if a file is missing or torn, the weights do not fit the configuration, a weight
-        is not finite, or the fingerprint is another one.
+        Sizes are known before anything of them is read or made.
+
+        Raises BundleError if a file is missing, too large or torn, what it describes is no model, the weights do not
+        fit the configuration, a weight is not finite, or the fingerprint is another one.
         """
-        described = _read_config(folder / CONFIG_FILE)
+        config_file, weights_file = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+        described = _read_config(config_file)
         try:
-            stored = described.pop("fingerprint")
-            config = _model_config(described["model"])
-            covariates = CovariateSpec.from_dict(described["covariates"])
-            members, step_us = int(described.get("members", 1)), int(described["step_us"])
-            networks = [Seq2Seq(config, step_us, covariates) for _ in range(members)]
-            model: Model = networks[0] if len(networks) == 1 else Ensemble(networks)
-            frequency, max_gap_steps = str(described["frequency"]), int(described["max_gap_steps"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise BundleError(f"{folder / CONFIG_FILE} does not describe a model: {error}") from error
-        weights = _read_weights(folder / WEIGHTS_FILE)
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            raise BundleError(f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE}: {error}") from error
+            plan = _Plan.of(described)
+            expected = plan.sizes()
+        except _MALFORMED as error:
+            raise _broken(config_file, f"does not describe a model: {_line(error)}") from error
+        _check_sizes(weights_file, expected)
+        weights = _read_weights(weights_file)
+        model = plan.make()
+        model.load_state_dict(weights)
         broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
         if broken:
-            raise BundleError(f"{folder / WEIGHTS_FILE} holds values that are not finite, in {', '.join(broken)}")
-        found = fingerprint(described, model.state_dict())
-        if found != stored:
-            raise BundleError(f"{folder} was changed: fingerprint {found[:12]}, {CONFIG_FILE} says {stored[:12]}")
-        return cls(model.eval(), frequency, max_gap_steps, found)
+            raise _broken(weights_file, f"holds values that are not finite, in {', '.join(broken)}")
+        found = fingerprint(plan.described, model.state_dict())
+        if found != plan.fingerprint:
+            stored = plan.fingerprint[:12]
+            raise _broken(config_file, f"was changed: the model's fingerprint is {found[:12]}, it says {stored}")
+        return cls(model.eval(), plan.frequency, plan.max_gap_steps, found)
+
+
+class _Plan(NamedTuple):
+    """What a configuration says of a model, before there is one.
+
+    Args:
+        described: the configuration without the fingerprint.
+        config: the architecture.
+        covariates: what it knows.
+        members: how many networks.
+        step_us: the time step in microseconds.
+        frequency: the same as text.
+        max_gap_steps: see `Bundle`.
+        fingerprint: of the configuration and the weights.
+    """
+
+    described: dict[str, Any]
+    config: ModelConfig
+    covariates: CovariateSpec
+    members: int
+    step_us: int
+    frequency: str
+    max_gap_steps: int
+    fingerprint: str
+
+    @classmethod
+    def of(cls, described: dict[str, Any]) -> "_Plan":
+        """Read a configuration; raises one of `_MALFORMED` unless it describes a model."""
+        rest = {name: value for name, value in described.items() if name != "fingerprint"}
+        plan = cls(
+            described=rest,
+            config=_model_config(described["model"]),
+            covariates=CovariateSpec.from_dict(described["covariates"]),
+            members=_whole(described.get("members", 1), "members", 1, _MOST_MEMBERS),
+            step_us=_whole(described["step_us"], "step_us", 1, _LONGEST_STEP_US),
+            frequency=str(described["frequency"]),
+            max_gap_steps=_whole(described["max_gap_steps"], "max_gap_steps", 0, 2**31),
+            fingerprint=str(described["fingerprint"]),
+        )
+        if parse_frequency(plan.frequency, "frequency") != plan.step_us:
+            raise ValueError(f"a step of {plan.step_us} microseconds is not a frequency of {plan.frequency}")
+        plan.covariates.check()
+        return plan
+
+    def make(self) -> Model:
+        """Return the model, with weights of no meaning."""
+        networks = [Seq2Seq(self.config, self.step_us, self.covariates) for _ in range(self.members)]
+        return networks[0] if len(networks) == 1 else Ensemble(networks)
+
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the weights by name; nothing is allocated for them."""
+        with torch.device("meta"):
+            return {name: tuple(tensor.shape) for name, tensor in self.make().state_dict().items()}
 
 
 def fingerprint(described: dict[str, Any], weights: dict[str, torch.Tensor]) -> str:
@@ -126,20 +183,64 @@ def _model_config(fields: dict[str, Any]) -> ModelConfig:
     return ModelConfig(**(_BEFORE | values))
 
 
+def _whole(value: Any, name: str, low: int, high: int) -> int:
+    """Return a whole number of a range; raises ValueError for anything else."""
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"{name} has to be a whole number from {low} to {high}")
+    return value
+
+
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
     try:
+        if (size := path.stat().st_size) > _MOST_CONFIG_BYTES:
+            raise _broken(path, f"has {size:,} bytes, more than the {_MOST_CONFIG_BYTES:,} that are read")
         described = json.loads(path.read_text())
     except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+        raise _broken(path, f"cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise _broken(path, "is not a configuration: it is nested too deeply") from error
     except ValueError as error:
-        raise BundleError(f"{path} is not JSON: {error}") from error
+        raise _broken(path, f"is not JSON: {_line(error)}") from error
     if not isinstance(described, dict) or described.get("format") != _FORMAT:
-        raise BundleError(f"{path} is not a bundle of format {_FORMAT}")
+        raise _broken(path, f"is not a bundle of format {_FORMAT}")
     return described
+
+
+def _check_sizes(path: pathlib.Path, expected: dict[str, tuple[int, ...]]) -> None:
+    """Raise BundleError unless a file holds weights of these shapes; only its header is read."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names & expected.keys()}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise _unreadable(path, error) from error
+    if other := sorted(names ^ expected.keys()):
+        raise _broken(
+            path, f"does not fit {CONFIG_FILE}: {len(other)} weights are not in both, such as {', '.join(other[:3])}"
+        )
+    for name, shape in shapes.items():
+        if shape != expected[name]:
+            raise _broken(path, f"does not fit {CONFIG_FILE}: {name} is {shape}, and should be {expected[name]}")
 
 
 def _read_weights(path: pathlib.Path) -> dict[str, torch.Tensor]:
     try:
         return safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
-        raise BundleError(f"{path} cannot be read: {error}") from error
+        raise _unreadable(path, error) from error
+
+
+def _broken(path: pathlib.Path, what: str) -> BundleError:
+    """Return the error of a file, of which clients of a server are told its name and not its place."""
+    return BundleError(f"{path} {what}").told_as(f"{path.name} {what}")
+
+
+def _unreadable(path: pathlib.Path, error: Exception) -> BundleError:
+    why = f": {_line(error)}" if isinstance(error, safetensors.SafetensorError) else ""  # others name the place again
+    return _broken(path, f"cannot be read{why}")
+
+
+def _line(error: BaseException) -> str:
+    """Return what an error says in one short line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 1] + "…"

@@ -90,6 +90,18 @@ class CovariateSpec:
     def __bool__(self) -> bool:
         return bool(self.past or self.future or self.static or self.categories)
 
+    def check(self) -> None:
+        """Raise ValueError unless every covariate has a name of its own, and numbers that standardise it."""
+        numbers = (*self.past, *self.future, *self.static)
+        names = [*(one.name for one in numbers), *(one.name for one in self.categories)]
+        if not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
+            raise ValueError("every covariate needs a name of its own")
+        for one in numbers:
+            if not (math.isfinite(one.mean) and math.isfinite(one.deviation) and one.deviation > 0):
+                raise ValueError(
+                    f"the covariate {one.name!r} has a mean of {one.mean} and a deviation of {one.deviation}"
+                )
+
     def codes(self, categories: Sequence[str]) -> tuple[int, ...]:
         """Return the codes of one series' categories, in the order of the spec; 0 is UNKNOWN."""
         known = zip(self.categories, categories, strict=True) if self.categories else ()

@@ -273,7 +273,8 @@ class Lane:
         verdict = judged[0]
         if len(verdict.accepted) != len(columns):
             refused = next(iter(verdict.errors.values()), "a row stands twice")
-            raise StorageError(f"the journal does not fit this model or was changed: {refused}")
+            what = f"the journal does not fit this model or was changed: {refused}"
+            raise StorageError(what).told_as(what).for_good()
         given = [_behind_issued(one, s, stand) for s, one in part.issued]
         self.apply(columns, judged, attributes, None if self.scoring is None else self.scoring.own(given))
         if part.more:  # others do not stand there yet: what leaves for them must not be taken for older than it is

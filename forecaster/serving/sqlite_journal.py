@@ -216,7 +216,10 @@ class SqliteJournal:
     def _observed(
         self, file: HistoryFile, after: int, span_us: tuple[int, int], on_damage: OnDamage | None
     ) -> Iterator[tuple[int, Record]]:
-        """Yield what the records of a file observed, if some of it is in the span; raises what `History.read` raises, unless `on_damage` is told."""
+        """Yield what the records of a file observed, if some of it is in the span.
+
+        Raises what `History.read` raises, unless `on_damage` is told.
+        """
         try:
             bounds = self._history.bounds(file)
             if bounds.last_us >= span_us[0] and bounds.first_us < span_us[1]:

@@ -316,7 +316,8 @@ def _check(rebuilt: Rebuilt, standing: Standing) -> None:
     wrong = np.flatnonzero(standing.exists & (clocks != standing.clock_us))
     if len(wrong):
         name = rebuilt.names[wrong[0]]
-        raise StorageError(f"the rebuilt state of series {name!r} does not stand where the serving one does")
+        what = f"the rebuilt state of series {name!r} does not stand where the serving one does"
+        raise StorageError(what).told_as(what)
 
 
 def _count_on(target: Lane, rebuilt: Rebuilt, standing: Standing, slots: IntArray) -> None:

@@ -68,7 +68,7 @@ _STORAGE_FAILURES = Sampled(1.0)
 
 
 def told(error: BaseException) -> ForecasterError:
-    """Return what a client is told of an error: of a defect only an id that the log has, of storage no file's name."""
+    """Return what a client is told of an error: of a defect only an id that the log has, and of places no name."""
     if not isinstance(error, ForecasterError) or (isinstance(error, InternalError) and not error.error_id):
         error_id = log_internal_error(error)
         return InternalError(f"an internal error; the server's log has it as {error_id}", error_id)
@@ -76,4 +76,13 @@ def told(error: BaseException) -> ForecasterError:
         shown = str(error)
         _STORAGE_FAILURES.say(shown[:100], lambda: shown, logging.ERROR)
         return StorageError(_STORAGE)
-    return error
+    if error.told != str(error):
+        LOGGER.warning("%s", error)
+    return error.for_clients()
+
+
+def reason(error: ForecasterError) -> str:
+    """Return why something failed, as clients are told: without names of files."""
+    if isinstance(error, StorageError) and error.clients_line is None:
+        return "the server cannot use its storage now, see its log"
+    return error.told

@@ -7,12 +7,13 @@ and says why. Watches the registry's alias. Knows nothing of gRPC.
 import asyncio
 import dataclasses
 import enum
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 from forecaster import registry
 from forecaster.config import ServingConfig, TrackingConfig
-from forecaster.errors import FailedPreconditionError, ForecasterError, RegistryError, UnavailableError
+from forecaster.errors import FailedPreconditionError, ForecasterError, InternalError, RegistryError, UnavailableError
 from forecaster.model.bundle import Bundle
 from forecaster.registry import RegisteredModel
 from forecaster.serving.aside import Aside
@@ -20,11 +21,11 @@ from forecaster.serving.batcher import Batcher
 from forecaster.serving.engine import Engine
 from forecaster.serving.storage import Activation, Storage
 from forecaster.serving.swap import Swap
-from forecaster.serving.telemetry import LOGGER, log_internal_error
+from forecaster.serving.telemetry import LOGGER, log_internal_error, reason
 from forecaster.serving.verification import load_verified
 from forecaster.store_uri import without_password
 
-_RETRY_SECONDS = 60.0
+_RETRY_SECONDS, _MOST_RETRY_SECONDS = 60.0, 3600.0  # behind a failure that may pass; then twice as long each time
 _LOOKUPS = 4  # at once
 _ANSWER_SECONDS = 10.0  # of the registry, which may take minutes to say that it is not there
 _TAKE_BACK_SECONDS, _MOST_TAKE_BACK_SECONDS = 1.0, 30.0  # between two attempts
@@ -52,7 +53,9 @@ class Version:
         progress: the share of series that have been rebuilt, 0 to 1.
         failure: why it failed, in one line.
         changed: when its state last changed, monotonic seconds.
-        transient: whether it failed for a reason that may pass.
+        lasting: whether it failed for a reason that does not pass by itself: then it is not tried again until the alias
+            has moved, or somebody activates it.
+        attempts: how often it has failed for a reason that may pass.
     """
 
     registered: RegisteredModel
@@ -62,7 +65,15 @@ class Version:
     progress: float = 0.0
     failure: str = ""
     changed: float = dataclasses.field(default_factory=time.monotonic)
-    transient: bool = False
+    lasting: bool = True
+    attempts: int = 0
+
+    @property
+    def retry_seconds(self) -> float:
+        """How long after its failure it is tried again by itself; infinite if that is no use."""
+        if self.state is not ModelState.FAILED or self.lasting:
+            return math.inf
+        return min(_RETRY_SECONDS * 2.0 ** min(self.attempts - 1, 20), _MOST_RETRY_SECONDS)
 
 
 class Versions:
@@ -139,13 +150,8 @@ class Versions:
         """Ask for the alias once; activate its version if it has moved, or failed a while ago for a passing reason."""
         registered = await self._resolve(self._config.alias)
         known = self._versions.get(registered.version)
-        again = (
-            known is not None
-            and known.transient
-            and known.state is ModelState.FAILED
-            and time.monotonic() - known.changed > _RETRY_SECONDS
-        )
-        if (registered.version == self._last_seen and not again) or self._is_busy():
+        again = known is not None and time.monotonic() - known.changed > known.retry_seconds
+        if (registered.version == self._last_seen and not again) or self.is_busy:
             return
         self._last_seen = registered.version
         self._begin(registered)
@@ -189,20 +195,22 @@ class Versions:
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=self._config.drain_seconds)
 
-    def _is_busy(self) -> bool:
+    @property
+    def is_busy(self) -> bool:
+        """Whether a replacement is under way."""
         return self._task is not None and not self._task.done()
 
     def _begin(self, registered: RegisteredModel) -> Version:
         if registered.version == self._active.registered.version:
             return self._active
         known = self._versions.get(registered.version)
-        if self._is_busy() and known is not None and known.state in (ModelState.LOADING, ModelState.REBUILDING):
+        if self.is_busy and known is not None and known.state in (ModelState.LOADING, ModelState.REBUILDING):
             return known  # a retry
-        if self._is_busy() and (stuck := self._stuck()):
+        if self.is_busy and (stuck := self._stuck()):
             raise FailedPreconditionError(stuck)
-        if self._is_busy():
+        if self.is_busy:
             raise FailedPreconditionError("another version is being activated: wait until it is ACTIVE or FAILED")
-        version = Version(registered, ModelState.LOADING)
+        version = Version(registered, ModelState.LOADING, attempts=known.attempts if known is not None else 0)
         self._versions[registered.version] = version
         self._task = asyncio.get_running_loop().create_task(self._replace(version), name="activate")
         return version
@@ -216,12 +224,13 @@ class Versions:
             version.bundle, version.fingerprint = bundle, bundle.fingerprint
             await self._replace_lane(version, bundle)
         except asyncio.CancelledError:
-            self._fail(version, "the server is shutting down", transient=True)
+            self._fail(version, UnavailableError("the server is shutting down"))
             raise
         except ForecasterError as error:
-            self._fail(version, str(error), transient=isinstance(error, UnavailableError))
+            self._fail(version, error)
         except Exception as error:  # noqa: BLE001 -- the served version goes on
-            self._fail(version, f"an internal error; the server's log has it as {log_internal_error(error)}")
+            what = f"an internal error; the server's log has it as {log_internal_error(error)}"
+            self._fail(version, InternalError(what))
         else:
             LOGGER.info("serving %s version %s after %.1f s", name, number, time.monotonic() - began)
         await self._until_taken_back(version)
@@ -244,7 +253,8 @@ class Versions:
         """Return why series still belong to a version that failed, empty if none do."""
         if self._swap is None or self._swap.left is None:
             return ""
-        why = self._swap.left if isinstance(self._swap.left, ForecasterError) else "an internal error, see the log"
+        left = self._swap.left
+        why = reason(left) if isinstance(left, ForecasterError) else "an internal error, see the log"
         return f"a failed version's series cannot be given back to the one before yet, it is being tried again: {why}"
 
     async def _replace_lane(self, version: Version, bundle: Bundle) -> None:
@@ -276,10 +286,11 @@ class Versions:
     def _load(self, version: str) -> Bundle:
         return load_verified(self._tracking, version, self._engine.lanes.active.bundle)[1]
 
-    def _fail(self, version: Version, why: str, *, transient: bool = False) -> None:
-        version.failure, version.bundle, version.transient = why, None, transient
+    def _fail(self, version: Version, error: ForecasterError) -> None:
+        version.failure, version.bundle = reason(error), None
+        version.lasting, version.attempts = error.lasting, version.attempts + 1
         self._set(version, ModelState.FAILED)
-        LOGGER.error("%s version %s is not served: %s", version.registered.name, version.registered.version, why)
+        LOGGER.error("%s version %s is not served: %s", version.registered.name, version.registered.version, error)
 
     @staticmethod
     def _set(version: Version, state: ModelState) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime as dt
+import json
 import pathlib
 import subprocess
 import sys
@@ -222,6 +223,15 @@ def with_nan(folder: pathlib.Path) -> None:
     )
 
 
+def with_a_negative_gap(folder: pathlib.Path) -> None:
+    described = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(described | {"max_gap_steps": -1}))
+
+
+def nested(folder: pathlib.Path) -> None:
+    (folder / "config.json").write_text("[" * 100_000)
+
+
 def as_it_is(folder: pathlib.Path) -> None:
     assert folder.is_dir()
 
@@ -231,6 +241,8 @@ def test_broken_bundles_leave_the_old_model_serving(swappable: ServerFactory) ->
         (make_bundle(4), without_weights, "cannot be read"),
         (make_bundle(5), with_other_shapes, "does not fit"),
         (make_bundle(6), with_nan, "not finite"),
+        (make_bundle(7), with_a_negative_gap, "max_gap_steps has to be a whole number"),
+        (make_bundle(8), nested, "nested too deeply"),
         (other_bundle(HOUR_US // 2), as_it_is, "another time grid"),
     ]
     history = wander(3, 40)
@@ -246,9 +258,13 @@ def test_broken_bundles_leave_the_old_model_serving(swappable: ServerFactory) ->
         found = {one.version: one for one in client.list_models()}
         assert found["1"].state == "ACTIVE"
         for number, (_, _, reason) in enumerate(broken, start=2):
-            assert (found[str(number)].state, reason in found[str(number)].failure) == ("FAILED", True), found[
-                str(number)
-            ]
+            failed = found[str(number)]
+            assert (failed.state, reason in failed.failure) == ("FAILED", True), failed
+            assert "/" not in failed.failure  # strangers are told no places of the machine
+        for nowhere in ("9" * 20, "nobody"):
+            with pytest.raises(ModelNotFoundError) as missing:
+                client.activate_model(nowhere)
+            assert "/" not in str(missing.value)
     server.kill()
     server = swappable("--serving.poll_seconds=0.2")  # the alias points at a broken version
     with ForecastClient(server.address) as client:

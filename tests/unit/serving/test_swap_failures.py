@@ -159,12 +159,12 @@ def test_the_server_tries_again_until_it_has_been_taken_back(storage: Storage, m
                 ended = maintenance.round_ended
                 await maintenance.round()
                 assert maintenance.round_ended == ended  # an alert can tell
-                with pytest.raises(FailedPreconditionError, match=r"cannot be given back .* cannot be read"):
+                with pytest.raises(FailedPreconditionError, match=r"cannot be given back .* cannot use its storage"):
                     await versions.activate("2")
                 await fleet.check()
                 outage.lasts = False
                 await until(lambda: fleet.engine.lanes.next is None)
-                await until(lambda: version.failure == "the disk cannot be read for a while")
+                await until(lambda: version.failure == "the server cannot use its storage now, see its log")
                 await maintenance.round()
                 assert maintenance.round_ended > ended
                 version = await versions.activate("2")
