@@ -45,6 +45,7 @@ CONFIGURATIONS: dict[str, dict[str, object]] = {
     "negative binomial": {"head": "negative_binomial"},
     "categorical": {"head": "categorical", "num_bins": 9},
     "ending": {"end_of_sequence": True},
+    "plain statistics": {"statistics": "plain"},
     "recurrent, initial": {"decoder": "recurrent", "context": "initial"},
     "recurrent, input": {"decoder": "recurrent", "context": "input", "cell": "lstm"},
     "recurrent, one slow layer": {"decoder": "recurrent", "num_layers": 1, "layer_periods": (3,)},

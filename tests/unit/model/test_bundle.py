@@ -1,5 +1,6 @@
 """A model on disk: it comes back exact, and a broken one is refused by name."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -89,3 +90,18 @@ def test_an_unknown_field_is_named(bundle: Bundle, tmp_path: pathlib.Path) -> No
     (tmp_path / CONFIG_FILE).write_text(json.dumps(described))
     with pytest.raises(BundleError, match="attention"):
         Bundle.load(tmp_path)
+
+
+def test_a_bundle_of_before_keeps_its_statistics(bundle: Bundle, tmp_path: pathlib.Path) -> None:
+    """A configuration that does not say which statistics a model was trained with means the plain ones."""
+    config = dataclasses.replace(bundle.model.config, statistics="plain")
+    old = Bundle.of(Seq2Seq(config, HOUR_US), frequency="1h", max_gap_steps=50)
+    old.save(tmp_path / "a")
+    assert "statistics" not in json.loads((tmp_path / "a" / CONFIG_FILE).read_text())["model"]
+    back = Bundle.load(tmp_path / "a")
+    assert back.model.config.statistics == "plain"
+    back.save(tmp_path / "b")
+    assert Bundle.load(tmp_path / "b").fingerprint == old.fingerprint
+    assert bundle.model.config.statistics == "robust"
+    bundle.save(tmp_path / "c")
+    assert Bundle.load(tmp_path / "c").model.config.statistics == "robust"

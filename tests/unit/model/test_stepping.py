@@ -36,11 +36,12 @@ STEPPED = {
     "rnn relu",
     "gaussian",
     "ending",
+    "plain statistics",
     "bidirectional",
     "recurrent, initial",
     "covariates",
 }
-FORECAST = {"gru", "lstm", "rnn tanh", "rnn relu", "covariates"}
+FORECAST = {"gru", "lstm", "rnn tanh", "rnn relu", "plain statistics", "covariates"}
 CAPACITY = 9
 
 
