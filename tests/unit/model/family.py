@@ -49,6 +49,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "layer_periods": (None, (1, 5), (2, 3)),
     "initialization": ("orthogonal", "xavier", "identity"),
     "season_lengths": ((5, 14), ()),
+    "statistics": ("robust", "plain"),
     "num_layers": (2, 1),
     "deep_input": (False, True),
     "deep_transition": (False, True),
@@ -63,7 +64,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "categories": (False, True),
 }
 SHORT = {
-    **dict.fromkeys(("cell", "head", "attention", "decoder", "initialization"), ""),
+    **dict.fromkeys(("cell", "head", "attention", "decoder", "initialization", "statistics"), ""),
     **{"attention_steps": "of", "layer_periods": "every", "season_lengths": "season", "num_layers": "layers"},
     **{"deep_input": "into", "deep_transition": "deep", "deep_output": "out", "end_of_sequence": "ending"},
 }
@@ -138,6 +139,7 @@ NAMED: dict[str, dict[str, object]] = {
     "rnn relu": {"cell": "rnn_relu"},
     "deep transition": {"deep_transition": True},
     "gaussian": {"head": "gaussian"},
+    "plain statistics": {"statistics": "plain"},
     "recurrent, initial": {"decoder": "recurrent", "context": "initial"},
     "recurrent, input": {"decoder": "recurrent", "context": "input", "cell": "lstm"},
     "recurrent, both": {"decoder": "recurrent", "attention": "additive", "attention_steps": 7, "end_of_sequence": True},

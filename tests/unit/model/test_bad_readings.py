@@ -18,9 +18,13 @@ DAY_US = 86_400_000_000
 LARGEST = 1e150  # that the server accepts
 
 
-def daily_model() -> Seq2Seq:
+def daily_model(noise: float = 0.0) -> Seq2Seq:
+    """Return a model whose weights are those of the start, which say the naive, and some noise."""
     torch.manual_seed(5)
-    return Seq2Seq(ModelConfig(hidden_size=8, decoder_size=8, num_layers=1, horizon=14), DAY_US).eval()
+    model = Seq2Seq(ModelConfig(hidden_size=8, decoder_size=8, num_layers=1, horizon=14), DAY_US).eval()
+    for parameter in model.parameters():
+        parameter.data += noise * torch.randn_like(parameter)
+    return model
 
 
 def around(level: float, error: float, days: int) -> np.ndarray:
@@ -97,15 +101,15 @@ def known(statistics: str) -> dict[str, str]:
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("constant", [5.0, 0.0, -0.1, 1e12, 1e-9])
 def test_a_constant_is_forecast_as_it_is(constant: float, plain: bool) -> None:
-    quantiles = walked(daily_model(), np.full(40, constant), [39], plain=plain)
+    quantiles = walked(daily_model(0.3), np.full(40, constant), [39], plain=plain)
     torch.testing.assert_close(quantiles, torch.full_like(quantiles, constant), rtol=1e-12, atol=0.0)
 
 
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("base", [0.0, 1e6, 1e10, 1e13])
 def test_a_counter_is_forecast_by_its_steps_not_by_its_size(base: float, plain: bool) -> None:
-    quantiles = walked(daily_model(), base + np.arange(60.0), [59], plain=plain)[0]
-    assert (quantiles[:, 6] - (base + 60 + torch.arange(14.0, dtype=torch.float64))).abs().max() < 40
+    quantiles = walked(daily_model(0.3), base + np.arange(60.0), [59], plain=plain)[0]
+    assert (quantiles[:, 6] - (base + 60 + torch.arange(14.0, dtype=torch.float64))).abs().max() < 100
 
 
 numbers = st.one_of(

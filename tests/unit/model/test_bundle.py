@@ -1,5 +1,6 @@
 """A model on disk: it comes back exact, and a broken one is refused by name."""
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -155,3 +156,18 @@ def test_sizes_are_known_before_anything_is_read_or_made(bundle: Bundle, tmp_pat
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 2**20
+
+
+def test_a_bundle_of_before_keeps_its_statistics(bundle: Bundle, tmp_path: pathlib.Path) -> None:
+    """A configuration that does not say which statistics a model was trained with means the plain ones."""
+    config = dataclasses.replace(bundle.model.config, statistics="plain")
+    old = Bundle.of(Seq2Seq(config, HOUR_US), frequency="1h", max_gap_steps=50)
+    old.save(tmp_path / "a")
+    assert "statistics" not in json.loads((tmp_path / "a" / CONFIG_FILE).read_text())["model"]
+    back = Bundle.load(tmp_path / "a")
+    assert back.model.config.statistics == "plain"
+    back.save(tmp_path / "b")
+    assert Bundle.load(tmp_path / "b").fingerprint == old.fingerprint
+    assert bundle.model.config.statistics == "robust"
+    bundle.save(tmp_path / "c")
+    assert Bundle.load(tmp_path / "c").model.config.statistics == "robust"

@@ -76,8 +76,9 @@ def test_statistics_equal_the_definition(seed: int, steps: int, missing: float, 
 
 
 def test_decayed_sums_equal_a_loop_across_blocks() -> None:
-    inputs = torch.randn(2, 200, 3, dtype=torch.float64)
-    carry = torch.randn(2, 3, dtype=torch.float64)
+    inputs = torch.randn(2, 200, 4, dtype=torch.float64)
+    carry = torch.randn(2, 4, dtype=torch.float64)
+    carry[:, :2].abs_()
     found = decayed_sums(carry, inputs, 0.97)
     for t in range(200):
         carry = 0.97 * carry + inputs[:, t]
@@ -110,7 +111,8 @@ def test_one_series_statistics_are_the_tensors(lags: int) -> None:
     for weight, weighed in zip(weights, [1, 3, *range(6 + lags, 7 + 2 * lags)], strict=True):
         sums[sums[:, weight] == 0, weighed] = 0.0
     expected, changes = statistics(torch.from_numpy(sums)), np.empty((400, 1 + lags))
-    level, scale = np.transpose([normalizer_kernel.statistics(*one) for one in zip(sums, changes, strict=True)])
+    level, scale, reach = np.transpose([normalizer_kernel.statistics(*one) for one in zip(sums, changes, strict=True)])
+    assert np.isinf(reach).all()
     np.testing.assert_allclose(level, expected.level.numpy(), rtol=1e-15)
     np.testing.assert_allclose(scale, expected.scale.numpy(), rtol=1e-15)
     np.testing.assert_allclose(changes, expected.changes.numpy(), rtol=1e-15)

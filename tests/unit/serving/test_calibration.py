@@ -50,6 +50,16 @@ def test_a_fresh_series_waits_for_nothing_and_corrects_nothing() -> None:
     assert all(math.isnan(one.mase) and math.isnan(one.coverage) for one in (*report.of(0), *report.mean()))
 
 
+def test_scores_are_counted_beyond_the_whole_numbers_of_float32() -> None:
+    series = Series(calibration(1), ("a",))
+    series.tensors[LEARNT][..., -5] = 2.0**24 - 3
+    series.observe({0: series.next_run(0, [0.0])})
+    for count in range(2**24 - 2, 2**24 + 8):
+        series.forecast([0], gaussian(1, 1))
+        series.observe({0: series.next_run(0, [0.5])})
+        assert scored(series, 0) == [count]
+
+
 def test_a_horizon_waits_for_one_forecast_at_a_time() -> None:
     series = Series(calibration(8), ("a", "b"))
     series.observe({0: series.next_run(0, [0.0]), 1: series.next_run(1, [0.0, 0.0])})
