@@ -7,8 +7,14 @@ import grpc
 import pytest
 
 from forecaster.client import ForecastClient, RetryPolicy
-from forecaster.errors import LimitReachedError
-from forecaster.serving.status import DETAILS_KEY, to_status
+from forecaster.errors import (
+    FailedPreconditionError,
+    ForecasterError,
+    LimitReachedError,
+    RegistryError,
+    StateLostError,
+)
+from forecaster.serving.status import DETAILS_KEY, status_code, to_status
 from forecaster.v1 import forecast_service_pb2 as api
 from forecaster.v1 import forecast_service_pb2_grpc
 
@@ -21,6 +27,7 @@ class Refusing(forecast_service_pb2_grpc.ForecastServiceServicer):
 
     def __init__(self) -> None:
         self.text, self.metadata, self.calls = "", (), 0
+        self.code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
     def DeleteSeries(  # noqa: N802 -- the API's name
         self, request: api.DeleteSeriesRequest, context: grpc.ServicerContext
@@ -28,7 +35,7 @@ class Refusing(forecast_service_pb2_grpc.ForecastServiceServicer):
         self.calls += 1
         if self.calls <= 3:
             context.set_trailing_metadata(self.metadata)
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, self.text)
+            context.abort(self.code, self.text)
         return api.DeleteSeriesResponse()
 
 
@@ -56,5 +63,23 @@ def test_what_stays_too_much_is_not(refusing: tuple[Refusing, ForecastClient], t
     servicer.text = text
     servicer.metadata = ((DETAILS_KEY, to_status(OURS).SerializeToString()),) if text == str(OURS) else ()
     with pytest.raises(LimitReachedError, match=r"larger|holds"):
+        client.delete_series("a")
+    assert servicer.calls == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RegistryError("the model store does not answer"), RegistryError),
+        (StateLostError("the state of 'a' is lost", ["a"]), FailedPreconditionError),
+    ],
+)
+def test_what_passes_only_when_somebody_acts_is_not(
+    refusing: tuple[Refusing, ForecastClient], error: ForecasterError, expected: type[ForecasterError]
+) -> None:
+    servicer, client = refusing
+    servicer.text, servicer.code = str(error), status_code(error)
+    servicer.metadata = ((DETAILS_KEY, to_status(error).SerializeToString()),)
+    with pytest.raises(expected, match=str(error)):
         client.delete_series("a")
     assert servicer.calls == 1
