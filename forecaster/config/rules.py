@@ -110,7 +110,7 @@ def _require_learnable(config: "Config") -> None:
     advice = f"levels from {_LOWER} or less to {_UPPER} or more: 80 % intervals decide what is promoted"
     require(levels[0] <= _LOWER and levels[-1] >= _UPPER, "model.quantile_levels", levels, advice)
     patience, epochs = training.patience, training.max_epochs
-    advice = f"at most training.max_epochs, {epochs}, or leave it out"
+    advice = f"at most training.max_epochs, {epochs}, or 0 to never stop early"
     require(patience is None or patience <= epochs, "training.patience", patience, advice)
     seasons = model.season_lengths if model.season_lengths is not None else default_season_lengths(data.step_us)
     if seasons:

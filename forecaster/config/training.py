@@ -18,7 +18,7 @@ class TrainingConfig:
     Args:
         max_epochs: epochs at the most; an epoch is one pass over all series, or several over few.
         max_seconds: wall-clock limit of the fitting; left out, none.
-        patience: epochs without a better validation loss before it stops; left out, 6.
+        patience: epochs without a better validation loss before it stops, 0 to never stop for that; left out, 6.
         validation_steps: the last steps of the data, held out to choose the epoch; left out, 14 horizons, or a
             fifth of the longest series if that is less.
         holdout: keep the tail for choosing the epoch; without, it is learnt from too and the last epoch is kept.
@@ -73,7 +73,7 @@ class TrainingConfig:
         require_types(self, "training")
         for name in ("max_epochs", "min_updates", "series_per_batch", "origin_stride"):
             require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "1 or more")
-        require(self.patience is None or self.patience >= 1, "training.patience", self.patience, "1 or more")
+        require(self.patience is None or self.patience >= 0, "training.patience", self.patience, "0 or more")
         ok = self.chunk_steps is None or self.chunk_steps >= 1
         require(ok, "training.chunk_steps", self.chunk_steps, "1 or more, or null")
         literals = (("feeding", Feeding), ("feeding_schedule", Schedule), ("start_from", StartFrom))

@@ -171,7 +171,8 @@ class _Training:
         limit = settings.max_seconds
         self.timer = timer = Timer(dt.timedelta(seconds=limit) if limit else None, verbose=False)
         self.history = History(timer, reporters)
-        self._patience = StopEarly("val_mase", patience=settings.patience or _PATIENCE)
+        patience = _PATIENCE if settings.patience is None else settings.patience or settings.max_epochs
+        self._patience = StopEarly("val_mase", patience=patience)
         # Functions, not bound methods: weight averaging copies the module deeply, and with it what it holds.
         self._module = ForecasterModule(
             model,

@@ -281,7 +281,10 @@ def test_it_ends_with_all_that_it_has_started(dashboard: Dashboard) -> None:
         (["--tracking.uri=mlruns"], "there is no store mlruns"),
         (["--tracking.uri=sqlite:///other.db"], "sqlite:///other.db is no store of MLflow"),
         (["--port=70000"], "port=70000 is not allowed: use 0 to 65535"),
-        (["--tracking.uri=postgresql://me:secret@127.0.0.1:1/x"], "the store postgresql://me:***@127.0.0.1:1/x cannot"),
+        (
+            ["--tracking.uri=postgresql://me:secret@127.0.0.1:1/x"],
+            "the model store postgresql://me:***@127.0.0.1:1/x cannot",
+        ),
     ],
 )
 def test_what_cannot_be_shown_is_said(

@@ -20,7 +20,7 @@ PNG = b"\x89PNG"
 
 
 def decide(result: BacktestResult, **rule: float) -> Decision:
-    return Decision.of(result, PromotionConfig(**rule), NOW)  # type: ignore[arg-type]
+    return Decision.of(result, PromotionConfig(**({"margin": 0.0} | rule)), NOW)  # type: ignore[arg-type]
 
 
 def test_the_line_says_who_is_the_champion_and_why() -> None:
@@ -62,7 +62,10 @@ def test_a_decision_and_a_result_come_back_from_json_as_they_were(result: Backte
     text = decision.to_json()
     json.loads(text, parse_constant=strict)
     assert str(Decision.from_json(text)) == str(decision)
-    assert Decision.of(BacktestResult.from_json(result.to_json()), PromotionConfig(), NOW).line() == decision.line()
+    assert (
+        Decision.of(BacktestResult.from_json(result.to_json()), PromotionConfig(margin=0.0), NOW).line()
+        == decision.line()
+    )
 
 
 def test_the_json_has_the_rule_the_numbers_the_versions_and_the_data() -> None:
