@@ -50,6 +50,7 @@ class Lane:
         self.stepper = Stepper(bundle.model)
         self.covariates, self.static = bundle.model.covariates.dynamic, AttributeCoder(bundle)
         self.scoring = None if store.calibration is None else Scoring(store.calibration, store)
+        self.steps = 0  # that were computed, missing ones too
 
     def warm_up(self) -> None:
         """Run the compiled kernels once on states of their own: the first call in a process compiles or loads them."""
@@ -162,6 +163,7 @@ class Lane:
             scoring.scan(slots, position, runs)
         if len(rows):
             self._advance(slots, columns, rows, steps, first, runs)
+            self.steps += int(runs.lengths.sum())
 
     def set_attributes(self, attributes: Attributes) -> None:
         """Set the static covariates of those series that exist."""
@@ -266,6 +268,7 @@ class Lane:
 
     def _one_step(self, slots: IntArray, columns: Columns) -> None:
         """Score what N different series wait for and advance each by its row."""
+        self.steps += len(slots)
         if self.scoring is not None:
             self.scoring.step(slots, columns.values)
         self._step(slots, columns)

@@ -102,13 +102,16 @@ class Staging:
             self._sequence = snapshots.complete_through(bundle.fingerprint) or 0
 
     def fold(self, through: int = 2**62, give_way: Callable[[], None] | None = None) -> int:
-        """Take in what the journal holds up to a record behind what was taken in before; return how many rows.
+        """Take in what the journal holds up to a record behind what was taken in before; return how many steps it was.
 
         `give_way` is called at every record, and may rest.
         """
         self._give_way = give_way or _nothing
-        rows = 0 if self._begun else self._begin()
-        return rows + self._take(itertools.takewhile(lambda one: one[0] <= through, self._journal.read(self._sequence)))
+        before = self.lane.steps
+        if not self._begun:
+            self._begin()
+        self._take(itertools.takewhile(lambda one: one[0] <= through, self._journal.read(self._sequence)))
+        return self.lane.steps - before
 
     def rebuilt(self, moving: np.ndarray) -> Rebuilt:
         """Return the states of some of the buckets; raises StorageError if one of their numbers is not finite."""
@@ -179,8 +182,8 @@ class Staging:
         known = self._census.names[moving[self._census.buckets]].tolist()
         return list(dict.fromkeys((*known, *self._newer.of(moving))))
 
-    def _begin(self) -> int:
-        """Begin with the snapshots or the windows, and take in what came before the census; return how many rows."""
+    def _begin(self) -> None:
+        """Begin with the snapshots or the windows, and take in what came before the census."""
         self._begun, self._is_cut = True, self._journal.first_sequence() > 1
         if self._from_snapshots:
             self._check_reach()
@@ -190,9 +193,8 @@ class Staging:
             lambda one: one[0] <= self._census.sequence,
             self._journal.read(self._sequence, since_us=int(self._behind_us.min()) if len(self._census) else None),
         )
-        rows = self._take(before)
+        self._take(before)
         self._sequence = max(self._sequence, self._census.sequence)  # series that are newer may have older times
-        return rows
 
     def _check_reach(self) -> None:
         """Raise StorageError if records behind the snapshots are gone."""
@@ -225,15 +227,13 @@ class Staging:
         remembered(self.lane, self._journal, part)
         self.lane.replay(part)
 
-    def _take(self, records: Iterator[tuple[int, Record]]) -> int:
-        rows = 0
+    def _take(self, records: Iterator[tuple[int, Record]]) -> None:
         for part in in_parts(self._mine(records)):
             if isinstance(part, Part):
                 remembered(self.lane, self._journal, part)
-                rows += self.lane.replay(part)
+                self.lane.replay(part)
             else:
                 self._forget(*part)
-        return rows
 
     def _forget(self, sequence: int, deletion: Deletion) -> None:
         """Forget a series' state, unless it is of after the deletion; what the census has of it may be of after it."""
