@@ -8,22 +8,18 @@ nothing of tensors or gRPC.
 """
 
 import asyncio
-import dataclasses
 import functools
 import queue
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import numpy as np
-
 from forecaster.errors import FencedError, LimitReachedError
 from forecaster.serving.counters import WorkDone
 from forecaster.serving.engine import Engine
-from forecaster.serving.forecasting import joined
 from forecaster.serving.look_ups import LookUps
+from forecaster.serving.progress import Progress, Some
 from forecaster.serving.storage import Journal
-from forecaster.serving.telemetry import told
 from forecaster.serving.turns import Pace
 from forecaster.serving.waiting import Job, Line, Work
 from forecaster.serving.work import Forecasts, ForecastWork, Observed, ObserveWork
@@ -63,6 +59,7 @@ class Batcher:
         self._queued = self._sought = 0  # rows, and those of them that wait to be looked up
         self._waiting = 0  # requests and calls
         self._line = Line()  # the thread's
+        self._progress = Progress(self._line, self._settled)
         self._gathered: list[Job] = []  # in this pass of the loop
         self._jobs: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -176,7 +173,7 @@ class Batcher:
             for job in dropped:
                 _fail(job.work, asyncio.CancelledError())
             # Work whose caller went away before its turn was dropped whole; from here on its turn is done whole.
-            ended = self._ended(batch, self._whole_turn([job.work for job in batch])) if batch else []
+            ended = self._progress.ended(batch, self._whole_turn([job.work for job in batch])) if batch else []
             ended += self._called()
             if not self._answer(ended, dropped):
                 return
@@ -226,57 +223,6 @@ class Batcher:
             ended.append((job, answer))
         return ended
 
-    def _ended(self, jobs: Sequence[Job], answers: Sequence[Any]) -> list[tuple[Job, Any]]:
-        """Return the requests of a turn that have ended with their answers; the others go on."""
-        ended = []
-        for job, answer in zip(jobs, answers, strict=True):
-            whole = self._observed(job, answer) if isinstance(answer, Observed) else answer
-            if isinstance(answer, _Some):
-                whole = self._forecast(job, answer)
-            if whole is not None:
-                self._line.end(job)
-                ended.append((job, whole))
-        return ended
-
-    def _observed(self, job: Job, answer: Observed) -> Any:
-        """Return the answer to a whole request of observations, None if it goes on."""
-        assert isinstance(job.work, ObserveWork)
-        job.parts.append(answer)
-        if not answer.is_whole:
-            job.work = dataclasses.replace(job.work, start=job.work.start + len(answer.outcomes))
-            self._line.go_on(job)
-            return None
-        return self._settled(Observed.joined(job.parts))
-
-    def _forecast(self, job: Job, some: "_Some") -> Any:
-        """Return the answer to a whole request for forecasts of which some are made, None if it goes on."""
-        request = some.request
-        if some.observed is not None:
-            job.parts.append(some.observed)
-            self._line.end(job)
-        if isinstance(some.forecasts, Exception):
-            return self._with_forecasts(job, Forecasts.nothing(request, told(some.forecasts)), some.forecasts)
-        behind = request.start + some.count
-        if some.forecasts is not None:
-            job.forecasts.append((np.arange(request.start, behind), some.forecasts))
-        if behind < len(request.series_ids):
-            job.work = dataclasses.replace(request, start=behind)
-            self._line.go_on(job)
-            return None
-        return self._with_forecasts(job, joined(request, job.forecasts), None)
-
-    def _with_forecasts(self, job: Job, forecasts: Forecasts, error: Exception | None) -> Any:
-        """Return forecasts, or the answer to the observations before them: it is given whatever becomes of them."""
-        if not job.parts:
-            return forecasts if error is None else error
-        return self._settled(dataclasses.replace(Observed.joined(job.parts), forecasts=forecasts))
-
-    def _settled(self, answer: Observed) -> Any:
-        """Return an answer with what the journal tells, unless another thread asks it."""
-        if answer.sought is None or self.look_ups is not None:
-            return answer
-        return self._attempt(functools.partial(self._engine.looked_up, answer))
-
     def _whole_turn(self, works: Sequence[Work]) -> list[Any]:
         """Do one turn; a defect of ours in it must leave nobody waiting, neither now nor in the turns behind it."""
         try:
@@ -324,7 +270,13 @@ class Batcher:
         left = sum(len(request.series_ids) - request.start for _, request in asked)
         self._pace.note_forecasts(weight, seconds, was_cut=sum(counts) < left)
         for (i, request), count in zip(asked, counts, strict=True):
-            answers[i] = _Some(request, count, found[i], observed.get(i))
+            answers[i] = Some(request, count, found[i], observed.get(i))
+
+    def _settled(self, answer: Observed) -> Any:
+        """Return an answer with what the journal tells, unless another thread asks it."""
+        if answer.sought is None or self.look_ups is not None:
+            return answer
+        return self._attempt(functools.partial(self._engine.looked_up, answer))
 
     def _together(self, function: Callable[[Any], Any], works: Sequence[tuple[int, Work]], answers: list[Any]) -> None:
         """Do one kind of work in one call, and put its results, or the exception, among the answers."""
@@ -340,23 +292,6 @@ class Batcher:
             if self._engine.broken is error or isinstance(error, FencedError):
                 self._on_defect(error)
             return _for_future(error)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Some:
-    """What a turn forecast of a request.
-
-    Args:
-        request: with what is left of it.
-        count: of its next series.
-        forecasts: of them, or why there are none; None if it had to wait.
-        observed: the answer to the observations that it came with, the last of them in this turn.
-    """
-
-    request: ForecastWork
-    count: int
-    forecasts: Forecasts | Exception | None
-    observed: Observed | None
 
 
 def _for_future(error: BaseException) -> Exception:

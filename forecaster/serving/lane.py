@@ -24,6 +24,7 @@ from forecaster.serving.attributes import STATIC, AttributeCoder, digest, merged
 from forecaster.serving.issued import Issued
 from forecaster.serving.records import Attributes, Columns, IntArray
 from forecaster.serving.replay import Part
+from forecaster.serving.row_runs import runs_of, since_last_start
 from forecaster.serving.scoring import Scoring
 from forecaster.serving.sought import Sought
 from forecaster.serving.store import SeriesStore
@@ -52,6 +53,7 @@ class Lane:
         self.stepper = Stepper(bundle.model)
         self.covariates, self.static = bundle.model.covariates.dynamic, AttributeCoder(bundle)
         self.scoring = None if store.calibration is None else Scoring(store.calibration, store)
+        self.steps = 0  # that were computed, missing ones too
 
     def warm_up(self) -> None:
         """Run the compiled kernels once on states of their own: the first call in a process compiles or loads them."""
@@ -157,7 +159,7 @@ class Lane:
                 self.set_attributes(attributes)
             self._one_step(slots[columns.series], columns)
             return
-        rows, steps = _since_last_start(columns, verdict)
+        rows, steps = since_last_start(columns, verdict)
         by_row = columns.series[rows]  # ascending
         first = np.flatnonzero(np.diff(by_row, prepend=-1))
         series = by_row[first]
@@ -171,7 +173,7 @@ class Lane:
         if len(rows) == len(series) and issued is None and (steps == 1).all():  # as a rule
             self._one_step(slots, columns.rows(rows))
             return
-        runs = _runs(columns, rows, steps, first, self.bundle.step_us)
+        runs = runs_of(columns, rows, steps, first, self.bundle.step_us)
         fresh = steps[first] == 0
         if fresh.any():
             self.store.clear(slots[fresh], keep=STATIC)  # what never changes outlasts a long gap
@@ -182,6 +184,7 @@ class Lane:
             scoring.scan(slots, position, runs)
         if len(rows):
             self._advance(slots, columns, rows, steps, first, runs)
+            self.steps += int(runs.lengths.sum())
 
     def set_attributes(self, attributes: Attributes) -> None:
         """Set the static covariates of those series that exist."""
@@ -312,6 +315,7 @@ class Lane:
 
     def _one_step(self, slots: IntArray, columns: Columns) -> None:
         """Score what N different series wait for and advance each by its row."""
+        self.steps += len(slots)
         if self.scoring is not None:
             self.scoring.step(slots, columns.values)
         self._step(slots, columns)
@@ -322,23 +326,6 @@ class Lane:
         self.stepper.advance(self.store.slab.tensors, slots, time_us, values, columns.covariates)
         one = np.ones(len(slots), dtype=np.int64)
         self.store.advanced(slots, time_us, one, np.isfinite(values).astype(np.int64))
-
-
-def _runs(columns: Columns, rows: IntArray, steps: IntArray, first: IntArray, step_us: int) -> Runs:
-    """Return the runs of N series, of which `first` are the first rows."""
-    counts = np.diff(np.append(first, len(rows)))
-    steps = np.where(steps == 0, 1, steps)
-    total = np.cumsum(steps)
-    offsets = total - np.repeat(total[first] - steps[first], counts) - 1
-    start_us = columns.time_us[rows[first]] - (steps[first] - 1) * step_us
-    return Runs(
-        torch.from_numpy(start_us),
-        torch.from_numpy(offsets[first + counts - 1] + 1),
-        torch.from_numpy(np.repeat(np.arange(len(first)), counts)),
-        torch.from_numpy(offsets),
-        torch.from_numpy(columns.values[rows]),
-        None if columns.covariates is None else torch.from_numpy(columns.covariates[rows]),
-    )
 
 
 def _behind(record: Attributes, sequence: int, stand: dict[str, int]) -> Attributes:
@@ -353,16 +340,3 @@ def _behind_issued(record: Issued, sequence: int, stand: dict[str, int]) -> Issu
 def _rows_behind(record: Columns, sequence: int, stand: dict[str, int]) -> Columns:
     missing = np.array([stand[name] < sequence for name in record.series_ids], dtype=bool)
     return record if missing.all() else record.rows(missing[record.series])
-
-
-def _since_last_start(columns: Columns, verdict: Verdict) -> tuple[IntArray, IntArray]:
-    """Return the accepted rows from each series' last fresh start on, and the steps that they advance."""
-    rows, steps = verdict.accepted, verdict.advance
-    series = columns.series[rows]
-    starts = np.flatnonzero(steps == 0)
-    if not len(starts):
-        return rows, steps
-    last_start = np.zeros(len(columns.series_ids), dtype=np.int64)
-    last_start[series[starts]] = starts  # ascending, so the last one of a series stays
-    keep = np.arange(len(rows)) >= last_start[series]
-    return rows[keep], steps[keep]

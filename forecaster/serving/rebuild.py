@@ -120,14 +120,17 @@ class Staging:
         theirs.forget(names)
 
     def fold(self, through: int = 2**62, give_way: Callable[[], None] | None = None) -> int:
-        """Take in what the journal holds up to a record behind what was taken in before; return how many rows.
+        """Take in what the journal holds up to a record behind what was taken in before; return how many steps it was.
 
         `give_way` is called at every record, and may rest.
         """
         self._give_way = give_way or _nothing
-        rows = 0 if self._begun else self._begin()
+        before = self.lane.steps
+        if not self._begun:
+            self._begin()
         records = self._journal.read(self._sequence, on_damage=self._leave_out)
-        return rows + self._take(itertools.takewhile(lambda one: one[0] <= through, records))
+        self._take(itertools.takewhile(lambda one: one[0] <= through, records))
+        return self.lane.steps - before
 
     def rebuilt(self, moving: np.ndarray) -> Rebuilt:
         """Return the states of some of the buckets; those that are not finite start afresh, where they stand."""
@@ -218,16 +221,15 @@ class Staging:
         known = self._census.names[moving[self._census.buckets]].tolist()
         return list(dict.fromkeys((*known, *self._newer.of(moving))))
 
-    def _begin(self) -> int:
-        """Begin with the snapshots or the windows, and take in what came before the census; return how many rows."""
+    def _begin(self) -> None:
+        """Begin with the snapshots or the windows, and take in what came before the census."""
         self._begun, self._is_cut = True, self._journal.first_sequence() > 1
         if self._from_snapshots:
             self._check_reach()
             self._go_on()
         self._begin_windows(np.flatnonzero((self._offset > 0) & ~self._settled))
-        rows = self._take(itertools.takewhile(lambda one: one[0] <= self._census.sequence, self._past()))
+        self._take(itertools.takewhile(lambda one: one[0] <= self._census.sequence, self._past()))
         self._sequence = max(self._sequence, self._census.sequence)  # series that are newer may have older times
-        return rows
 
     def _past(self) -> Iterator[tuple[int, Record]]:
         """Return the records of before the census among which those of the series are that are still to be rebuilt."""
@@ -275,15 +277,13 @@ class Staging:
         remembered(self.lane, self._journal, part)
         self.lane.replay(part)
 
-    def _take(self, records: Iterator[tuple[int, Record]]) -> int:
-        rows = 0
+    def _take(self, records: Iterator[tuple[int, Record]]) -> None:
         for part in in_parts(self._mine(records)):
             if isinstance(part, Part):
                 remembered(self.lane, self._journal, part)
-                rows += self.lane.replay(part)
+                self.lane.replay(part)
             else:
                 self._forget(*part)
-        return rows
 
     def _forget(self, sequence: int, deletion: Deletion) -> None:
         """Forget a series' state, unless it is of after the deletion; what the census has of it may be of after it."""

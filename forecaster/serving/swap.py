@@ -34,7 +34,7 @@ from forecaster.serving.telemetry import LOGGER
 
 _SERIES_AT_ONCE = 2048  # of a part, at least
 _MOST_PARTS = 64  # each of them reads the journal once
-_FEW_ROWS = 512  # may be left to be folded in while the engine waits
+_FEW_STEPS = 512  # may be left to be folded in while the engine waits, missing ones too
 _MOVED_AT_FIRST, _MOST_MOVED = 64, 4096  # series; how many take a good while is found out
 _MOVE_SECONDS = 0.008
 _MOST_ROUNDS, _POLITE_ROUNDS = 20, 10  # of folding in what came meanwhile; then nobody is given way to
@@ -187,7 +187,7 @@ class Swap:
         """Move some of the buckets that are being rebuilt, as many as keep the engine's thread for a short while."""
         for attempt in range(_MOST_ROUNDS):
             give_way = Courtesy(self._is_busy).give_way if attempt < _POLITE_ROUNDS else None
-            if await self._in_thread(functools.partial(staging.fold, give_way=give_way)) <= _FEW_ROWS:
+            if await self._in_thread(functools.partial(staging.fold, give_way=give_way)) <= _FEW_STEPS:
                 break
 
         def timed() -> float:

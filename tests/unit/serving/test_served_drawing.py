@@ -43,8 +43,8 @@ def test_paths_are_a_series_own_whatever_else_is_asked() -> None:
     assert four is not None
     assert short is not None
     assert (nobody, none) == (None, None)
-    np.testing.assert_allclose(three.values[1], alone.values[0], rtol=1e-5)
-    np.testing.assert_allclose(short.values[0], alone.values[0, :, :3], rtol=1e-5)
+    np.testing.assert_allclose(three.values[1], alone.values[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(short.values[0], alone.values[0, :, :3], rtol=1e-5, atol=1e-6)
     assert (short.lengths[0] == alone.lengths[0].clip(max=3)).all()
     assert not np.allclose(four.values[1], alone.values[0])
     assert len({series_seed(seed, name) for seed in (-1, 0, 1) for name in ("a", "b")}) == 6

@@ -15,15 +15,18 @@ from hypothesis import given, settings
 
 from forecaster.errors import ConflictError, OutOfOrderError, StorageError
 from forecaster.serving.batcher import Batcher
+from forecaster.serving.buckets import BUCKETS
+from forecaster.serving.census import take_census
 from forecaster.serving.engine import Engine
 from forecaster.serving.forecasting import joined
+from forecaster.serving.rebuild import Staging
 from forecaster.serving.records import Columns
 from forecaster.serving.sqlite_storage import SqliteStorage
 from forecaster.serving.storage import Journal
 from forecaster.serving.turns import Pace, Turn
 from forecaster.serving.volatile_storage import VolatileStorage
 from forecaster.serving.work import Chain, Forecasts, ForecastWork, Observed, ObserveWork
-from tests.unit.serving.folding import BUNDLE, GAP, HORIZON, HOUR_US, columns
+from tests.unit.serving.folding import BUNDLE, GAP, HORIZON, HOUR_US, columns, make_bundle
 
 LEVELS = (0.1, 0.5, 0.9)
 
@@ -410,3 +413,20 @@ def test_a_pace_finds_out_what_takes_its_time() -> None:
         assert turn.seconds <= 0.032 + 512 * row_seconds + 256 * step_seconds
         assert pace.rows >= 512
         assert pace.steps >= 256
+
+
+def test_what_is_left_to_fold_while_the_engine_waits_weighs_its_steps(tmp_path: pathlib.Path) -> None:
+    """In a swap few rows may be left for the engine's thread, but each of them may skip many steps."""
+    with sqlite(str(tmp_path)) as storage:
+        engine = Engine(BUNDLE, storage)
+        engine.observe([skipping("a", 3)])
+        lane = engine.lanes.active
+        census = take_census(
+            lane, storage.snapshots, lambda: None, lane.store.inventory(), engine.storage.journal.last_sequence()
+        )
+        every = np.ones(BUCKETS, dtype=bool)
+        staging = Staging(make_bundle(4), census, every, storage.journal, None, replay_steps=10_000)
+        assert staging.fold() == 2 * (GAP + 1) + 1
+        engine.observe([skipping("a", 2, 3 * (GAP + 1))])
+        assert staging.fold() == 2 * (GAP + 1)
+        assert staging.fold() == 0
