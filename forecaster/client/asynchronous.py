@@ -13,8 +13,10 @@ from forecaster.client.calls import Call, Wanted
 from forecaster.client.channel import OPTIONS
 from forecaster.client.closing import AsyncClosing
 from forecaster.client.covariates import has_more_columns
+from forecaster.client.known_model import KnownModel
 from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo, empty_result
 from forecaster.client.retry import Attempts, RetryPolicy
+from forecaster.errors import ForecasterError
 
 T = TypeVar("T")
 _MEDIAN = (0.5,)  # the only quantile that comes along with paths
@@ -28,7 +30,7 @@ class AsyncForecastClient(AsyncClosing):
         self._retry = retry or RetryPolicy()
         self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
         self._stubs = calls.Stubs(self._channel)
-        self._model: ModelInfo | None = None
+        self._known = KnownModel()
 
     async def observe(self, frame: pl.DataFrame) -> ObserveResult:
         """Send observations; see `ForecastClient.observe`."""
@@ -126,10 +128,14 @@ class AsyncForecastClient(AsyncClosing):
         await self._channel.close()
 
     async def _describe(self, needed: bool) -> ModelInfo | None:
-        """Return what the model knows, None if it is not needed; asked once, and after a request that was refused."""
-        if needed and self._model is None:
-            self._model = await self.get_model()
-        return self._model if needed else None
+        """Return what the model knows, None if it is not needed; asked now and then, and after a refused request."""
+        if needed and self._known.is_due():
+            try:
+                self._known.model = await self.get_model()
+            except ForecasterError:
+                if self._known.model is None:
+                    raise
+        return self._known.model if needed else None
 
     async def _forecast(self, series_ids: Sequence[str], wanted: Wanted) -> pl.DataFrame:
         model = await self._describe(wanted.future is not None)
@@ -144,7 +150,7 @@ class AsyncForecastClient(AsyncClosing):
                 if attempts.was_done(failure):
                     return call.parse(None)
                 if failure.code() is grpc.StatusCode.INVALID_ARGUMENT:
-                    self._model = None  # another one may have taken its place: the next call asks again
+                    self._known.forget()  # another one may have taken its place: the next call asks again
                 await asyncio.sleep(attempts.delay(failure))
             else:
                 return call.parse(answer)

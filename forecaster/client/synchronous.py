@@ -12,9 +12,11 @@ from forecaster.client.calls import Call, Wanted
 from forecaster.client.channel import OPTIONS
 from forecaster.client.closing import Closing
 from forecaster.client.covariates import has_more_columns
+from forecaster.client.known_model import KnownModel
 from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo, empty_result
 from forecaster.client.retry import Attempts, RetryPolicy
 from forecaster.client.stream import ForecastStream
+from forecaster.errors import ForecasterError
 
 T = TypeVar("T")
 _MEDIAN = (0.5,)  # the only quantile that comes along with paths
@@ -34,7 +36,7 @@ class ForecastClient(Closing):
         self._retry = retry or RetryPolicy()
         self._channel = grpc.insecure_channel(address, options=OPTIONS)
         self._stubs = calls.Stubs(self._channel)
-        self._model: ModelInfo | None = None
+        self._known = KnownModel()
 
     def observe(self, frame: pl.DataFrame) -> ObserveResult:
         """Send observations, columns `unique_id`, `ds`, `y` (null is missing); safe to repeat.
@@ -165,10 +167,14 @@ class ForecastClient(Closing):
         self._channel.close()
 
     def _describe(self, needed: bool) -> ModelInfo | None:
-        """Return what the model knows, None if it is not needed; asked once, and after a request that was refused."""
-        if needed and self._model is None:
-            self._model = self.get_model()
-        return self._model if needed else None
+        """Return what the model knows, None if it is not needed; asked now and then, and after a refused request."""
+        if needed and self._known.is_due():
+            try:
+                self._known.model = self.get_model()
+            except ForecasterError:
+                if self._known.model is None:
+                    raise
+        return self._known.model if needed else None
 
     def _forecast(self, series_ids: Sequence[str], wanted: Wanted) -> pl.DataFrame:
         model = self._describe(wanted.future is not None)
@@ -183,7 +189,7 @@ class ForecastClient(Closing):
                 if attempts.was_done(failure):
                     return call.parse(None)
                 if failure.code() is grpc.StatusCode.INVALID_ARGUMENT:
-                    self._model = None  # another one may have taken its place: the next call asks again
+                    self._known.forget()  # another one may have taken its place: the next call asks again
                 time.sleep(attempts.delay(failure))
             else:
                 return call.parse(answer)
