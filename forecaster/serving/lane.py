@@ -22,6 +22,7 @@ from forecaster.model.stepping import Stepper
 from forecaster.serving.admission import Known, Verdict, admit, join
 from forecaster.serving.attributes import STATIC, AttributeCoder, digest, merged
 from forecaster.serving.issued import Issued
+from forecaster.serving.lane_rows import behind, behind_issued, nothing_older, rows_behind, runs_of, since_last_start
 from forecaster.serving.records import Attributes, Columns, IntArray
 from forecaster.serving.replay import Part
 from forecaster.serving.scoring import Scoring
@@ -147,7 +148,7 @@ class Lane:
                 self.set_attributes(attributes)
             self._one_step(slots[columns.series], columns)
             return
-        rows, steps = _since_last_start(columns, verdict)
+        rows, steps = since_last_start(columns, verdict)
         by_row = columns.series[rows]  # ascending
         first = np.flatnonzero(np.diff(by_row, prepend=-1))
         series = by_row[first]
@@ -161,7 +162,7 @@ class Lane:
         if len(rows) == len(series) and issued is None and (steps == 1).all():  # as a rule
             self._one_step(slots, columns.rows(rows))
             return
-        runs = _runs(columns, rows, steps, first, self.bundle.step_us)
+        runs = runs_of(columns, rows, steps, first, self.bundle.step_us)
         fresh = steps[first] == 0
         if fresh.any():
             self.store.clear(slots[fresh], keep=STATIC)  # what never changes outlasts a long gap
@@ -252,15 +253,15 @@ class Lane:
         slots = self.store.bring(names)
         reached = np.where(slots >= 0, (stands or self.store.stands)(slots), 0) if (slots >= 0).any() else slots * 0
         stand = dict(zip(names, reached.tolist(), strict=True))
-        attributes = merged(_behind(one, s, stand) for s, one in part.attributes) if part.attributes else None
-        kept = [_rows_behind(one, s, stand) for s, one in part.columns]
+        attributes = merged(behind(one, s, stand) for s, one in part.attributes) if part.attributes else None
+        kept = [rows_behind(one, s, stand) for s, one in part.columns]
         columns, _ = join([one.with_covariates(self.covariates) for one in kept if len(one)] or [_NO_ROWS])
-        judged = self.judge(columns, _nothing_older, room=len(columns.series_ids))  # its room was acknowledged
+        judged = self.judge(columns, nothing_older, room=len(columns.series_ids))  # its room was acknowledged
         verdict = judged[0]
         if len(verdict.accepted) != len(columns):
             refused = next(iter(verdict.errors.values()), "a row stands twice")
             raise StorageError(f"the journal does not fit this model or was changed: {refused}")
-        given = [_behind_issued(one, s, stand) for s, one in part.issued]
+        given = [behind_issued(one, s, stand) for s, one in part.issued]
         self.apply(columns, judged, attributes, None if self.scoring is None else self.scoring.own(given))
         if part.more:  # others do not stand there yet: what leaves for them must not be taken for older than it is
             self.store.save(self.store.bring(names), sequence=part.sequence)
@@ -298,51 +299,3 @@ class Lane:
         self.stepper.advance(self.store.slab.tensors, slots, time_us, values, columns.covariates)
         one = np.ones(len(slots), dtype=np.int64)
         self.store.advanced(slots, time_us, one, np.isfinite(values).astype(np.int64))
-
-
-def _runs(columns: Columns, rows: IntArray, steps: IntArray, first: IntArray, step_us: int) -> Runs:
-    """Return the runs of N series, of which `first` are the first rows."""
-    counts = np.diff(np.append(first, len(rows)))
-    steps = np.where(steps == 0, 1, steps)
-    total = np.cumsum(steps)
-    offsets = total - np.repeat(total[first] - steps[first], counts) - 1
-    start_us = columns.time_us[rows[first]] - (steps[first] - 1) * step_us
-    return Runs(
-        torch.from_numpy(start_us),
-        torch.from_numpy(offsets[first + counts - 1] + 1),
-        torch.from_numpy(np.repeat(np.arange(len(first)), counts)),
-        torch.from_numpy(offsets),
-        torch.from_numpy(columns.values[rows]),
-        None if columns.covariates is None else torch.from_numpy(columns.covariates[rows]),
-    )
-
-
-def _nothing_older(wanted: Columns) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
-    return np.zeros(len(wanted), dtype=bool), np.full(len(wanted), np.nan)
-
-
-def _behind(record: Attributes, sequence: int, stand: dict[str, int]) -> Attributes:
-    """Return what of a record states that stand at `stand` do not hold."""
-    return record.of(k for k, name in enumerate(record.series_ids) if stand[name] < sequence)
-
-
-def _behind_issued(record: Issued, sequence: int, stand: dict[str, int]) -> Issued:
-    return record.of(k for k, name in enumerate(record.series_ids) if stand[name] < sequence)
-
-
-def _rows_behind(record: Columns, sequence: int, stand: dict[str, int]) -> Columns:
-    missing = np.array([stand[name] < sequence for name in record.series_ids], dtype=bool)
-    return record if missing.all() else record.rows(missing[record.series])
-
-
-def _since_last_start(columns: Columns, verdict: Verdict) -> tuple[IntArray, IntArray]:
-    """Return the accepted rows from each series' last fresh start on, and the steps that they advance."""
-    rows, steps = verdict.accepted, verdict.advance
-    series = columns.series[rows]
-    starts = np.flatnonzero(steps == 0)
-    if not len(starts):
-        return rows, steps
-    last_start = np.zeros(len(columns.series_ids), dtype=np.int64)
-    last_start[series[starts]] = starts  # ascending, so the last one of a series stays
-    keep = np.arange(len(rows)) >= last_start[series]
-    return rows[keep], steps[keep]

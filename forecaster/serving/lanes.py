@@ -52,7 +52,7 @@ class Lanes:
         """Return the lane of a series."""
         return self.active if self.next is None or not self.moved[bucket(series_id)] else self.next
 
-    def begin(self, lane: Lane, deletions: Iterable[tuple[int, str]]) -> None:
+    def begin(self, lane: Lane, deletions: Iterable[tuple[int, str]] = ()) -> None:
         """Set a lane beside the active one; no series belongs to it yet. `deletions` are those that wait.
 
         Raises FailedPreconditionError if there is one already: series belong to it that would be lost.
