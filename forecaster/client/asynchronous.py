@@ -17,9 +17,10 @@ from forecaster.client.covariates import has_more_columns, known_rows, split_fut
 from forecaster.client.forecast_frames import ForecastResult
 from forecaster.client.forecasting import Forecasting
 from forecaster.client.inputs import Frame, Ids, as_frame, series_name, series_names
+from forecaster.client.known_model import KnownModel
 from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo, empty_result
 from forecaster.client.retry import Attempts, RetryPolicy
-from forecaster.errors import InvalidArgumentError, LimitReachedError
+from forecaster.errors import ForecasterError, InvalidArgumentError, LimitReachedError
 
 T = TypeVar("T")
 _MEDIAN = (0.5,)  # the only quantile that comes along with paths
@@ -33,7 +34,7 @@ class AsyncForecastClient(AsyncClosing):
         self._retry = retry or RetryPolicy()
         self._channel = open_async_channel(address)
         self._stubs = calls.Stubs(self._channel)
-        self._model: ModelInfo | None = None
+        self._known = KnownModel()
 
     async def observe(self, frame: Frame, *, send_trailing: bool = False) -> ObserveResult:
         """Send observations; see `ForecastClient.observe`."""
@@ -218,10 +219,14 @@ class AsyncForecastClient(AsyncClosing):
         await self._channel.close()
 
     async def _describe(self, needed: bool) -> ModelInfo | None:
-        """Return what the model knows, None if it is not needed; asked once, and after a request that was refused."""
-        if needed and self._model is None:
-            self._model = await self.get_model()
-        return self._model if needed else None
+        """Return what the model knows, None if it is not needed; asked now and then, and after a refused request."""
+        if needed and self._known.is_due():
+            try:
+                self._known.model = await self.get_model()
+            except ForecasterError:
+                if self._known.model is None:
+                    raise
+        return self._known.model if needed else None
 
     async def _forecast(self, series_ids: Ids, wanted: Wanted, allow_partial: bool) -> pl.DataFrame | ForecastResult:
         if wanted.future is not None:
@@ -244,7 +249,7 @@ class AsyncForecastClient(AsyncClosing):
                 if attempts.was_done(failure):
                     return call.parse(None)
                 if failure.code() is grpc.StatusCode.INVALID_ARGUMENT:
-                    self._model = None  # another one may have taken its place: the next call asks again
+                    self._known.forget()  # another one may have taken its place: the next call asks again
                 await asyncio.sleep(attempts.delay(failure))
             else:
                 return call.parse(answer)

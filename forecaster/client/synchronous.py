@@ -16,10 +16,11 @@ from forecaster.client.covariates import has_more_columns, known_rows, split_fut
 from forecaster.client.forecast_frames import ForecastResult
 from forecaster.client.forecasting import Forecasting
 from forecaster.client.inputs import Frame, Ids, as_frame, series_name, series_names
+from forecaster.client.known_model import KnownModel
 from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo, empty_result
 from forecaster.client.retry import Attempts, RetryPolicy
 from forecaster.client.stream import ForecastStream
-from forecaster.errors import InvalidArgumentError, LimitReachedError
+from forecaster.errors import ForecasterError, InvalidArgumentError, LimitReachedError
 
 T = TypeVar("T")
 _MEDIAN = (0.5,)  # the only quantile that comes along with paths
@@ -39,7 +40,7 @@ class ForecastClient(Closing):
         self._retry = retry or RetryPolicy()
         self._channel = open_channel(address)
         self._stubs = calls.Stubs(self._channel)
-        self._model: ModelInfo | None = None
+        self._known = KnownModel()
 
     def observe(self, frame: Frame, *, send_trailing: bool = False) -> ObserveResult:
         """Send observations, columns `unique_id`, `ds`, `y` (null is missing); safe to repeat.
@@ -270,10 +271,14 @@ class ForecastClient(Closing):
         self._channel.close()
 
     def _describe(self, needed: bool) -> ModelInfo | None:
-        """Return what the model knows, None if it is not needed; asked once, and after a request that was refused."""
-        if needed and self._model is None:
-            self._model = self.get_model()
-        return self._model if needed else None
+        """Return what the model knows, None if it is not needed; asked now and then, and after a refused request."""
+        if needed and self._known.is_due():
+            try:
+                self._known.model = self.get_model()
+            except ForecasterError:
+                if self._known.model is None:
+                    raise
+        return self._known.model if needed else None
 
     def _forecast(self, series_ids: Ids, wanted: Wanted, allow_partial: bool) -> pl.DataFrame | ForecastResult:
         if wanted.future is not None:
@@ -296,7 +301,7 @@ class ForecastClient(Closing):
                 if attempts.was_done(failure):
                     return call.parse(None)
                 if failure.code() is grpc.StatusCode.INVALID_ARGUMENT:
-                    self._model = None  # another one may have taken its place: the next call asks again
+                    self._known.forget()  # another one may have taken its place: the next call asks again
                 time.sleep(attempts.delay(failure))
             else:
                 return call.parse(answer)

@@ -22,9 +22,9 @@ from forecaster.model.stepping import Stepper
 from forecaster.serving.admission import Known, Verdict, admit, join
 from forecaster.serving.attributes import STATIC, AttributeCoder, digest, merged
 from forecaster.serving.issued import Issued
+from forecaster.serving.lane_rows import behind, behind_issued, rows_behind, runs_of, since_last_start
 from forecaster.serving.records import Attributes, Columns, IntArray
 from forecaster.serving.replay import Part
-from forecaster.serving.row_runs import runs_of, since_last_start
 from forecaster.serving.scoring import Scoring
 from forecaster.serving.sought import Sought
 from forecaster.serving.store import SeriesStore
@@ -269,8 +269,8 @@ class Lane:
         slots = self.store.bring(names)
         reached = np.where(slots >= 0, (stands or self.store.stands)(slots), 0) if (slots >= 0).any() else slots * 0
         stand = dict(zip(names, reached.tolist(), strict=True))
-        attributes = merged(_behind(one, s, stand) for s, one in part.attributes) if part.attributes else None
-        kept = [_rows_behind(one, s, stand) for s, one in part.columns]
+        attributes = merged(behind(one, s, stand) for s, one in part.attributes) if part.attributes else None
+        kept = [rows_behind(one, s, stand) for s, one in part.columns]
         columns, _ = join([one.with_covariates(self.covariates) for one in kept if len(one)] or [_NO_ROWS])
         judged = self.judge(columns, room=len(columns.series_ids))  # its room was acknowledged
         verdict = judged[0]
@@ -278,7 +278,7 @@ class Lane:
             refused = next(iter(verdict.errors.values()), "a row stands twice")
             what = f"the journal does not fit this model or was changed: {refused}"
             raise StorageError(what).told_as(what).for_good()
-        given = [_behind_issued(one, s, stand) for s, one in part.issued]
+        given = [behind_issued(one, s, stand) for s, one in part.issued]
         self.apply(columns, judged, attributes, None if self.scoring is None else self.scoring.own(given))
         if part.more:  # others do not stand there yet: what leaves for them must not be taken for older than it is
             self.store.save(self.store.bring(names), sequence=part.sequence)
@@ -326,17 +326,3 @@ class Lane:
         self.stepper.advance(self.store.slab.tensors, slots, time_us, values, columns.covariates)
         one = np.ones(len(slots), dtype=np.int64)
         self.store.advanced(slots, time_us, one, np.isfinite(values).astype(np.int64))
-
-
-def _behind(record: Attributes, sequence: int, stand: dict[str, int]) -> Attributes:
-    """Return what of a record states that stand at `stand` do not hold."""
-    return record.of(k for k, name in enumerate(record.series_ids) if stand[name] < sequence)
-
-
-def _behind_issued(record: Issued, sequence: int, stand: dict[str, int]) -> Issued:
-    return record.of(k for k, name in enumerate(record.series_ids) if stand[name] < sequence)
-
-
-def _rows_behind(record: Columns, sequence: int, stand: dict[str, int]) -> Columns:
-    missing = np.array([stand[name] < sequence for name in record.series_ids], dtype=bool)
-    return record if missing.all() else record.rows(missing[record.series])

@@ -11,18 +11,18 @@ Shapes: N series.
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from forecaster.errors import BundleError, DamagedHistoryError, StorageError, UnavailableError
 from forecaster.model.bundle import Bundle
-from forecaster.model.state import State
 from forecaster.serving.buckets import Grouped, bucket, marked
 from forecaster.serving.calibration import Calibration
 from forecaster.serving.census import EARLIEST_US, Census, memory_steps, ring_rows, windows
+from forecaster.serving.deletions import Deletions
 from forecaster.serving.issued import Issued
 from forecaster.serving.lane import Lane
+from forecaster.serving.rebuilt import Rebuilt
 from forecaster.serving.records import Attributes, Columns, Deletion, IntArray, Record
 from forecaster.serving.recovery import remembered
 from forecaster.serving.replay import Part, in_parts
@@ -34,30 +34,6 @@ from forecaster.serving.volatile_storage import VolatileSnapshots
 _ALWAYS_US, _NEVER_US = -(2**63), 2**63 - 1
 _AT_ONCE = 1024
 _NAMED = 10  # series in the log
-
-
-@dataclass(frozen=True, slots=True)
-class Rebuilt:
-    """What `Staging` made.
-
-    Args:
-        names: N of them.
-        state: [N, ...].
-        static_digest: int64 [N].
-        touched_us: int64 [N].
-        offset: steps before the window, which the states do not count, int64 [N].
-    """
-
-    names: list[str]
-    state: State
-    static_digest: IntArray
-    touched_us: IntArray
-    offset: IntArray
-
-    def of(self, part: slice) -> "Rebuilt":
-        """Return some of them."""
-        state = {name: tensor[part] for name, tensor in self.state.items()}
-        return Rebuilt(self.names[part], state, self.static_digest[part], self.touched_us[part], self.offset[part])
 
 
 class Staging:
@@ -100,8 +76,7 @@ class Staging:
         self._settled = np.zeros(len(census), dtype=bool)  # rebuilt up to the census by another one
         self._newer = Grouped()  # series that are not in the census
         self._is_cut = False  # whether journal and history have less than everything
-        self._deletions_known = 0
-        self._deleted: dict[str, int] = {}  # the last deletion of each series that has one
+        self._deletions = Deletions(census.deletions, lambda name: bool(self._moving[bucket(name)]))
         self._sequence, self._begun = 0, False
         self._from_snapshots = snapshots is not None
         if snapshots is not None:
@@ -308,38 +283,22 @@ class Staging:
             if self._should_stop():
                 raise UnavailableError("the server was told to stop while it rebuilt states")
             self._give_way()
-            yield from self._erased()
+            yield from self._deletions.added()
             self._sequence = sequence
             if isinstance(record, Deletion):
-                yield from self._deletion(sequence, record.series_id)
+                yield from self._deletions.met(sequence, record.series_id)
                 continue
             codes = self._codes(record.series_ids, sequence)
             if (codes < -1).any() or (codes >= 0).any():
                 mine = self._part(record, codes)
                 if len(mine):
                     yield sequence, mine
-        yield from self._erased()
-
-    def _erased(self) -> Iterator[tuple[int, Deletion]]:
-        """Yield the deletions that were added: before any later record, since they are added before that is written.
-
-        Each stands for all that came before it, wherever it is met: erasing takes those records out at any moment.
-        """
-        while self._deletions_known < len(self._census.deletions):
-            sequence, series_id = self._census.deletions[self._deletions_known]
-            self._deletions_known += 1
-            yield from self._deletion(sequence, series_id)
-
-    def _deletion(self, sequence: int, series_id: str) -> Iterator[tuple[int, Deletion]]:
-        """Yield a deletion that concerns these series, once."""
-        if self._moving[bucket(series_id)] and sequence > self._deleted.get(series_id, 0):
-            self._deleted[series_id] = sequence
-            yield sequence, Deletion(series_id)
+        yield from self._deletions.added()
 
     def _codes(self, names: Sequence[str], sequence: int) -> IntArray:
         """Return the series' places in the census, -2 for those that are newer than it, -1 for others."""
         codes = np.fromiter((self._index.get(name, -1) for name in names), np.int64, len(names))
-        gone = [k for k, name in enumerate(names) if sequence < self._deleted.get(name, 0)] if self._deleted else []
+        gone = self._deletions.places(names, sequence)
         if sequence > self._census.sequence:
             for k in np.flatnonzero(codes < 0).tolist():
                 if self._moving[bucket(names[k])]:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from forecaster.errors import DamagedHistoryError, StateLostError
 from forecaster.serving.lane import Lane
-from forecaster.serving.rebuild import Rebuilt, refolded
+from forecaster.serving.rebuild import refolded
+from forecaster.serving.rebuilt import Rebuilt
 from forecaster.serving.storage import Journal
 
 _NAMED = 10  # series in an error

@@ -25,7 +25,8 @@ from forecaster.serving.engine import Engine
 from forecaster.serving.kept_bundle import keep
 from forecaster.serving.lane import Lane
 from forecaster.serving.mirrors import Standing
-from forecaster.serving.rebuild import Rebuilt, Staging
+from forecaster.serving.rebuild import Staging
+from forecaster.serving.rebuilt import Rebuilt
 from forecaster.serving.records import IntArray
 from forecaster.serving.saving import save
 from forecaster.serving.storage import Activation, Storage

@@ -1,8 +1,8 @@
-"""The rows that were accepted of each series as runs of steps.
+"""Which rows of a batch, or of records, a lane's states are still to take, and how many steps each advances.
 
-Knows nothing of states.
+Knows columns and verdicts; knows nothing of states.
 
-Shapes: N series, R rows.
+Shapes: R rows, N series.
 """
 
 import numpy as np
@@ -10,7 +10,8 @@ import torch
 
 from forecaster.model.ragged import Runs
 from forecaster.serving.admission import Verdict
-from forecaster.serving.records import Columns, IntArray
+from forecaster.serving.issued import Issued
+from forecaster.serving.records import Attributes, Columns, IntArray
 
 
 def runs_of(columns: Columns, rows: IntArray, steps: IntArray, first: IntArray, step_us: int) -> Runs:
@@ -28,6 +29,22 @@ def runs_of(columns: Columns, rows: IntArray, steps: IntArray, first: IntArray, 
         torch.from_numpy(columns.values[rows]),
         None if columns.covariates is None else torch.from_numpy(columns.covariates[rows]),
     )
+
+
+def behind(record: Attributes, sequence: int, stand: dict[str, int]) -> Attributes:
+    """Return what of a record states that stand at `stand` do not hold."""
+    return record.of(k for k, name in enumerate(record.series_ids) if stand[name] < sequence)
+
+
+def behind_issued(record: Issued, sequence: int, stand: dict[str, int]) -> Issued:
+    """Return what of issued forecasts states that stand at `stand` do not hold."""
+    return record.of(k for k, name in enumerate(record.series_ids) if stand[name] < sequence)
+
+
+def rows_behind(record: Columns, sequence: int, stand: dict[str, int]) -> Columns:
+    """Return the rows of a record that states that stand at `stand` do not hold."""
+    missing = np.array([stand[name] < sequence for name in record.series_ids], dtype=bool)
+    return record if missing.all() else record.rows(missing[record.series])
 
 
 def since_last_start(columns: Columns, verdict: Verdict) -> tuple[IntArray, IntArray]:
