@@ -14,14 +14,24 @@ import grpc
 
 from forecaster.v1 import forecast_service_pb2 as api
 from tests.hostile.closed_window import ask
+from tests.hostile.requests import (
+    HOUR_US,
+    LARGEST_BYTES,
+    ROWS,
+    START_US,
+    attribute,
+    columns,
+    covariate_columns,
+    futures,
+    levels,
+    row_messages,
+    rows_of,
+)
 
-ROWS = 65_536  # that one request may have
-LARGEST_BYTES = 576 * ROWS
 _SERVICE = "/forecaster.v1.ForecastService/"
 OBSERVE, FORECAST, STREAM = _SERVICE + "Observe", _SERVICE + "Forecast", _SERVICE + "StreamForecasts"
 DELETE, GET = _SERVICE + "DeleteSeries", _SERVICE + "GetSeries"
 WATCH = "/grpc.health.v1.Health/Watch"
-_START_US, _HOUR_US = 1_600_000_000 // 3600 * 3_600_000_000, 3_600_000_000
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -64,17 +74,6 @@ def send(path: str, raw: bytes, *, at_once: int = 1, compression: grpc.Compressi
     return attack
 
 
-def columns(ids: Sequence[str], indices: Sequence[int], times_us: Sequence[int], values: Sequence[float]) -> bytes:
-    """Return an `Observe` request of packed columns."""
-    request = api.ObserveRequest()
-    part = request.columns
-    part.series_ids.extend(ids)
-    part.series_indices.extend(indices)
-    part.observation_times_us.extend(times_us)
-    part.values.extend(values)
-    return request.SerializeToString()
-
-
 def _messages() -> list[Row]:
     found = []
 
@@ -83,43 +82,43 @@ def _messages() -> list[Row]:
 
     ids, hours = [f"m{k}" for k in range(4096)], range(16)
     series = [k for k in range(len(ids)) for _ in hours]
-    times = [_START_US + hour * _HOUR_US for _ in ids for hour in hours]
+    times = [START_US + hour * HOUR_US for _ in ids for hour in hours]
     ones = [1.0] * ROWS
     add("65,536 rows as columns", OBSERVE, columns(ids, series, times, ones))
-    add("65,536 rows as messages", OBSERVE, _row_messages(ROWS, covariates=0))
+    add("65,536 rows as messages", OBSERVE, row_messages(ROWS, covariates=0))
     add("65,536 rows of a wrong time", OBSERVE, columns(ids, series, [time + k for k, time in enumerate(times)], ones))
-    add("65,536 rows with 4 covariates", OBSERVE, _row_messages(ROWS, covariates=4))
+    add("65,536 rows with 4 covariates", OBSERVE, row_messages(ROWS, covariates=4))
     long_ids = [f"{k:x<256}" for k in range(ROWS)]
-    add("65,536 series of 256 characters", OBSERVE, columns(long_ids, range(ROWS), [_START_US] * ROWS, ones))
-    add("1,000 covariate columns", OBSERVE, _covariate_columns(1000))
-    add("65,537 empty futures", FORECAST, _futures(ROWS + 1))
-    add("1,000 quantile levels", FORECAST, _levels(1000))
-    add("the largest message", OBSERVE, _rows_of(LARGEST_BYTES))
-    add("four of it at once", OBSERVE, _rows_of(LARGEST_BYTES), at_once=4)
+    add("65,536 series of 256 characters", OBSERVE, columns(long_ids, range(ROWS), [START_US] * ROWS, ones))
+    add("1,000 covariate columns", OBSERVE, covariate_columns(1000))
+    add("65,537 empty futures", FORECAST, futures(ROWS + 1))
+    add("1,000 quantile levels", FORECAST, levels(1000))
+    add("the largest message", OBSERVE, rows_of(LARGEST_BYTES))
+    add("four of it at once", OBSERVE, rows_of(LARGEST_BYTES), at_once=4)
     add(
         "the same, compressed",
         OBSERVE,
         bytes([2 << 3 | 2, 0]) * (LARGEST_BYTES // 2),
         compression=grpc.Compression.Gzip,
     )
-    add("30,000 covariate columns", OBSERVE, _covariate_columns(30_000))
-    add("80,000 covariate columns", OBSERVE, _covariate_columns(80_000))
-    add("1,000,000 empty futures", FORECAST, _futures(1_000_000))
+    add("30,000 covariate columns", OBSERVE, covariate_columns(30_000))
+    add("80,000 covariate columns", OBSERVE, covariate_columns(80_000))
+    add("1,000,000 empty futures", FORECAST, futures(1_000_000))
     add("18,000,000 empty observations", OBSERVE, bytes([2 << 3 | 2, 0]) * 18_000_000)
     add("33,000,000 empty observations", OBSERVE, bytes([2 << 3 | 2, 0]) * 33_000_000)
-    add("an attribute of 1,000,000 numbers", OBSERVE, _attribute(1_000_000))
-    add("4,000,000 quantile levels", FORECAST, _levels(4_000_000))
+    add("an attribute of 1,000,000 numbers", OBSERVE, attribute(1_000_000))
+    add("4,000,000 quantile levels", FORECAST, levels(4_000_000))
     add("a model's name of 30 MB", GET, api.GetSeriesRequest(model="x" * 30_000_000).SerializeToString())
     return found
 
 
 def _floods() -> list[Row]:
-    gap = 990 * _HOUR_US
-    one = columns(["g"], [0] * 1066, [_START_US - (1065 - k) * gap for k in range(1066)], [1.0] * 1066)
-    year = columns(["y"], [0] * ROWS, [_START_US + k * _HOUR_US for k in range(ROWS)], [1.0] * ROWS)
+    gap = 990 * HOUR_US
+    one = columns(["g"], [0] * 1066, [START_US - (1065 - k) * gap for k in range(1066)], [1.0] * 1066)
+    year = columns(["y"], [0] * ROWS, [START_US + k * HOUR_US for k in range(ROWS)], [1.0] * ROWS)
     ids = [f"g{k}" for k in range(8192)]
-    begin = columns(ids, range(8192), [_START_US] * 8192, [1.0] * 8192)
-    jump = columns(ids, range(8192), [_START_US + 1000 * _HOUR_US] * 8192, [2.0] * 8192)
+    begin = columns(ids, range(8192), [START_US] * 8192, [1.0] * 8192)
+    jump = columns(ids, range(8192), [START_US + 1000 * HOUR_US] * 8192, [2.0] * 8192)
     return [
         Row("malformed bytes, 4 clients, 3 s", _malformed),
         Row("answers unread: 16 forecasts of 18 MB", _unread_forecasts),
@@ -195,7 +194,7 @@ def _begin_series(address: str, count: int) -> None:
 def _history(count: int, hours: range) -> bytes:
     ids = [f"u{k}" for k in range(count)]
     indices = [k for k in range(count) for _ in hours]
-    times = [_START_US + hour * _HOUR_US for _ in ids for hour in hours]
+    times = [START_US + hour * HOUR_US for _ in ids for hour in hours]
     return columns(ids, indices, times, [float(k % 7) for k in range(len(times))])
 
 
@@ -213,14 +212,14 @@ def _known_rows(address: str, _: contextlib.ExitStack) -> str:
     with grpc.insecure_channel(address, _OPTIONS) as channel:
         observe = channel.unary_unary(OBSERVE)
         for hour in range(0, hours, 100):
-            times = [_START_US + (hour + k) * _HOUR_US for _ in ids for k in range(100)]
+            times = [START_US + (hour + k) * HOUR_US for _ in ids for k in range(100)]
             observe(
                 columns(ids, [k for k in range(50) for _ in range(100)], times, [1.0] * 5000), timeout=_TIMEOUT_SECONDS
             )
     known = columns(
         ids,
         [k for k in range(50) for _ in range(150)],
-        [_START_US + k * _HOUR_US for _ in ids for k in range(150)],
+        [START_US + k * HOUR_US for _ in ids for k in range(150)],
         [1.0] * 7500,
     )
     said: list[str] = []
@@ -237,7 +236,7 @@ def _deletions(address: str, _: contextlib.ExitStack) -> str:
     """Delete series one by one for ten seconds, from four clients."""
     count = 40_000
     ids = [f"d{k}" for k in range(count)]
-    send(OBSERVE, columns(ids, range(count), [_START_US] * count, [1.0] * count))(address, _)
+    send(OBSERVE, columns(ids, range(count), [START_US] * count, [1.0] * count))(address, _)
     until = time.monotonic() + 10
     said: list[str] = []
 
@@ -275,60 +274,3 @@ def _code(answer: grpc.Future) -> str:
 def _said(codes: Sequence[str]) -> str:
     counts = {code: codes.count(code) for code in dict.fromkeys(codes)}
     return ", ".join(code if count == 1 else f"{count:,} × {code}" for code, count in counts.items())
-
-
-def _row_messages(count: int, *, covariates: int) -> bytes:
-    request = api.ObserveRequest()
-    names = [f"c{k}" for k in range(covariates)]
-    for k in range(count):
-        row = request.observations.add(series_id=f"m{k // 16}", value=1.0, covariates=dict.fromkeys(names, 1.0))
-        row.observation_time.seconds = _START_US // 1_000_000 + 3600 * (k % 16)
-    return request.SerializeToString()
-
-
-def _rows_of(num_bytes: int) -> bytes:
-    """Return as many bytes of observations as there may be, with ids that are as long as those have to be."""
-    request = api.ObserveRequest()
-    row = request.observations.add(series_id="x" * 560)
-    row.observation_time.seconds = _START_US // 1_000_000
-    raw = request.SerializeToString()
-    return raw * min(num_bytes // len(raw), ROWS)
-
-
-def _covariate_columns(count: int) -> bytes:
-    request = api.ObserveRequest()
-    for k in range(count):
-        request.columns.covariates.add(name=str(k))
-    request.columns.series_ids.append("a")
-    request.columns.series_indices.append(0)
-    request.columns.observation_times_us.append(_START_US)
-    request.columns.values.append(1.0)
-    return request.SerializeToString()
-
-
-def _futures(count: int) -> bytes:
-    request = api.ForecastRequest(series_ids=["a"])
-    options = api.StreamForecastsRequest().options
-    options.future_covariates.add()
-    return request.SerializeToString() + b"\x1a" + _varint(2 * count) + options.SerializeToString() * count
-
-
-def _levels(count: int) -> bytes:
-    request = api.ForecastRequest(series_ids=["a"])
-    request.options.quantile_levels.extend([0.1 + 0.8 * k / count for k in range(count)])
-    return request.SerializeToString()
-
-
-def _attribute(count: int) -> bytes:
-    request = api.ObserveRequest()
-    request.attributes.add(series_id="a", numbers={str(k): 1.0 for k in range(count)})
-    return request.SerializeToString()
-
-
-def _varint(number: int) -> bytes:
-    parts = bytearray()
-    while number > 0x7F:
-        parts.append(number & 0x7F | 0x80)
-        number >>= 7
-    parts.append(number)
-    return bytes(parts)
