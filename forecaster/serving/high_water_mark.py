@@ -14,6 +14,7 @@ import mmap
 import os
 import pathlib
 import struct
+import threading
 import zlib
 
 from forecaster.durable_files import sync_folder, write_durably
@@ -26,7 +27,7 @@ _SIZE = 128
 
 
 class HighWaterMark:
-    """One journal's mark. One thread raises it; any may call `sync`.
+    """One journal's mark, for any thread.
 
     Args:
         path: of its file, made if there is none or it is damaged.
@@ -51,14 +52,15 @@ class HighWaterMark:
                 undo.pop_all()
         except (OSError, ValueError) as error:
             raise StorageError(f"{path}: cannot be opened: {error}; check disk space and permissions") from error
-        self._turn = 0
+        self._turn, self._mutex = 0, threading.Lock()
 
     def reach(self, sequence: int) -> None:
         """Note that records up to a sequence are as durable as promised; a lower one changes nothing."""
-        if sequence > self.value:
-            self.value, self._turn = sequence, 1 - self._turn
-            at = _PLACES[self._turn]
-            self._mapped[at : at + _RECORD.size] = _encoded(sequence)
+        with self._mutex:
+            if sequence > self.value:
+                self.value, self._turn = sequence, 1 - self._turn
+                at = _PLACES[self._turn]
+                self._mapped[at : at + _RECORD.size] = _encoded(sequence)
 
     def sync(self) -> None:
         """Make the mark survive a power cut."""
