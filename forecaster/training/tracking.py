@@ -20,7 +20,7 @@ from forecaster.config import Config, to_dict
 from forecaster.data.datasets import weather_path
 from forecaster.data.windows import Series
 from forecaster.registry import RegisteredModel
-from forecaster.store_errors import unavailable
+from forecaster.store_errors import no_empty_folder, unavailable
 from forecaster.store_uri import without_passwords, without_secrets
 from forecaster.training.callbacks import Epoch
 from forecaster.training.example import example_of
@@ -230,13 +230,18 @@ def track(
         name: of the run; left out, the cell and its size.
         tags: more of them.
     """
+    with no_empty_folder(config.tracking):
+        yield from _tracked(config, trigger, name, tags or {})
+
+
+def _tracked(config: Config, trigger: str, name: str | None, tags: Mapping[str, str]) -> Iterator[Run]:
     client = registry.connect(config.tracking)
     from mlflow.exceptions import MlflowException
     from mlflow.tracking.context.registry import resolve_tags  # who runs what
 
     experiment = registry.experiment_id(client, config.tracking)
     name = name or f"{config.model.cell} {config.model.num_layers}x{config.model.hidden_size}"
-    tags = {"trigger": trigger, **(tags or {})} | ({"git_sha": sha} if (sha := git_sha()) else {})
+    tags = {"trigger": trigger, **tags} | ({"git_sha": sha} if (sha := git_sha()) else {})
     try:
         run_id: str = client.create_run(experiment, run_name=name, tags=resolve_tags(tags)).info.run_id
         try:
