@@ -24,7 +24,7 @@ from forecaster.model.seq2seq import Seq2Seq
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 _FORMAT = 2
-_MOST_CONFIG_BYTES = 16 * 2**20  # categories are what may be long
+_MOST_CONFIG_BYTES = 8 * 2**20  # categories are what may be long
 _MOST_MEMBERS, _LONGEST_STEP_US = 1000, 2**53
 _MOST_CHARACTERS = 200
 # What comes of a configuration that somebody wrote by hand, or that was damaged.
