@@ -27,7 +27,7 @@ _FORMAT = 2
 # What a bundle means that was written before a field was known. Such values are not written either, so that the
 # fingerprint of a bundle that is read and written again is what it was.
 _BEFORE = {"statistics": "plain"}
-_MOST_CONFIG_BYTES = 16 * 2**20  # categories are what may be long
+_MOST_CONFIG_BYTES = 8 * 2**20  # categories are what may be long
 _MOST_MEMBERS, _LONGEST_STEP_US = 1000, 2**53
 _MOST_CHARACTERS = 200
 # What comes of a configuration that somebody wrote by hand, or that was damaged.

@@ -18,7 +18,9 @@ from forecaster import aliases, registry
 from forecaster.config import BacktestConfig, Config, PromotionConfig
 from forecaster.errors import FailedPreconditionError, ModelNotFoundError
 from forecaster.evaluation import rolling_origin
+from forecaster.serving.trial import try_here
 from forecaster.training.job import read_series
+from forecaster.trial import TrialVerdict
 from pipelines.__main__ import main
 from pipelines.backtest import backtest
 from pipelines.backtest_result import BacktestResult
@@ -393,6 +395,15 @@ def test_the_window_and_its_folds_are_the_configurations(config: Config) -> None
     assert result.whole.first_time == WINDOW_START + dt.timedelta(hours=promoting.WINDOW - 10)
     assert len(result.folds) == 1
     assert result.whole.origins == 10 * promoting.SERIES
+
+
+@pytest.fixture(autouse=True)
+def tried_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try versions in this process: one of their own takes seconds, and is what `test_trial.py` is about."""
+    monkeypatch.setattr(
+        "pipelines.promote.try_version",
+        lambda tracking, version, rows: TrialVerdict("", try_here(tracking, version, rows)),
+    )
 
 
 @pytest.fixture(autouse=True)
