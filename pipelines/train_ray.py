@@ -1,4 +1,4 @@
-"""The step `train` on a Ray cluster: `python -m pipelines.train_ray --config x.yaml --workers 4 --address auto`.
+"""The step `train` on a Ray cluster: `python -P -m pipelines.train_ray --config x.yaml --workers 4 --address auto`.
 
 Its workers take the places that torchrun's processes would have; what each does is `train`. Needs the extra `ray`, the
 package and the same paths (data set, MLflow's store, checkpoints) on every machine.
@@ -127,7 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def chosen() -> int:
         parser = command_parser(
-            "train a challenger on a Ray cluster", usage="python -m pipelines.train_ray [-h] [--config FILE] [options]"
+            "train a challenger on a Ray cluster",
+            usage="python -P -m pipelines.train_ray [-h] [--config FILE] [options]",
         )
         _add_arguments(parser)
         add_until(parser)

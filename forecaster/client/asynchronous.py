@@ -10,15 +10,16 @@ import polars as pl
 
 from forecaster.client import calls
 from forecaster.client.async_stream import AsyncForecastStream
-from forecaster.client.calls import Call, Wanted
+from forecaster.client.calls import Call, Wanted, Work
 from forecaster.client.channel import described, open_async_channel
 from forecaster.client.closing import AsyncClosing
-from forecaster.client.covariates import has_more_columns, known_rows, split_future
+from forecaster.client.covariates import has_more_columns
 from forecaster.client.forecast_frames import ForecastResult
 from forecaster.client.forecasting import Forecasting
 from forecaster.client.inputs import Frame, Ids, as_frame, series_name, series_names
 from forecaster.client.known_model import KnownModel
-from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo, empty_result
+from forecaster.client.observing import Observing
+from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo
 from forecaster.client.retry import Attempts, RetryPolicy
 from forecaster.errors import ForecasterError, InvalidArgumentError, LimitReachedError
 
@@ -40,13 +41,9 @@ class AsyncForecastClient(AsyncClosing):
         """Send observations; see `ForecastClient.observe`."""
         given = as_frame(frame)
         model = await self._describe(has_more_columns(given))
-        rows, future = known_rows(given, model), None
-        if not send_trailing:
-            rows, future = split_future(rows, model)
-        result = empty_result(future)
-        for call in calls.observe_calls(rows, self._name, model):
-            result = result + await self._run(call)
-        return result
+        work = Observing(given, self._name, model, send_trailing=send_trailing)
+        await self._send(work)
+        return work.result
 
     @overload
     async def forecast(
@@ -233,12 +230,15 @@ class AsyncForecastClient(AsyncClosing):
             wanted = dataclasses.replace(wanted, future=as_frame(wanted.future))
         model = await self._describe(wanted.future is not None)
         work = Forecasting(series_names(series_ids), wanted, self._name, model, allow_partial=allow_partial)
+        await self._send(work)
+        return work.result() if allow_partial else work.result().forecasts
+
+    async def _send(self, work: Work) -> None:
         while (call := work.next()) is not None:
             try:
                 work.answered(await self._run(call))
             except (InvalidArgumentError, LimitReachedError) as error:
                 work.refused(error)
-        return work.result() if allow_partial else work.result().forecasts
 
     async def _run(self, call: Call[T]) -> T:
         attempts = Attempts(self._retry, self._address, gone_is_done=call.gone_is_done)

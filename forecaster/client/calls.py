@@ -6,9 +6,9 @@ synchronous and the asyncio client share all of them.
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import polars as pl
 
@@ -32,7 +32,7 @@ from forecaster.client.results import (
     series_info,
     stream_reply,
 )
-from forecaster.errors import InvalidArgumentError
+from forecaster.errors import ForecasterError, InvalidArgumentError
 from forecaster.packing import fill, varints
 from forecaster.v1 import forecast_pb2, forecast_service_pb2, model_service_pb2, observation_pb2
 from forecaster.v1.forecast_service_pb2_grpc import ForecastServiceStub
@@ -75,6 +75,19 @@ class Call(Generic[T]):
     request: Any
     parse: Callable[[Any], T]
     gone_is_done: bool = False
+
+
+class Work(Protocol):
+    """What takes several calls, one after the other: `observing.Observing`, `forecasting.Forecasting`."""
+
+    def next(self) -> Call[Any] | None:
+        """Return the next call, None after the last."""
+
+    def answered(self, result: Any) -> None:
+        """Keep the result of the call under way."""
+
+    def refused(self, error: ForecasterError) -> None:
+        """Do otherwise with what the call under way was about; raises the error if nothing can be done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,29 +133,20 @@ class Wanted:
         return self.paths is not None or self.beams is not None
 
 
-def observe_calls(rows: pl.DataFrame, name: str, model: ModelInfo | None) -> Iterator[Call[ObserveResult]]:
-    """Yield the calls that send observations, split where they are many; series stay in order.
+def observe_call(
+    rows: pl.DataFrame, static: pl.DataFrame | None, name: str, model: ModelInfo | None
+) -> Call[ObserveResult]:
+    """Return the call that sends observations.
 
     Args:
         rows: as `covariates.known_rows` returns them.
+        static: as `covariates.static_values` returns them, of these series or more.
         name: of the model asked for.
         model: says which covariates there are; None sends none.
     """
-    static = static_values(rows, model)
-    for part in rows.iter_slices(_rows_per_request(model)):
-        request = forecast_service_pb2.ObserveRequest(
-            model=name, columns=_columns(part, model), attributes=series_attributes(static, part, model)
-        )
-        yield Call(lambda stubs: stubs.forecast.Observe, request, functools.partial(observe_result, part))
-
-
-def _rows_per_request(model: ModelInfo | None) -> int:
-    """Return how many rows a server takes at once, of as many series: each has all covariates."""
-    if model is None:
-        return _ROWS_PER_REQUEST
-    static = len(model.static_covariates) + len(model.static_categories)
-    shares = len(model.dynamic) / _COVARIATES_OF_A_ROW, static / _STATIC_OF_A_ROW, 1.0
-    return int(_ROWS_PER_REQUEST / max(shares))
+    attributes = series_attributes(static, rows, model)
+    request = forecast_service_pb2.ObserveRequest(model=name, columns=_columns(rows, model), attributes=attributes)
+    return Call(lambda stubs: stubs.forecast.Observe, request, functools.partial(observe_result, rows))
 
 
 def forecast_call(

@@ -14,10 +14,10 @@ from forecaster.client.calls import Call, Wanted, forecast_call
 from forecaster.client.covariates import future_covariates
 from forecaster.client.forecast_frames import ForecastResult, failure_frame
 from forecaster.client.results import ModelInfo
-from forecaster.errors import DataError, ForecasterError, InvalidArgumentError, LimitReachedError
+from forecaster.client.retry import is_too_large
+from forecaster.errors import DataError, ForecasterError
 
 _SERIES_PER_REQUEST = 8192
-_TOO_LARGE = "split it"  # the end of the server's sentence
 
 
 class Forecasting:
@@ -63,7 +63,7 @@ class Forecasting:
 
     def refused(self, error: ForecasterError) -> None:
         """Ask for half as many series at a time if the request under way was too large; raises the error if not."""
-        if len(self._asked) < 2 or not _is_too_large(error):
+        if len(self._asked) < 2 or not is_too_large(error):
             raise error
         self._ids.extendleft(reversed(self._asked))
         self._most = len(self._asked) // 2
@@ -74,9 +74,3 @@ class Forecasting:
         filled = [frame for frame in forecasts if len(frame)] or forecasts[:1]  # an empty one has fewer columns
         failures = [result.failures for result in self._results]
         return ForecastResult(pl.concat(filled), pl.concat(failures) if failures else failure_frame(()))
-
-
-def _is_too_large(error: ForecasterError) -> bool:
-    if isinstance(error, InvalidArgumentError):
-        return any(violation.description.endswith(_TOO_LARGE) for violation in error.violations)
-    return isinstance(error, LimitReachedError) and error.retry_after_seconds is None

@@ -16,6 +16,8 @@ from forecaster import errors
 from forecaster.errors import FieldViolation, ForecasterError
 
 _TOO_LARGE = ("message larger than max", "metadata size exceeds")  # gRPC's own words
+_SPLIT = "split it"  # the end of the server's sentence
+_NOT_SPLIT = ("quantile_levels", "options.quantile_levels")  # of which each part of a request has all
 _DETAILS_KEY = "grpc-status-details-bin"
 _BY_REASON: dict[str, type[ForecasterError]] = {
     kind.reason: kind
@@ -116,6 +118,13 @@ class Attempts:
         if time.monotonic() + delay >= self._deadline:
             raise error from None
         return float(delay)
+
+
+def is_too_large(error: ForecasterError) -> bool:
+    """Return whether a request was refused as a whole for its size, so that parts of it may be right."""
+    if isinstance(error, errors.InvalidArgumentError):
+        return any(v.description.endswith(_SPLIT) for v in error.violations if v.field not in _NOT_SPLIT)
+    return isinstance(error, errors.LimitReachedError) and error.retry_after_seconds is None
 
 
 def to_error(failure: grpc.RpcError, address: str) -> ForecasterError:

@@ -9,15 +9,16 @@ import grpc
 import polars as pl
 
 from forecaster.client import calls
-from forecaster.client.calls import Call, Wanted
+from forecaster.client.calls import Call, Wanted, Work
 from forecaster.client.channel import described, open_channel
 from forecaster.client.closing import Closing
-from forecaster.client.covariates import has_more_columns, known_rows, split_future
+from forecaster.client.covariates import has_more_columns
 from forecaster.client.forecast_frames import ForecastResult
 from forecaster.client.forecasting import Forecasting
 from forecaster.client.inputs import Frame, Ids, as_frame, series_name, series_names
 from forecaster.client.known_model import KnownModel
-from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo, empty_result
+from forecaster.client.observing import Observing
+from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo
 from forecaster.client.retry import Attempts, RetryPolicy
 from forecaster.client.stream import ForecastStream
 from forecaster.errors import ForecasterError, InvalidArgumentError, LimitReachedError
@@ -60,13 +61,9 @@ class ForecastClient(Closing):
         """
         given = as_frame(frame)
         model = self._describe(has_more_columns(given))
-        rows, future = known_rows(given, model), None
-        if not send_trailing:
-            rows, future = split_future(rows, model)
-        result = empty_result(future)
-        for call in calls.observe_calls(rows, self._name, model):
-            result = result + self._run(call)
-        return result
+        work = Observing(given, self._name, model, send_trailing=send_trailing)
+        self._send(work)
+        return work.result
 
     @overload
     def forecast(
@@ -108,10 +105,9 @@ class ForecastClient(Closing):
         """Return forecasts in long format: unique_id, ds, y_hat (the median), q0.1 … for each level.
 
         Models of series that end add p_ended, the probability that a series has ended before a step, and stop there.
-        As many requests are made as the series take.
 
         Args:
-            series_ids: which: one id, or many, each forecast once.
+            series_ids: which: one id, or many, each forecast once, in as many requests as it takes.
             horizon: steps ahead; left out, the model's.
             quantile_levels: within the trained range; left out, all trained ones.
             future: known-future covariates of the steps ahead, columns unique_id (left out: the same for every series),
@@ -214,8 +210,7 @@ class ForecastClient(Closing):
             horizon: steps ahead; left out, the model's.
             width: beginnings kept at each step; left out, four times `count`.
             length_power: rank by log-probability / length to this power.
-            future: see `forecast`.
-            allow_partial: see `forecast`.
+            future, allow_partial: see `forecast`.
 
         Raises UnsupportedError unless the model has a recurrent decoder and a categorical head.
         """
@@ -285,12 +280,15 @@ class ForecastClient(Closing):
             wanted = dataclasses.replace(wanted, future=as_frame(wanted.future))
         model = self._describe(wanted.future is not None)
         work = Forecasting(series_names(series_ids), wanted, self._name, model, allow_partial=allow_partial)
+        self._send(work)
+        return work.result() if allow_partial else work.result().forecasts
+
+    def _send(self, work: Work) -> None:
         while (call := work.next()) is not None:
             try:
                 work.answered(self._run(call))
             except (InvalidArgumentError, LimitReachedError) as error:
                 work.refused(error)
-        return work.result() if allow_partial else work.result().forecasts
 
     def _run(self, call: Call[T]) -> T:
         attempts = Attempts(self._retry, self._address, gone_is_done=call.gone_is_done)

@@ -365,7 +365,7 @@ def test_rows_of_the_time_ahead_are_no_observations(servers: ServerFactory) -> N
 
 
 def test_what_cannot_be_forecast_is_told_and_what_is_too_large_is_split(servers: ServerFactory) -> None:
-    server = servers()
+    server = servers("--serving.max_request_observations=50")
     nobody = [f"nobody {k}" for k in range(1000)]
     with ForecastClient(server.address) as client:
         client.observe(beside(wander(3, 40)))

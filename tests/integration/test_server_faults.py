@@ -18,7 +18,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from forecaster.cli import main
 from forecaster.client import ForecastClient, RetryPolicy
-from forecaster.client.calls import observe_calls
+from forecaster.client.calls import observe_call
 from forecaster.errors import SeriesNotFoundError, UnavailableError
 from forecaster.serving.history import scan
 from forecaster.v1.forecast_service_pb2_grpc import ForecastServiceStub
@@ -167,7 +167,7 @@ def test_a_full_disk_refuses_what_must_be_written_and_nothing_else(
         ForecastClient(address, retry=RetryPolicy(timeout_seconds=0.1)) as hasty,
     ):
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (64, before[1]))
-        (call,) = observe_calls(wander(3, 1, start=HOURS), "", None)
+        call = observe_call(wander(3, 1, start=HOURS), None, "", None)
         for _ in range(3):
             with pytest.raises(grpc.RpcError) as refused:
                 ForecastServiceStub(channel).Observe(call.request)

@@ -17,7 +17,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from forecaster.client import AsyncForecastClient, ForecastClient, RetryPolicy, StreamReply
-from forecaster.client.calls import observe_calls
+from forecaster.client.calls import observe_call
 from forecaster.client.outbox import MOST
 from forecaster.client.results import forecast_frame
 from forecaster.errors import DeadlineError, InvalidArgumentError, LimitReachedError
@@ -210,7 +210,7 @@ def test_a_slow_client_is_held_back(servers: ServerFactory) -> None:
         client.observe(wander(200, 30))
         requests = []
         for sequence in range(total):
-            (call,) = observe_calls(wander(1, 1, start=30 + sequence), "", None)
+            call = observe_call(wander(1, 1, start=30 + sequence), None, "", None)
             requests.append(StreamForecastsRequest(sequence=sequence, columns=call.request.columns))
             requests[-1].columns.series_ids.extend(f"s{k}" for k in range(1, 200))  # forecast, and not observed
             requests[-1].options.packed = True
@@ -242,7 +242,7 @@ def test_a_request_whose_deadline_passed_is_dropped_whole(server: Server, client
         time.sleep(0.5)
         stub, codes = ForecastServiceStub(channel), {}
         for k in range(150):
-            (call,) = observe_calls(wander(1, 3).with_columns(unique_id=pl.lit(f"quick {k:03}")), "", None)
+            call = observe_call(wander(1, 3).with_columns(unique_id=pl.lit(f"quick {k:03}")), None, "", None)
             codes[f"quick {k:03}"] = stub.Observe.future(call.request, timeout=0.002 + 0.0002 * k).code()
         busy.set()
         for done in loads:
@@ -276,7 +276,7 @@ def test_columns_say_what_messages_say(server: Server, client: ForecastClient) -
             assert [list(path.values) for path in message.quantiles] == [
                 column.values[mine] for column in packed.columns.quantiles
             ]
-        (call,) = observe_calls(wander(5, 1, start=30), "", None)
+        call = observe_call(wander(5, 1, start=30), None, "", None)
         stream = StreamForecastsRequest(sequence=9, columns=call.request.columns, options=ForecastOptions(packed=True))
         answer = next(stub.StreamForecasts(iter([stream])))
         assert (answer.sequence, list(answer.outcomes)) == (9, [1] * 5)

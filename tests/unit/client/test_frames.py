@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from forecaster.client.calls import Wanted, forecast_call, observe_calls, stream_request
+from forecaster.client.calls import Call, Wanted, forecast_call, stream_request
 from forecaster.client.covariates import future_covariates, has_more_columns, known_rows
 from forecaster.client.forecast_frames import forecast_frame, path_frame
-from forecaster.client.results import ModelInfo, model_info
+from forecaster.client.observing import Observing
+from forecaster.client.results import ModelInfo, ObserveResult, model_info
 from forecaster.config import DataConfig
 from forecaster.data.schema import canonical_frame
 from forecaster.errors import DataError, InvalidArgumentError
@@ -47,10 +48,19 @@ def frame(**more: object) -> pl.DataFrame:
     )
 
 
+def calls_of(given: pl.DataFrame, model: ModelInfo | None) -> list[Call[ObserveResult]]:
+    """Return the calls that send all of a frame."""
+    work = Observing(given, "m", model, send_trailing=True)
+    calls = []
+    while (call := work.next()) is not None:
+        calls.append(call)
+    return calls
+
+
 def test_what_the_model_knows_goes_along_and_nothing_else() -> None:
     given = frame(rain=[1, None, 2], note=["x", "y", "z"], region=["n", None, "s"], price=[math.nan, 5.0, 6.0])
     assert has_more_columns(given)
-    (call,) = observe_calls(known_rows(given, MODEL), "m", MODEL)
+    (call,) = calls_of(given, MODEL)
     columns = call.request.columns
     assert list(columns.series_ids) == ["a", "b"]
     assert list(columns.missing_rows) == [1]
@@ -65,7 +75,7 @@ def test_what_the_model_knows_goes_along_and_nothing_else() -> None:
 
 def test_a_frame_without_covariates_needs_no_model() -> None:
     assert not has_more_columns(frame())
-    (call,) = observe_calls(known_rows(frame(), None), "", None)
+    (call,) = calls_of(frame(), None)
     assert (len(call.request.attributes), len(call.request.columns.covariates)) == (0, 0)
     request, _ = stream_request(frame(), 1, Wanted(), "", None)
     assert [dict(row.covariates) for row in request.observations] == [{}, {}, {}]
@@ -103,13 +113,13 @@ def test_a_small_frame_is_sent_as_a_large_one_would_be(rows: list[tuple[str, dt.
         assert_frame_equal(known_rows(frame, None), plain)
         request, _ = stream_request(frame, 1, Wanted(), "", None)
         assert spoken_rows(request) == expected
-    (call,) = observe_calls(known_rows(given, None), "", None)
+    (call,) = calls_of(given, None)
     assert spoken_rows(StreamForecastsRequest(columns=call.request.columns)) == expected
 
 
 def test_static_covariates_go_with_every_part_that_has_rows_of_the_series(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forecaster.client.calls._ROWS_PER_REQUEST", 1)
-    calls = list(observe_calls(known_rows(frame(area=[5.0, 7.0, None]), MODEL), "", MODEL))
+    monkeypatch.setattr("forecaster.client.observing._ROWS_PER_REQUEST", 1)
+    calls = calls_of(frame(area=[5.0, 7.0, None]), MODEL)
     found = [[(a.series_id, dict(a.numbers)) for a in call.request.attributes] for call in calls]
     assert found == [[("a", {"area": 7.0})], [("a", {"area": 7.0})], [("b", {"area": 5.0})]]
     with pytest.raises(DataError, match="'area' changes within series 'a'"):

@@ -15,9 +15,12 @@ from test_frames import HOUR, MODEL, START, frame
 
 from forecaster.client.calls import Wanted
 from forecaster.client.covariates import known_rows, split_future
+from forecaster.client.forecast_frames import ForecastResult, failure_frame
 from forecaster.client.forecasting import Forecasting
 from forecaster.client.inputs import as_frame, series_name, series_names
-from forecaster.errors import DataError, InvalidArgumentError
+from forecaster.client.observing import Observing
+from forecaster.client.results import empty_result
+from forecaster.errors import DataError, FieldViolation, InvalidArgumentError, LimitReachedError
 
 ROWS = {"unique_id": ["b", "a", "a"], "ds": [START, START + HOUR, START], "y": [3.0, None, 1.0]}
 
@@ -173,3 +176,40 @@ def test_times_of_a_day_are_enough() -> None:
         as_frame({"unique_id": [1, 1], "ds": [dt.date(2024, 1, 1), dt.date(2024, 1, 2)], "y": [1, 2]}), None
     )
     assert sent["unique_id"].to_list() == ["1", "1"]
+
+
+def test_what_is_refused_for_its_size_is_sent_in_halves_in_order() -> None:
+    """A server that takes three rows, or two series, at a time; any other refusal is raised at once."""
+    rows = pl.DataFrame(
+        {"unique_id": "a", "ds": [START + k * HOUR for k in range(10)], "y": [float(k) for k in range(10)]}
+    )
+    too_many = InvalidArgumentError(
+        "", [FieldViolation("columns.values", "10 in one request, 3 are allowed: split it")]
+    )
+    sending = Observing(rows, "", None, send_trailing=False)
+    values: list[float] = []
+    while (call := sending.next()) is not None:
+        if len(call.request.columns.values) > 3:
+            sending.refused(too_many)
+            continue
+        values += call.request.columns.values
+        sending.answered(empty_result())
+    assert values == list(range(10))
+    asking = Forecasting(list("abcdefg"), Wanted(), "", None, allow_partial=True)
+    asked: list[str] = []
+    while (ask := asking.next()) is not None:
+        if len(ask.request.series_ids) > 2:
+            asking.refused(LimitReachedError("message larger than max", None))
+            continue
+        asked += ask.request.series_ids
+        asking.answered(ForecastResult(pl.DataFrame(), failure_frame(())))
+    assert asked == list("abcdefg")
+    for error in (
+        InvalidArgumentError("", [FieldViolation("options.quantile_levels", "99 levels, 9 are allowed: split it")]),
+        InvalidArgumentError("", [FieldViolation("options.horizon", "too long")]),
+        LimitReachedError("the queue is full", 0.5),
+    ):
+        again = Forecasting(["a", "b"], Wanted(), "", None, allow_partial=False)
+        again.next()
+        with pytest.raises(type(error)):
+            again.refused(error)
