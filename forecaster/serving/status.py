@@ -27,7 +27,7 @@ DETAILS_KEY = "grpc-status-details-bin"
 MAX_TEXT_BYTES = 1024
 MAX_ROW_TEXT_BYTES = 512  # of what is said of a row or a series: there may be many
 _MOST_DETAILS = 10
-_MOST_DETAIL_BYTES = 2048  # all together: clients refuse more than 8 KB of trailing metadata, texts and all
+_MOST_DETAIL_BYTES = 1536  # all together: clients refuse more than 8 KB of trailing metadata, texts and all
 _FIELD_BYTES, _NAME_BYTES = 256, 1024
 _CODES: tuple[tuple[type[ForecasterError], grpc.StatusCode], ...] = (
     (InvalidArgumentError, grpc.StatusCode.INVALID_ARGUMENT),

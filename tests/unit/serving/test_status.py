@@ -2,7 +2,7 @@
 
 import pytest
 from google.rpc import error_details_pb2
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from forecaster.errors import FieldViolation, InvalidArgumentError, SeriesNotFoundError
@@ -12,6 +12,7 @@ from forecaster.serving.status import MAX_TEXT_BYTES, shortened, to_status
 texts = st.builds(lambda part, times: part * times, st.text(max_size=20), st.sampled_from((1, 10, 1000, 100_000)))
 
 
+@settings(deadline=None)
 @given(text=texts, most=st.integers(30, 2000))
 def test_a_text_is_whole_or_cut_in_its_middle(text: str, most: int) -> None:
     cut = shortened(text, most)
@@ -25,6 +26,8 @@ def test_a_text_is_whole_or_cut_in_its_middle(text: str, most: int) -> None:
         assert whole.endswith(end)
 
 
+@settings(deadline=None)
+@example(names=["y" * 200] * 10, message="x" * 5000)
 @given(names=st.lists(texts, min_size=1, max_size=20), message=texts)
 def test_a_status_is_small_and_says_what_to_do(names: list[str], message: str) -> None:
     found = FieldViolation(names[0], message)
