@@ -9,7 +9,8 @@ import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from forecaster.errors import StorageError
+from forecaster.errors import BundleError, StorageError
+from forecaster.model.bundle import Bundle
 from forecaster.serving.export import folder_of
 from forecaster.serving.high_water_mark import read_mark
 from forecaster.serving.history_ledger import Ledger
@@ -91,6 +92,7 @@ def inspect(state: str, model: str) -> Inspection:
     known = max(known, _look(found, folder / "snapshots.db", _inspect_snapshots))
     found.check_end(_look(found, folder / "journal.db", _inspect_journal), known)
     _look(found, folder / "journal.db", _inspect_history)
+    _look(found, folder / "journal.db", _inspect_bundle)
     return found
 
 
@@ -152,3 +154,17 @@ def _inspect_history(found: Inspection, database: ReadOnly) -> int:
             found.count("history files")
             found.wrong += [wrong] if wrong else []
     return len(seen)
+
+
+def _inspect_bundle(found: Inspection, database: ReadOnly) -> int:
+    """Look at the served model as it is kept with its states, if it is."""
+    for (fingerprint,) in database.rows("SELECT fingerprint FROM active"):
+        folder = database.path.parent / "bundles" / fingerprint
+        if folder.is_dir():
+            found.count("models")
+            try:
+                wrong = "" if Bundle.load(folder).fingerprint == fingerprint else f"{folder} is another model"
+            except BundleError as error:
+                wrong = str(error)
+            found.wrong += [wrong] if wrong and folder.is_dir() else []  # else another one was activated meanwhile
+    return 0

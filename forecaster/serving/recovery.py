@@ -47,7 +47,7 @@ def recover(lane: Lane, storage: Storage, should_stop: Callable[[], bool], max_r
 def _check_reach(lane: Lane, storage: Storage, through: int) -> None:
     """Raise StateLostError if states were to be folded from records that are not there any more."""
     dropped = storage.journal.dropped()
-    if dropped > max(through, storage.accepted_loss):
+    if dropped > through and dropped > storage.accepted_loss:
         raise StateLostError(
             f"records up to {dropped} were not kept (serving.history=false), and the snapshots that stand for them, of"
             f" version {lane.version} ({lane.bundle.fingerprint[:12]}), are gone or reach only {through}: restore the"

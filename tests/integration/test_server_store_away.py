@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from forecaster.cli import main
 from forecaster.client import ForecastClient, RetryPolicy
 from forecaster.config import TrackingConfig
 from forecaster.errors import RegistryError
@@ -101,8 +102,12 @@ def test_a_kept_model_that_was_changed_is_not_served(
     server = store()
     assert server.stop() == 0
     (folder,) = (store.folder / "state" / "forecaster" / "bundles").iterdir()
+    check = ["verify-state", f"--serving.state={store.folder / 'state'}"]
+    assert main(check) == 0
     damage(folder / "model.safetensors")
+    assert main(check) == 1
     assert store().stop() == 0  # the store has it, and it is kept again
+    assert main(check) == 0
     damage(folder / "model.safetensors")
     path = pathlib.Path(store.tracking.uri.removeprefix("sqlite:///"))
     path.rename(path.with_name("away.db"))

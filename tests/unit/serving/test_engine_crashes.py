@@ -104,6 +104,8 @@ class Fused:
 class FusedStorage:
     """Storage with a fuse."""
 
+    accepted_loss = 0
+
     def __init__(self, inner: Storage, fuse: Fuse) -> None:
         self._inner, self._fuse = inner, fuse
         self.journal, self.snapshots = Fused(inner.journal, fuse), Fused(inner.snapshots, fuse)

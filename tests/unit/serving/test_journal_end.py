@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecaster.errors import StorageError
@@ -186,6 +186,7 @@ def test_where_it_does_they_are_folded_again(opener: Opener, accepting: Opener, 
     storage.close()
 
 
+@settings(deadline=None)  # it syncs
 @given(st.lists(st.integers(0, 50), max_size=20))
 def test_a_mark_is_the_highest_that_was_reached(reached: list[int]) -> None:
     with tempfile.TemporaryDirectory() as folder:
