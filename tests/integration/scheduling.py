@@ -77,7 +77,7 @@ class Played:
         script.write_text(STAND_IN)
         return [sys.executable, "-S", str(script), str(self.log), str(self.seconds), str(self.code), self.manner]
 
-    def until(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    def until(self, condition: Callable[[], bool], seconds: float = 240.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, (self.said, self.stream.getvalue())
@@ -97,7 +97,7 @@ def until_signalled(
 
     def act() -> None:
         try:
-            deadline = time.monotonic() + 60.0
+            deadline = time.monotonic() + 240.0
             while signal.getsignal(signal.SIGTERM) is before:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
