@@ -34,7 +34,7 @@ def header_of(path: Path) -> list[str]:
                 head += file.readline(_MAX_HEADER_BYTES)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {first_line(error)}") from error
-    if not head.strip():
+    if not head.removeprefix(b"\xef\xbb\xbf").strip():
         raise DataError(f"{path} is empty: a line of column names and rows below it are needed")
     reason = next((reason for magic, reason in _BINARY.items() if head.startswith(magic)), None)
     if reason or b"\0" in head:
