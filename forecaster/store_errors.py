@@ -53,9 +53,7 @@ def require_reachable(config: TrackingConfig) -> None:
     try:
         with engine.connect() as connection:
             if path is not None:
-                connection.exec_driver_sql(
-                    "PRAGMA schema_version"
-                )  # opens it; reading may be all that is allowed
+                connection.exec_driver_sql("PRAGMA schema_version")  # opens it; reading may be all that is allowed
     finally:
         engine.dispose()
 
