@@ -126,10 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train as the arguments say and return the exit code."""
 
     def chosen() -> int:
-        parser = command_parser(
-            "train a challenger on a Ray cluster",
-            usage="python -P -m pipelines.train_ray [-h] [--config FILE] [options]",
-        )
+        usage = "python -P -m pipelines.train_ray [-h] [--config FILE] [options]"
+        parser = command_parser("train a challenger on a Ray cluster", usage=usage)
         _add_arguments(parser)
         add_until(parser)
         add_config_arguments(parser, _SECTIONS)

@@ -57,7 +57,7 @@ def test_the_path_of_a_new_user_runs_as_it_stands(tmp_path: pathlib.Path) -> Non
         assert run(observe + where, tmp_path).startswith(f"0 applied, {2 * HOURS} known already, 0 refused\n")
         assert run(forecast + where, tmp_path) == ""
     assert read_csv(tmp_path / "forecasts.csv")["unique_id"].unique(maintain_order=True).to_list() == ["001", "002"]
-    assert "24 origins of 2 series" in run(evaluate, tmp_path)
+    assert "48 origins of 2 series" in run(evaluate, tmp_path)
     assert (tmp_path / "figures.json").exists()
 
 

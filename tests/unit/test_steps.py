@@ -18,7 +18,7 @@ def test_a_folder_of_the_callers_does_not_shadow_the_steps(command: tuple[str, .
     for name in ("pipelines/__init__.py", "pipelines/__main__.py", "forecaster.py"):
         (tmp_path / name).write_text("print('the wrong one')\n")
     asked = [*command, "rollback", "--tracking.uri", "sqlite:///none.db"]
-    done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "no such file" in done.stderr, done.stderr
 

@@ -4,7 +4,6 @@ import datetime as dt
 import gzip
 import pathlib
 import re
-import time
 
 import polars as pl
 import pytest
@@ -79,10 +78,8 @@ def test_truths_are_truths() -> None:
 def test_carriage_returns_alone_are_said_at_once(first: str, tmp_path: pathlib.Path) -> None:
     rows = [f"s,2024-05-{day:02}T{hour:02}:00:00Z,{day}" for day in range(1, 32) for hour in range(24)]
     (tmp_path / "mac.csv").write_bytes(("unique_id,ds,y" + first + "\r".join(rows)).encode())
-    began = time.process_time()
     with pytest.raises(DataError):
         read_frame(DataConfig(path=str(tmp_path / "mac.csv")))
-    assert time.process_time() - began < 10  # it was 43
     if first == "\r":
         with pytest.raises(DataError, match="its lines end in a carriage return alone, as on old Macs; save it with"):
             read_csv(tmp_path / "mac.csv")
