@@ -12,6 +12,7 @@ from typing import Any
 from forecaster.config import TrackingConfig
 
 ARTIFACT_FOLDER = "mlartifacts"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # mlflow-artifacts:/1, dbfs:/a; one letter is a drive
 _URL = re.compile(r"[\w+.-]+://[^\s'\"<>|]+")
 # What databases' drivers take for a password may hold slashes; in http a number before the first slash is a port.
 _PASSWORD = re.compile(
@@ -25,7 +26,7 @@ _SECRET_VALUE = re.compile(
 def artifact_location(config: TrackingConfig) -> str | None:
     """Return where an experiment's artifacts go: as configured, else beside a SQLite file, else MLflow's choice."""
     if config.artifacts is not None:
-        return config.artifacts if "://" in config.artifacts else _location(pathlib.Path(config.artifacts))
+        return config.artifacts if _SCHEME.match(config.artifacts) else _location(pathlib.Path(config.artifacts))
     path = sqlite_path(config.uri)
     return _location(path.parent / ARTIFACT_FOLDER) if path is not None else None
 
@@ -40,7 +41,7 @@ def local_path(location: str) -> pathlib.Path | None:
     """Return the path that a location of artifacts means, a path or a file: URI; None if it is elsewhere."""
     if location.startswith("file:"):
         return pathlib.Path(urllib.request.url2pathname(urllib.parse.urlsplit(location).path))
-    return pathlib.Path(location) if "://" not in location else None
+    return None if _SCHEME.match(location) else pathlib.Path(location)
 
 
 def sqlite_path(uri: str) -> pathlib.Path | None:

@@ -200,7 +200,7 @@ def test_known_futures_are_scored_and_assumptions_are_not(servers: ServerFactory
         for hour in range(30, 36):
             client.forecast(["s0"], future=ahead(["s0"], hour, 9.0))
             client.forecast(["s1"], future=ahead(["s1"], hour, 9.0), what_if=True)
-            client.observe(beside(wander(2, 1, start=hour)))
+            client.observe(beside(wander(2, 1, start=hour)), send_trailing=True)  # with what is missing
         known, assumed = (client.get_series(name).live[0].scored_count for name in ("s0", "s1"))
         there = wander(2, 36).filter(pl.col("unique_id") == "s0")["y"][30:].count()  # some values are missing
         assert (known, assumed) == (there, 0)

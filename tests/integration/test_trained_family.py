@@ -41,7 +41,9 @@ COLUMNS = {
     "static": "static_covariates",
     "categories": "static_categories",
 }
-TRAINED = family({name: values for name, values in OPTIONS.items() if name not in ("computed", "members")})
+# What a configuration refuses, as nothing is known ahead that the second direction could read.
+REFUSED = {"bidirectional": (True,), "calendar": (False,), "future": (False,)}
+TRAINED = family({name: values for name, values in OPTIONS.items() if name not in ("computed", "members")}, [REFUSED])
 
 
 def known_of(row: Row) -> dict[str, object]:
@@ -84,6 +86,8 @@ def csv(tmp_path_factory: pytest.TempPathFactory) -> str:
 def configure(csv: str, tracking: TrackingConfig, changes: dict[str, object], **data: object) -> Config:
     model = {"hidden_size": 8, "decoder_size": 8, "horizon": HORIZON, "season_lengths": (5, 14)} | changes
     model |= {"sample_paths": 8} if model.get("decoder") == "recurrent" else {}
+    if model.get("attention", "none") == "none":
+        model.pop("attention_steps", None)
     training = TrainingConfig(max_epochs=1, min_updates=4, chunk_steps=24, validation_steps=8, gradient_lags=True)
     ends = {"end_column": DATA.end_column} if model.get("end_of_sequence") else {}
     where = {"path": csv, **ends, **data}

@@ -95,6 +95,12 @@ def test_any_path_survives_as_an_address(parts: list[str]) -> None:
     assert local_path(location) == (path / "mlartifacts").resolve()
 
 
+@pytest.mark.parametrize("location", ["mlflow-artifacts:/1/models/m-1", "dbfs:/models", "s3://bucket/models"])
+def test_a_scheme_with_or_without_a_host_is_elsewhere(location: str) -> None:
+    assert local_path(location) is None
+    assert artifact_location(TrackingConfig(artifacts=location)) == location
+
+
 def test_an_address_that_names_a_folder_as_it_is_means_that_folder(tmp_path: Path) -> None:
     odd = tmp_path / "feature%2Fmain?"
     address = f"sqlite:///{odd}/mlflow.db"

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from forecaster.model.ensemble import Ensemble, Model
 from forecaster.model.observations import Observations
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State
-from tests.covering import Row, combinations, covering, pairs
+from tests.covering import Row, Rule, combinations, covering, pairs
 
 HOUR_US = 3_600_000_000
 START_US = 1_356_998_400_000_000  # 2013-01-01T00:00:00Z
@@ -121,9 +121,9 @@ def name_of(row: Row) -> str:
     return " ".join(words) or "usual"
 
 
-def family(options: Mapping[str, tuple[Any, ...]]) -> dict[str, Row]:
-    """Return the rows of some of the options by name."""
-    rules = [rule for rule in FORBIDDEN if rule.keys() <= options.keys()]
+def family(options: Mapping[str, tuple[Any, ...]], forbidden: Sequence[Rule] = ()) -> dict[str, Row]:
+    """Return the rows of some of the options by name, without what is forbidden besides."""
+    rules = [rule for rule in (*FORBIDDEN, *forbidden) if rule.keys() <= options.keys()]
     more = [one for one in MORE if one.keys() <= options.keys()]
     return {name_of(row): row for row in covering(options, rules, [*pairs(options), *more])}
 
