@@ -11,6 +11,7 @@ import asyncio
 import functools
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -210,8 +211,8 @@ class Batcher:
     def _called(self) -> list[tuple[Job, Any]]:
         """Call what is to be called between two turns' work, for as long as a turn may take; one at least."""
         ended: list[tuple[Job, Any]] = []
-        until = self._pace.clock() + self._pace.seconds
-        while (not ended or self._pace.clock() < until) and (job := self._line.next_call()) is not None:
+        until = time.monotonic() + self._pace.seconds  # calls wait for the disk, as a rule
+        while (not ended or time.monotonic() < until) and (job := self._line.next_call()) is not None:
             if job.future.cancelled():
                 ended.append((job, None))
                 continue

@@ -29,11 +29,11 @@ class Turn:
     Args:
         rows: at most so many.
         steps: and so many missing steps, but for a single row that skips more.
-        clock: seconds, of any origin.
+        clock: seconds of the calling thread: what other processes take of the time does not make turns smaller.
     """
 
     def __init__(
-        self, rows: int = _LIMITLESS, steps: int = _LIMITLESS, clock: Callable[[], float] = time.perf_counter
+        self, rows: int = _LIMITLESS, steps: int = _LIMITLESS, clock: Callable[[], float] = time.thread_time
     ) -> None:
         self.rows, self.steps, self.clock = rows, steps, clock
         self.rows_done = self.steps_done = 0
@@ -76,8 +76,13 @@ class Turn:
     def _in_order(
         self, requests: Sequence[ObserveWork], counts: list[int], whole: Sequence[int], busy: set[str | int]
     ) -> list[int]:
-        """Hold back whole what would overtake a request that is cut: what touches `busy` series and chains."""
+        """Hold back whole what would overtake a request that is cut: what touches `busy` series and chains.
+
+        One that was cut in a turn before stands in line: what must not overtake it waits there, and is not among these.
+        """
         for i, request in enumerate(requests):
+            if request.start:
+                continue
             if busy and not busy.isdisjoint(request.keys()):
                 counts[i] = HELD_BACK
             if counts[i] < whole[i] or counts[i] == HELD_BACK:
@@ -92,11 +97,11 @@ class Pace:
     Args:
         most_rows: of a turn.
         seconds: that a turn is to take.
-        clock: seconds, of any origin.
+        clock: seconds of the calling thread: what other processes take of the time does not make turns smaller.
     """
 
     def __init__(
-        self, most_rows: int, seconds: float = _TURN_SECONDS, clock: Callable[[], float] = time.perf_counter
+        self, most_rows: int, seconds: float = _TURN_SECONDS, clock: Callable[[], float] = time.thread_time
     ) -> None:
         self._most_rows, self.seconds, self.clock = most_rows, seconds, clock
         self.rows, self.steps, self.forecasts = min(_ROWS, most_rows), _STEPS, min(_FORECASTS, most_rows)
