@@ -10,6 +10,7 @@ import importlib.metadata
 import logging
 import os
 import pathlib
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -52,6 +53,7 @@ __all__ = [
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 _LARGEST_VERSION = 2**31 - 1  # of an integer column
+_NOT_IN_LOGGED_NAMES = re.compile(r"[.%\"']")  # MLflow takes them in those of registered models
 _MODEL_ID = "model_id"  # a tag: a database does not keep what MLflow is told when a version is made
 _MLFLOW_SETTINGS = {  # MLflow has no other switches for these; what the user has set stays
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -150,7 +152,10 @@ def log_bundle(
     with store_errors(config), tempfile.TemporaryDirectory(prefix="forecaster-") as name:
         run = client.get_run(run_id)
         model = client.create_logged_model(
-            run.info.experiment_id, name=config.model, source_run_id=run_id, params=run.data.params
+            run.info.experiment_id,
+            name=_NOT_IN_LOGGED_NAMES.sub("-", config.model),
+            source_run_id=run_id,
+            params=run.data.params,
         )
         model_id: str = model.model_id
         folder = pathlib.Path(name)

@@ -94,8 +94,10 @@ def _registered(client: "MlflowClient", config: Config, key: str) -> "Registered
     from forecaster import registry
 
     with registry.store_errors(config.tracking):
-        found = client.search_model_versions(f'name = "{config.tracking.model}" and tags.`{_KEY}` = "{key}"')
-    newest = max((int(version.version) for version in found), default=None)
+        asked = (registry.named("name", config.tracking.model), f"tags.`{_KEY}` = '{key}'")
+        found = client.search_model_versions(" and ".join(filter(None, asked)))
+    mine = [int(version.version) for version in found if version.name == config.tracking.model]
+    newest = max(mine, default=None)
     return None if newest is None else registry.find(client, config.tracking, str(newest))
 
 

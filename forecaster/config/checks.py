@@ -50,6 +50,6 @@ def _shown(kinds: frozenset[type]) -> str:
 
 
 def require_model_name(name: str, field: str) -> None:
-    """Raise ConfigError for a name of a registered model that MLflow does not take, or cannot look up."""
-    ok = bool(name.strip()) and name.isprintable() and not set(name) & set('/:\\"')
-    require(ok, field, name, "a name without slashes, colons and double quotes")
+    """Raise ConfigError for a name of a registered model that MLflow does not take."""
+    ok = bool(name.strip()) and name.isprintable() and not set(name) & set("/:\\")
+    require(ok, field, name, "a name without slashes, backslashes and colons")

@@ -181,7 +181,7 @@ def _write(own, index, share, level, unit, out):
         for d in range(low.size):
             a, b = float(low[d]), float(high[d])
             value = level + unit * min(a + share[v] * (b - a), b)
-            out[d, v] = value if abs(value) >= LEAST_VALUE else 0.0
+            out[d, v] = 0.0 if abs(value) < LEAST_VALUE else value  # NaN stays what it is
 
 
 @entry

@@ -49,7 +49,8 @@ class ColdStates:
 
     def mark_lost(self, series_ids: Sequence[str], sequence: int) -> None:
         """Write snapshots as of a record that are known to be corrupted, so that their series are not taken for new."""
-        self._snapshots.save(self.fingerprint, [Snapshot(name, sequence, b"", 1) for name in series_ids])
+        if series_ids:
+            self._snapshots.save(self.fingerprint, [Snapshot(name, sequence, b"", 1) for name in series_ids])
 
     def page(self, after: str) -> Iterator[str]:
         """Yield the series ids behind `after`, ascending by code points."""

@@ -1,5 +1,10 @@
 """Whether all that a database holds of a model is what was written. See `forecaster.serving.inspection`."""
 
+import pathlib
+import tempfile
+
+from forecaster.errors import BundleError
+from forecaster.model.bundle import Bundle
 from forecaster.serving.inspection import Inspection
 from forecaster.serving.postgres_export import PostgresReader
 from forecaster.serving.postgres_head import COMPLETE, LAST
@@ -11,6 +16,10 @@ SELECT sequence, payload FROM forecaster.records WHERE shard = %s AND sequence >
 _SNAPSHOTS = """
 SELECT fingerprint, series_id, sequence, state, checksum FROM forecaster.snapshots
 WHERE shard = %s AND (series_id, fingerprint) > (%s, %s) ORDER BY series_id, fingerprint LIMIT 256
+"""
+_BUNDLE = """
+SELECT fingerprint, name, content FROM forecaster.active JOIN forecaster.bundles USING (shard, fingerprint)
+WHERE shard = %s
 """
 
 
@@ -31,6 +40,24 @@ def inspect_database(url: str, model: str) -> Inspection:
             for _, *row in snapshots:
                 found.check_snapshot(Snapshot(*row))
             behind = (snapshots[-1][1], snapshots[-1][0])
+        _inspect_bundle(found, reader)
         return found
     finally:
         reader.close()
+
+
+def _inspect_bundle(found: Inspection, reader: PostgresReader) -> None:
+    """Look at the served model as it is kept with its states, if it is."""
+    files = reader.rows(_BUNDLE, (reader.model,))  # at once: another one may be activated meanwhile
+    if not files:
+        return
+    found.count("models")
+    with tempfile.TemporaryDirectory(prefix="forecaster-") as folder:
+        for _, name, content in files:
+            pathlib.Path(folder, name).write_bytes(content)
+        try:
+            whole = Bundle.load(pathlib.Path(folder)).fingerprint == files[0][0]
+        except BundleError:  # its message names a file that is gone by then
+            whole = False
+    if not whole:
+        found.wrong.append(f"the kept model {files[0][0][:12]} is not what was kept")

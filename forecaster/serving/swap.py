@@ -289,8 +289,12 @@ def move(engine: Engine, staging: Staging, moving: np.ndarray, source: Lane, tar
     _check(rebuilt, standing)
     lost = source.store.cold.lost([name for name, known in zip(short, there.tolist(), strict=True) if not known])
     target.store.sequence = source.store.sequence  # who has to leave for others is saved as of it
-    _take(target, rebuilt, standing)
-    target.store.lose(lost)
+    target.store.lose(lost)  # what may fail comes before what would have to be undone
+    try:
+        _take(target, rebuilt, standing)
+    except BaseException:
+        target.store.forget(lost)
+        raise
     source.store.forget([*rebuilt.names, *lost])
     engine.lanes.moved[moving] = into_next
 

@@ -109,7 +109,7 @@ def serving(command: str, folder: pathlib.Path) -> Iterator[str]:
 
 def test_the_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:
     text = "\n".join(page.read_text() for page in PAGES)
-    commands = set(re.findall(r"\.venv/bin/forecaster ([a-z][\w-]*)|`forecaster ([a-z][\w-]*)", text))
+    commands = set(re.findall(r"\.venv/bin/forecaster (\w[\w-]*)|`forecaster (\w[\w-]*)", text))
     for name in {first or second for first, second in commands}:
         with pytest.raises(SystemExit) as ended:
             main([name, "--help"])

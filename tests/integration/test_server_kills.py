@@ -143,7 +143,9 @@ def scores(client: ForecastClient) -> dict[str, list[object]]:
 @pytest.mark.timeout(2400)
 def test_killed_again_and_again(replaceable: ServerFactory, state: str) -> None:
     servers = replaceable
-    options = (*OPTIONS, f"--serving.state={state}", "--serving.lease_seconds=1", "--serving.lease_wait_seconds=60")
+    options = (*OPTIONS, f"--serving.state={state}")
+    if state.startswith("postgresql://"):
+        options = (*options, "--serving.lease_seconds=1", "--serving.lease_wait_seconds=60")
     server = servers(*options)
     address = server.address
     options = (*options, f"--serving.port={address.rsplit(':', 1)[1]}")

@@ -126,6 +126,16 @@ def test_a_killed_training_is_gone_on_with_and_done_once(config: Config, monkeyp
     assert registry.resolve(config.tracking, "1").aliases == ()
 
 
+def test_under_a_name_with_quotes_it_is_done_once_too(config: Config) -> None:
+    named = dataclasses.replace(config, tracking=dataclasses.replace(config.tracking, model="""o'brien's "best\""""))
+    first, again = (train(named, context=context("k1")) for _ in range(2))
+    assert first is not None
+    assert again is not None
+    assert (first.model.version, again.model.version) == ("1", "1")
+    assert first.fit is not None
+    assert again.fit is None
+
+
 def test_a_torn_checkpoint_does_not_stop_it(config: Config) -> None:
     folder = Path(config.ingest.output).with_name("dataset-checkpoints") / "forecaster" / "k1"
     folder.mkdir(parents=True)

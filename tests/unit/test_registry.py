@@ -148,6 +148,16 @@ def test_names_may_hold_quotes(tracking: TrackingConfig, name: str) -> None:
         registry.resolve(dataclasses.replace(tracking, model=name))
 
 
+@pytest.mark.parametrize("name", ["demand.v2 50%", "o'brien", """o'brien's "best\""""])
+def test_a_name_that_the_registry_takes_can_be_trained_under(tracking: TrackingConfig, name: str) -> None:
+    tracking = dataclasses.replace(tracking, model=name)
+    made = add_version(tracking, make_bundle())
+    registry.set_alias(registry.connect(tracking), tracking, registry.CHAMPION, made.version)
+    found, bundle = registry.load_bundle(tracking)
+    assert (found.name, found.version) == (name, made.version)
+    assert bundle.fingerprint == make_bundle().fingerprint
+
+
 def test_a_torn_bundle_is_a_bundle_error(tracking: TrackingConfig, tmp_path: Path) -> None:
     add_version(tracking, make_bundle())
     (weights,) = (tmp_path / "tracking").rglob("model.safetensors")

@@ -160,7 +160,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str, str]] = {
     "a name that no registry takes": (
         lambda: Config(tracking=TrackingConfig(model="a/b'\"c")),
         "tracking.model",
-        "without slashes, colons and double quotes",
+        "without slashes, backslashes and colons",
     ),
     "such a name among others": (lambda: ServingConfig(models=("a", "b:c")), "serving.models", "without slashes"),
     "afresh within a season": (

@@ -10,6 +10,7 @@ import re
 import signal
 import sqlite3
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +18,20 @@ from forecaster.serving.high_water_mark import HighWaterMark
 from forecaster.serving.records import Attributes, Deletion, Record, Snapshot
 from forecaster.serving.storage import Activation, Storage
 from tests.unit.lives import live_until_one_ends
+from tests.unit.serving.folding import BUNDLE
 from tests.unit.serving.storages import Opener, columns, erase_all, prune_all, sqlite_opener
 
 GONE, AGAIN, STAYS = "a series that goes", "a series that comes again", "a series that stays"
-BUNDLE_FILES = {"config": b"{}", "weights": b"1234"}
+PRINT = BUNDLE.fingerprint  # of the served model, whose snapshots are not what is looked at
+
+
+def _bundle_files() -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        BUNDLE.save(pathlib.Path(folder))
+        return {path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()}
+
+
+BUNDLE_FILES = _bundle_files()
 Step = tuple[str, tuple[Any, ...]]
 
 STEPS: list[Step] = [
@@ -36,8 +47,8 @@ STEPS: list[Step] = [
     ("append", (columns((AGAIN, 9, 9.0), (STAYS, 9, 9.5)),)),
     ("save", ("f", 8, (AGAIN, STAYS))),
     ("erase", ()),
-    ("keep", ("f",)),
-    ("activate", ("f",)),
+    ("keep", (PRINT,)),
+    ("activate", (PRINT,)),
     ("prune", (5,)),
     ("append", (columns((STAYS, 10, 10.0)), columns((AGAIN, 10, 11.0)))),
     ("reopen", ()),

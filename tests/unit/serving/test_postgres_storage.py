@@ -12,12 +12,16 @@ import numpy as np
 import pytest
 
 from forecaster.errors import ConfigError, DamagedHistoryError, StorageError
+from forecaster.model.bundle import WEIGHTS_FILE
 from forecaster.serving import postgres_journal, postgres_snapshots
 from forecaster.serving.inspection import inspect
+from forecaster.serving.kept_bundle import keep
 from forecaster.serving.opening import open_storage
 from forecaster.serving.postgres_storage import PostgresStorage, open_postgres
 from forecaster.serving.records import Attributes, Columns, Deletion, Record, Snapshot
+from forecaster.serving.storage import Activation
 from tests.postgres import SERVER, Cluster
+from tests.unit.serving.folding import make_bundle
 
 EVER = 2**62
 
@@ -321,6 +325,19 @@ def test_the_check_names_what_is_damaged_beside_the_owner(
     left: list[DamagedHistoryError] = []
     assert [sequence for sequence, _ in storage.journal.read(0, on_damage=left.append)] == [2, 3]
     assert len(left) == 1
+
+
+def test_a_kept_model_that_was_changed_is_told(storage: PostgresStorage, postgres: Cluster, database: str) -> None:
+    bundle = make_bundle()
+    keep(storage.snapshots, bundle)
+    storage.snapshots.activate(Activation("1", bundle.fingerprint))
+    assert inspect(postgres.url(database), "model").report().endswith("1 models: all as it was written")
+    with postgres.connect(database) as connection:
+        changed = "set_byte(content, octet_length(content) - 1, 255)"
+        connection.execute(f"UPDATE forecaster.bundles SET content = {changed} WHERE name = '{WEIGHTS_FILE}'")
+    assert inspect(postgres.url(database), "model").wrong == [
+        f"the kept model {bundle.fingerprint[:12]} is not what was kept"
+    ]
 
 
 def test_a_database_that_cannot_hold_all_ids_is_refused(postgres: Cluster, database: str) -> None:

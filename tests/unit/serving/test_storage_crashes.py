@@ -10,7 +10,7 @@ import pytest
 from forecaster.serving.inspection import inspect
 from forecaster.serving.records import Attributes, Columns, Deletion, Record
 from forecaster.serving.storage import Storage
-from tests.unit.serving.crashing import AGAIN, BUNDLE_FILES, GONE, STAYS, STEPS, Step, appended, snapshot
+from tests.unit.serving.crashing import AGAIN, BUNDLE_FILES, GONE, PRINT, STAYS, STEPS, Step, appended, snapshot
 from tests.unit.serving.storages import columns, erase_all, plain, prune_all, sqlite_opener
 
 NAMES = (GONE, AGAIN, STAYS)
@@ -90,7 +90,7 @@ def test_every_moment_is_survived(lives: list[pathlib.Path]) -> None:
             storage.close()
             storage = opener()
         if storage.snapshots.active() is not None:
-            assert storage.snapshots.kept_bundle("f") == BUNDLE_FILES
+            assert storage.snapshots.kept_bundle(PRINT) == BUNDLE_FILES
         assert inspect(str(life / "state"), "a model").wrong == []
         erase_all(storage)
         prune_all(storage, last)

@@ -422,7 +422,7 @@ def test_what_is_left_to_fold_while_the_engine_waits_weighs_its_steps(tmp_path: 
         engine.observe([skipping("a", 3)])
         lane = engine.lanes.active
         census = take_census(
-            lane, storage.snapshots, lambda: None, lane.store.inventory(), engine.storage.journal.last_sequence()
+            lane, storage.snapshots, lambda: None, lane.store.inventory(), engine.storage.journal.last_sequence(), ()
         )
         every = np.ones(BUCKETS, dtype=bool)
         staging = Staging(make_bundle(4), census, every, storage.journal, None, replay_steps=10_000)

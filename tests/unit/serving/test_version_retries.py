@@ -60,7 +60,7 @@ def with_versions(
         with ThreadPoolExecutor(1) as pool, closing(storage.beside()) as beside:
             async with fleet.running():
                 for k in range(3):
-                    await fleet.observe(walk(f"s{k}", range(3000 if k == 1 else 30), k))
+                    await fleet.observe(walk(f"s{k}", range(3000 if k else 30), k))
                 first = RegisteredModel("m", "1", "", "")
                 tracking = TrackingConfig(model="m")
                 versions = Versions(tracking, CONFIG, first, fleet.engine, fleet.batcher, beside, pool)
