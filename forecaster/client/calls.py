@@ -46,10 +46,14 @@ _PAGE = 1000
 
 
 def checked_address(address: str) -> str:
-    """Return `host:port`; raises InvalidArgumentError for anything else, which gRPC would take for another port."""
-    if re.fullmatch(r"(unix:.+|.*[^:/]:\d+)", address) is None or "://" in address:
+    """Return `host:port` without space around it, such as the line's end of a server's address file.
+
+    Raises InvalidArgumentError for anything else, which gRPC would take for another port.
+    """
+    stripped = address.strip()
+    if re.fullmatch(r"(unix:.+|.*[^:/]:\d+)", stripped) is None or "://" in stripped:
         raise InvalidArgumentError(f"server address {address!r} is not allowed: use HOST:PORT, such as localhost:50051")
-    return address
+    return stripped
 
 
 class Stubs:

@@ -102,7 +102,7 @@ def test_the_composed_services_find_each_other(
             time.sleep(0.05)
         health = [str(BIN / "forecaster"), "health", "--server", address_file.read_text()]
         done = subprocess.run(health, capture_output=True, text=True, timeout=60, check=False)
-        assert (done.returncode, done.stdout) == (0, "SERVING\n")
+        assert (done.returncode, done.stdout) == (0, "SERVING\n"), done.stderr
     finally:
         server.terminate()
         status = server.wait(30)

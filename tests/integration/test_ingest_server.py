@@ -50,12 +50,12 @@ def test_a_running_servers_observations_become_a_data_set(servers: ServerFactory
     with ForecastClient(server.address) as client:
         for hours in range(0, 48, 16):
             sent = beside(wander(3, 16, start=hours))
-            assert client.observe(sent).applied == len(sent)
+            assert client.observe(sent, send_trailing=True).applied == len(sent)
             client.forecast(["s0"])  # journaled too
             assert ingest(config).changes == Changes(new=len(sent))
         client.delete_series("s2")
         sent = beside(wander(2, 12, start=48))
-        assert client.observe(sent).applied == len(sent)
+        assert client.observe(sent, send_trailing=True).applied == len(sent)
         until(lambda: not scan(state / "forecaster" / "history").collect().is_empty())
     server.kill()  # what it has acknowledged is there, whether it runs or not
     assert ingest(config).changes == Changes(new=24)
@@ -66,7 +66,7 @@ def test_a_running_servers_observations_become_a_data_set(servers: ServerFactory
     assert ingest(anew).manifest.rows == 2 * 60  # none of the deleted series
     assert read_frame(ingested(anew).data).equals(held.filter(pl.col("unique_id") != "s2"))
     with ForecastClient(servers().address) as client:  # nothing keeps the state from being opened
-        assert client.observe(sent).duplicates == len(sent)
+        assert client.observe(sent, send_trailing=True).duplicates == len(sent)
 
 
 def test_a_data_set_is_evaluated_like_a_file(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import grpc
 import polars as pl
 import pytest
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -33,15 +34,23 @@ from .conftest import HOUR_US, START, Server, ServerFactory, wander
 pytestmark = pytest.mark.alone
 
 
-def test_typed_errors_say_what_to_do(client: ForecastClient) -> None:
+def refusal(server: Server, rpc: str, request: Message) -> str:
+    """Return what a client that is not ours is told of a wrong request."""
+    with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError) as refused:
+        getattr(ForecastServiceStub(channel), rpc)(request)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    return str(refused.value.details())
+
+
+def test_typed_errors_say_what_to_do(server: Server, client: ForecastClient) -> None:
     client.observe(wander(1, 30))
     client.observe(wander(2, 5).filter(unique_id="s1"))
     with pytest.raises(SeriesNotFoundError, match="'nobody'") as not_found:
         client.forecast(["nobody"])
     with pytest.raises(SeriesNotFoundError, match="1000 series cannot be forecast"):  # fits the trailing metadata
         client.forecast([f"nobody {'x' * 200} {k}" for k in range(1000)])
-    with pytest.raises(InvalidArgumentError, match="split it"):
-        client.forecast([f"s{k}" for k in range(60_000)])
+    many = [f"s{k}" for k in range(60_000)]  # the client would split them
+    assert "split it" in refusal(server, "Forecast", forecast_service_pb2.ForecastRequest(series_ids=many))
     assert not_found.value.resource_names == ("nobody",)
     with pytest.raises(TooLittleHistoryError, match="a forecast needs 12"):
         client.forecast(["s1"])
@@ -52,8 +61,8 @@ def test_typed_errors_say_what_to_do(client: ForecastClient) -> None:
         client.forecast(["s0"], quantile_levels=[0.001])
     with pytest.raises(InvalidArgumentError, match="does not ascend"):
         client.forecast(["s0"], quantile_levels=[0.9, 0.1])
-    with pytest.raises(InvalidArgumentError, match="an id stands twice"):
-        client.forecast(["s0", "s0"])
+    twice = forecast_service_pb2.ForecastRequest(series_ids=["s0", "s0"])  # the client would ask once
+    assert "an id stands twice" in refusal(server, "Forecast", twice)
     with pytest.raises(InvalidArgumentError, match=r"name at least one|empty"):
         client.forecast([])
     with pytest.raises(DataError, match="unique_id"):
@@ -229,5 +238,11 @@ def test_limits_are_refused_with_a_retry(servers: ServerFactory) -> None:
         result = client.observe(wander(3, 10))
         assert result.applied == 20
         assert set(result.rejected["reason"]) == {"LIMIT_REACHED"}
-        with pytest.raises(InvalidArgumentError, match=r"in one request, 50 are allowed"):
-            client.observe(wander(1, 60))
+        rows = [
+            observation_pb2.Observation(series_id="s0", observation_time=Timestamp(seconds=3600 * hour), value=1.0)
+            for hour in range(60)
+        ]
+        said = refusal(server, "Observe", forecast_service_pb2.ObserveRequest(observations=rows))
+        assert "in one request, 50 are allowed" in said
+        result = client.observe(wander(1, 60))  # which the client splits
+        assert (result.applied, result.duplicates) == (50, 10)

@@ -50,20 +50,22 @@ def test_what_a_training_registers_is_tried(
     tracking: TrackingConfig, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = trained(configure(BESIDE, {}, max_epochs=2), tracking, tmp_path)
-    result = train(config, stream=io.StringIO())
-    assert result.is_champion, result.line()
-    assert result.model.tags["trial"] == "passed"
-
     log_bundle, client = registry.log_bundle, registry.connect(tracking)
-    monkeypatch.setattr(
-        registry, "log_bundle", lambda c, t, r, bundle, example: log_bundle(c, t, r, overflowing(bundle), example)
-    )
-    broken = train(config, stream=io.StringIO())
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            registry, "log_bundle", lambda c, t, r, bundle, example: log_bundle(c, t, r, overflowing(bundle), example)
+        )
+        broken = train(config, stream=io.StringIO())
     assert not broken.is_champion
     assert broken.refusal == "cannot be served: the model's forecast of a sine is not all finite numbers"
     assert broken.refusal in broken.line()
     assert broken.model.tags["trial"] == broken.refusal == client.get_run(broken.run_id).data.tags["trial"]
     assert broken.model.tags["validation_status"] == "failed"
+    assert registry.find(client, tracking, registry.CHAMPION) is None
+
+    result = train(config, stream=io.StringIO())
+    assert result.is_champion, result.line()
+    assert result.model.tags["trial"] == "passed"
     assert registry.resolve(tracking).version == result.model.version
 
 
