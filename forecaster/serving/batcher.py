@@ -11,7 +11,6 @@ import asyncio
 import functools
 import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -211,8 +210,8 @@ class Batcher:
     def _called(self) -> list[tuple[Job, Any]]:
         """Call what is to be called between two turns' work, for as long as a turn may take; one at least."""
         ended: list[tuple[Job, Any]] = []
-        until = time.monotonic() + self._pace.seconds  # calls wait for the disk, as a rule
-        while (not ended or time.monotonic() < until) and (job := self._line.next_call()) is not None:
+        until = self._pace.wall_clock() + self._pace.seconds
+        while (not ended or self._pace.wall_clock() < until) and (job := self._line.next_call()) is not None:
             if job.future.cancelled():
                 ended.append((job, None))
                 continue
@@ -264,7 +263,7 @@ class Batcher:
         """Forecast as many series as a turn may take on, and put them among the answers."""
         counts = self._pace.series([request for _, request in asked])
         began, parts = self._pace.clock(), [request.part(n) for (_, request), n in zip(asked, counts, strict=True)]
-        begun = [(i, part) for (i, _), part, n in zip(asked, parts, counts, strict=True) if n or not part.series_ids]
+        begun = [(i, part) for (i, _), part, n in zip(asked, parts, counts, strict=True) if n]
         found: list[Any] = [None] * len(answers)
         self._together(self._engine.forecast, begun, found)
         seconds, weight = self._pace.clock() - began, sum(part.weight for _, part in begun)

@@ -104,6 +104,7 @@ class Pace:
         self, most_rows: int, seconds: float = _TURN_SECONDS, clock: Callable[[], float] = time.thread_time
     ) -> None:
         self._most_rows, self.seconds, self.clock = most_rows, seconds, clock
+        self.wall_clock: Callable[[], float] = time.monotonic  # of calls, which wait for the disk, as a rule
         self.rows, self.steps, self.forecasts = min(_ROWS, most_rows), _STEPS, min(_FORECASTS, most_rows)
 
     def turn(self) -> Turn:

@@ -372,6 +372,20 @@ def test_a_look_that_fails_concerns_those_who_asked(tmp_path: pathlib.Path) -> N
         serve(Server(Steady(), storage, journal), scenario)  # type: ignore[arg-type]
 
 
+def test_a_forecast_that_has_to_wait_for_its_turn_is_answered_amid_a_swap_too() -> None:
+    """A turn has room for one series: the second request begins nothing in the first one, of neither version."""
+
+    async def scenario(server: Server) -> None:
+        await server.batcher.observe(columns([(name, 0, 1.0) for name in ("a", "b")]))
+        engine = server.engine
+        await server.batcher.upkeep(lambda: engine.lanes.begin(engine.make_lane(make_bundle(8), "8", empty=True)))
+        async with server.held():
+            asked = [asyncio.ensure_future(server.batcher.forecast(ForecastWork((name,), 5, LEVELS))) for name in "ab"]
+        assert [(await one).series_ids for one in asked] == [("a",), ("b",)]
+
+    serve(Server(Steady(forecasts=1)), scenario)
+
+
 def test_calls_leave_room_for_others() -> None:
     """Six hundred deletions at once: who asks amid them waits for those of one turn, by a clock that they move."""
 
@@ -379,7 +393,7 @@ def test_calls_leave_room_for_others() -> None:
         await server.batcher.observe(columns([("a", 0, 1.0)]))
         loop, arrived, now, called = asyncio.get_running_loop(), threading.Event(), 0.0, 0
         seen: list[int] = []
-        server.pace.clock = lambda: now
+        server.pace.wall_clock = lambda: now
         server.pace.watch = lambda turns: seen.append(called)
 
         def arrive() -> None:
