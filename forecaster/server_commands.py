@@ -228,12 +228,13 @@ def _health(arguments: Namespace) -> int:
     from forecaster.client.calls import checked_address
     from forecaster.client.channel import open_channel
 
-    with open_channel(checked_address(arguments.server)) as channel:
+    address = checked_address(arguments.server)
+    with open_channel(address) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
             answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=_PATIENCE_SECONDS)
         except grpc.RpcError as error:
-            print(f"{error.code().name}: no answer from {arguments.server}")
+            print(f"{error.code().name}: no answer from {address}")
             return 1
     print(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
     return int(answer.status != health_pb2.HealthCheckResponse.SERVING)
