@@ -32,7 +32,7 @@ class Feed:
         names: of the series.
         seed: of everything that is drawn.
         gaps: the share of rows before which hours are skipped: mostly one, now and then more than `GAP`.
-        areas: the share of rows that bring a static covariate, which holds from their request on.
+        areas: the share of requests that bring static covariates, which hold from them on.
     """
 
     names: list[str]
@@ -50,8 +50,9 @@ class Feed:
     def rows(self, names: list[str], hours: int = 1) -> list[Row]:
         """Return the next rows of some series; now and then an hour is skipped or its value is missing."""
         rows: list[Row] = []
+        has_areas = self.random.random() < self.areas  # of all series: in a column of them none is a missing one
         for name in names:
-            area = self.random.choice([20.0, 50.0, 80.0]) if self.random.random() < self.areas else None
+            area = self.random.choice([20.0, 50.0, 80.0]) if has_areas else None
             for _ in range(hours):
                 hour = self.next_hour.get(name, 0) + self._skipped()
                 self.next_hour[name] = hour + 1
