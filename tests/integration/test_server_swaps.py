@@ -380,7 +380,7 @@ def test_two_models_and_the_commands(swappable: ServerFactory) -> None:
         assert [(info.unique_id, info.model_name) for info in other.list_series()] == [("s0", "second")]
         with pytest.raises(ModelNotFoundError), ForecastClient(server.address, model="third") as nobody:
             nobody.observe(history)
-        done = run_cli("activate", "1", "--name", "second", "--server", server.address)
+        done = run_cli("activate", "1", "--model", "second", "--server", server.address)
         assert (done.returncode, done.stdout) == (0, "second version 1: ACTIVE\n"), done.stderr
         done = run_cli("models", "--server", server.address)
         expected = ["forecaster version 1: ACTIVE", "second version 1: ACTIVE", "second version 2: RETIRED"]
