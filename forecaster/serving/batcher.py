@@ -21,8 +21,8 @@ from forecaster.serving.look_ups import LookUps
 from forecaster.serving.progress import Progress, Some
 from forecaster.serving.storage import Journal
 from forecaster.serving.turns import Pace
-from forecaster.serving.waiting import Job, Line, Work
-from forecaster.serving.work import Forecasts, ForecastWork, Observed, ObserveWork
+from forecaster.serving.waiting import Job, Line
+from forecaster.serving.work import Forecasts, ForecastWork, Observed, ObserveWork, Work
 
 _POLL_SECONDS = 0.005  # at the end
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class Batcher:
         self._engine = engine
         self._pace = pace or Pace(max_batch)
         self.look_ups = None if beside is None else LookUps(beside, lambda: self.is_busy, self._answer)
-        self._max_batch, self.max_queued = max_batch, max_queued
+        self.max_queued = max_queued
         self.turns = 0  # that had observations or forecasts
         self._on_defect = on_defect
         self._queued = self._sought = 0  # rows, and those of them that wait to be looked up
@@ -169,7 +169,7 @@ class Batcher:
                 line.add(found)
             while not self._jobs.empty() and (found := self._jobs.get()) is not None:
                 line.add(found)
-            batch, dropped = line.take(self._max_batch)
+            batch, dropped = line.take(self._pace.gathered_rows)
             for job in dropped:
                 _fail(job.work, asyncio.CancelledError())
             # Work whose caller went away before its turn was dropped whole; from here on its turn is done whole.
@@ -180,6 +180,8 @@ class Batcher:
 
     def _answer(self, ended: Sequence[tuple[Job, Any]], dropped: Sequence[Job] = ()) -> bool:
         """Hand answers to the event loop; return whether it is still there."""
+        if not ended and not dropped:  # a turn that only went on
+            return True
         try:
             self._loop.call_soon_threadsafe(self._deliver, ended, dropped)
         except RuntimeError:  # it is closed: nobody waits any more
@@ -215,6 +217,8 @@ class Batcher:
             if job.future.cancelled():
                 ended.append((job, None))
                 continue
+            if job.weight:  # it is not the server's own
+                self._pace.meet([job.work])
             try:
                 answer = self._attempt(job.work)  # type: ignore[arg-type]
             except BaseException as error:  # noqa: BLE001 -- as in `_whole_turn`
@@ -255,6 +259,7 @@ class Batcher:
         asked += [(i, work.then) for i, work in observing if i in observed and work.then is not None]
         if asked:
             self._forecast_some(asked, observed, answers)
+        self._pace.meet(works)
         return answers
 
     def _forecast_some(

@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +49,7 @@ class Columns:
     def __len__(self) -> int:
         return len(self.series)
 
-    def rows(self, rows: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> "Columns":
+    def rows(self, rows: npt.NDArray[np.int64] | npt.NDArray[np.bool_] | slice) -> "Columns":
         """Return some of the rows, of the same series."""
         beside = None if self.covariates is None else self.covariates[rows]
         parts = (self.series[rows], self.time_us[rows], self.values[rows])
@@ -56,10 +57,12 @@ class Columns:
 
     def between(self, first: int, behind: int) -> "Columns":
         """Return the rows from `first` on and before `behind`, and only their series."""
-        part = self.rows(np.arange(first, behind))
-        used, series = np.unique(part.series, return_inverse=True)
-        names = tuple(self.series_ids[i] for i in used.tolist())
-        return dataclasses.replace(part, series_ids=names, series=series.astype(np.int32))
+        part = self.rows(slice(first, behind))
+        is_used = np.zeros(len(self.series_ids), dtype=bool)
+        is_used[part.series] = True
+        names = tuple(compress(self.series_ids, is_used.tolist()))
+        places = np.cumsum(is_used, dtype=np.int32) - 1
+        return dataclasses.replace(part, series_ids=names, series=places[part.series])
 
     def with_covariates(self, names: Sequence[str]) -> "Columns":
         """Return the same rows with the covariates of these names: others go, those that were not given are NaN."""

@@ -7,13 +7,14 @@ Each part of a request is judged, journaled and applied like a request of its ow
 Shapes: R rows.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from forecaster.serving.records import IntArray
-from forecaster.serving.work import ForecastWork, ObserveWork
+from forecaster.serving.work import ForecastWork, ObserveWork, Work
 
 HELD_BACK = -1  # rows of a request that must not begin before another one has ended
 _LIMITLESS = 2**62
@@ -21,6 +22,7 @@ _TURN_SECONDS = 0.016
 _ROWS, _LEAST_ROWS = 8192, 512
 _STEPS, _LEAST_STEPS = 4096, 256
 _FORECASTS = 512
+_ALONE_SECONDS, _LONGER = 1.0, 4  # who loads much alone pays fewer commits; the first to come then waits longer
 
 
 class Turn:
@@ -30,16 +32,21 @@ class Turn:
         rows: at most so many.
         steps: and so many missing steps, but for a single row that skips more.
         clock: seconds of the calling thread: what other processes take of the time does not make turns smaller.
+        length: how many times as long as usual it may take.
     """
 
     def __init__(
-        self, rows: int = _LIMITLESS, steps: int = _LIMITLESS, clock: Callable[[], float] = time.thread_time
+        self,
+        rows: int = _LIMITLESS,
+        steps: int = _LIMITLESS,
+        clock: Callable[[], float] = time.thread_time,
+        length: int = 1,
     ) -> None:
-        self.rows, self.steps, self.clock = rows, steps, clock
+        self.rows, self.steps, self.clock, self.length = rows, steps, clock, length
         self.rows_done = self.steps_done = 0
         self.cut_by_rows = self.cut_by_steps = False
         self.seconds = 0.0  # of judging and applying: what the journal takes does not grow with the rows
-        self._busy: set[str | int] = set()  # series and chains of requests that are cut
+        self._busy = _Busy()
 
     def by_rows(self, requests: Sequence[ObserveWork], costs: Callable[[ObserveWork], IntArray | None]) -> list[int]:
         """Return how many of the rows that are left each request may begin; `costs` are in rows, None: one each."""
@@ -64,7 +71,7 @@ class Turn:
         most, given = max(self.steps - self.steps_done, 0), iter(costs)
         every = [np.zeros(0, np.int64) if count == HELD_BACK else next(given) for count in counts]
         fewer = _shared(every, most, is_first=self.rows_done == 0)
-        fewer = self._in_order(requests, fewer, [len(cost) for cost in every], set())
+        fewer = self._in_order(requests, fewer, [len(cost) for cost in every], _Busy())
         self.cut_by_steps = True
         return [min(pair) for pair in zip(counts, fewer, strict=True)]
 
@@ -74,7 +81,7 @@ class Turn:
         self.steps_done += steps
 
     def _in_order(
-        self, requests: Sequence[ObserveWork], counts: list[int], whole: Sequence[int], busy: set[str | int]
+        self, requests: Sequence[ObserveWork], counts: list[int], whole: Sequence[int], busy: "_Busy"
     ) -> list[int]:
         """Hold back whole what would overtake a request that is cut: what touches `busy` series and chains.
 
@@ -83,12 +90,36 @@ class Turn:
         for i, request in enumerate(requests):
             if request.start:
                 continue
-            if busy and not busy.isdisjoint(request.keys()):
+            if busy and busy.concerns(request):
                 counts[i] = HELD_BACK
             if counts[i] < whole[i] or counts[i] == HELD_BACK:
-                busy.update(request.keys())
-        self._busy |= busy
+                busy.add(request)
+        if busy is not self._busy:
+            self._busy.add(*busy.requests)
         return counts
+
+
+class _Busy:
+    """Requests that are cut, or wait for one that is: their series and chains are gathered once somebody asks."""
+
+    def __init__(self) -> None:
+        self.requests: list[ObserveWork] = []
+        self._keys: set[str | int] = set()
+        self._gathered = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.requests)
+
+    def add(self, *requests: ObserveWork) -> None:
+        """Take in some more."""
+        self.requests += requests
+
+    def concerns(self, request: ObserveWork) -> bool:
+        """Return whether a request has to wait for one of them."""
+        for one in self.requests[self._gathered :]:
+            self._keys.update(one.keys())
+        self._gathered = len(self.requests)
+        return not self._keys.isdisjoint(request.keys())
 
 
 class Pace:
@@ -106,23 +137,42 @@ class Pace:
         self._most_rows, self.seconds, self.clock = most_rows, seconds, clock
         self.wall_clock: Callable[[], float] = time.monotonic  # of calls, which wait for the disk, as a rule
         self.rows, self.steps, self.forecasts = min(_ROWS, most_rows), _STEPS, min(_FORECASTS, most_rows)
+        self._met = self.wall_clock()
+
+    @property
+    def gathered_rows(self) -> int:
+        """How many rows of different requests go together: as many as the turn does, so that few are cut."""
+        return min(self.length() * self.rows, self._most_rows)
 
     def turn(self) -> Turn:
-        """Return what the next turn may take on."""
-        return Turn(self.rows, self.steps, self.clock)
+        """Return what the next turn may take on; more rows where for a while nobody was seen whom it keeps waiting."""
+        length = self.length()
+        return Turn(min(length * self.rows, self._most_rows), self.steps, self.clock, length)
+
+    def length(self) -> int:
+        """Return how many times as long as usual the next turn may take."""
+        return 1 if self.wall_clock() - self._met < _ALONE_SECONDS else _LONGER
+
+    def meet(self, works: Sequence[Work]) -> None:
+        """Note whether there was somebody whose work fits into a usual turn."""
+        if any(self._fits(work) for work in works):
+            self._met = self.wall_clock()
+
+    def _fits(self, work: Work) -> bool:
+        if isinstance(work, ObserveWork):
+            return len(work.columns) <= self.rows
+        return not isinstance(work, ForecastWork) or work.weight <= self.forecasts
 
     def note(self, turn: Turn) -> None:
         """Take in how long a turn took."""
-        if turn.seconds > 2 * self.seconds:
-            share = self.seconds / turn.seconds
-            self.rows = min(self.rows, max(int(turn.rows_done * share), _LEAST_ROWS))
-            if turn.steps_done:
-                self.steps = min(self.steps, max(int(turn.steps_done * share), _LEAST_STEPS))
-        elif turn.seconds < self.seconds / 2:
-            if turn.cut_by_rows:
-                self.rows = min(2 * self.rows, self._most_rows)
-            if turn.cut_by_steps:
-                self.steps = 2 * self.steps
+        if (share := self._share(turn.seconds / turn.length)) < 1:
+            self.rows = min(self.rows, max(int(turn.rows_done / turn.length * share), _LEAST_ROWS))
+        elif turn.cut_by_rows:
+            self.rows = min(int(self.rows * share), self._most_rows)
+        if (share := self._share(turn.seconds)) < 1 and turn.steps_done:
+            self.steps = min(self.steps, max(int(turn.steps_done * share), _LEAST_STEPS))
+        elif turn.cut_by_steps:
+            self.steps = int(self.steps * max(share, 1.0))
 
     def series(self, requests: Sequence[ForecastWork]) -> list[int]:
         """Return how many of the series that are left of each request a turn forecasts; the first one gets on."""
@@ -134,10 +184,20 @@ class Pace:
 
     def note_forecasts(self, weight: int, seconds: float, *, was_cut: bool) -> None:
         """Take in how long forecasts took."""
-        if seconds > 2 * self.seconds:
-            self.forecasts = min(self.forecasts, max(int(weight * self.seconds / seconds), 1))
-        elif was_cut and seconds < self.seconds / 2:
-            self.forecasts = min(2 * self.forecasts, self._most_rows)
+        share = self._share(seconds)
+        if share < 1:
+            self.forecasts = min(self.forecasts, max(int(weight * share), 1))
+        elif was_cut:
+            self.forecasts = min(math.ceil(self.forecasts * share), self._most_rows)
+
+    def _share(self, seconds: float) -> float:
+        """Return what the next turn's work is in proportion to that of one that took so long.
+
+        A slow one, as of new series, is made up for at once, so that it does not leave small turns behind; what takes
+        up to twice its time stays as it is.
+        """
+        share = self.seconds / max(seconds, 1e-9)
+        return share if share < 0.5 else min(max(share, 1.0), 2.0)
 
 
 def _shared(costs: Sequence[IntArray], most: int, *, is_first: bool) -> list[int]:

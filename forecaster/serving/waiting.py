@@ -6,14 +6,13 @@ ended. Knows nothing of threads or of what the engine does.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 from forecaster.serving.records import IntArray
-from forecaster.serving.work import Forecasts, ForecastWork, Observed, ObserveWork
-
-Work = ObserveWork | ForecastWork | Callable[[], Any]
+from forecaster.serving.work import Forecasts, Observed, ObserveWork, Work
 
 
 @dataclass(slots=True, eq=False)
@@ -83,7 +82,7 @@ class Line:
     def go_on(self, job: Job) -> None:
         """Let a request of which something is left wait for its next part."""
         if isinstance(job.work, ObserveWork) and not job.in_line:
-            if self._wait(job):
+            if not job.work.start and self._wait(job):  # one that has begun overtakes nobody
                 return
             self._line_up(job, ())
         self._cut.append(job)
@@ -93,9 +92,10 @@ class Line:
         if not job.in_line:
             return
         assert isinstance(job.work, ObserveWork)
-        for key in job.work.keys():  # noqa: SIM118 -- it is no mapping
-            if self._last.get(key) is job:
-                del self._last[key]
+        mine: Iterable[str | int] = job.work.keys()
+        if job.behind:  # they may be the last ones of some
+            mine = [key for key in mine if self._last.get(key) is job]
+        deque(map(self._last.pop, mine, repeat(None)), maxlen=0)  # tens of thousands
         job.in_line = False
         for other in job.behind:
             other.ahead -= 1
@@ -115,6 +115,8 @@ class Line:
         """Let a request wait behind those in line that it must not overtake; return whether there are any."""
         if not self._last or not isinstance(job.work, ObserveWork):
             return False
+        if self._last.keys().isdisjoint(job.work.keys()):
+            return False
         last = (self._last.get(key) for key in job.work.keys())  # noqa: SIM118 -- it is no mapping
         ahead = list(dict.fromkeys(other for other in last if other is not None))
         if ahead:
@@ -126,4 +128,4 @@ class Line:
         job.in_line, job.ahead = True, len(ahead)
         for other in ahead:
             other.behind.append(job)
-        self._last.update(dict.fromkeys(job.work.keys(), job))
+        self._last.update(zip(job.work.keys(), repeat(job)))

@@ -7,9 +7,11 @@ F known-future covariates.
 """
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -55,12 +57,9 @@ class ObserveWork:
     start: int = 0
 
     def keys(self) -> Iterator[str | int]:
-        """Yield what it must not be overtaken on: its series, and its chain."""
-        yield from self.columns.series_ids
-        if self.attributes is not None:
-            yield from self.attributes.series_ids
-        if self.chain is not None:
-            yield id(self.chain)
+        """Return what it must not be overtaken on: its series, and its chain; some may come twice."""
+        given = () if self.attributes is None else self.attributes.series_ids
+        return itertools.chain(self.columns.series_ids, given, () if self.chain is None else (id(self.chain),))
 
     def part(self, count: int) -> "ObserveWork":
         """Return its next rows, with the static covariates of their series; with the first ones come those of others.
@@ -334,3 +333,6 @@ class SeriesInfo:
     def lost(cls, series_id: str, version: str, failure: str) -> "SeriesInfo":
         """Return the description of a series whose state cannot be had."""
         return cls(series_id, 0, 0, 0, 0.0, version, (), failure)
+
+
+Work = ObserveWork | ForecastWork | Callable[[], Any]  # what waits for the engine

@@ -43,6 +43,9 @@ class Steady(Pace):
         self.turns: list[Turn] = []
         self.watch: Callable[[int], None] = lambda turns: None
 
+    def length(self) -> int:
+        return 1
+
     def note(self, turn: Turn) -> None:
         self.turns.append(turn)
         self.watch(len(self.turns))
@@ -427,6 +430,42 @@ def test_a_pace_finds_out_what_takes_its_time() -> None:
         assert turn.seconds <= 0.032 + 512 * row_seconds + 256 * step_seconds
         assert pace.rows >= 512
         assert pace.steps >= 256
+
+
+def test_a_slow_turn_leaves_no_small_ones_behind() -> None:
+    """As one of new series, or one in which another process had the memory to itself."""
+    pace, row_seconds = Pace(65_536, seconds=0.016), 2e-6
+    for seconds in (0.2, *[0.0] * 8):
+        turn = pace.turn()
+        turn.spend(turn.rows, 0)
+        turn.cut_by_rows = True
+        turn.seconds = seconds or turn.rows * row_seconds
+        pace.note(turn)
+    assert pace.rows * row_seconds > 0.9 * pace.seconds
+
+
+def test_who_loads_alone_has_longer_turns() -> None:
+    """Until somebody comes whose work fits into a usual turn; what a turn takes on is learned all the same."""
+    pace, now, row_seconds = Pace(65_536, seconds=0.016), 1e9, 2e-6
+    pace.wall_clock = lambda: now
+    bulk = columns([(f"s{k}", 1, 1.0) for k in range(30_000)])
+    for _ in range(20):
+        turn = pace.turn()
+        turn.spend(turn.rows, 0)
+        turn.cut_by_rows = True
+        turn.seconds = turn.rows * row_seconds
+        pace.note(turn)
+        pace.meet([bulk])
+    assert 7_900 <= pace.rows <= 16_000
+    assert pace.turn().rows == pace.gathered_rows == 4 * pace.rows
+    assert pace.turn().steps == pace.steps
+    for other in (columns([("s", 1, 1.0)]), ForecastWork(("s",), HORIZON, LEVELS), lambda: None):
+        now += 10
+        assert pace.turn().rows == 4 * pace.rows
+        pace.meet([bulk, other])
+        assert (pace.turn().rows, pace.gathered_rows) == (pace.rows, pace.rows)
+        now += 0.5
+        assert pace.turn().rows == pace.rows
 
 
 def test_what_is_left_to_fold_while_the_engine_waits_weighs_its_steps(tmp_path: pathlib.Path) -> None:
