@@ -22,6 +22,7 @@ _TURN_SECONDS = 0.016
 _ROWS, _LEAST_ROWS = 8192, 512
 _STEPS, _LEAST_STEPS = 4096, 256
 _FORECASTS = 512
+_LITTLE = 1 / 8  # of a turn's rows
 _ALONE_SECONDS, _LONGER = 1.0, 4  # who loads much alone pays fewer commits; the first to come then waits longer
 
 
@@ -141,8 +142,12 @@ class Pace:
 
     @property
     def gathered_rows(self) -> int:
-        """How many rows of different requests go together: as many as the turn does, so that few are cut."""
-        return min(self.length() * self.rows, self._most_rows)
+        """How many rows of different requests go together.
+
+        As a rule all, so that who needs little gets it in the next turn; where that is nobody, as many as the turn
+        does, so that hardly one is cut.
+        """
+        return self._most_rows if self.length() == 1 else min(_LONGER * self.rows, self._most_rows)
 
     def turn(self) -> Turn:
         """Return what the next turn may take on; more rows where for a while nobody was seen whom it keeps waiting."""
@@ -154,13 +159,13 @@ class Pace:
         return 1 if self.wall_clock() - self._met < _ALONE_SECONDS else _LONGER
 
     def meet(self, works: Sequence[Work]) -> None:
-        """Note whether there was somebody whose work fits into a usual turn."""
-        if any(self._fits(work) for work in works):
+        """Note whether there was somebody who needs little of a turn."""
+        if any(self._is_little(work) for work in works):
             self._met = self.wall_clock()
 
-    def _fits(self, work: Work) -> bool:
+    def _is_little(self, work: Work) -> bool:
         if isinstance(work, ObserveWork):
-            return len(work.columns) <= self.rows
+            return len(work.columns) <= self.rows * _LITTLE
         return not isinstance(work, ForecastWork) or work.weight <= self.forecasts
 
     def note(self, turn: Turn) -> None:

@@ -445,7 +445,7 @@ def test_a_slow_turn_leaves_no_small_ones_behind() -> None:
 
 
 def test_who_loads_alone_has_longer_turns() -> None:
-    """Until somebody comes whose work fits into a usual turn; what a turn takes on is learned all the same."""
+    """Until somebody comes who needs little of a turn; what a turn takes on is learned all the same."""
     pace, now, row_seconds = Pace(65_536, seconds=0.016), 1e9, 2e-6
     pace.wall_clock = lambda: now
     bulk = columns([(f"s{k}", 1, 1.0) for k in range(30_000)])
@@ -463,7 +463,7 @@ def test_who_loads_alone_has_longer_turns() -> None:
         now += 10
         assert pace.turn().rows == 4 * pace.rows
         pace.meet([bulk, other])
-        assert (pace.turn().rows, pace.gathered_rows) == (pace.rows, pace.rows)
+        assert (pace.turn().rows, pace.gathered_rows) == (pace.rows, 65_536)
         now += 0.5
         assert pace.turn().rows == pace.rows
 
