@@ -9,7 +9,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ T = TypeVar("T", bound=Message)
 _FEW = 64  # rows
 _COPIES = 4  # of an answer: arrays, message, bytes, and gRPC's own
 _FEW_LEVELS = 100  # what is made of more is not kept: somebody may ask for others in each request
+_BYTES_AT_ONCE = 1 << 20
 _AT_ONCE = 128  # messages made before other calls have their turn, a few milliseconds
 
 
@@ -55,7 +56,7 @@ async def add_outcomes(
         await _add(response.rejections, to_rejections(observed.errors))
 
 
-async def add_forecasts(
+async def with_forecasts(
     response: forecast_service_pb2.ForecastResponse | forecast_service_pb2.StreamForecastsResponse,
     answer: Forecasts,
     levels: Sequence[float],
@@ -63,14 +64,25 @@ async def add_forecasts(
     model: str,
     *,
     packed: bool,
-) -> None:
-    """Add the forecasts, as columns if they are to be packed, and why other series have none."""
-    if packed:
-        fill_columns(response.columns, answer, levels, step, model)
-    else:
-        await _add(response.forecasts, to_forecasts(answer, levels, step, model))
+) -> Message | bytes:
+    """Return a response with the forecasts too, and why other series have none.
+
+    Packed as columns they are bytes: to copy all numbers into a message and the message into bytes would keep everybody
+    waiting, and takes several times as long.
+    """
     if answer.failures:
         await _add(response.failures, to_failures(answer))
+    if not packed:
+        await _add(response.forecasts, to_forecasts(answer, levels, step, model))
+        return response
+    parts, size, before = [], 0, 0
+    for part in _column_parts(answer, levels, step, model):
+        parts.append(part)
+        size += len(part)
+        if size - before > _BYTES_AT_ONCE:
+            before = size
+            await asyncio.sleep(0)
+    return b"".join([response.SerializeToString(), field_head(type(response), "columns", size), *parts])
 
 
 async def _add(field: RepeatedCompositeFieldContainer[T], messages: Iterator[T]) -> None:
@@ -96,27 +108,31 @@ def to_rejections(errors: dict[int, ForecasterError]) -> Iterator[observation_pb
         yield message
 
 
-def fill_columns(
-    message: forecast_pb2.ForecastColumns,
-    answer: Forecasts,
-    levels: Sequence[float],
-    step: Duration,
-    model: str,
-) -> None:
-    """Put the engine's forecasts into columns; `model` is its name."""
-    message.step.CopyFrom(step)
-    message.horizon, message.model_name = answer.median.shape[1], model
+def _column_parts(answer: Forecasts, levels: Sequence[float], step: Duration, model: str) -> Iterator[bytes]:
+    """Yield the bytes of the engine's forecasts as `ForecastColumns`, one part after the other; `model` is its name."""
+    kind = forecast_pb2.ForecastColumns
+    message = kind(step=step, horizon=answer.median.shape[1], model_name=model)
     if len(answer.versions) == 1 or len(set(answer.versions)) == 1:
         message.model_version = answer.versions[0]
     else:
         message.model_versions.extend(answer.versions)
     if answer.failures:
         message.series_ids.extend(answer.series_ids)
-    fill(message, origin_times_us=answer.origin_us.astype(np.int64, copy=False), values=_doubles(answer.median))
+    yield message.SerializeToString()
+    yield from _packed("origin_times_us", answer.origin_us.astype("<i8", copy=False))
+    yield from _packed("values", answer.median.astype("<f8", copy=False))
     for k, level in enumerate(levels):
-        fill(message.quantiles.add(level=level), values=_doubles(answer.quantiles[:, :, k]))
+        numbers = answer.quantiles[:, :, k].astype("<f8", copy=False).tobytes()
+        head = forecast_pb2.QuantileColumn(level=level).SerializeToString()
+        head += field_head(forecast_pb2.QuantileColumn, "values", len(numbers))
+        yield field_head(kind, "quantiles", len(head) + len(numbers)) + head
+        yield numbers
     if answer.ended is not None:
-        fill(message, end_probabilities=_doubles(answer.ended))
+        yield from _packed("end_probabilities", answer.ended.astype("<f8", copy=False))
+
+
+def _packed(name: str, numbers: npt.NDArray[Any]) -> tuple[bytes, bytes]:
+    return field_head(forecast_pb2.ForecastColumns, name, numbers.nbytes), numbers.tobytes()
 
 
 def to_forecasts(
@@ -218,10 +234,6 @@ def _paths(drawn: Drawn, i: int) -> list[forecast_pb2.Path]:
         for path, n, log in zip(values, lengths, drawn.log_probabilities[i].tolist(), strict=True)
         if log > -math.inf
     ]
-
-
-def _doubles(array: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    return array.astype(np.float64, copy=False)
 
 
 def _stamp(moment: dt.datetime) -> Timestamp:

@@ -3,18 +3,19 @@
 Knows wire formats; knows nothing of series, models or gRPC.
 """
 
-import asyncio
 from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from forecaster.errors import FieldViolation, InvalidArgumentError, LimitReachedError
 from forecaster.serving.message_limits import MessageLimits
+from forecaster.serving.one_by_one import OneByOne
 from forecaster.serving.wire import Scanner, malformed
 
 M = TypeVar("M", bound=Message)
 FREE_BYTES = 65_536  # of each call: so that small ones go on whatever the large ones take
 _PLAIN_BYTES = 1000  # so few cannot hold too much of anything
+LARGE_BYTES = 8192  # some tenths of a millisecond: such pieces of work go one by one
 _RETRY_SECONDS = 0.25
 _WHOLE: tuple[int, ...] = ()
 
@@ -82,10 +83,11 @@ class Decoder(Generic[M]):
         kind: of the messages.
         scanner: what they may hold.
         most_bytes: the largest.
+        pieces: where large messages of all kinds wait for each other.
     """
 
-    def __init__(self, kind: type[M], scanner: Scanner, most_bytes: int) -> None:
-        self._kind, self._scanner, self._most_bytes = kind, scanner, most_bytes
+    def __init__(self, kind: type[M], scanner: Scanner, most_bytes: int, pieces: OneByOne) -> None:
+        self._kind, self._scanner, self._most_bytes, self._pieces = kind, scanner, most_bytes, pieces
         self._name = kind.DESCRIPTOR.name
 
     async def decode(self, raw: bytes, account: Account) -> tuple[M, int]:
@@ -96,6 +98,8 @@ class Decoder(Generic[M]):
         if len(raw) > self._most_bytes:
             text = f"{len(raw)} bytes in one message, {self._most_bytes} are allowed: split it"
             raise InvalidArgumentError(text, [FieldViolation("", text)])
+        if len(raw) > LARGE_BYTES:
+            await self._pieces.turn()
         size, splits = len(raw), _WHOLE
         if len(raw) > _PLAIN_BYTES:
             measured = self._scanner.measure(raw)
@@ -113,7 +117,7 @@ class Decoder(Generic[M]):
         for end in (*splits, len(raw)):  # parts of a message, one after the other, are the message
             message.MergeFromString(view[start:end])  # type: ignore[arg-type]
             start = end
-            await asyncio.sleep(0)
+            await self._pieces.turn()
         return message
 
 
@@ -126,7 +130,7 @@ class Intake:
     """
 
     def __init__(self, rows: int, most_bytes: int) -> None:
-        self.limits, self.budget = MessageLimits(rows), Budget(most_bytes)
+        self.limits, self.budget, self.pieces = MessageLimits(rows), Budget(most_bytes), OneByOne()
         self._decoders: dict[str, Decoder[Any]] = {}
 
     def decoder(self, kind: type[M]) -> Decoder[M]:
@@ -134,7 +138,8 @@ class Intake:
         descriptor: Any = kind.DESCRIPTOR
         name = descriptor.full_name
         if name not in self._decoders:
-            self._decoders[name] = Decoder(kind, self.limits.scanner(descriptor), self.limits.most_bytes(descriptor))
+            limits = self.limits.scanner(descriptor), self.limits.most_bytes(descriptor)
+            self._decoders[name] = Decoder(kind, *limits, self.pieces)
         return self._decoders[name]
 
     def account(self) -> Account:

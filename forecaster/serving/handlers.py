@@ -67,7 +67,6 @@ def check_deadline(context: Context) -> None:
 
 def _handler(method: MethodDescriptor, servicer: Servicer) -> "grpc.RpcMethodHandler[Any, Any]":
     decoder = servicer.intake.decoder(message_factory.GetMessageClass(method.input_type))
-    write = message_factory.GetMessageClass(method.output_type).SerializeToString
     make: Any = grpc.unary_unary_rpc_method_handler
     behavior: Any = unary
     if method.client_streaming:
@@ -75,7 +74,12 @@ def _handler(method: MethodDescriptor, servicer: Servicer) -> "grpc.RpcMethodHan
     elif method.server_streaming:
         make = grpc.unary_stream_rpc_method_handler
     handle = behavior(getattr(servicer, method.name), decoder, servicer.calls, servicer.intake.account)
-    return make(handle, request_deserializer=None, response_serializer=write)  # type: ignore[no-any-return]
+    return make(handle, request_deserializer=None, response_serializer=_written)  # type: ignore[no-any-return]
+
+
+def _written(answer: Any) -> bytes:
+    """Return an answer's bytes; large ones are made by whoever answers, part by part."""
+    return answer if isinstance(answer, bytes) else answer.SerializeToString()
 
 
 def unary(

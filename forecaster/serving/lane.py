@@ -7,6 +7,7 @@ Shapes: R rows, N series.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 
@@ -79,23 +80,23 @@ class Lane:
             if len(store.mirrors.clock_us)
             else np.zeros(len(slots), np.int64)
         )
-        forgotten = [False]
 
         def held(series: IntArray, time_us: IntArray) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
             found, values = store.held(slots[series], (clocks[series] - time_us) // step_us)
-            forgotten[0] |= not found.all()
+            if not found.all():  # before any row is judged one by one
+                raise _ForgottenError
             return found, values
 
         known = Known(clocks, exists, held, room, latest_us)
-        verdict = admit(columns, known, step_us=step_us, max_gap_steps=self.bundle.max_gap_steps)
-        if forgotten[0]:
+        judge = functools.partial(admit, known=known, step_us=step_us, max_gap_steps=self.bundle.max_gap_steps)
+        try:
+            return judge(columns), slots
+        except _ForgottenError:
             back_us = clocks[columns.series] - columns.time_us
             old = np.flatnonzero(exists[columns.series] & (back_us >= 0) & (back_us % step_us == 0))
             sought = old[~store.held(slots[columns.series[old]], back_us[old] // step_us)[0]]
             others = np.setdiff1d(np.arange(len(columns)), sought, assume_unique=True)
-            again = admit(columns.rows(others), known, step_us=step_us, max_gap_steps=self.bundle.max_gap_steps)
-            verdict = again.among(others, sought, len(columns))
-        return verdict, slots
+            return judge(columns.rows(others)).among(others, sought, len(columns)), slots
 
     def sought(self, columns: Columns, verdict: Verdict) -> Sought | None:
         """Return what a verdict says has to be looked up, None if nothing has; before anything is applied."""
@@ -326,3 +327,7 @@ class Lane:
         self.stepper.advance(self.store.slab.tensors, slots, time_us, values, columns.covariates)
         one = np.ones(len(slots), dtype=np.int64)
         self.store.advanced(slots, time_us, one, np.isfinite(values).astype(np.int64))
+
+
+class _ForgottenError(Exception):
+    """Rows are older than what the states remember."""

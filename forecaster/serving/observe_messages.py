@@ -17,6 +17,7 @@ import numpy as np
 from forecaster.errors import InvalidArgumentError
 from forecaster.model.bundle import Bundle
 from forecaster.model.covariates import CovariateSpec
+from forecaster.serving.decoding import LARGE_BYTES
 from forecaster.serving.forecast_messages import Plan, forecast_plan, forecast_work
 from forecaster.serving.messages import (
     MAX_TIME_US,
@@ -30,6 +31,7 @@ from forecaster.serving.messages import (
     covariate_columns,
     packed,
 )
+from forecaster.serving.one_by_one import OneByOne
 from forecaster.serving.records import Attributes, Columns
 from forecaster.serving.row_messages import from_rows
 from forecaster.serving.work import Chain, ForecastWork, ObserveWork
@@ -38,6 +40,7 @@ from forecaster.v1 import forecast_pb2, forecast_service_pb2, observation_pb2
 MAX_CATEGORY_CHARACTERS = 256
 # Of messages and bytes of memory, some milliseconds: more are not validated on the event loop.
 _MANY, _MANY_BYTES = 1000, 2 << 20
+_FEW = 64
 T = TypeVar("T")
 Request = forecast_service_pb2.ObserveRequest | forecast_service_pb2.StreamForecastsRequest
 
@@ -76,10 +79,11 @@ class Validator:
 
     Args:
         largest: most rows, and most of everything else, of one request.
+        pieces: where those that are large, and not large enough for the thread, wait for their turn.
     """
 
-    def __init__(self, largest: int) -> None:
-        self._largest = largest
+    def __init__(self, largest: int, pieces: OneByOne) -> None:
+        self._largest, self._pieces = largest, pieces
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="validation")
 
     async def work(
@@ -102,6 +106,8 @@ class Validator:
     async def run(self, validate: Callable[[], T], messages: int, num_bytes: int) -> T:
         """Return what `validate` makes of a request: here if it holds few messages and bytes of memory."""
         if messages <= _MANY and num_bytes <= _MANY_BYTES:
+            if messages > _FEW or num_bytes > LARGE_BYTES:
+                await self._pieces.turn()
             return validate()
         return await asyncio.get_running_loop().run_in_executor(self._thread, validate)
 

@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 
 from forecaster.config import DurabilityName
-from forecaster.serving.answers import add_forecasts, add_outcomes, answer_bytes, joined_failures
+from forecaster.serving.answers import add_outcomes, answer_bytes, joined_failures, with_forecasts
 from forecaster.serving.backend import Backend, Served
+from forecaster.serving.decoding import LARGE_BYTES
 from forecaster.serving.forecast_messages import MAX_FORECAST_VALUES, forecast_work
 from forecaster.serving.handlers import Call
 from forecaster.serving.messages import Violations, check_series_id, to_duration, to_live_scores, to_timestamp
@@ -36,7 +38,7 @@ class ForecastServicer:
         self._backend, self.calls, self.intake = backend, backend.calls, backend.intake
         self._durability = _DURABILITY[backend.config.durability]
         self._largest = backend.config.max_request_observations
-        self._validator = Validator(self._largest)
+        self._validator = Validator(self._largest, self.intake.pieces)
 
     async def Observe(self, request: api.ObserveRequest, call: Call) -> api.ObserveResponse:
         """Advance series by observations."""
@@ -49,7 +51,7 @@ class ForecastServicer:
         await add_outcomes(response, observed)
         return response
 
-    async def Forecast(self, request: api.ForecastRequest, call: Call) -> api.ForecastResponse:
+    async def Forecast(self, request: api.ForecastRequest, call: Call) -> Message | bytes:
         """Forecast series from their present state."""
         served = self._backend.served(request.model)
         check_sizes({"series_ids": len(request.series_ids)}, self._largest)
@@ -62,9 +64,9 @@ class ForecastServicer:
         answer = await served.batcher.forecast(work)
         if answer.failures and not request.allow_partial:
             raise joined_failures(answer)
-        response = api.ForecastResponse()
-        await _add_forecasts(served, response, answer, work.levels, packed=request.options.packed)
-        return response
+        return await self._with_forecasts(
+            served, api.ForecastResponse(), answer, work.levels, packed=request.options.packed
+        )
 
     async def StreamForecasts(
         self, messages: AsyncIterator[tuple[api.StreamForecastsRequest, int]], call: Call
@@ -94,17 +96,33 @@ class ForecastServicer:
         window = Window(self._backend.config.max_stream_in_flight)
         await Stream(messages, prepare, _begin, write, window).run(self._backend.draining)
 
-    async def _stream_response(self, message: "_Message", observed: Observed) -> api.StreamForecastsResponse:
+    async def _stream_response(self, message: "_Message", observed: Observed) -> Message | bytes:
         if observed.refused is not None:
             raise observed.refused
         response = api.StreamForecastsResponse(sequence=message.sequence, durability=self._durability)
         await add_outcomes(response, observed)
+        answered: Message | bytes = response
         if message.work.then is not None:
             assert observed.forecasts is not None
             levels = message.work.then.levels
-            await _add_forecasts(message.served, response, observed.forecasts, levels, packed=message.packed)
+            answered = await self._with_forecasts(
+                message.served, response, observed.forecasts, levels, packed=message.packed
+            )
         self.calls.took("StreamForecasts", time.perf_counter() - message.began)
-        return response
+        return answered
+
+    async def _with_forecasts(
+        self,
+        served: Served,
+        response: api.ForecastResponse | api.StreamForecastsResponse,
+        answer: Forecasts,
+        levels: tuple[float, ...],
+        *,
+        packed: bool,
+    ) -> Message | bytes:
+        if 8 * answer.quantiles.size > LARGE_BYTES:
+            await self.intake.pieces.turn()
+        return await with_forecasts(response, answer, levels, _step(served.bundle.step_us), served.name, packed=packed)
 
     async def GetSeries(self, request: api.GetSeriesRequest, call: Call) -> api.GetSeriesResponse:
         """Describe one series."""
@@ -164,17 +182,6 @@ def _begin(message: _Message) -> "asyncio.Future[Observed]":
         refused: asyncio.Future[Observed] = asyncio.get_running_loop().create_future()
         refused.set_exception(error)
         return refused
-
-
-async def _add_forecasts(
-    served: Served,
-    response: api.ForecastResponse | api.StreamForecastsResponse,
-    answer: Forecasts,
-    levels: tuple[float, ...],
-    *,
-    packed: bool,
-) -> None:
-    await add_forecasts(response, answer, levels, _step(served.bundle.step_us), served.name, packed=packed)
 
 
 @functools.cache

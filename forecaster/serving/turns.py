@@ -53,10 +53,14 @@ class Turn:
         """Return how many of the rows that are left each request may begin; `costs` are in rows, None: one each."""
         left = [len(request.columns) - request.start for request in requests]
         given, most = [costs(request) for request in requests], max(self.rows - self.rows_done, 0)
-        if sum(left) <= most and not self._busy and all(cost is None for cost in given):  # as a rule
+        first = self._first_rows
+        if sum(left) <= min(most, first) and not self._busy and all(cost is None for cost in given):  # as a rule
             return left
         known = [np.ones(n, np.int64) if cost is None else cost for n, cost in zip(left, given, strict=True)]
         shared = _shared(known, most, is_first=self.rows_done == 0)
+        for i, request in enumerate(requests):
+            if not request.start:  # nobody knows yet what its rows cost: each may have to be refused in words
+                shared[i] = min(shared[i], first)
         counts = self._in_order(requests, shared, left, self._busy)
         self.cut_by_rows |= counts != left
         return counts
@@ -75,6 +79,11 @@ class Turn:
         fewer = self._in_order(requests, fewer, [len(cost) for cost in every], _Busy())
         self.cut_by_steps = True
         return [min(pair) for pair in zip(counts, fewer, strict=True)]
+
+    @property
+    def _first_rows(self) -> int:
+        """How many rows of a request go first while others wait: a turn of them would tell too late what they cost."""
+        return self.rows if self.length > 1 else max(int(self.rows * _LITTLE), _LEAST_ROWS)
 
     def spend(self, rows: int, steps: int) -> None:
         """Note what was done."""
@@ -170,8 +179,12 @@ class Pace:
 
     def note(self, turn: Turn) -> None:
         """Take in how long a turn took."""
-        if (share := self._share(turn.seconds / turn.length)) < 1:
-            self.rows = min(self.rows, max(int(turn.rows_done / turn.length * share), _LEAST_ROWS))
+        done, whole = turn.rows_done / turn.rows, turn.seconds
+        if not turn.steps_done and _LITTLE <= done < 1:  # what less takes tells nothing of more
+            whole /= done
+        if (share := self._share(whole / turn.length)) < 1:
+            fitting = int(turn.rows_done * self.seconds / turn.seconds)
+            self.rows = min(self.rows, max(fitting, _LEAST_ROWS))
         elif turn.cut_by_rows:
             self.rows = min(int(self.rows * share), self._most_rows)
         if (share := self._share(turn.seconds)) < 1 and turn.steps_done:

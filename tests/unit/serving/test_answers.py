@@ -12,7 +12,7 @@ from polars.testing import assert_frame_equal
 from forecaster.client.results import forecast_frame
 from forecaster.errors import InvalidArgumentError, OutOfOrderError, SeriesNotFoundError, UnsupportedError
 from forecaster.packing import fill, varints
-from forecaster.serving.answers import add_forecasts, add_outcomes
+from forecaster.serving.answers import add_outcomes, with_forecasts
 from forecaster.serving.forecast_messages import forecast_plan, forecast_work
 from forecaster.serving.messages import Violations, check_series_id, check_series_ids, to_duration
 from forecaster.serving.observe_messages import Plans, from_columns, observe_work
@@ -64,11 +64,14 @@ def test_packed_forecasts_say_what_messages_say(
 ) -> None:
     found = answer(series, steps, levels, seed, ends=ends, fails=fails)
     wanted = tuple((k + 1) / 10 for k in range(levels))
-    plain, packed = ForecastResponse(), ForecastResponse()
-    for response in (plain, packed):
-        step = to_duration(HOUR_US)
-        asyncio.run(add_forecasts(response, found, wanted, step, "m", packed=response is packed))
-    sent = ForecastResponse.FromString(packed.SerializeToString())
+    plain, packed = (
+        asyncio.run(with_forecasts(ForecastResponse(), found, wanted, to_duration(HOUR_US), "m", packed=packed))
+        for packed in (False, True)
+    )
+    assert isinstance(plain, ForecastResponse)
+    assert isinstance(packed, bytes)
+    sent = ForecastResponse.FromString(packed)
+    assert len(sent.SerializeToString()) == len(packed)  # every field stands once, as protobuf would write it
     asked = [*found.series_ids] if not fails else ["gone", *found.series_ids]
     assert_frame_equal(forecast_frame(sent.columns, asked), frame_of_messages(plain), check_exact=True)
     assert (len(sent.forecasts), plain.HasField("columns")) == (0, False)

@@ -13,6 +13,7 @@ from forecaster.model.bundle import Bundle
 from forecaster.serving import row_messages
 from forecaster.serving.messages import MAX_TIME_US, MIN_TIME_US
 from forecaster.serving.observe_messages import Validator, observe_work
+from forecaster.serving.one_by_one import OneByOne
 from forecaster.serving.records import Columns
 from forecaster.serving.row_messages import from_rows
 from forecaster.v1.forecast_service_pb2 import ObserveRequest
@@ -102,7 +103,7 @@ def test_the_event_loop_goes_on_meanwhile() -> None:
             turns += 1
         return (await task).columns, turns
 
-    columns, turns = asyncio.run(validated(Validator(65_536)))
+    columns, turns = asyncio.run(validated(Validator(65_536, OneByOne())))
     np.testing.assert_array_equal(columns.time_us, observe_work(message, BUNDLE, 65_536).columns.time_us)
     assert turns >= 5
 
@@ -112,6 +113,6 @@ def test_large_requests_are_refused_as_small_ones_are() -> None:
         message = request(rows)
         message.observations[1].value = math.inf
         with pytest.raises(InvalidArgumentError, match=r"observations\[1\]\.value: inf is not a finite number"):
-            asyncio.run(Validator(65_536).work(message, BUNDLE))
+            asyncio.run(Validator(65_536, OneByOne()).work(message, BUNDLE))
         with pytest.raises(InvalidArgumentError, match="1 are allowed: split it"):
-            asyncio.run(Validator(1).work(message, BUNDLE))
+            asyncio.run(Validator(1, OneByOne()).work(message, BUNDLE))

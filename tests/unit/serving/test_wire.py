@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from forecaster.errors import InvalidArgumentError, LimitReachedError
 from forecaster.serving.decoding import FREE_BYTES, Account, Budget, Decoder, Intake
 from forecaster.serving.message_limits import MAX_NAMES, MAX_TEXT_BYTES, MessageLimits
+from forecaster.serving.one_by_one import OneByOne
 from forecaster.serving.wire import Most, Scanner
 from forecaster.v1 import forecast_service_pb2, model_service_pb2
 
@@ -230,7 +231,7 @@ def test_a_message_parsed_in_parts_is_the_message(rows: int, text: str, chunk_al
         message.observations.add(series_id=f"{text}{k}" if chunk_aligned else "x" * 70, value=k)
     raw = message.SerializeToString()
     budget = Budget(10**9)
-    decoder = Decoder(OBSERVE, SCANNERS[OBSERVE], 10**9)
+    decoder = Decoder(OBSERVE, SCANNERS[OBSERVE], 10**9, OneByOne())
     account = Account(budget)
     decoded, size = asyncio.run(decoder.decode(raw, account))
     assert decoded == message
