@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from forecaster.model.state import State, StateSpec
+from forecaster.model.state import State, StateSpec, TensorSpec
+from forecaster.serving.paged import PagedTensor
 from forecaster.serving.records import IntArray
 
 _BLOCK = 1024
@@ -28,6 +29,7 @@ class Slab:
         self._spec, self._max_slots = spec, max_slots
         self.tensors: State = spec.zeros(0, device)
         self.device = torch.device(device)
+        self._paged = {one.name: PagedTensor(one) for one in spec} if self.device.type == "cpu" else {}
         self._capacity = 0
         self._free: list[int] = []
 
@@ -77,9 +79,18 @@ class Slab:
         block = max(_BLOCK, self._capacity // 4, needed)
         block = max(min(-(-block // _BLOCK) * _BLOCK, self._max_slots - self._capacity), needed)
         for spec in self._spec:  # one tensor at a time, so that the peak stays low
-            old = self.tensors[spec.name]
-            grown = torch.empty((self._capacity + block, *spec.shape), dtype=spec.dtype, device=self.device)
-            grown[: self._capacity] = old
-            self.tensors[spec.name] = grown
+            self.tensors[spec.name] = self._grown(spec, self._capacity + block)
         self._free.extend(range(self._capacity + block - 1, self._capacity - 1, -1))
         self._capacity += block
+
+    def _grown(self, spec: TensorSpec, rows: int) -> Tensor:
+        if spec.name in self._paged:
+            del self.tensors[spec.name]  # so that nobody holds it and it need not be copied
+            try:
+                return self._paged[spec.name].grow(rows)
+            except MemoryError:
+                self.tensors[spec.name] = self._paged[spec.name].tensor
+                raise
+        grown = torch.empty((rows, *spec.shape), dtype=spec.dtype, device=self.device)
+        grown[: self._capacity] = self.tensors[spec.name]
+        return grown
