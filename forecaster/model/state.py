@@ -6,6 +6,8 @@ Shapes: B series; every tensor of a state is [B, ...].
 """
 
 import operator
+import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +16,8 @@ import torch
 from torch import Tensor
 
 State = dict[str, Tensor]
+_VIEWS: "weakref.WeakSet[Views]" = weakref.WeakSet()
+_VIEWS_LOCK = threading.Lock()
 
 
 class TensorSpec(NamedTuple):
@@ -84,12 +88,26 @@ class Views:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = tuple(names)
-        self._tensors: list[Tensor] = []
-        self._arrays: tuple[npt.NDArray[Any], ...] = ()
+        self._held: tuple[list[Tensor], tuple[npt.NDArray[Any], ...]] = [], ()
+        with _VIEWS_LOCK:
+            _VIEWS.add(self)
 
     def of(self, tensors: State) -> tuple[npt.NDArray[Any], ...]:
         """Return the arrays of a slab's tensors, which lie on the CPU."""
         mine = [tensors[name] for name in self._names]
-        if len(self._tensors) != len(mine) or any(map(operator.is_not, mine, self._tensors)):
-            self._tensors, self._arrays = mine, tuple(tensor.numpy() for tensor in mine)
-        return self._arrays
+        held, arrays = self._held
+        if len(held) != len(mine) or any(map(operator.is_not, mine, held)):
+            arrays = tuple(tensor.numpy() for tensor in mine)
+            self._held = mine, arrays
+        return arrays
+
+    def let_go(self) -> None:
+        """Hold no tensor until the next look: one that somebody holds cannot grow in place; for any thread."""
+        self._held = [], ()
+
+
+def let_go_of_views() -> None:
+    """Let all `Views` hold no tensor until their next look."""
+    with _VIEWS_LOCK:
+        for views in _VIEWS:
+            views.let_go()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from forecaster.model.state import State, StateSpec, TensorSpec
+from forecaster.model.state import State, StateSpec, TensorSpec, let_go_of_views
 from forecaster.serving.paged import PagedTensor
 from forecaster.serving.records import IntArray
 
@@ -78,6 +78,7 @@ class Slab:
     def _grow(self, needed: int) -> None:
         block = max(_BLOCK, self._capacity // 4, needed)
         block = max(min(-(-block // _BLOCK) * _BLOCK, self._max_slots - self._capacity), needed)
+        let_go_of_views()
         for spec in self._spec:  # one tensor at a time, so that the peak stays low
             self.tensors[spec.name] = self._grown(spec, self._capacity + block)
         self._free.extend(range(self._capacity + block - 1, self._capacity - 1, -1))

@@ -1,12 +1,16 @@
 """Slots: what is put in comes out, growth keeps it, a freed slot comes back fresh."""
 
 import itertools
+import sys
 
 import pytest
 import torch
 
 from forecaster.model.state import StateSpec, TensorSpec
+from forecaster.serving.engine import Engine
 from forecaster.serving.slab import Slab
+from forecaster.serving.volatile_storage import VolatileStorage
+from tests.unit.serving.folding import BUNDLE, columns
 
 SPEC = StateSpec([TensorSpec("x", (3,), torch.float32), TensorSpec("n", (), torch.int64)])
 
@@ -49,3 +53,17 @@ def test_it_takes_no_more_than_half_as_much_again(at_once: int) -> None:
         assert used <= slab.capacity <= max(1.25 * used + 1024, 2048)
         assert slab.capacity <= 1.5 * used or used < 4096
     assert {len(tensor) for tensor in slab.tensors.values()} == {slab.capacity}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux moves pages")
+def test_whoever_looked_at_the_states_lets_them_grow_in_place() -> None:
+    """The compiled kernels keep views of all tensors between two turns."""
+    engine = Engine(BUNDLE, VolatileStorage())
+    slab = engine.lanes.active.store.slab
+    for hour in range(3):
+        engine.observe([columns([(f"s{k}", hour, 1.0) for k in range(300)])])
+    before = [one._memory for one in slab._paged.values()]
+    engine.observe([columns([(f"t{k}", 1, 1.0) for k in range(3000)])])
+    engine.observe([columns([(f"{name}{k}", 3, 2.0) for name in "st" for k in range(300)])])
+    assert slab.capacity >= 3300
+    assert [one._memory for one in slab._paged.values()] == before
