@@ -63,12 +63,12 @@ class Server:
     def kill(self) -> None:
         """End it as a power switch would; its files are free when this returns."""
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(180)
 
     def stop(self) -> int:
         """Ask it to end and return its exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.process.wait(180)
 
 
 @dataclass
@@ -175,5 +175,5 @@ def server(servers: ServerFactory) -> Server:
 @pytest.fixture
 def client(server: Server) -> Iterator[ForecastClient]:
     """Return a client of that server."""
-    with ForecastClient(server.address, retry=RetryPolicy(timeout_seconds=20)) as client:
+    with ForecastClient(server.address, retry=RetryPolicy(timeout_seconds=60)) as client:
         yield client

@@ -23,7 +23,7 @@ def forecaster(*arguments: str, cwd: pathlib.Path, **environment: str) -> subpro
     """Run the command where every call on loopback has to pass a proxy that nobody runs."""
     command = [sys.executable, "-m", "forecaster", *arguments]
     env = os.environ | DEAD_PROXY | environment
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False)
 
 
 DAILY = "unique_id,ds,y\n" + "".join(f"a,2024-01-{day:02},{day}\n" for day in range(1, 31))

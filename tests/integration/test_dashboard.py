@@ -267,7 +267,7 @@ def test_it_ends_with_all_that_it_has_started(dashboard: Dashboard) -> None:
     started = psutil.Process(dashboard.process.pid).children(recursive=True)
     assert started
     dashboard.process.terminate()
-    assert dashboard.process.wait(30) == 0
+    assert dashboard.process.wait(180) == 0
     assert not any(one.is_running() for one in started)
 
 

@@ -102,7 +102,7 @@ def serving(command: str, folder: pathlib.Path) -> Iterator[str]:
                 time.sleep(0.02)
             yield address.read_text().strip()
             process.terminate()
-            assert process.wait(60) == 0, log.read_text()
+            assert process.wait(180) == 0, log.read_text()
         finally:
             process.kill()
 

@@ -137,12 +137,12 @@ class Traffic:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(30)
+        self._thread.join(180)
 
     def _work(self) -> None:
         try:
             with ForecastClient(
-                self._address, retry=RetryPolicy(timeout_seconds=20, first_delay_seconds=100)
+                self._address, retry=RetryPolicy(timeout_seconds=60, first_delay_seconds=100)
             ) as client:
                 while not self._stop.wait(0.1):
                     client.observe(hours(self._first + self.hours, 1)).raise_for_rejections()

@@ -157,16 +157,16 @@ def test_what_asks_while_failures_are_repeated_is_answered_by_them(
 
     come(loop, "interval")
     assert begun(0.0) == 1
-    loop.handle(loop.events.get(timeout=60))  # it has ended, and failed
+    loop.handle(loop.events.get(timeout=180))  # it has ended, and failed
     assert begun(59.0) == 1
     come(loop, "cron")  # while the next is waited for
     assert begun(0.0) == 1
     assert begun(1.0) == 2
-    loop.handle(loop.events.get(timeout=60))
+    loop.handle(loop.events.get(timeout=180))
     assert begun(119.0) == 2
     assert begun(1.0) == 3
     come(loop, "interval")  # while the last attempt is under way
-    ended = loop.events.get(timeout=60)
+    ended = loop.events.get(timeout=180)
     loop.send("cron")  # in the queue before the last attempt is known to have failed
     loop.handle(ended)
     assert "interval: given up" in played.stream.getvalue()
@@ -176,7 +176,7 @@ def test_what_asks_while_failures_are_repeated_is_answered_by_them(
 
     come(loop, "interval")  # the next that is due
     assert begun(0.0) == 4
-    loop.handle(loop.events.get(timeout=60))
+    loop.handle(loop.events.get(timeout=180))
     assert played.triggers() == ["interval"] * 4
 
 
@@ -209,7 +209,7 @@ def test_misfires_coalesce(tmp_path: pathlib.Path, tracking: TrackingConfig) -> 
             played.until(lambda: played.count("begin") > before + 1)
         finally:
             scheduler.terminate()
-            status = scheduler.wait(30)
+            status = scheduler.wait(180)
     assert status == 0
     after = [line["at"] - resumed for line in played.said if line["what"] == "begin" and line["at"] > resumed]
     assert after[0] < 0.6

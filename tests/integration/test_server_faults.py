@@ -70,7 +70,7 @@ def flip(path: pathlib.Path, at: int) -> None:
         file.write(bytes([byte ^ 0x40]))
 
 
-def until(what: Callable[[], bool], seconds: float = 20) -> None:
+def until(what: Callable[[], bool], seconds: float = 180) -> None:
     """Wait for something."""
     deadline = time.monotonic() + seconds
     while not what():

@@ -200,7 +200,7 @@ def test_the_end_waits_for_nobody_who_does_not_read(servers: ServerFactory) -> N
         assert next(watcher).status == health_pb2.HealthCheckResponse.NOT_SERVING
         assert stub.Check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.NOT_SERVING
         assert list(watcher) == []  # it ends with the server
-        assert server.process.wait(60) == 0
+        assert server.process.wait(180) == 0
     assert "3 series snapshotted" in server.log.read_text()
 
 
@@ -214,7 +214,7 @@ def test_the_end_does_not_wait_for_the_registry(servers: ServerFactory) -> None:
             client.observe(wander(3, 13))
         time.sleep(0.5)  # it asks a hundred times a second
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(60) == 0
+        assert server.process.wait(180) == 0
         database.execute("ROLLBACK")
     said = server.log.read_text()
     assert "3 series snapshotted" in said

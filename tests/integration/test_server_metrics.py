@@ -22,7 +22,7 @@ def metrics_url(server: Server) -> str:
 
 
 def scrape(url: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         assert answer.headers["Content-Type"].startswith("text/plain")
         text = answer.read().decode()
     return {
@@ -50,7 +50,7 @@ def test_a_server_is_scraped_while_it_works(servers: ServerFactory) -> None:
     watching = threading.Thread(target=watch)
     watching.start()
     try:
-        with ForecastClient(server.address, retry=RetryPolicy(timeout_seconds=20)) as client:
+        with ForecastClient(server.address, retry=RetryPolicy(timeout_seconds=60)) as client:
             assert client.observe(wander(3, 40)).applied == 120
             assert client.observe(wander(3, 40)).duplicates == 120
             for hour in range(40, 60):
@@ -62,8 +62,8 @@ def test_a_server_is_scraped_while_it_works(servers: ServerFactory) -> None:
                 client.get_series("nobody")
     finally:
         stop.set()
-        watching.join(20)
-    deadline = time.monotonic() + 20
+        watching.join(180)
+    deadline = time.monotonic() + 180
     wanted = at("live_scored_forecasts", model=model, version="1", horizon="1")
     while not (last := scrape(url)).get(wanted) or last[at("series_unsaved", model=model, version="1")]:
         assert time.monotonic() < deadline, last
@@ -91,12 +91,12 @@ def test_a_server_is_scraped_while_it_works(servers: ServerFactory) -> None:
 
     assert server.stop() == 0
     with pytest.raises(urllib.error.URLError):
-        urllib.request.urlopen(url, timeout=5)
+        urllib.request.urlopen(url, timeout=60)
 
 
 async def stream_by_asyncio(address: str) -> None:
     """Let two streams end: one with a frame at a time, and one with several under way at once."""
-    async with AsyncForecastClient(address, retry=RetryPolicy(timeout_seconds=20)) as client:
+    async with AsyncForecastClient(address, retry=RetryPolicy(timeout_seconds=60)) as client:
         async with client.stream(horizon=3) as stream:
             assert (await stream.send(wander(3, 1, start=40))).observed.applied == 3
         async with client.stream(horizon=3) as stream:
@@ -111,7 +111,7 @@ def test_an_asyncio_stream_whose_frames_have_answers_ends_as_a_call_that_succeed
     with ForecastClient(server.address) as client:
         client.observe(wander(3, 40))
     asyncio.run(stream_by_asyncio(server.address))
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 180
     while sum((codes := stream_codes(scrape(url))).values()) != 2:
         assert time.monotonic() < deadline, codes
         time.sleep(0.05)

@@ -101,14 +101,14 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(180)
         assert not self.failures, self.failures
 
     def _work(self, job: Callable[[ForecastClient], None]) -> None:
         try:
             # A try of which the answer is UNAVAILABLE or LIMIT_REACHED is a failure, too.
             with ForecastClient(
-                self._address, retry=RetryPolicy(timeout_seconds=20, first_delay_seconds=100)
+                self._address, retry=RetryPolicy(timeout_seconds=60, first_delay_seconds=100)
             ) as client:
                 job(client)
         except BaseException as error:  # noqa: BLE001 -- shown by the test
@@ -364,7 +364,7 @@ def test_a_kill_in_the_middle_of_a_swap_loses_nothing(swappable: ServerFactory) 
 
 def run_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "forecaster", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_two_models_and_the_commands(swappable: ServerFactory) -> None:

@@ -69,7 +69,7 @@ def test_a_call_on_loopback_passes_a_dead_proxy(monkeypatch: pytest.MonkeyPatch)
     server.start()
     for host in ("127.0.0.1", "localhost"):
         with open_channel(f"{host}:{port}") as channel:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=30)
+            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=180)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
     server.stop(None).wait()
 

@@ -278,7 +278,7 @@ def test_two_at_once_wait_for_each_other(data_set: DataSet) -> None:
         assert other.stderr.readline() == f"another ingest writes {data_set.output}: waiting for it\n"
         assert other.poll() is None
         assert data_set.names() == {"ingest.lock"}
-    out, _ = other.communicate(timeout=60)
+    out, _ = other.communicate(timeout=180)
     assert out.startswith("96 new rows; data set: 96 rows of 1 series, ")
     assert said.getvalue() == ""
     assert data_set.rows() == DAYS

@@ -82,7 +82,7 @@ def take(trials: Trials) -> Trial:
 
 def test_processes_together_make_exactly_the_total(storage: str, opened: Opener) -> None:
     workers = [worker(storage, 8, 0.05) for _ in range(3)]
-    done = [one.communicate(timeout=120)[0].split() for one in workers]
+    done = [one.communicate(timeout=180)[0].split() for one in workers]
     assert [one.returncode for one in workers] == [0, 0, 0]
     assert len({number for numbers in done for number in numbers}) == 8
     trials = opened(storage, 8)
@@ -120,7 +120,7 @@ def test_a_process_on_another_machine_has_to_be_silent_for_a_while(tmp_path: pat
         thread.start()
         thread.join(1.5)
         assert not taken  # it lives, and has the last trial
-    thread.join(10)
+    thread.join(180)
     (again,) = taken
     assert again is not None
     assert again.suggest_float("x", -1, 1) == other.params["x"]

@@ -70,7 +70,7 @@ class CuttingProxy:
         assert self.late is not None
         with contextlib.suppress(OSError):  # the server may have closed it
             self.late.server.sendall(self.late.held)
-        assert self.late.is_over.wait(30)
+        assert self.late.is_over.wait(180)
         return self.late.answer
 
     def close(self) -> None:

@@ -266,7 +266,7 @@ def test_the_port_answers_while_the_block_runs_and_a_taken_one_is_said(tmp_path:
             with exposed(backend) as port:
                 assert port
                 url = f"http://127.0.0.1:{port}/metrics"
-                answer = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=10).read())
+                answer = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=60).read())
                 seen = Scrape(answer.decode())
                 assert seen("ready") == 0
                 assert seen.families["process_resident_memory_bytes"].samples[0].value > 1e6

@@ -219,11 +219,11 @@ def test_a_write_being_committed_is_waited_for_and_seen(
         values = "SELECT shard, 2, 0, 0, 0, payload FROM forecaster.journal WHERE sequence = 1"
         connection.execute(f"INSERT INTO forecaster.journal {values}")
         under_way.set()
-        go_on.wait(30)
+        go_on.wait(180)
 
     writer = threading.Thread(target=first._session.write, args=(work,))
     writer.start()
-    assert under_way.wait(30)
+    assert under_way.wait(180)
     with postgres.connect(database) as connection:
         renewed = "UPDATE forecaster.leases SET expires_at = clock_timestamp() + interval '10 min'"
         connection.execute("SET lock_timeout = '5s'")
@@ -235,8 +235,8 @@ def test_a_write_being_committed_is_waited_for_and_seen(
     taker.join(1.0)
     assert opened == []
     go_on.set()
-    taker.join(30)
-    writer.join(30)
+    taker.join(180)
+    writer.join(180)
     assert opened[0].journal.last_sequence() == 2
     with pytest.raises(FencedError, match="taken over by another server"):
         first.journal.append(row(5))

@@ -234,13 +234,13 @@ def test_a_swap_waits_for_a_pruning_that_is_under_way() -> None:
 
     def prune() -> int:
         began.set()
-        assert may_end.wait(30)
+        assert may_end.wait(180)
         told.append("pruned")
         return 1
 
     with ThreadPoolExecutor(2) as pool:
         pruned = pool.submit(lanes.prune, prune)
-        assert began.wait(30)
+        assert began.wait(180)
         lanes.begin(lanes.active)
         waited = pool.submit(lambda: (lanes.await_pruning(), told.append("read")))
         assert not waited.done()

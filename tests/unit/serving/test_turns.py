@@ -122,7 +122,7 @@ def test_a_long_walk_is_cut_and_others_are_served_between() -> None:
         def watch(turns: int) -> None:
             if turns == 3:  # amid the walk
                 loop.call_soon_threadsafe(arrive)
-                arrived.wait(20)
+                arrived.wait(180)
 
         server.pace.watch = watch
         async with server.held():
@@ -203,7 +203,7 @@ def test_a_caller_who_goes_away_amid_a_long_walk_drops_what_is_left_and_may_come
         def watch(turns: int) -> None:
             if turns == 4:
                 loop.call_soon_threadsafe(lambda: (walk.cancel(), gone.set()))
-                gone.wait(20)
+                gone.wait(180)
 
         server.pace.watch = watch
         async with server.held():
@@ -324,7 +324,7 @@ class Gated:
 
     def find(self, wanted: Columns, give_way: Callable[[], None]) -> Any:
         self.asked.set()
-        assert self.gate.wait(20)
+        assert self.gate.wait(180)
         if self._error is not None:
             raise self._error
         return self._inner.find(wanted, give_way)
@@ -408,7 +408,7 @@ def test_calls_leave_room_for_others() -> None:
             now, called = now + server.pace.seconds / 3, called + 1
             if called == 100:
                 loop.call_soon_threadsafe(arrive)
-                arrived.wait(20)
+                arrived.wait(180)
 
         await asyncio.gather(*(server.batcher.call(call) for _ in range(600)))
         assert len(seen) == 1

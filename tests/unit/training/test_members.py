@@ -34,7 +34,7 @@ def test_members_end_when_their_parent_is_killed() -> None:
         assert training == {"1", "2"}
         parent.send_signal(signal.SIGKILL)
         # Members hold this pipe too: it ends when the last of them has.
-        parent.communicate(timeout=20)
+        parent.communicate(timeout=180)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(parent.pid, signal.SIGKILL)
