@@ -202,18 +202,17 @@ def test_misfires_coalesce(tmp_path: pathlib.Path, tracking: TrackingConfig) -> 
         try:
             played.until(lambda: played.count("end") == 1)
             scheduler.send_signal(signal.SIGSTOP)
-            time.sleep(5.0)  # two were due, and the next one is in a second
+            time.sleep(9.0)  # four or five were due
             before = played.count("begin")
-            resumed = time.time()
             scheduler.send_signal(signal.SIGCONT)
-            played.until(lambda: played.count("begin") > before + 1)
+            played.until(lambda: played.count("begin") > before + 4)
         finally:
             scheduler.terminate()
             status = scheduler.wait(180)
     assert status == 0
-    after = [line["at"] - resumed for line in played.said if line["what"] == "begin" and line["at"] > resumed]
-    assert after[0] < 0.6
-    assert after[1] - after[0] > 0.5
+    begun = [line["at"] for line in played.said if line["what"] == "begin"]
+    due = 1 + (begun[before + 4] - begun[0]) / 2
+    assert before + 5 <= due - 2  # one for each would be `due`; a process may take two seconds to begin
 
 
 def test_nothing_to_wait_for_is_said_in_one_line(tmp_path: pathlib.Path, tracking: TrackingConfig) -> None:

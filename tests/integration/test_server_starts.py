@@ -18,6 +18,7 @@ from forecaster.client import ForecastClient, RetryPolicy
 from forecaster.errors import UnavailableError
 
 from .conftest import Server, ServerFactory, wander
+from .test_server_faults import until
 
 pytestmark = pytest.mark.alone
 
@@ -41,14 +42,13 @@ def test_health_and_reflection(commands: ServerFactory) -> None:
 
 
 def test_a_stop_drains_and_refuses_politely(servers: ServerFactory) -> None:
-    server = servers("--serving.balancer_wait_seconds=1.5")
+    server = servers("--serving.balancer_wait_seconds=6")
     with ForecastClient(server.address, retry=RetryPolicy(timeout_seconds=0.5)) as client:
         client.observe(wander(2, 30))
         with grpc.insecure_channel(server.address) as channel:
             server.process.send_signal(signal.SIGTERM)
-            time.sleep(0.5)
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
-            assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+            health, request = health_pb2_grpc.HealthStub(channel), health_pb2.HealthCheckRequest()
+            until(lambda: health.Check(request).status == health_pb2.HealthCheckResponse.NOT_SERVING)
         assert client.observe(wander(2, 1, start=30)).applied == 2  # the balancer may still send
         assert server.process.wait(180) == 0
         with pytest.raises(UnavailableError, match="is it running"):

@@ -240,19 +240,23 @@ def test_a_request_whose_deadline_passed_is_dropped_whole(server: Server, client
     with ThreadPoolExecutor(2) as pool, grpc.insecure_channel(server.address) as channel:
         loads = [pool.submit(load, k) for k in range(2)]
         time.sleep(0.5)
-        stub, codes = ForecastServiceStub(channel), {}
-        for k in range(150):
-            call = observe_call(wander(1, 3).with_columns(unique_id=pl.lit(f"quick {k:03}")), None, "", None)
-            codes[f"quick {k:03}"] = stub.Observe.future(call.request, timeout=0.002 + 0.0002 * k).code()
+        stub, codes, lengths = ForecastServiceStub(channel), {}, {}
+        deadline = time.monotonic() + 180
+        late: set[str] = set()
+        while not late - set(lengths):  # some are dropped, sooner or later: that depends on the machine
+            assert time.monotonic() < deadline
+            for k in range(len(codes), len(codes) + 150):
+                call = observe_call(wander(1, 3).with_columns(unique_id=pl.lit(f"quick {k:05}")), None, "", None)
+                seconds = 0.002 + 0.0002 * (k % 150)
+                codes[f"quick {k:05}"] = stub.Observe.future(call.request, timeout=seconds).code()
+            late = {name for name, code in codes.items() if code is grpc.StatusCode.DEADLINE_EXCEEDED}
+            lengths = {one.unique_id: one.length for one in client.list_series() if one.unique_id.startswith("quick")}
         busy.set()
         for done in loads:
             done.result()
-    lengths = {info.unique_id: info.length for info in client.list_series() if info.unique_id.startswith("quick")}
-    late = {name for name, code in codes.items() if code is grpc.StatusCode.DEADLINE_EXCEEDED}
     assert set(codes.values()) <= {grpc.StatusCode.OK, grpc.StatusCode.DEADLINE_EXCEEDED}
     assert set(lengths.values()) == {3}
     assert set(codes) - late <= set(lengths)
-    assert late - set(lengths)  # those were dropped
 
 
 def test_columns_say_what_messages_say(server: Server, client: ForecastClient) -> None:
