@@ -5,12 +5,18 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Torch reads it when it is imported: several threads each for two workers, and for the servers they start, are slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from forecaster.config import TrackingConfig
 from tests.postgres import postgres  # noqa: F401 -- a fixture
+
+# By itself Hypothesis fails a test whose example takes 200 ms, and one whose examples take long to draw; not
+# where `CI` is set: a slow machine is no fault.
+settings.register_profile("any machine", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

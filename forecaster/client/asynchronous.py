@@ -243,6 +243,7 @@ class AsyncForecastClient(AsyncClosing):
     async def _run(self, call: Call[T]) -> T:
         attempts = Attempts(self._retry, self._address, gone_is_done=call.gone_is_done)
         while True:
+            attempts.begin(call.request)
             try:
                 answer = await call.method(self._stubs)(call.request, timeout=attempts.remaining_seconds)
             except grpc.RpcError as failure:

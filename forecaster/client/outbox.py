@@ -3,11 +3,13 @@
 Does no I/O: the blocking and the asyncio stream share it.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from forecaster.client.results import StreamReply
+from forecaster.client.retry import say_age
 from forecaster.errors import (
     ForecasterError,
     InternalError,
@@ -24,7 +26,7 @@ class Outbox:
     """Messages by their order of sending, each with how its answer is read."""
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[Any, Callable[[Any], StreamReply]]] = deque()
+        self._waiting: deque[tuple[Any, Callable[[Any], StreamReply], float]] = deque()  # and since when
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -46,15 +48,17 @@ class Outbox:
 
     def add(self, request: Any, parse: Callable[[Any], StreamReply]) -> None:
         """Note a message that is being sent."""
-        self._waiting.append((request, parse))
+        self._waiting.append((request, parse, time.monotonic()))
 
     def requests(self) -> Iterator[Any]:
-        """Yield the messages without an answer, the oldest first."""
-        return (request for request, _ in self._waiting)
+        """Yield the messages without an answer, the oldest first, for a new connection: each says how old it is."""
+        for request, _, began in self._waiting:
+            say_age(request, began)
+            yield request
 
     def answered(self, answer: Any) -> StreamReply:
         """Return what the answer to the oldest message says, and forget the message."""
-        request, parse = self._waiting[0]
+        request, parse, _ = self._waiting[0]
         if answer.sequence != request.sequence:
             raise InternalError(f"message {request.sequence} was answered by {answer.sequence}")
         self._waiting.popleft()

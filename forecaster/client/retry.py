@@ -92,13 +92,19 @@ class Attempts:
 
     def __init__(self, policy: RetryPolicy, address: str, *, gone_is_done: bool = False) -> None:
         self._policy, self._address, self._gone_is_done = policy, address, gone_is_done
-        self._deadline = time.monotonic() + policy.timeout_seconds
+        self._began = time.monotonic()
+        self._deadline = self._began + policy.timeout_seconds
         self._tries = 0
 
     @property
     def remaining_seconds(self) -> float:
         """Time left for the call, never below a millisecond."""
         return max(self._deadline - time.monotonic(), 0.001)
+
+    def begin(self, request: Any) -> None:
+        """Note in a request that can say it, if it is tried again, how long ago that was first done."""
+        if self._tries:
+            say_age(request, self._began)
 
     def was_done(self, failure: grpc.RpcError) -> bool:
         """Return whether a failure only says that an earlier try, whose answer was lost, did the work."""
@@ -118,6 +124,12 @@ class Attempts:
         if time.monotonic() + delay >= self._deadline:
             raise error from None
         return float(delay)
+
+
+def say_age(request: Any, began: float) -> None:
+    """Note in a request that can say it when it was first sent, by `time.monotonic`: series deleted since stay so."""
+    if "age" in request.DESCRIPTOR.fields_by_name:
+        request.age.FromNanoseconds(max(int((time.monotonic() - began) * 1e9), 0))
 
 
 def is_too_large(error: ForecasterError) -> bool:

@@ -293,6 +293,7 @@ class ForecastClient(Closing):
     def _run(self, call: Call[T]) -> T:
         attempts = Attempts(self._retry, self._address, gone_is_done=call.gone_is_done)
         while True:
+            attempts.begin(call.request)
             try:
                 answer = call.method(self._stubs)(call.request, timeout=attempts.remaining_seconds)
             except grpc.RpcError as failure:

@@ -13,7 +13,7 @@ import datetime as dt
 import enum
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,6 +89,12 @@ class Verdict:
         outcomes[rows] = self.outcomes
         errors = {int(rows[row]): error for row, error in self.errors.items()}
         return Verdict(outcomes, errors, rows[self.accepted], self.advance, sought=sought)
+
+    def beside(self, rows: IntArray, errors: Mapping[int, ForecasterError], count: int) -> "Verdict":
+        """Return it for `count` rows of which `rows` were judged and the others are refused, for some reason each."""
+        found = self.among(rows, rows[self.sought], count)
+        found.outcomes[list(errors)] = Outcome.REJECTED
+        return dataclasses.replace(found, errors={**found.errors, **errors})
 
     def missing_steps(self) -> IntArray:
         """Return the steps that each row's series is missing before it, int64 [R]."""

@@ -23,6 +23,7 @@ from forecaster.model.bundle import Bundle
 from forecaster.serving.calibration import Calibration
 from forecaster.serving.counters import WorkDone
 from forecaster.serving.forecasting import no_series
+from forecaster.serving.forgotten import Forgotten
 from forecaster.serving.isolation import UnwrittenError, observe_in_parts, refusals, refused
 from forecaster.serving.lane import Lane
 from forecaster.serving.lanes import Lanes
@@ -70,6 +71,7 @@ class Engine:
         self.lanes = Lanes(self.make_lane(bundle, version))
         self.broken: Exception | None = None
         self.done = WorkDone()
+        self._forgotten = Forgotten()
         self._journal_seconds = 0.0  # that appends have taken
 
     def make_lane(self, bundle: Bundle, version: str, *, empty: bool = False) -> Lane:
@@ -157,6 +159,7 @@ class Engine:
             pass
         sequence = self._append(Deletion(series_id))
         self.lanes.deleted(sequence, series_id)
+        self._forgotten.add(series_id)
         store.forget([series_id])
         self._keep_up(sequence)
 
@@ -254,7 +257,8 @@ class Engine:
         parts = [one.part(count) for one, count in zip(requests, counts, strict=True) if count != HELD_BACK]
         latest_us = int(min((time.time() + self._max_ahead_seconds) * 1e6, _FOR_EVER_US))
         room = max(self._max_series - len(self.lanes), 0)
-        return judged(self.lanes, parts, self._journal.past_attributes, room=room, latest_us=latest_us)
+        past = self._journal.past_attributes
+        return judged(self.lanes, parts, past, self._forgotten, room=room, latest_us=latest_us)
 
     def _take(self, batch: MicroBatch) -> list[Observed]:
         """Journal and apply what was judged; return the answer to each of its requests."""

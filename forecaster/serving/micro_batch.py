@@ -14,6 +14,7 @@ import numpy as np
 from forecaster.errors import ForecasterError
 from forecaster.serving.admission import Verdict, join
 from forecaster.serving.attributes import merged
+from forecaster.serving.forgotten import Forgotten
 from forecaster.serving.lane import Lane, Past
 from forecaster.serving.lanes import Lanes
 from forecaster.serving.records import Attributes, Columns, IntArray, Record
@@ -119,13 +120,22 @@ class MicroBatch:
         return dataclasses.replace(answer, sought=Sought.joined(found)) if found else answer
 
 
-def judged(lanes: Lanes, requests: Sequence[ObserveWork], past: Past, *, room: int, latest_us: int) -> MicroBatch:
+def judged(
+    lanes: Lanes,
+    requests: Sequence[ObserveWork],
+    past: Past,
+    forgotten: Forgotten,
+    *,
+    room: int,
+    latest_us: int,
+) -> MicroBatch:
     """Judge requests together.
 
     Args:
         lanes: of the series.
         requests: in order.
         past: see `Lane.new_attributes`.
+        forgotten: refuses rows of repetitions.
         room: how many new series fit.
         latest_us: a later time is a mistake.
     """
@@ -135,8 +145,14 @@ def judged(lanes: Lanes, requests: Sequence[ObserveWork], past: Past, *, room: i
     columns, slices = join([request.columns.with_covariates(covariates) for request in requests])
     given = [request.attributes for request in requests if request.attributes is not None]
     parts = []
+    late = forgotten.rows(requests, slices)
     for lane, rows, mine, attributes in lanes.split(columns, merged(given) if given else None):
-        verdict, slots = lane.judge(mine, room=room, latest_us=latest_us)
+        if errors := {k: late[row] for k, row in enumerate(rows.tolist()) if row in late} if late else {}:
+            kept = np.setdiff1d(np.arange(len(mine)), list(errors), assume_unique=True)
+            some, slots = lane.judge(mine.rows(kept), room=room, latest_us=latest_us)
+            verdict = some.beside(kept, errors, len(mine))
+        else:
+            verdict, slots = lane.judge(mine, room=room, latest_us=latest_us)
         new = None if attributes is None else lane.new_attributes(attributes, mine, verdict, past)
         parts.append(LanePart(lane, rows, mine, verdict, slots, new, lane.sought(mine, verdict)))
         room -= parts[-1].new_series() if lanes.next is not None else 0  # it is for all lanes together

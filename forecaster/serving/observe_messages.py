@@ -7,12 +7,15 @@ Shapes: N rows, C covariates.
 """
 
 import asyncio
+import dataclasses
 import functools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
+from google.protobuf.duration_pb2 import Duration
 
 from forecaster.errors import InvalidArgumentError
 from forecaster.model.bundle import Bundle
@@ -146,7 +149,17 @@ def observe_work(
     then = None
     if plans is not None and request.HasField("options"):
         then = plans.work(columns.series_ids, request.options, bundle, spec)  # type: ignore[union-attr]
-    return ObserveWork(columns, from_attributes(request.attributes, spec), then, chain)
+    work = ObserveWork(columns, from_attributes(request.attributes, spec), then, chain)
+    return dataclasses.replace(work, sent_seconds=first_sent(request.age)) if request.HasField("age") else work
+
+
+def first_sent(age: Duration) -> float:
+    """Return when a repetition was first sent, by `time.monotonic`; raises InvalidArgumentError."""
+    violations = Violations()
+    if age.seconds < 0 or age.nanos < 0:
+        violations.add("age", "it is not a time ago")
+    violations.raise_if_any()
+    return time.monotonic() - age.seconds - age.nanos / 1e9
 
 
 def check_sizes(sizes: Mapping[str, int], largest: int) -> None:

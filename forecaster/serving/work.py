@@ -48,6 +48,7 @@ class ObserveWork:
         then: what to forecast after them, in the same turn.
         chain: the requests that this one follows, if it does.
         start: how many of the rows are done, in turns before.
+        sent_seconds: of a repetition, when it was first sent, by this process's `time.monotonic`; infinite of others.
     """
 
     columns: Columns
@@ -55,6 +56,7 @@ class ObserveWork:
     then: "ForecastWork | None" = None
     chain: Chain | None = None
     start: int = 0
+    sent_seconds: float = math.inf
 
     def keys(self) -> Iterator[str | int]:
         """Return what it must not be overtaken on: its series, and its chain; some may come twice."""
@@ -76,7 +78,8 @@ class ObserveWork:
                 observed = {self.columns.series_ids[i] for i in np.unique(self.columns.series).tolist()}
                 mine |= set(attributes.series_ids) - observed
             attributes = attributes.of(k for k, name in enumerate(attributes.series_ids) if name in mine)
-        return ObserveWork(columns, attributes if attributes else None, None, self.chain)
+        attributes = attributes if attributes else None
+        return ObserveWork(columns, attributes, None, self.chain, sent_seconds=self.sent_seconds)
 
 
 @dataclass(frozen=True, slots=True)

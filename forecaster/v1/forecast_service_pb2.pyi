@@ -13,16 +13,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ObserveRequest(_message.Message):
-    __slots__ = ("model", "observations", "columns", "attributes")
+    __slots__ = ("model", "observations", "columns", "attributes", "age")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     OBSERVATIONS_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
     ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
+    AGE_FIELD_NUMBER: _ClassVar[int]
     model: str
     observations: _containers.RepeatedCompositeFieldContainer[_observation_pb2.Observation]
     columns: _observation_pb2.ObservationColumns
     attributes: _containers.RepeatedCompositeFieldContainer[_observation_pb2.SeriesAttributes]
-    def __init__(self, model: _Optional[str] = ..., observations: _Optional[_Iterable[_Union[_observation_pb2.Observation, _Mapping]]] = ..., columns: _Optional[_Union[_observation_pb2.ObservationColumns, _Mapping]] = ..., attributes: _Optional[_Iterable[_Union[_observation_pb2.SeriesAttributes, _Mapping]]] = ...) -> None: ...
+    age: _duration_pb2.Duration
+    def __init__(self, model: _Optional[str] = ..., observations: _Optional[_Iterable[_Union[_observation_pb2.Observation, _Mapping]]] = ..., columns: _Optional[_Union[_observation_pb2.ObservationColumns, _Mapping]] = ..., attributes: _Optional[_Iterable[_Union[_observation_pb2.SeriesAttributes, _Mapping]]] = ..., age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class ObserveResponse(_message.Message):
     __slots__ = ("outcomes", "rejections", "durability")
@@ -57,20 +59,22 @@ class ForecastResponse(_message.Message):
     def __init__(self, forecasts: _Optional[_Iterable[_Union[_forecast_pb2.SeriesForecast, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[_forecast_pb2.ForecastFailure, _Mapping]]] = ..., columns: _Optional[_Union[_forecast_pb2.ForecastColumns, _Mapping]] = ...) -> None: ...
 
 class StreamForecastsRequest(_message.Message):
-    __slots__ = ("sequence", "model", "observations", "options", "attributes", "columns")
+    __slots__ = ("sequence", "model", "observations", "options", "attributes", "columns", "age")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     OBSERVATIONS_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    AGE_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     model: str
     observations: _containers.RepeatedCompositeFieldContainer[_observation_pb2.Observation]
     options: _forecast_pb2.ForecastOptions
     attributes: _containers.RepeatedCompositeFieldContainer[_observation_pb2.SeriesAttributes]
     columns: _observation_pb2.ObservationColumns
-    def __init__(self, sequence: _Optional[int] = ..., model: _Optional[str] = ..., observations: _Optional[_Iterable[_Union[_observation_pb2.Observation, _Mapping]]] = ..., options: _Optional[_Union[_forecast_pb2.ForecastOptions, _Mapping]] = ..., attributes: _Optional[_Iterable[_Union[_observation_pb2.SeriesAttributes, _Mapping]]] = ..., columns: _Optional[_Union[_observation_pb2.ObservationColumns, _Mapping]] = ...) -> None: ...
+    age: _duration_pb2.Duration
+    def __init__(self, sequence: _Optional[int] = ..., model: _Optional[str] = ..., observations: _Optional[_Iterable[_Union[_observation_pb2.Observation, _Mapping]]] = ..., options: _Optional[_Union[_forecast_pb2.ForecastOptions, _Mapping]] = ..., attributes: _Optional[_Iterable[_Union[_observation_pb2.SeriesAttributes, _Mapping]]] = ..., columns: _Optional[_Union[_observation_pb2.ObservationColumns, _Mapping]] = ..., age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class StreamForecastsResponse(_message.Message):
     __slots__ = ("sequence", "outcomes", "rejections", "durability", "forecasts", "failures", "columns")
