@@ -13,7 +13,7 @@ from forecaster.client.calls import Wanted
 from forecaster.client.closing import AsyncClosing
 from forecaster.client.covariates import has_more_columns
 from forecaster.client.inputs import Frame, as_frame
-from forecaster.client.outbox import FAREWELL_SECONDS, Outbox
+from forecaster.client.outbox import FAREWELL_SECONDS, Outbox, OutgoingFrame
 from forecaster.client.results import ModelInfo, StreamReply
 from forecaster.client.retry import Attempts, RetryPolicy, StreamEnded
 from forecaster.errors import DeadlineError, ForecasterError
@@ -72,7 +72,7 @@ class AsyncForecastStream(AsyncClosing):
         if self._connection is None:
             self._connect()
         elif not self._held:
-            self._connection.send(request)
+            self._connection.send(self._outbox.newest)
 
     async def receive(self) -> StreamReply:
         """Return the answer to the oldest frame without one; see `ForecastStream.receive`."""
@@ -115,30 +115,30 @@ class AsyncForecastStream(AsyncClosing):
         gRPC gives a call another status than the server's if the client is writing at that moment.
         """
         self._connection = _Connection(self._stubs)
-        self._connection.send(next(self._outbox.requests()))
+        self._connection.send(next(self._outbox.again()))
         self._held = len(self._outbox) > 1
         return self._connection
 
     def _send_held(self) -> None:
         if self._held and self._connection is not None:
             self._held = False
-            for request in self._outbox.requests():
-                self._connection.send(request)
+            for frame in self._outbox.again():
+                self._connection.send(frame)
 
 
 class _Connection:
     """One call, with a task that sends and one that takes the answers, so that neither waits for the other."""
 
     def __init__(self, stubs: calls.Stubs) -> None:
-        self._outgoing: asyncio.Queue[Any] = asyncio.Queue()
+        self._outgoing: asyncio.Queue[OutgoingFrame | None] = asyncio.Queue()
         self._incoming: asyncio.Queue[Any] = asyncio.Queue()
         self._call = stubs.forecast.StreamForecasts()
         self._reader = asyncio.create_task(self._read())
         self._tasks = [self._reader, asyncio.create_task(self._write())]
 
-    def send(self, request: Any) -> None:
+    def send(self, frame: OutgoingFrame) -> None:
         """Send a message; if the call has ended, `receive` says so."""
-        self._outgoing.put_nowait(request)
+        self._outgoing.put_nowait(frame)
 
     async def receive(self) -> Any:
         """Return the next answer; raises grpc.RpcError if the call has ended."""
@@ -169,6 +169,6 @@ class _Connection:
 
     async def _write(self) -> None:
         with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):  # it ended, which `_read` finds out
-            while (request := await self._outgoing.get()) is not None:
-                await self._call.write(request)
+            while (frame := await self._outgoing.get()) is not None:
+                await self._call.write(frame.sent())
             await self._call.done_writing()

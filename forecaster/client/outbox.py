@@ -6,6 +6,7 @@ Does no I/O: the blocking and the asyncio stream share it.
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from forecaster.client.results import StreamReply
@@ -22,11 +23,34 @@ MOST = 1024  # frames without an answer: what is kept for another try
 FAREWELL_SECONDS = 1.0  # how long the end of a call is waited for
 
 
+@dataclass(slots=True)
+class OutgoingFrame:
+    """One message.
+
+    Args:
+        request: the message.
+        parse: how its answer is read.
+        began: when it was first handed to a connection, by `time.monotonic`; None if it never was.
+    """
+
+    request: Any
+    parse: Callable[[Any], StreamReply]
+    began: float | None = None
+
+    def sent(self) -> Any:
+        """Return the message as it is about to leave; a repetition says how long ago it first did."""
+        if self.began is None:
+            self.began = time.monotonic()
+        else:
+            say_age(self.request, self.began)
+        return self.request
+
+
 class Outbox:
     """Messages by their order of sending, each with how its answer is read."""
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[Any, Callable[[Any], StreamReply], float]] = deque()  # and since when
+        self._waiting: deque[OutgoingFrame] = deque()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -48,17 +72,20 @@ class Outbox:
 
     def add(self, request: Any, parse: Callable[[Any], StreamReply]) -> None:
         """Note a message that is being sent."""
-        self._waiting.append((request, parse, time.monotonic()))
+        self._waiting.append(OutgoingFrame(request, parse))
 
-    def requests(self) -> Iterator[Any]:
-        """Yield the messages without an answer, the oldest first, for a new connection: each says how old it is."""
-        for request, _, began in self._waiting:
-            say_age(request, began)
-            yield request
+    def again(self) -> "Iterator[OutgoingFrame]":
+        """Yield the messages without an answer, the oldest first, for a new connection."""
+        return iter(self._waiting)
+
+    @property
+    def newest(self) -> "OutgoingFrame":
+        """The message that was added last."""
+        return self._waiting[-1]
 
     def answered(self, answer: Any) -> StreamReply:
         """Return what the answer to the oldest message says, and forget the message."""
-        request, parse, _ = self._waiting[0]
+        request, parse = self._waiting[0].request, self._waiting[0].parse
         if answer.sequence != request.sequence:
             raise InternalError(f"message {request.sequence} was answered by {answer.sequence}")
         self._waiting.popleft()

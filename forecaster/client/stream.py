@@ -14,7 +14,7 @@ from forecaster.client.calls import Wanted
 from forecaster.client.closing import Closing
 from forecaster.client.covariates import has_more_columns
 from forecaster.client.inputs import Frame, as_frame
-from forecaster.client.outbox import FAREWELL_SECONDS, Outbox
+from forecaster.client.outbox import FAREWELL_SECONDS, Outbox, OutgoingFrame
 from forecaster.client.results import ModelInfo, StreamReply
 from forecaster.client.retry import Attempts, RetryPolicy, StreamEnded
 from forecaster.errors import DeadlineError, ForecasterError
@@ -85,7 +85,7 @@ class ForecastStream(Closing):
         if self._connection is None:
             self._connect()
         else:
-            self._connection.send(request)
+            self._connection.send(self._outbox.newest)
 
     def receive(self) -> StreamReply:
         """Return the answer to the oldest frame without one.
@@ -125,8 +125,8 @@ class ForecastStream(Closing):
 
     def _connect(self) -> "_Connection":
         self._connection = _Connection(self._stubs)
-        for request in self._outbox.requests():
-            self._connection.send(request)
+        for frame in self._outbox.again():
+            self._connection.send(frame)
         return self._connection
 
 
@@ -134,15 +134,15 @@ class _Connection:
     """One call. A thread of its own takes the answers, since gRPC's iterator cannot wait for a limited time."""
 
     def __init__(self, stubs: calls.Stubs) -> None:
-        self._outgoing: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[OutgoingFrame | None] = queue.SimpleQueue()
         self._incoming: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._call = stubs.forecast.StreamForecasts(iter(self._outgoing.get, None))
+        self._call = stubs.forecast.StreamForecasts(frame.sent() for frame in iter(self._outgoing.get, None))
         self._reader = threading.Thread(target=self._read, name="forecast-stream", daemon=True)
         self._reader.start()
 
-    def send(self, request: Any) -> None:
+    def send(self, frame: OutgoingFrame) -> None:
         """Send a message; if the call has ended, `receive` says so."""
-        self._outgoing.put(request)
+        self._outgoing.put(frame)
 
     def receive(self, timeout_seconds: float) -> Any:
         """Return the next answer; raises queue.Empty without one in time, grpc.RpcError if the call has ended."""

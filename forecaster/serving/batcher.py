@@ -166,9 +166,9 @@ class Batcher:
             if not line:
                 if (found := self._jobs.get()) is None:
                     return
-                line.add(found)
+                self._add(found)
             while not self._jobs.empty() and (found := self._jobs.get()) is not None:
-                line.add(found)
+                self._add(found)
             batch, dropped = line.take(self._pace.gathered_rows)
             for job in dropped:
                 _fail(job.work, asyncio.CancelledError())
@@ -177,6 +177,11 @@ class Batcher:
             ended += self._called()
             if not self._answer(ended, dropped):
                 return
+
+    def _add(self, jobs: Sequence[Job]) -> None:
+        """Let what has arrived wait in line; turns are short from here on if any of it needs little."""
+        self._line.add(jobs)
+        self._pace.meet([job.work for job in jobs if job.weight])  # what has none is the server's own
 
     def _answer(self, ended: Sequence[tuple[Job, Any]], dropped: Sequence[Job] = ()) -> bool:
         """Hand answers to the event loop; return whether it is still there."""
@@ -217,8 +222,6 @@ class Batcher:
             if job.future.cancelled():
                 ended.append((job, None))
                 continue
-            if job.weight:  # it is not the server's own
-                self._pace.meet([job.work])
             try:
                 answer = self._attempt(job.work)  # type: ignore[arg-type]
             except BaseException as error:  # noqa: BLE001 -- as in `_whole_turn`
@@ -259,7 +262,6 @@ class Batcher:
         asked += [(i, work.then) for i, work in observing if i in observed and work.then is not None]
         if asked:
             self._forecast_some(asked, observed, answers)
-        self._pace.meet(works)
         return answers
 
     def _forecast_some(

@@ -227,13 +227,14 @@ class Engine:
     def _observe_some(self, requests: Sequence[ObserveWork], turn: Turn) -> list[Observed]:
         """Observe as much of some requests as the turn may take on."""
         began, waited = turn.clock(), self._journal_seconds
-        counts = turn.by_rows(requests, self._row_costs)
-        batch = self._judge(requests, counts)
-        if (steps := batch.missing_steps()).sum() > turn.steps - turn.steps_done:
-            counts = turn.by_steps(requests, counts, [steps[rows] for rows in batch.slices])
+        with turn.attempt():
+            counts = turn.by_rows(requests, self._row_costs)
             batch = self._judge(requests, counts)
-            steps = batch.missing_steps()
-        answered = iter(self._take(batch))
+            if (steps := batch.missing_steps()).sum() > turn.steps - turn.steps_done:
+                counts = turn.by_steps(requests, counts, [steps[rows] for rows in batch.slices])
+                batch = self._judge(requests, counts)
+                steps = batch.missing_steps()
+            answered = iter(self._take(batch))
         turn.spend(batch.rows, int(steps.sum()))
         turn.seconds += turn.clock() - began - (self._journal_seconds - waited)
         return [

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from forecaster.errors import ForecasterError, SeriesNotFoundError
+from forecaster.serving.records import Attributes
 from forecaster.serving.work import ObserveWork
 
 _MOST = 65_536
@@ -35,6 +36,14 @@ class Forgotten:
         if len(self._seconds) > self._most:
             del self._seconds[next(iter(self._seconds))]
 
+    def attributes(self, request: ObserveWork) -> Attributes | None:
+        """Return a request's static covariates; of a repetition without those of series deleted since, None if none."""
+        given = request.attributes
+        if given is None or request.sent_seconds == math.inf or not self._seconds:
+            return given
+        kept = [k for k, name in enumerate(given.series_ids) if not self._is_gone(name, request)]
+        return given.of(kept) if kept else None
+
     def rows(self, requests: Sequence[ObserveWork], slices: Sequence[slice]) -> dict[int, ForecasterError]:
         """Return why rows of repetitions are refused: their series were deleted since they were first sent.
 
@@ -47,9 +56,12 @@ class Forgotten:
             if request.sent_seconds == math.inf:  # as a rule
                 continue
             names = request.columns.series_ids
-            gone = [k for k, name in enumerate(names) if self._seconds.get(name, -1.0) >= request.sent_seconds]
+            gone = [k for k, name in enumerate(names) if self._is_gone(name, request)]
             for row in np.flatnonzero(np.isin(request.columns.series, gone)).tolist() if gone else ():
                 name = names[request.columns.series[row]]
                 message = f"series {name!r} was deleted after this was first sent: a retry does not bring it back"
                 found[rows.start + row] = SeriesNotFoundError(message, [name])
         return found
+
+    def _is_gone(self, name: str, request: ObserveWork) -> bool:
+        return self._seconds.get(name, -math.inf) >= request.sent_seconds

@@ -143,7 +143,8 @@ def judged(
         return MicroBatch(0, [], [])
     covariates = lanes.covariates.dynamic  # what another version knows of them is journaled too
     columns, slices = join([request.columns.with_covariates(covariates) for request in requests])
-    given = [request.attributes for request in requests if request.attributes is not None]
+    attributes_of = (forgotten.attributes(request) for request in requests)
+    given = [attributes for attributes in attributes_of if attributes is not None]
     parts = []
     late = forgotten.rows(requests, slices)
     for lane, rows, mine, attributes in lanes.split(columns, merged(given) if given else None):

@@ -100,7 +100,8 @@ class Validator:
         num_bytes: int = 0,
     ) -> ObserveWork:
         """Return what a request, which takes so much memory, asks for; see `observe_work`."""
-        validate = functools.partial(observe_work, request, bundle, self._largest, chain, plans, spec)
+        came = time.monotonic()  # before it waits for its turn
+        validate = functools.partial(observe_work, request, bundle, self._largest, chain, plans, spec, came)
         messages = len(request.observations) + len(request.attributes)
         if plans is not None:  # of a stream, where there are options
             messages += len(request.options.future_covariates)  # type: ignore[union-attr]
@@ -122,6 +123,7 @@ def observe_work(
     chain: Chain | None = None,
     plans: Plans | None = None,
     spec: CovariateSpec | None = None,
+    came: float | None = None,
 ) -> ObserveWork:
     """Return what a request asks for.
 
@@ -132,6 +134,7 @@ def observe_work(
         chain: the requests that this one follows.
         plans: of a stream, where forecasts may be asked for too.
         spec: the covariates that may be given; left out, the model's.
+        came: when it did, by `time.monotonic`; left out, now.
 
     Raises InvalidArgumentError naming the wrong fields, and UnsupportedError for forecasts that need another model.
     """
@@ -150,16 +153,15 @@ def observe_work(
     if plans is not None and request.HasField("options"):
         then = plans.work(columns.series_ids, request.options, bundle, spec)  # type: ignore[union-attr]
     work = ObserveWork(columns, from_attributes(request.attributes, spec), then, chain)
-    return dataclasses.replace(work, sent_seconds=first_sent(request.age)) if request.HasField("age") else work
+    return dataclasses.replace(work, sent_seconds=_first_sent(request.age, came)) if request.HasField("age") else work
 
 
-def first_sent(age: Duration) -> float:
-    """Return when a repetition was first sent, by `time.monotonic`; raises InvalidArgumentError."""
+def _first_sent(age: Duration, came: float | None) -> float:
     violations = Violations()
     if age.seconds < 0 or age.nanos < 0:
         violations.add("age", "it is not a time ago")
     violations.raise_if_any()
-    return time.monotonic() - age.seconds - age.nanos / 1e9
+    return (time.monotonic() if came is None else came) - age.seconds - age.nanos / 1e9
 
 
 def check_sizes(sizes: Mapping[str, int], largest: int) -> None:

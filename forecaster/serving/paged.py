@@ -39,15 +39,17 @@ class PagedTensor:
         """
         size = max(rows * self._spec.num_bytes, 1)
         if self._memory is not None and self._moved(size):
-            self.tensor = self._view(rows)
+            self.tensor = self._view(self._memory, rows)
             return self.tensor
         before = self.tensor
         try:
-            self._memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) if _CAN_MOVE else None
-        except OSError as error:
+            memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) if _CAN_MOVE else None
+            self.tensor = self._view(memory, rows)
+        except (OSError, RuntimeError) as error:  # torch's own
             raise MemoryError(f"no {size} bytes for {rows} states") from error
-        self.tensor = self._view(rows)
-        self.tensor[: len(before)] = before
+        self._memory = memory
+        kept = min(rows, len(before))  # there may be more, of a growth that failed for another tensor
+        self.tensor[:kept] = before[:kept]
         return self.tensor
 
     def _moved(self, size: int) -> bool:
@@ -58,12 +60,12 @@ class PagedTensor:
         with contextlib.suppress(BufferError, OSError):
             self._memory.resize(size)
             return True
-        self.tensor = self._view(rows)
+        self.tensor = self._view(self._memory, rows)
         return False
 
-    def _view(self, rows: int) -> Tensor:
-        if self._memory is None:
+    def _view(self, memory: mmap.mmap | None, rows: int) -> Tensor:
+        if memory is None:
             return torch.empty((rows, *self._spec.shape), dtype=self._spec.dtype)
         # Through NumPy, which keeps the memory from being moved as long as any tensor on it is there.
-        numbers = np.frombuffer(self._memory, np.uint8, rows * self._spec.num_bytes)
+        numbers = np.frombuffer(memory, np.uint8, rows * self._spec.num_bytes)
         return torch.from_numpy(numbers).view(self._spec.dtype).reshape(rows, *self._spec.shape)

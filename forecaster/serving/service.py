@@ -120,7 +120,7 @@ class ForecastServicer:
         *,
         packed: bool,
     ) -> Message | bytes:
-        if 8 * answer.quantiles.size > LARGE_BYTES:
+        if 8 * (answer.median.size + answer.quantiles.size) > LARGE_BYTES:
             await self.intake.pieces.turn()
         return await with_forecasts(response, answer, levels, _step(served.bundle.step_us), served.name, packed=packed)
 

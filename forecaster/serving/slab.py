@@ -89,7 +89,7 @@ class Slab:
             del self.tensors[spec.name]  # so that nobody holds it and it need not be copied
             try:
                 return self._paged[spec.name].grow(rows)
-            except MemoryError:
+            except BaseException:
                 self.tensors[spec.name] = self._paged[spec.name].tensor
                 raise
         grown = torch.empty((rows, *spec.shape), dtype=spec.dtype, device=self.device)

@@ -7,9 +7,10 @@ Each part of a request is judged, journaled and applied like a request of its ow
 Shapes: R rows.
 """
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -83,7 +84,17 @@ class Turn:
     @property
     def _first_rows(self) -> int:
         """How many rows of a request go first while others wait: a turn of them would tell too late what they cost."""
-        return self.rows if self.length > 1 else max(int(self.rows * _LITTLE), _LEAST_ROWS)
+        return self.rows if self.length > 1 else max(math.ceil(self.rows * _LITTLE), _LEAST_ROWS)
+
+    @contextlib.contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Forget which requests were cut if what is done with them raises: they are tried again, in parts."""
+        before = self._busy.copy(), self.cut_by_rows, self.cut_by_steps
+        try:
+            yield
+        except BaseException:
+            self._busy, self.cut_by_rows, self.cut_by_steps = before
+            raise
 
     def spend(self, rows: int, steps: int) -> None:
         """Note what was done."""
@@ -123,6 +134,12 @@ class _Busy:
     def add(self, *requests: ObserveWork) -> None:
         """Take in some more."""
         self.requests += requests
+
+    def copy(self) -> "_Busy":
+        """Return one with the same requests."""
+        other = _Busy()
+        other.add(*self.requests)
+        return other
 
     def concerns(self, request: ObserveWork) -> bool:
         """Return whether a request has to wait for one of them."""
@@ -182,7 +199,8 @@ class Pace:
         done, whole = turn.rows_done / turn.rows, turn.seconds
         if not turn.steps_done and _LITTLE <= done < 1:  # what less takes tells nothing of more
             whole /= done
-        if (share := self._share(whole / turn.length)) < 1:
+        length = max(turn.rows / self.rows, 1.0)  # less than `turn.length` where the most ends it
+        if (share := self._share(whole / length)) < 1:
             fitting = int(turn.rows_done * self.seconds / turn.seconds)
             self.rows = min(self.rows, max(fitting, _LEAST_ROWS))
         elif turn.cut_by_rows:

@@ -8,6 +8,7 @@ import torch
 
 from forecaster.model.state import StateSpec, TensorSpec
 from forecaster.serving.engine import Engine
+from forecaster.serving.paged import PagedTensor
 from forecaster.serving.slab import Slab
 from forecaster.serving.volatile_storage import VolatileStorage
 from tests.unit.serving.folding import BUNDLE, columns
@@ -67,3 +68,28 @@ def test_whoever_looked_at_the_states_lets_them_grow_in_place() -> None:
     engine.observe([columns([(f"{name}{k}", 3, 2.0) for name in "st" for k in range(300)])])
     assert slab.capacity >= 3300
     assert [one._memory for one in slab._paged.values()] == before
+
+
+def test_growth_that_fails_half_way_can_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One tensor is longer then; whoever holds it does not matter."""
+    slab = Slab(SPEC)
+    slots = torch.from_numpy(slab.allocate(1024))
+    slab.scatter(slots, {"x": torch.ones(1024, 3), "n": torch.arange(1024)})
+    grow = PagedTensor.grow
+
+    def failing(paged: PagedTensor, rows: int) -> torch.Tensor:
+        if paged is slab._paged["n"]:
+            raise MemoryError
+        return grow(paged, rows)
+
+    monkeypatch.setattr(PagedTensor, "grow", failing)
+    with pytest.raises(MemoryError):
+        slab.reserve(4000)
+    monkeypatch.undo()
+    held = dict(slab.tensors)
+    assert slab.capacity == 1024
+    slab.reserve(1)
+    assert {len(tensor) for tensor in slab.tensors.values()} == {slab.capacity}
+    assert torch.equal(slab.gather(slots)["n"], torch.arange(1024))
+    assert slab.gather(slots)["x"].eq(1).all()
+    assert len(held["n"]) == 1024

@@ -23,7 +23,7 @@ from forecaster.serving.rebuild import Staging
 from forecaster.serving.records import Columns
 from forecaster.serving.sqlite_storage import SqliteStorage
 from forecaster.serving.storage import Journal
-from forecaster.serving.turns import Pace, Turn
+from forecaster.serving.turns import HELD_BACK, Pace, Turn
 from forecaster.serving.volatile_storage import VolatileStorage
 from forecaster.serving.work import Chain, Forecasts, ForecastWork, Observed, ObserveWork
 from tests.unit.serving.folding import BUNDLE, GAP, HORIZON, HOUR_US, columns, make_bundle
@@ -442,6 +442,45 @@ def test_a_slow_turn_leaves_no_small_ones_behind() -> None:
         turn.seconds = seconds or turn.rows * row_seconds
         pace.note(turn)
     assert pace.rows * row_seconds > 0.9 * pace.seconds
+
+
+def test_little_work_does_not_make_turns_longer() -> None:
+    """A turn of an eighth tells what a whole one takes, whatever the rounding."""
+    pace, row_seconds = Pace(65_536, seconds=0.016), 1.05 * 0.016 / 8192
+    for _ in range(20):
+        turn = pace.turn()
+        counts = turn.by_rows([columns([(f"s{k}", 1, 1.0) for k in range(3000)])], lambda _: None)
+        turn.spend(sum(counts), 0)
+        turn.seconds = turn.rows_done * row_seconds
+        pace.note(turn)
+    assert pace.rows <= 2 * 8192
+
+
+def test_a_turn_that_is_ended_by_the_most_is_not_taken_for_a_long_one() -> None:
+    pace, now = Pace(8192, seconds=0.016), 1e9
+    pace.wall_clock = lambda: now
+    for _ in range(20):
+        turn = pace.turn()
+        turn.spend(turn.rows, 0)
+        turn.cut_by_rows = True
+        turn.seconds = turn.rows * 8e-6
+        pace.note(turn)
+    assert pace.rows * 8e-6 <= 0.032
+
+
+def test_a_failed_try_of_a_turn_leaves_nobody_held_back() -> None:
+    turn, request = Turn(rows=4096), columns([(f"s{k}", 1, 1.0) for k in range(5000)])
+
+    def fail() -> None:
+        with turn.attempt():
+            assert turn.by_rows([request], lambda _: None) == [512]
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert turn.by_rows([request], lambda _: None) == [512]
+    with turn.attempt():
+        assert turn.by_rows([request], lambda _: None) == [HELD_BACK]
 
 
 def test_who_loads_alone_has_longer_turns() -> None:
