@@ -151,14 +151,21 @@ class HistoryReader:
 
     def _some(self, file: HistoryFile, which: pl.Expr) -> pl.DataFrame:
         """Return some rows of a file, which is read whole only to be checked, once."""
-        self._check(file)
-        try:
-            scanned = pl.scan_parquet(file.path, glob=False).filter(which)
-            return self._without_owed(file, scanned).select(_PARTS).collect()
-        except FileNotFoundError:
-            raise
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise self._broken(file, str(error)) from error
+        while True:
+            self._check(file)
+            before = _signature(file.path.stat())
+            try:
+                scanned = pl.scan_parquet(file.path, glob=False).filter(which)
+                found = self._without_owed(file, scanned).select(_PARTS).collect()
+            except FileNotFoundError:
+                raise
+            except (OSError, pl.exceptions.PolarsError) as error:
+                if _signature(file.path.stat()) == before:
+                    raise self._broken(file, str(error)) from error
+                continue
+            # A scan opens the file more than once: rewritten meanwhile, it is read anew.
+            if _signature(file.path.stat()) == before:
+                return found
 
     def _without_owed(self, file: HistoryFile, frame: pl.LazyFrame) -> pl.LazyFrame:
         owed = [] if self._ledger is None else self._ledger.owed(file.path.name)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import closing
 
 import numpy as np
+import polars as pl
 import pytest
 
 from forecaster.cli import main
@@ -15,6 +16,7 @@ from forecaster.errors import DamagedHistoryError, StateLostError
 from forecaster.serving.engine import Engine
 from forecaster.serving.history import History
 from forecaster.serving.history_ledger import digest_of
+from forecaster.serving.history_reader import HistoryFile, HistoryReader
 from forecaster.serving.inspection import inspect
 from forecaster.serving.records import Deletion, Snapshot
 from forecaster.serving.storage import Storage
@@ -249,3 +251,35 @@ def test_a_rewriting_that_was_cut_short_leaves_what_is_owed_and_known(tmp_path: 
     assert storage._history._ledger.owed(path.name) == ["a"]  # type: ignore[attr-defined]
     assert bool(storage.journal.damage()) is not is_renamed
     storage.close()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_file_that_is_rewritten_while_it_is_read_is_not_damaged(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """A scan opens a file more than once, and may find the end of one and the beginning of another, or worse."""
+    folder = tmp_path / "history"
+    writer, reader, damaged = History(folder), HistoryReader(folder), dict[str, str]()
+    reader._damaged = damaged
+    hours = range(2000)
+    writer.append(1, 9, [(1, 0, columns(*((name, k, float(k)) for k in hours for name in "ab")))])
+    without_owed = HistoryReader._without_owed
+    erased = False
+
+    def rewritten(self: HistoryReader, file: HistoryFile, frame: pl.LazyFrame) -> pl.LazyFrame:
+        nonlocal erased
+        if not erased:
+            erased = True
+            assert writer.erase(writer.files()[0], ["b"])
+            if fails:
+                return frame.select(pl.col("no such column"))
+        return without_owed(self, file, frame)
+
+    monkeypatch.setattr(HistoryReader, "_without_owed", rewritten)
+    wanted = columns(("a", 7, 0.0), ("b", 7, 0.0))
+    found = []
+    for part in reader.newest_first(wanted):
+        found += [(part.series_ids[k], value) for k, value in zip(part.series, part.values, strict=True)]
+    assert erased
+    assert found == [("a", 7.0)]
+    assert not damaged
