@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 DEMO_OUTPUT ?= demo-output
 WORKERS ?= 2
 
-.PHONY: help setup demo test test-ray check bench hostile bench-peers bench-accuracy proto format clean
+.PHONY: help setup demo test test-again test-ray check bench hostile bench-peers bench-accuracy proto format clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -32,6 +32,10 @@ test: setup  ## run the tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/unit
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not alone' tests/integration tests/e2e
 	$(BIN)/python -m pytest -m alone tests/integration
+
+# WORDS='kills swaps' repeats the files whose names hold one of them. What was stopped is gone on with.
+test-again: setup  ## repeat the tests that start processes, wait or measure, TIMES=3 idle and beside busy processes
+	$(BIN)/python -m tests.again $(if $(TIMES),--times $(TIMES)) $(WORDS)
 
 # Not among the others: Ray is large, and its cluster takes minutes to start and stop.
 test-ray: setup  ## install the extra `ray`, and train on a local cluster of two workers
