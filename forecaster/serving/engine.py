@@ -23,12 +23,12 @@ from forecaster.model.bundle import Bundle
 from forecaster.serving.calibration import Calibration
 from forecaster.serving.counters import WorkDone
 from forecaster.serving.forecasting import no_series
-from forecaster.serving.forgotten import Forgotten
 from forecaster.serving.isolation import UnwrittenError, observe_in_parts, refusals, refused
 from forecaster.serving.lane import Lane
 from forecaster.serving.lanes import Lanes
 from forecaster.serving.micro_batch import MicroBatch, ended, judged, unbegun
 from forecaster.serving.plain_forecasts import uncalibrated
+from forecaster.serving.recent_deletions import RecentDeletions
 from forecaster.serving.records import Deletion, IntArray, Record
 from forecaster.serving.recovery import recover
 from forecaster.serving.refolding import refold
@@ -71,7 +71,7 @@ class Engine:
         self.lanes = Lanes(self.make_lane(bundle, version))
         self.broken: Exception | None = None
         self.done = WorkDone()
-        self._forgotten = Forgotten()
+        self._recent_deletions = RecentDeletions()
         self._journal_seconds = 0.0  # that appends have taken
 
     def make_lane(self, bundle: Bundle, version: str, *, empty: bool = False) -> Lane:
@@ -159,7 +159,7 @@ class Engine:
             pass
         sequence = self._append(Deletion(series_id))
         self.lanes.deleted(sequence, series_id)
-        self._forgotten.add(series_id)
+        self._recent_deletions.add(series_id)
         store.forget([series_id])
         self._keep_up(sequence)
 
@@ -259,7 +259,7 @@ class Engine:
         latest_us = int(min((time.time() + self._max_ahead_seconds) * 1e6, _FOR_EVER_US))
         room = max(self._max_series - len(self.lanes), 0)
         past = self._journal.past_attributes
-        return judged(self.lanes, parts, past, self._forgotten, room=room, latest_us=latest_us)
+        return judged(self.lanes, parts, past, self._recent_deletions, room=room, latest_us=latest_us)
 
     def _take(self, batch: MicroBatch) -> list[Observed]:
         """Journal and apply what was judged; return the answer to each of its requests."""

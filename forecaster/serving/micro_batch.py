@@ -14,9 +14,9 @@ import numpy as np
 from forecaster.errors import ForecasterError
 from forecaster.serving.admission import Verdict, join
 from forecaster.serving.attributes import merged
-from forecaster.serving.forgotten import Forgotten
 from forecaster.serving.lane import Lane, Past
 from forecaster.serving.lanes import Lanes
+from forecaster.serving.recent_deletions import RecentDeletions
 from forecaster.serving.records import Attributes, Columns, IntArray, Record
 from forecaster.serving.sought import Sought
 from forecaster.serving.work import Observed, ObserveWork
@@ -124,7 +124,7 @@ def judged(
     lanes: Lanes,
     requests: Sequence[ObserveWork],
     past: Past,
-    forgotten: Forgotten,
+    deletions: RecentDeletions,
     *,
     room: int,
     latest_us: int,
@@ -135,7 +135,7 @@ def judged(
         lanes: of the series.
         requests: in order.
         past: see `Lane.new_attributes`.
-        forgotten: refuses rows of repetitions.
+        deletions: refuses rows of repetitions.
         room: how many new series fit.
         latest_us: a later time is a mistake.
     """
@@ -143,10 +143,10 @@ def judged(
         return MicroBatch(0, [], [])
     covariates = lanes.covariates.dynamic  # what another version knows of them is journaled too
     columns, slices = join([request.columns.with_covariates(covariates) for request in requests])
-    attributes_of = (forgotten.attributes(request) for request in requests)
+    attributes_of = (deletions.attributes(request) for request in requests)
     given = [attributes for attributes in attributes_of if attributes is not None]
     parts = []
-    late = forgotten.rows(requests, slices)
+    late = deletions.rows(requests, slices)
     for lane, rows, mine, attributes in lanes.split(columns, merged(given) if given else None):
         if errors := {k: late[row] for k, row in enumerate(rows.tolist()) if row in late} if late else {}:
             kept = np.setdiff1d(np.arange(len(mine)), list(errors), assume_unique=True)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from forecaster.errors import InvalidArgumentError, SeriesNotFoundError
 from forecaster.serving.admission import Outcome
 from forecaster.serving.engine import Engine
-from forecaster.serving.forgotten import Forgotten
 from forecaster.serving.observe_messages import observe_work
+from forecaster.serving.recent_deletions import RecentDeletions
 from forecaster.serving.records import Attributes
 from forecaster.serving.volatile_storage import VolatileStorage
 from forecaster.serving.work import ObserveWork
@@ -77,34 +77,34 @@ def test_what_was_sent_after_the_deletion_begins_the_series_anew() -> None:
 
 def test_only_the_last_deletions_are_remembered() -> None:
     now = 10.0
-    forgotten = Forgotten(most=3, clock=lambda: now)
+    recent_deletions = RecentDeletions(most=3, clock=lambda: now)
     for name in ("a", "b", "c", "a", "d"):
-        forgotten.add(name)
+        recent_deletions.add(name)
     work = dataclasses.replace(columns([(name, 0, 1.0) for name in "abcd"]), sent_seconds=BEFORE)
-    assert forgotten.rows([work], [slice(7, 11)]).keys() == {7, 9, 10}  # b is the longest ago
+    assert recent_deletions.rows([work], [slice(7, 11)]).keys() == {7, 9, 10}  # b is the longest ago
     now = 20.0
-    forgotten.add("c")
-    assert forgotten.rows([dataclasses.replace(work, sent_seconds=15.0)], [slice(0, 4)]).keys() == {2}
+    recent_deletions.add("c")
+    assert recent_deletions.rows([dataclasses.replace(work, sent_seconds=15.0)], [slice(0, 4)]).keys() == {2}
 
 
 def test_what_never_existed_is_not_taken_for_deleted() -> None:
     """An age may be longer than the machine is up: times before its start are below zero."""
-    forgotten = Forgotten(clock=lambda: 5.0)
-    forgotten.add("a")
+    recent_deletions = RecentDeletions(clock=lambda: 5.0)
+    recent_deletions.add("a")
     work = dataclasses.replace(columns([("a", 0, 1.0), ("b", 0, 1.0)]), sent_seconds=-100.0)
-    assert forgotten.rows([work], [slice(0, 2)]).keys() == {0}
+    assert recent_deletions.rows([work], [slice(0, 2)]).keys() == {0}
 
 
 def test_static_covariates_of_deleted_series_do_not_come_back() -> None:
-    forgotten = Forgotten(clock=lambda: 5.0)
-    forgotten.add("a")
+    recent_deletions = RecentDeletions(clock=lambda: 5.0)
+    recent_deletions.add("a")
     given = Attributes(("a", "b"), ({"x": 1.0}, {"x": 2.0}), ({}, {}))
     work = ObserveWork(columns([("b", 0, 1.0)]).columns, given)
-    assert forgotten.attributes(work) is given
+    assert recent_deletions.attributes(work) is given
     repeated = dataclasses.replace(work, sent_seconds=BEFORE)
-    assert forgotten.attributes(repeated) == given.of([1])
-    assert forgotten.attributes(dataclasses.replace(repeated, attributes=given.of([0]))) is None
-    assert forgotten.attributes(dataclasses.replace(work, sent_seconds=AFTER)) == given
+    assert recent_deletions.attributes(repeated) == given.of([1])
+    assert recent_deletions.attributes(dataclasses.replace(repeated, attributes=given.of([0]))) is None
+    assert recent_deletions.attributes(dataclasses.replace(work, sent_seconds=AFTER)) == given
 
 
 def test_an_age_is_a_time_ago() -> None:

@@ -17,7 +17,7 @@ from forecaster.serving.work import ObserveWork
 _MOST = 65_536
 
 
-class Forgotten:
+class RecentDeletions:
     """The last deletions since the start.
 
     Args:
