@@ -17,6 +17,7 @@
     ├── ConflictError                   same time, different value
     ├── LimitReachedError               a queue, series or rate limit
     ├── UnavailableError                draining, recovering, or not reachable
+    │   ├── ReturningError              series that were not observed for long are being folded again
     │   ├── RegistryError               the server's model store does not answer, the server does
     │   └── StorageError                the journal cannot be written or read
     │       ├── FencedError             another server has taken the series over
@@ -202,6 +203,15 @@ class UnavailableError(ForecasterError):
     def __init__(self, message: str, retry_after_seconds: float | None = 1.0) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class ReturningError(UnavailableError):
+    """Series that were not observed for long are being folded again: they take observations shortly."""
+
+    reason = "SERIES_RETURNING"
+
+    def __init__(self, message: str, retry_after_seconds: float | None = 0.1) -> None:
+        super().__init__(message, retry_after_seconds)
 
 
 class RegistryError(UnavailableError):

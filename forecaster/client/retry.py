@@ -33,6 +33,7 @@ _BY_REASON: dict[str, type[ForecasterError]] = {
         errors.ConflictError,
         errors.LimitReachedError,
         errors.UnavailableError,
+        errors.ReturningError,
         errors.RegistryError,
         errors.StorageError,
         errors.InternalError,

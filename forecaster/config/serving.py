@@ -35,6 +35,8 @@ class ServingConfig:
         max_stream_in_flight: most unanswered messages of one stream; past them it is not read on.
         max_series: refuse new series past this many.
         max_resident_series: keep no more states in memory; the least recently used are read back when needed.
+        series_idle_seconds: let go of the states of series that were not observed for so long; their rows stay in the
+            history, which it needs, and a series that is observed again comes back; left out, all are kept.
         device: where the states lie and are computed: `cpu`; `cuda` is experimental, and was never run on a GPU.
         snapshot_seconds: how often the states that have changed are written.
         journal_seconds: observations leave the journal after this time, if no snapshot needs them.
@@ -67,6 +69,7 @@ class ServingConfig:
     max_stream_in_flight: int = 64
     max_series: int = 10_000_000
     max_resident_series: int = 250_000
+    series_idle_seconds: float | None = None
     device: str = "cpu"
     snapshot_seconds: float = 60.0
     journal_seconds: float = 604_800.0
@@ -102,6 +105,11 @@ class ServingConfig:
             require(getattr(self, name) >= 0, f"serving.{name}", getattr(self, name), "0 or more seconds")
         wait = self.lease_wait_seconds
         require(wait is None or wait >= 0, "serving.lease_wait_seconds", wait, "0 or more seconds")
+        idle = self.series_idle_seconds
+        require(idle is None or idle > 0, "serving.series_idle_seconds", idle, "more than 0 seconds")
+        needs = "left out where there is no history (serving.history, serving.durability)"
+        ok = idle is None or (self.keeps_history and self.durability != "none")
+        require(ok, "serving.series_idle_seconds", idle, needs)
         most = self.max_queued_observations
         ok = self.max_request_observations <= most
         require(ok, "serving.max_request_observations", self.max_request_observations, f"at most {most}, the queue's")

@@ -7,7 +7,6 @@ Shapes: N series.
 
 from collections.abc import Iterator, Sequence
 
-from forecaster.model.state import State
 from forecaster.serving.packing import Packed, Packing
 from forecaster.serving.records import Snapshot
 from forecaster.serving.storage import Snapshots
@@ -37,10 +36,10 @@ class ColdStates:
         """Return what is known of series, but for those whose snapshots are corrupted."""
         return {one.series_id: self.unpack([one]) for one in self.fetch(series_ids) if self.can_unpack(one)}
 
-    def peek_all(self, series_ids: Sequence[str]) -> tuple[list[str], State]:
-        """Return those of the series that have a whole snapshot, and their states, [N, ...] by name."""
+    def peek_all(self, series_ids: Sequence[str]) -> tuple[list[str], Packed | None]:
+        """Return those of the series that have a whole snapshot, and what is known of them, None without any."""
         whole = [one for one in self.fetch(series_ids) if self.can_unpack(one)]
-        return [one.series_id for one in whole], self.unpack(whole).state if whole else {}
+        return [one.series_id for one in whole], self.unpack(whole) if whole else None
 
     def lost(self, series_ids: Sequence[str]) -> list[str]:
         """Return those of the series whose snapshots are corrupted."""

@@ -22,7 +22,7 @@ from forecaster.errors import (
 from forecaster.model.bundle import Bundle
 from forecaster.serving.calibration import Calibration
 from forecaster.serving.counters import WorkDone
-from forecaster.serving.forecasting import no_series
+from forecaster.serving.idle_series import IdleRegister
 from forecaster.serving.isolation import UnwrittenError, observe_in_parts, refusals, refused
 from forecaster.serving.lane import Lane
 from forecaster.serving.lanes import Lanes
@@ -68,6 +68,7 @@ class Engine:
         self.storage, self._journal = storage, storage.journal
         self._max_series, self._max_resident, self._device = max_series, max_resident, device
         self._max_ahead_seconds = max_ahead_seconds
+        self.idle = IdleRegister(storage.snapshots)
         self.lanes = Lanes(self.make_lane(bundle, version))
         self.broken: Exception | None = None
         self.done = WorkDone()
@@ -89,6 +90,7 @@ class Engine:
             empty=empty,
         )
         lane = Lane(bundle, version, store)
+        lane.idle = self.idle
         if empty:
             store.on_lost = functools.partial(self._refold, lane)
         return lane
@@ -135,9 +137,10 @@ class Engine:
 
     def describe(self, series_id: str) -> SeriesInfo:
         """Describe one series; raises SeriesNotFoundError."""
-        info = self.lanes.of(series_id).describe([series_id])
+        lane = self.lanes.of(series_id)
+        info = lane.describe([series_id])
         if not info:
-            raise no_series([series_id])
+            raise lane.unknown([series_id])[0]
         return info[series_id]
 
     def page(self, after: str, size: int) -> tuple[list[SeriesInfo], int]:
@@ -151,16 +154,21 @@ class Engine:
     def delete(self, series_id: str) -> None:
         """Forget a series, durably; raises SeriesNotFoundError or StorageError."""
         self._begin()
-        store = self.lanes.of(series_id).store
+        store, is_idle = self.lanes.of(series_id).store, False
         try:
             if store.bring([series_id])[0] < 0:
-                raise no_series([series_id])
+                is_idle = bool(self.idle.among([series_id]))
+                if not is_idle:
+                    raise self.lanes.of(series_id).unknown([series_id])[0]
         except StateLostError:  # nothing of it is needed any more
             pass
         sequence = self._append(Deletion(series_id))
         self.lanes.deleted(sequence, series_id)
         self._recent_deletions.add(series_id)
-        store.forget([series_id])
+        if is_idle:
+            self.idle.deleted(series_id)
+        else:
+            store.forget([series_id])
         self._keep_up(sequence)
 
     def recover(self, should_stop: Callable[[], bool] = lambda: False) -> tuple[int, int]:
@@ -173,6 +181,7 @@ class Engine:
         lane.store.on_lost = functools.partial(self._refold, lane)
         replayed = recover(lane, self.storage, should_stop, self._max_resident)
         self.done.journal_sequence = lane.store.sequence
+        self.idle.recount()
         return len(self.lanes), replayed
 
     def snapshot(self) -> int:
@@ -244,7 +253,7 @@ class Engine:
 
     def _row_costs(self, request: ObserveWork) -> IntArray | None:
         """Return what the rows that are left of a request cost, in rows: more where a state has to be read back."""
-        if not any(lane.store.has_cold for lane in self.lanes):
+        if not self.idle and not any(lane.store.has_cold for lane in self.lanes):
             return None
         series = request.columns.series[request.start :]
         away = np.array([name not in self.lanes.of(name).store.resident for name in request.columns.series_ids], bool)
@@ -311,6 +320,7 @@ class Engine:
         observed = {request.columns.series_ids[i] for i in np.unique(request.columns.series).tolist()}
         for k, name in enumerate(request.attributes.series_ids):
             if name not in observed and self.lanes.of(name).store.bring([name])[0] < 0:
+                self.idle.want([name])
                 message = f"attributes[{k}]: no series {name!r}, and no observation of it in the request"
                 return InvalidArgumentError(message, [FieldViolation(f"attributes[{k}].series_id", message)])
         return None

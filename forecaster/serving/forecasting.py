@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from forecaster.errors import ForecasterError, InvalidArgumentError, SeriesNotFoundError
+from forecaster.errors import ForecasterError, InvalidArgumentError
 from forecaster.model.sampling import Paths
 from forecaster.model.seq2seq import Prediction
 from forecaster.serving.drawing import unsupported
@@ -47,11 +47,6 @@ class _Asked:
     series_ids: tuple[str, ...]
     slots: IntArray
     future: Tensor | None
-
-
-def no_series(series_ids: Sequence[str]) -> SeriesNotFoundError:
-    """Return the error that names series which do not exist."""
-    return SeriesNotFoundError(f"no series {', '.join(map(repr, series_ids))}: observe it first", series_ids)
 
 
 def forecast(lane: Lane, requests: Sequence[ForecastWork]) -> list[Forecasts]:

@@ -24,6 +24,7 @@ from forecaster.serving.engine import Engine
 from forecaster.serving.kept_bundle import keep, kept
 from forecaster.serving.maintenance import Maintenance
 from forecaster.serving.opening import open_storage
+from forecaster.serving.returning import Returning
 from forecaster.serving.storage import Activation, Storage
 from forecaster.serving.telemetry import LOGGER
 from forecaster.serving.verification import load_verified
@@ -172,8 +173,8 @@ class Host:
             max_ahead_seconds=config.max_ahead_seconds,
             device=config.device,
         )
-        self._beside = source.storage.beside(), source.storage.beside(), source.storage.beside()
-        rebuilding, keeping, looking = self._beside
+        self._beside = tuple(source.storage.beside() for _ in range(4))
+        rebuilding, keeping, looking, returning = self._beside
         self._batcher = batcher = Batcher(
             engine,
             max_batch=config.max_batch_observations,
@@ -182,6 +183,8 @@ class Host:
             beside=looking.journal,
         )
         self._pool, self._upkeep = ThreadPoolExecutor(1, "rebuild"), ThreadPoolExecutor(1, "upkeep")
+        self._folding = ThreadPoolExecutor(1, "returning")
+        self._returning = Returning(engine, batcher, returning, self._folding, config.replay_steps)
         versions = Versions(source.tracking, config, source.registered, engine, batcher, rebuilding, self._pool)
         maintenance = Maintenance(engine, batcher, keeping, self._upkeep, config)
         self.served = Served(source.tracking.model, engine, batcher, versions, maintenance)
@@ -220,12 +223,13 @@ class Host:
         """While the block runs, write snapshots, prune, erase and follow the registry."""
         versions, maintenance = self.served.versions, self.served.maintenance
         upkeep = (maintenance.run(), maintenance.sync(), maintenance.guard(), maintenance.watch_scores())
-        work = (*upkeep, versions.watch())
+        work = (*upkeep, versions.watch(), self._returning.run())
         tasks = [asyncio.create_task(one) for one in work]
         try:
             yield
         finally:
             maintenance.stop()
+            self._returning.stop()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -234,7 +238,7 @@ class Host:
     async def drain(self, seconds: float) -> bool:
         """Finish everything that waits; return whether it was done in time, else its threads are left behind."""
         loop = asyncio.get_running_loop()
-        pools = self._pool, self._upkeep
+        pools = self._pool, self._upkeep, self._folding
         ends = [asyncio.ensure_future(self._batcher.drain())]
         ends += [asyncio.ensure_future(loop.run_in_executor(pool, _nothing)) for pool in pools]  # behind what they do
         _, late = await asyncio.wait(ends, timeout=seconds)

@@ -7,7 +7,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
-from forecaster.errors import FencedError, ForecasterError, LimitReachedError, StateLostError, StorageError
+from forecaster.errors import (
+    FencedError,
+    ForecasterError,
+    LimitReachedError,
+    ReturningError,
+    StateLostError,
+    StorageError,
+)
 from forecaster.serving.attributes import in_parts
 from forecaster.serving.work import Observed, ObserveWork
 
@@ -31,8 +38,8 @@ def observe_in_parts(
 
     Args:
         requests: of one turn.
-        observe: observes some of them together; raises UnwrittenError, or StorageError or LimitReachedError if a state
-            cannot be had; nothing of them is applied then.
+        observe: observes some of them together; raises UnwrittenError, or StorageError, LimitReachedError or
+            ReturningError if a state cannot be had; nothing of them is applied then.
         at_hand: whether all states that a request needs are in memory.
 
     Raises StorageError if nothing was written, FencedError, and what refuses an only request.
@@ -50,7 +57,7 @@ def observe_in_parts(
                 parts = deque((one, error) for one, _ in parts)
                 if not answers:
                     raise error from None
-            except (StorageError, LimitReachedError) as found:
+            except (StorageError, LimitReachedError, ReturningError) as found:
                 if len(requests) == 1 or isinstance(found, FencedError):
                     raise
                 if len(smaller := _apart(part, found, at_hand)) > 1:

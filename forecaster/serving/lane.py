@@ -15,13 +15,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from forecaster.errors import BrokenStateError, ForecasterError, StateLostError, StorageError
+from forecaster.errors import (
+    BrokenStateError,
+    ForecasterError,
+    SeriesNotFoundError,
+    StateLostError,
+    StorageError,
+)
 from forecaster.model.bundle import Bundle
 from forecaster.model.ragged import Runs, advance
 from forecaster.model.state import State
 from forecaster.model.stepping import Stepper
 from forecaster.serving.admission import Known, Verdict, admit, join
 from forecaster.serving.attributes import STATIC, AttributeCoder, digest, merged
+from forecaster.serving.idle_series import IdleRegister
 from forecaster.serving.issued import Issued
 from forecaster.serving.lane_rows import behind, behind_issued, rows_behind, runs_of, since_last_start
 from forecaster.serving.records import Attributes, Columns, IntArray
@@ -53,6 +60,7 @@ class Lane:
         self.model = bundle.model
         self.stepper = Stepper(bundle.model)
         self.covariates, self.static = bundle.model.covariates.dynamic, AttributeCoder(bundle)
+        self.idle: IdleRegister | None = None  # of series that come back when they are observed
         self.scoring = None if store.calibration is None else Scoring(store.calibration, store)
         self.steps = 0  # that were computed, missing ones too
 
@@ -66,6 +74,7 @@ class Lane:
         """Judge rows against the series' clocks and memories; return the slots of the series too, -1 for new ones.
 
         Changes nothing. What is older than the states remember is left to who can look it up, see `Verdict.sought`.
+        Raises what `SeriesStore.bring` and `IdleRegister.want` raise.
 
         Args:
             columns: the rows.
@@ -75,6 +84,8 @@ class Lane:
         store, step_us = self.store, self.bundle.step_us
         slots = store.bring(columns.series_ids)
         exists = slots >= 0
+        if self.idle and not exists.all():
+            self.idle.want([columns.series_ids[i] for i in np.flatnonzero(~exists).tolist()])
         clocks = (
             np.where(exists, store.mirrors.clock_us[slots], 0)
             if len(store.mirrors.clock_us)
@@ -97,6 +108,15 @@ class Lane:
             sought = old[~store.held(slots[columns.series[old]], back_us[old] // step_us)[0]]
             others = np.setdiff1d(np.arange(len(columns)), sought, assume_unique=True)
             return judge(columns.rows(others)).among(others, sought, len(columns)), slots
+
+    def unknown(self, series_ids: Sequence[str]) -> list[SeriesNotFoundError]:
+        """Return what is said of series that have no state: of idle ones, how they get one again."""
+        idle = {one.series_id: one for one in self.idle.among(series_ids)} if self.idle else {}
+
+        def why(name: str) -> str:
+            return idle[name].explained() if name in idle else f"no series {name!r}: observe it first"
+
+        return [SeriesNotFoundError(why(name), [name]) for name in series_ids]
 
     def sought(self, columns: Columns, verdict: Verdict) -> Sought | None:
         """Return what a verdict says has to be looked up, None if nothing has; before anything is applied."""

@@ -181,6 +181,9 @@ def _states(models: Sequence[Served], backend: Backend) -> Iterator[Metric]:
     yield _gauge("series", "Series that there are, in memory or not.", _VERSION, each(lambda lane: len(lane.store)))
     text = "Series whose states are in memory."
     yield _gauge("series_resident", text, _VERSION, each(lambda lane: len(lane.store.resident)))
+    idle = [((one.name,), float(len(one.engine.idle))) for one in models]
+    text = "Series that were not observed for serving.series_idle_seconds: not among forecaster_series."
+    yield _gauge("series_idle", text, _MODEL, idle)
     text = "States in memory that are newer than their snapshots."
     yield _gauge("series_unsaved", text, _VERSION, each(lambda lane: lane.store.count_dirty()))
     text = "Series that were asked for and whose states cannot be had; ListSeries names them, and says why."

@@ -20,17 +20,20 @@ class Standing(NamedTuple):
         clock_us: int64 [N].
         position: int64 [N].
         observed_count: int64 [N].
+        touched_us: when it last advanced, int64 [N].
         exists: bool [N].
     """
 
     clock_us: IntArray
     position: IntArray
     observed_count: IntArray
+    touched_us: IntArray
     exists: npt.NDArray[np.bool_]
 
     def of(self, rows: slice) -> "Standing":
         """Return that of some of the series."""
-        return Standing(self.clock_us[rows], self.position[rows], self.observed_count[rows], self.exists[rows])
+        clocks, positions, counts, touched = (part[rows] for part in self[:4])
+        return Standing(clocks, positions, counts, touched, self.exists[rows])
 
 
 def _int64() -> IntArray:
@@ -77,10 +80,11 @@ class Mirrors:
     def standing(self, slots: IntArray) -> Standing:
         """Return where the series in slots [N] stand, -1 being none."""
         there = slots >= 0
-        clocks, positions, counts = (np.full(len(slots), -1, dtype=np.int64) for _ in range(3))
-        clocks[there], positions[there] = self.clock_us[slots[there]], self.position[slots[there]]
-        counts[there] = self.observed_count[slots[there]]
-        return Standing(clocks, positions, counts, there)
+        mirrors = (self.clock_us, self.position, self.observed_count, self.touched_us)
+        clocks, positions, counts, touched = parts = [np.full(len(slots), -1, dtype=np.int64) for _ in mirrors]
+        for part, mirror in zip(parts, mirrors, strict=True):
+            part[there] = mirror[slots[there]]
+        return Standing(clocks, positions, counts, touched, there)
 
     def stand(self, slots: IntArray, clock_us: IntArray, position: IntArray, observed_count: IntArray) -> None:
         """Set where the series in slots [N] stand."""

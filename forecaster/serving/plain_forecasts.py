@@ -18,7 +18,6 @@ from forecaster.errors import (
     ForecasterError,
     InvalidArgumentError,
     LimitReachedError,
-    SeriesNotFoundError,
     StateLostError,
     StorageError,
     TooLittleHistoryError,
@@ -135,12 +134,12 @@ def failures(lane: Lane, names: Sequence[str], slots: IntArray, request: Forecas
         return dict.fromkeys(range(len(names)), error)
     needed = config.min_history or 1
     if not len(lane.store.mirrors.observed_count):
-        return {at: _no_series(name) for at, name in enumerate(names)}
+        return dict(enumerate(lane.unknown(names)))
     counts = lane.store.mirrors.observed_count[slots]
-    failed: dict[int, ForecasterError] = {}
-    for at in np.flatnonzero((slots < 0) | (counts < needed)).tolist():
-        message = f"series {names[at]!r} has {counts[at]} values; a forecast needs {needed}"
-        failed[at] = _no_series(names[at]) if slots[at] < 0 else TooLittleHistoryError(message)
+    missing = np.flatnonzero(slots < 0).tolist()
+    failed: dict[int, ForecasterError] = dict(zip(missing, lane.unknown([names[at] for at in missing]), strict=True))
+    for at in np.flatnonzero((slots >= 0) & (counts < needed)).tolist():
+        failed[at] = TooLittleHistoryError(f"series {names[at]!r} has {counts[at]} values; a forecast needs {needed}")
     return failed
 
 
@@ -197,7 +196,3 @@ def _decoded(lane: Lane, slots: IntArray, horizon: int) -> tuple[Float64, Float6
         given = (slots, quantiles, ended, horizons)
         lane.scoring.issue(*(given if sound is None else (part[sound] for part in given)))
     return quantiles, ended, sound
-
-
-def _no_series(name: str) -> SeriesNotFoundError:
-    return SeriesNotFoundError(f"no series {name!r}: observe it first", [name])

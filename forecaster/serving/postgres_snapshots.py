@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from forecaster.serving.postgres_head import Head
 from forecaster.serving.postgres_session import Session
 from forecaster.serving.records import Snapshot
-from forecaster.serving.storage import Activation
+from forecaster.serving.storage import IDLE, RETURNED, Activation
 
 _PART = 1024  # snapshots that `read` takes at once
 
@@ -23,6 +23,12 @@ ON CONFLICT (shard, series_id, fingerprint)
 DO UPDATE SET sequence = excluded.sequence, state = excluded.state, checksum = excluded.checksum
 WHERE snapshots.sequence <= excluded.sequence
 """
+_REPLACED = """
+DELETE FROM forecaster.snapshots AS one USING unnest(%b::text[], %b::bigint[]) AS idle (series_id, sequence)
+WHERE shard = %s AND one.series_id = idle.series_id AND one.sequence <= idle.sequence AND fingerprint != %s
+"""
+_REMOVE = "DELETE FROM forecaster.snapshots WHERE shard = %s AND fingerprint = %s AND series_id = ANY(%b::text[])"
+_UNAWAITED = "SET LOCAL synchronous_commit = off"
 _COMPLETE = """
 INSERT INTO forecaster.complete_snapshots (shard, fingerprint, sequence) VALUES (%s, %s, %s)
 ON CONFLICT (shard, fingerprint) DO UPDATE SET sequence = excluded.sequence
@@ -62,15 +68,18 @@ class PostgresSnapshots:
 
     def save(self, fingerprint: str, snapshots: Sequence[Snapshot]) -> None:
         """See `Snapshots.save`."""
-        latest = list({snapshot.series_id: snapshot for snapshot in snapshots}.values())
-        if latest:
-            parts = (
-                [one.series_id for one in latest],
-                [one.sequence for one in latest],
-                [one.state for one in latest],
-                [one.checksum for one in latest],
-            )
-            self._send(False, _SAVE, self._session.shard, fingerprint, *parts)
+        if snapshots:
+            self._send(False, _SAVE, *self._parts(fingerprint, snapshots))
+
+    def set_idle(self, snapshots: Sequence[Snapshot]) -> None:
+        """See `Snapshots.set_idle`."""
+        replaced = ([one.series_id for one in snapshots], [one.sequence for one in snapshots])
+        replace = (_REPLACED, (*replaced, self._session.shard, IDLE))
+        self._session.send((_UNAWAITED, None), replace, (_SAVE, self._parts(IDLE, snapshots)))
+
+    def remove(self, fingerprint: str, series_ids: Sequence[str]) -> None:
+        """See `Snapshots.remove`."""
+        self._send(False, _REMOVE, self._session.shard, fingerprint, list(series_ids))
 
     def fetch(self, fingerprint: str, series_ids: Sequence[str]) -> list[Snapshot]:
         """See `Snapshots.fetch`."""
@@ -101,8 +110,10 @@ class PostgresSnapshots:
     def fingerprints(self) -> list[str]:
         """See `Snapshots.fingerprints`."""
         noted = "SELECT fingerprint FROM forecaster.complete_snapshots WHERE shard = %s"
-        query = f"SELECT fingerprint {_VISIBLE} UNION {noted} ORDER BY 1"
-        return [str(row[0]) for row in self._session.rows(query, (*self._visible(), self._session.shard))]
+        models = f"{_VISIBLE} AND fingerprint != %s AND fingerprint NOT LIKE %s"
+        query = f"SELECT fingerprint {models} UNION {noted} ORDER BY 1"
+        values = (*self._visible(), IDLE, f"{RETURNED}%", self._session.shard)
+        return [str(row[0]) for row in self._session.rows(query, values)]
 
     def complete(self, fingerprint: str, sequence: int) -> None:
         """See `Snapshots.complete`."""
@@ -143,6 +154,12 @@ class PostgresSnapshots:
     def _send(self, is_awaited: bool, query: str, *values: object) -> None:
         """Write, and wait for the disk or leave that to `sync`."""
         self._session.send((f"SET LOCAL synchronous_commit = {'on' if is_awaited else 'off'}", None), (query, values))
+
+    def _parts(self, fingerprint: str, snapshots: Sequence[Snapshot]) -> tuple[object, ...]:
+        """Return the values of the statement that saves snapshots."""
+        latest = list({snapshot.series_id: snapshot for snapshot in snapshots}.values())
+        parts = ([getattr(one, name) for one in latest] for name in ("series_id", "sequence", "state", "checksum"))
+        return self._session.shard, fingerprint, *parts
 
     def _visible(self) -> tuple[str, int]:
         return self._session.shard, self._head.last

@@ -26,7 +26,7 @@ from forecaster.serving.rebuilt import Rebuilt
 from forecaster.serving.records import Attributes, Columns, Deletion, IntArray, Record
 from forecaster.serving.recovery import remembered
 from forecaster.serving.replay import Part, in_parts
-from forecaster.serving.storage import Journal, Snapshots
+from forecaster.serving.storage import RETURNED, Journal, Snapshots
 from forecaster.serving.store import SeriesStore
 from forecaster.serving.telemetry import LOGGER
 from forecaster.serving.volatile_storage import VolatileSnapshots
@@ -78,7 +78,7 @@ class Staging:
         self._is_cut = False  # whether journal and history have less than everything
         self._deletions = Deletions(census.deletions, lambda name: bool(self._moving[bucket(name)]))
         self._sequence, self._begun = 0, False
-        self._from_snapshots = snapshots is not None
+        self._from = snapshots
         if snapshots is not None:
             self._sequence = snapshots.complete_through(bundle.fingerprint) or 0
 
@@ -199,9 +199,9 @@ class Staging:
     def _begin(self) -> None:
         """Begin with the snapshots or the windows, and take in what came before the census."""
         self._begun, self._is_cut = True, self._journal.first_sequence() > 1
-        if self._from_snapshots:
+        if self._from is not None:
             self._check_reach()
-            self._go_on()
+            self._go_on(self._from)
         self._begin_windows(np.flatnonzero((self._offset > 0) & ~self._settled))
         self._take(itertools.takewhile(lambda one: one[0] <= self._census.sequence, self._past()))
         self._sequence = max(self._sequence, self._census.sequence)  # series that are newer may have older times
@@ -221,12 +221,14 @@ class Staging:
         if self._sequence and (first := self._journal.first_sequence()) > self._sequence + 1:
             raise StorageError(f"snapshots hold records up to {self._sequence} and the journal begins with {first}")
 
-    def _go_on(self) -> None:
-        """Take the states of snapshots; a series whose snapshot is corrupted is rebuilt from all that there is."""
+    def _go_on(self, snapshots: Snapshots) -> None:
+        """Take the states of snapshots; whose one is corrupted, or was let go of, is rebuilt from all that there is."""
         store, lost, names = self.lane.store, set[str](), self._census.names.tolist()
         store.on_lost = lost.update
         for start in range(0, len(names), _AT_ONCE):
-            store.bring(names[start : start + _AT_ONCE])
+            slots = store.bring(names[start : start + _AT_ONCE])
+            absent = [names[start + k] for k in np.flatnonzero(slots < 0).tolist()]
+            lost.update(one.series_id for one in snapshots.fetch(RETURNED + self._census.fingerprint, absent))
         store.retire()
         self._goes_on[:] = [name not in lost for name in names]
         self._behind_us[self._goes_on], self._offset[self._goes_on] = _ALWAYS_US, 0

@@ -3,13 +3,15 @@
 Shapes: N series.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from forecaster.errors import StateLostError, UnavailableError
+from forecaster.serving.idle_series import come_back
+from forecaster.serving.issued import Issued
 from forecaster.serving.lane import Lane
-from forecaster.serving.records import Deletion, without
+from forecaster.serving.records import Deletion, Record, without
 from forecaster.serving.replay import Part, in_parts
-from forecaster.serving.storage import Journal, Storage, in_batches
+from forecaster.serving.storage import IDLE, Journal, Snapshots, Storage, in_batches
 from forecaster.serving.telemetry import LOGGER
 
 _SNAPSHOTS_AT_ONCE = 4096
@@ -34,7 +36,10 @@ def recover(lane: Lane, storage: Storage, should_stop: Callable[[], bool], max_r
         LOGGER.error("the states of %d series are lost for now (%s), see above: the others go on", len(lost), some)
     lane.store.sequence = through
     replayed = 0
+    records: Iterator[tuple[int, Record]]
     records = ((sequence, rest) for sequence, one in journal.read(through) if (rest := without(one, lost)) is not None)
+    if idle := _idle(lane, storage.snapshots):
+        records = _beside_idle(lane, storage.snapshots, records, idle)
     for part in in_parts(records, most_series=max_resident // 2, should_stop=should_stop):
         if isinstance(part, Part):
             replayed += sum(_replay(lane, storage.journal, piece) for piece in _pieces(lane, part, max_resident))
@@ -42,6 +47,48 @@ def recover(lane: Lane, storage: Storage, should_stop: Callable[[], bool], max_r
             _delete(lane, *part)
     lane.store.sequence = storage.journal.last_sequence()
     return replayed
+
+
+def _idle(lane: Lane, snapshots: Snapshots) -> dict[str, int]:
+    """Return the series that are idle, and of which record their states were; those that came back are no more."""
+    found: dict[str, int] = {}
+    for batch in in_batches(snapshots.read(IDLE), _SNAPSHOTS_AT_ONCE):
+        back = {one.series_id for one in lane.store.cold.fetch([one.series_id for one in batch])}
+        if back:  # a crash came before they were removed here
+            come_back(snapshots, sorted(back), lane.bundle.fingerprint)
+        found |= {one.series_id: one.sequence for one in batch if one.series_id not in back}
+    return found
+
+
+def _beside_idle(
+    lane: Lane, snapshots: Snapshots, records: Iterable[tuple[int, Record]], idle: dict[str, int]
+) -> Iterator[tuple[int, Record]]:
+    """Yield records without what idle series have got before they were idle, or were only forecast.
+
+    A series that was observed since has come back, and its snapshot was not durable: it is folded again before.
+    """
+    for sequence, record in records:
+        if isinstance(record, Deletion):
+            if sequence > idle.get(record.series_id, sequence):
+                del idle[record.series_id]
+            yield sequence, record
+            continue
+        names = [name for name in record.series_ids if name in idle]
+        back = [name for name in names if sequence > idle[name] and not isinstance(record, Issued)]
+        gone = set(names).difference(back)
+        if back:
+            lane.store.begin_turn()
+            try:
+                lane.store.on_lost(back)
+            except StateLostError as error:
+                LOGGER.error("%d series cannot come back for now: %s", len(back), error)
+                lane.store.lose(back)
+                gone = set(names)
+            come_back(snapshots, back, lane.bundle.fingerprint)
+            for name in back:
+                del idle[name]
+        if (rest := without(record, gone)) is not None:
+            yield sequence, rest
 
 
 def _check_reach(lane: Lane, storage: Storage, through: int) -> None:

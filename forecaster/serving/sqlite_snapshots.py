@@ -12,7 +12,7 @@ from forecaster.durable_files import UNFINISHED, make_folder, sync_folder, write
 from forecaster.errors import StorageError
 from forecaster.serving.records import Snapshot
 from forecaster.serving.sqlite_database import Database
-from forecaster.serving.storage import Activation
+from forecaster.serving.storage import IDLE, RETURNED, Activation
 
 SCHEMA_VERSION = 1
 # `model` is short for a fingerprint, which would otherwise stand twice beside every series; NULL where it was dropped.
@@ -24,6 +24,12 @@ SCHEMA = (
     "CREATE UNIQUE INDEX IF NOT EXISTS snapshots_of_series ON snapshots (model, series_id)",
 )
 HIGHEST = "SELECT coalesce(max(max(highest, coalesce(complete_through, 0))), 0) FROM models"
+_SAVE = (
+    "INSERT INTO snapshots VALUES (?, ?, ?, ?, ?) ON CONFLICT (model, series_id) DO UPDATE SET"
+    " sequence = excluded.sequence, checksum = excluded.checksum, state = excluded.state"
+    " WHERE excluded.sequence >= sequence"
+)
+_HIGHEST_OF = "UPDATE models SET highest = max(highest, ?) WHERE model = ?"
 _PAGE = 1000  # snapshots of one query or of one transaction that removes some
 
 
@@ -52,16 +58,10 @@ class SqliteSnapshots:
             return
         self._before_save()
         highest = max(s.sequence for s in kept)
-        query = (
-            "INSERT INTO snapshots VALUES (?, ?, ?, ?, ?) ON CONFLICT (model, series_id) DO UPDATE SET"
-            " sequence = excluded.sequence, checksum = excluded.checksum, state = excluded.state"
-            " WHERE excluded.sequence >= sequence"
-        )
         with self._database.transaction() as connection:
             model = _model(connection, fingerprint)
-            rows = [(model, s.series_id, s.sequence, s.checksum, s.state) for s in kept]
-            connection.executemany(query, rows)
-            connection.execute("UPDATE models SET highest = max(highest, ?) WHERE model = ?", (highest, model))
+            connection.executemany(_SAVE, [_row(model, s) for s in kept])
+            connection.execute(_HIGHEST_OF, (highest, model))
 
     def fetch(self, fingerprint: str, series_ids: Sequence[str]) -> list[Snapshot]:
         """See `Snapshots.fetch`."""
@@ -91,6 +91,23 @@ class SqliteSnapshots:
         query = "SELECT count(*) FROM snapshots WHERE model = (SELECT model FROM models WHERE fingerprint = ?)"
         return int(self._database.rows(query, (fingerprint,))[0][0])
 
+    def set_idle(self, snapshots: Sequence[Snapshot]) -> None:
+        """See `Snapshots.set_idle`."""
+        kept = [s for s in snapshots if self._counts(s)]
+        older = "DELETE FROM snapshots WHERE model = ? AND series_id = ? AND sequence <= ?"
+        with self._database.transaction() as connection:
+            idle = _model(connection, IDLE)
+            models = [row[0] for row in connection.execute("SELECT model FROM models WHERE model != ?", (idle,))]
+            connection.executemany(older, [(model, s.series_id, s.sequence) for s in kept for model in models])
+            connection.executemany(_SAVE, [_row(idle, s) for s in kept])
+            connection.execute(_HIGHEST_OF, (max((s.sequence for s in kept), default=0), idle))
+
+    def remove(self, fingerprint: str, series_ids: Sequence[str]) -> None:
+        """See `Snapshots.remove`."""
+        query = "DELETE FROM snapshots WHERE series_id = ? AND model = (SELECT model FROM models WHERE fingerprint = ?)"
+        with self._database.transaction() as connection:
+            connection.executemany(query, [(series_id, fingerprint) for series_id in series_ids])
+
     def drop(self, fingerprint: str) -> None:
         """See `Snapshots.drop`: at once for readers; its rows go in short transactions."""
         with self._database.transaction() as connection:
@@ -107,10 +124,11 @@ class SqliteSnapshots:
     def fingerprints(self) -> list[str]:
         """See `Snapshots.fingerprints`."""
         query = (
-            "SELECT fingerprint FROM models AS m WHERE fingerprint IS NOT NULL AND (complete_through IS NOT NULL"
-            " OR EXISTS (SELECT 1 FROM snapshots AS s WHERE s.model = m.model)) ORDER BY model"
+            "SELECT fingerprint FROM models AS m WHERE fingerprint != ? AND fingerprint NOT LIKE ?"
+            " AND (complete_through IS NOT NULL OR EXISTS (SELECT 1 FROM snapshots AS s WHERE s.model = m.model))"
+            " ORDER BY model"
         )
-        return [str(row[0]) for row in self._database.rows(query)]
+        return [str(row[0]) for row in self._database.rows(query, (IDLE, f"{RETURNED}%"))]
 
     def complete(self, fingerprint: str, sequence: int) -> None:
         """See `Snapshots.complete`."""
@@ -178,9 +196,11 @@ class SqliteSnapshots:
 
     def forget_after(self, sequence: int) -> None:
         """Remove what a journal that ends with record `sequence` cannot have led to: its end was lost."""
-        for model, complete in self._database.rows(
-            "SELECT model, complete_through FROM models WHERE highest > ? OR complete_through > ?", (sequence, sequence)
-        ):
+        query = (
+            "SELECT model, complete_through, fingerprint FROM models WHERE highest > ? OR complete_through > ?"
+            " ORDER BY fingerprint = ?"
+        )
+        for model, complete, fingerprint in self._database.rows(query, (sequence, sequence, IDLE)):
             with self._database.transaction() as connection:
                 of_model = "WHERE model = ?"
                 gone = connection.execute(f"DELETE FROM snapshots {of_model} AND sequence > ?", (model, sequence))
@@ -188,6 +208,8 @@ class SqliteSnapshots:
                 whole = None if gone.rowcount or complete is None else min(complete, sequence)
                 values = (sequence, whole, model)
                 connection.execute(f"UPDATE models SET highest = ?, complete_through = ? {of_model}", values)
+                if gone.rowcount and fingerprint == IDLE:  # no model has a snapshot of those either
+                    connection.execute("UPDATE models SET complete_through = NULL")
 
     def highest(self) -> int:
         """Return the last sequence that any of them knows of, 0 if there are none."""
@@ -201,6 +223,10 @@ class SqliteSnapshots:
 
     def _counts(self, snapshot: Snapshot) -> bool:
         return snapshot.sequence >= self._deleted.get(snapshot.series_id, 0)
+
+
+def _row(model: int, snapshot: Snapshot) -> tuple[int, str, int, int, bytes]:
+    return model, snapshot.series_id, snapshot.sequence, snapshot.checksum, snapshot.state
 
 
 def _model(connection: sqlite3.Connection, fingerprint: str) -> int:

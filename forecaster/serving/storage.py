@@ -17,6 +17,8 @@ from forecaster.errors import DamagedHistoryError
 from forecaster.serving.records import Attributes, Columns, Record, Snapshot, nothing
 
 OnDamage = Callable[[DamagedHistoryError], None]
+IDLE = "idle"  # stands for a fingerprint where snapshots lie of what is known of series that no model has a state of
+RETURNED = "returned "  # before a fingerprint: of those that came back under that version, and former ones do not have
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +156,23 @@ class Snapshots(Protocol):
         """Return how many series have a snapshot."""
         ...
 
+    def set_idle(self, snapshots: Sequence[Snapshot]) -> None:
+        """Keep these under `IDLE` instead of the same series' snapshots of all models, all or none.
+
+        A model's snapshot that is newer than the one that replaces it stays.
+        """
+        ...
+
+    def remove(self, fingerprint: str, series_ids: Sequence[str]) -> None:
+        """Remove the snapshots of some series."""
+        ...
+
     def drop(self, fingerprint: str) -> None:
         """Remove a fingerprint's snapshots and what `complete` noted for it."""
         ...
 
     def fingerprints(self) -> list[str]:
-        """Return the fingerprints that have snapshots or a note of `complete`."""
+        """Return the fingerprints of models that have snapshots or a note of `complete`."""
         ...
 
     def complete(self, fingerprint: str, sequence: int) -> None:

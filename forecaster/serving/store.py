@@ -169,13 +169,18 @@ class SeriesStore:
         """Return where series stand; cold ones stay cold."""
         found = self.mirrors.standing(self._look_up(series_ids))
         absent = {series_ids[i]: i for i in np.flatnonzero(~found.exists).tolist()}
-        cold, state = self.cold.peek_all(list(absent)) if absent and self._cold else ([], {})
-        if cold:
+        cold, packed = self.cold.peek_all(list(absent)) if absent and self._cold else ([], None)
+        if packed is not None:
             at = [absent[name] for name in cold]
             for part, tensor in zip(found, ("time_us", "position", "observed_count"), strict=False):
-                part[at] = state[tensor].numpy()
-            found.exists[at] = True
+                part[at] = packed.state[tensor].numpy()
+            found.touched_us[at], found.exists[at] = packed.touched_us, True
         return found
+
+    def add_cold(self, series_ids: Sequence[str], sequence: int, packed: Packed) -> None:
+        """Add series by their snapshots as of a record; none of them may exist. Raises StorageError."""
+        self.cold.save(series_ids, sequence, packed)
+        self._cold += len(series_ids)
 
     def lose(self, series_ids: Sequence[str]) -> None:
         """Take over series whose states could not be made, durably: who asks for them is told, after a start too."""

@@ -29,7 +29,7 @@ from forecaster.serving.rebuild import Staging
 from forecaster.serving.rebuilt import Rebuilt
 from forecaster.serving.records import IntArray
 from forecaster.serving.saving import save
-from forecaster.serving.storage import Activation, Storage
+from forecaster.serving.storage import RETURNED, Activation, Storage
 from forecaster.serving.stragglers import groups, stragglers
 from forecaster.serving.telemetry import LOGGER
 
@@ -91,7 +91,8 @@ class Swap:
         series could not be given back to it.
         """
         lanes = self._engine.lanes
-        kept = {bundle.fingerprint, lanes.active.bundle.fingerprint}
+        former = lanes.active.bundle.fingerprint
+        kept = {bundle.fingerprint, former}
         lane = await self._in_thread(functools.partial(self._engine.make_lane, bundle, version, empty=True))
         await self._in_thread(lane.warm_up)
         self._lane = lane
@@ -107,7 +108,7 @@ class Swap:
                 await asyncio.shield(self.take_back())
             raise
         try:
-            await self._in_thread(self._clean_up, kept)
+            await self._in_thread(self._clean_up, kept, former)
         except Exception as error:  # noqa: BLE001 -- the new version serves all the same
             LOGGER.warning("snapshots of former versions stay until the next replacement", exc_info=error)
 
@@ -214,11 +215,12 @@ class Swap:
         snapshots.activate(Activation(version, bundle.fingerprint))
         self._engine.lanes.finish().store.retire()
 
-    def _clean_up(self, keep: set[str]) -> None:
+    def _clean_up(self, keep: set[str], former: str) -> None:
         """Remove the snapshots of all versions but some."""
         for fingerprint in self._storage.snapshots.fingerprints():
             if fingerprint not in keep:
                 self._storage.snapshots.drop(fingerprint)
+        self._storage.snapshots.drop(RETURNED + former)  # the new version has them too
 
     async def take_back(self) -> None:
         """Give all buckets back to the active version; what failed is in `left`, and may be tried again."""
@@ -306,10 +308,11 @@ def _take(target: Lane, rebuilt: Rebuilt, standing: Standing) -> None:
         for start in range(0, len(rebuilt.names), at_once):
             target.store.begin_turn()  # those before may leave again
             rows = slice(start, start + at_once)
-            part = rebuilt.of(rows)
-            slots = target.store.take(part.names, part.state, part.static_digest, part.touched_us)
+            part, stood = rebuilt.of(rows), standing.of(rows)
+            touched_us = np.where(stood.exists, stood.touched_us, part.touched_us)
+            slots = target.store.take(part.names, part.state, part.static_digest, touched_us)
             taken += len(slots)
-            _count_on(target, part, standing.of(rows), slots)
+            _count_on(target, part, stood, slots)
     except BaseException:  # who had to leave for them could not be saved, as a rule
         target.store.forget(rebuilt.names[:taken])
         raise

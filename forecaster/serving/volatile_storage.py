@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from forecaster.serving.records import Attributes, Columns, Deletion, Record, Snapshot, nothing
-from forecaster.serving.storage import Activation, OnDamage
+from forecaster.serving.storage import IDLE, RETURNED, Activation, OnDamage
 
 _PAST_ATTRIBUTES = 16  # of a series
 
@@ -130,6 +130,21 @@ class VolatileSnapshots:
         """See `Snapshots.count`."""
         return len(self._states.get(fingerprint, {}))
 
+    def set_idle(self, snapshots: Sequence[Snapshot]) -> None:
+        """See `Snapshots.set_idle`."""
+        with self._lock:
+            for states in self._states.values():
+                for one in snapshots:
+                    if one.series_id in states and states[one.series_id].sequence <= one.sequence:
+                        del states[one.series_id]
+        self.save(IDLE, snapshots)
+
+    def remove(self, fingerprint: str, series_ids: Sequence[str]) -> None:
+        """See `Snapshots.remove`."""
+        with self._lock:
+            for series_id in series_ids:
+                self._states.get(fingerprint, {}).pop(series_id, None)
+
     def drop(self, fingerprint: str) -> None:
         """See `Snapshots.drop`."""
         with self._lock:
@@ -139,7 +154,9 @@ class VolatileSnapshots:
     def fingerprints(self) -> list[str]:
         """See `Snapshots.fingerprints`."""
         with self._lock:
-            return list(dict.fromkeys((*(name for name, held in self._states.items() if held), *self._complete)))
+            models = (name for name in self._states if name != IDLE and not name.startswith(RETURNED))
+            held = (name for name in models if self._states[name])
+            return list(dict.fromkeys((*held, *self._complete)))
 
     def complete(self, fingerprint: str, sequence: int) -> None:
         """See `Snapshots.complete`."""

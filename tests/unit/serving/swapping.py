@@ -147,18 +147,25 @@ class Fleet:
         return await self.batcher.forecast(ForecastWork(tuple(names), HORIZON, levels))
 
     async def check(self) -> None:
-        """Every series is there, once, and its forecast is the offline fold under the weights of its version."""
-        listed, total = await self.batcher.call(lambda: self.engine.page("", 10_000))
-        found = [info.series_id for info in listed]
-        assert found == sorted(self.series), (found, sorted(self.series))
-        assert total == len(self.series)
-        if not self.series:
+        """Every series is there, once, and its forecast is the offline fold under the weights of its version.
+
+        Those that are idle are not listed, and a forecast says so.
+        """
+        listed, total, idle = await self.batcher.call(lambda: (*self.engine.page("", 10_000), self.idle()))
+        names = [info.series_id for info in listed]
+        there = sorted(self.series.keys() - idle)
+        assert names == there, (names, there)
+        assert total == len(there)
+        assert self.engine.lanes.next or len(self.engine.idle) == len(idle)
+        if idle:
+            told = (await self.forecast(sorted(idle))).failures
+            assert all("idle" in str(told[name]) for name in idle), told
+        if not there:
             return
         for info in listed:
             series = self.series[info.series_id]
             assert info.length == len(series.steps), (info, len(series.steps))
             assert info.observed_length == sum(math.isfinite(value) for _, value, _, _ in series.steps)
-        names = sorted(self.series)
         for start in range(0, len(names), self.at_once):
             some = names[start : start + self.at_once]
             answer = await self.forecast(some)
@@ -166,6 +173,11 @@ class Fleet:
             for name, found, version in self.each(answer):
                 self.seen.add(version)
                 assert_same(found, self.series[name].forecast(self.bundles[version]), f"{name}, version {version}")
+
+    def idle(self) -> set[str]:
+        """Return the series that are idle; on the engine's thread."""
+        found = {one.series_id for one in self.engine.idle.among(sorted(self.series))}
+        return {name for name in found if self.engine.lanes.of(name).store.bring([name])[0] < 0}
 
     @staticmethod
     def each(answer: Forecasts) -> Iterator[tuple[str, np.ndarray, str]]:

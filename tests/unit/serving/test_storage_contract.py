@@ -8,7 +8,7 @@ import pytest
 
 from forecaster.errors import StorageError
 from forecaster.serving.records import Attributes, Deletion, Record, Snapshot
-from forecaster.serving.storage import Activation, Storage
+from forecaster.serving.storage import IDLE, RETURNED, Activation, Storage
 from forecaster.serving.volatile_storage import VolatileStorage
 from tests.unit.serving.storages import FOR_EVER_US, Opener, columns, contents, erase_all, plain, prune_all
 
@@ -301,6 +301,30 @@ class TestSnapshots:
         storage.snapshots.save("one", [Snapshot.of("a", 3, b"new")])
         erase_all(storage)
         assert storage.snapshots.fetch("one", ["a"]) == [Snapshot.of("a", 3, b"new")]
+        storage.close()
+
+    def test_idle_series_are_kept_instead_of_all_models_states(self, snapshots_opener: Opener) -> None:
+        storage = snapshots_opener()
+        for k in range(5):
+            storage.journal.append(columns(("a", k, 1.0), ("b", k, 1.0), ("c", k, 1.0)))
+        snapshots = storage.snapshots
+        for fingerprint, sequence in (("one", 1), ("two", 2)):
+            snapshots.save(fingerprint, [Snapshot.of(name, sequence, b"state") for name in "abc"])
+        snapshots.save("two", [Snapshot.of("c", 4, b"newer")])
+        idle = [Snapshot.of(name, 2, b"where it stood") for name in "ac"]
+        snapshots.set_idle(idle)
+        assert list(snapshots.read(IDLE)) == idle
+        assert [one.series_id for one in snapshots.read("one")] == ["b"]
+        assert list(snapshots.read("two")) == [Snapshot.of("b", 2, b"state"), Snapshot.of("c", 4, b"newer")]
+        snapshots.save(RETURNED + "two", [idle[0]])
+        assert sorted(snapshots.fingerprints()) == ["one", "two"]  # those are no models
+        snapshots.remove(IDLE, ["a", "nobody"])
+        snapshots.remove("nothing", ["c"])
+        assert list(snapshots.read(IDLE)) == idle[1:]
+        storage.journal.append(Deletion("c"))
+        assert (snapshots.count(IDLE), snapshots.fetch(IDLE, ["c"])) == (0, [])
+        snapshots.drop(RETURNED + "two")
+        assert snapshots.count(RETURNED + "two") == 0
         storage.close()
 
     def test_notes(self, snapshots_opener: Opener) -> None:

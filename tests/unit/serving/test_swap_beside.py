@@ -1,10 +1,12 @@
 """What runs beside a swap, in any interleaving: deletions and their erasure, snapshots, pruning, evictions, retries,
-new static covariates. At any moment a forecast is the offline fold, and who was deleted stays deleted."""
+new static covariates, series that become idle and come back. At any moment a forecast is the offline fold, and who was
+deleted stays deleted."""
 
+import asyncio
 import contextlib
 import math
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -13,10 +15,12 @@ import pytest
 from hypothesis import Phase, given, settings
 
 from forecaster.config import ServingConfig
-from forecaster.errors import StorageError
+from forecaster.errors import ReturningError, StorageError
+from forecaster.serving.idling import Idling
 from forecaster.serving.maintenance import Maintenance
 from forecaster.serving.opening import open_storage
 from forecaster.serving.postgres_storage import open_postgres
+from forecaster.serving.returning import Returning
 from forecaster.serving.storage import Storage
 from tests.postgres import Cluster
 from tests.unit.model.family import SPEC
@@ -30,10 +34,13 @@ BUNDLES = {
     "2": make_bundle(2, SPEC, cell="lstm", hidden_size=9, season_lengths=(5, 30)),
 }
 NAMES = BUNDLES["1"].model.covariates.dynamic
+OPS = ["observe", "observe", "describe", "retry", "retry", "delete", "round", "idle", "idle", "erase", "again"]
 Op = tuple[str, str, int, float]
 ops = st.lists(
     st.tuples(
-        st.sampled_from(["observe", "describe", "describe", "retry", "retry", "delete", "round", "erase", "again"]),
+        st.sampled_from(
+            ["observe", "observe", "describe", "retry", "retry", "delete", "round", "idle", "idle", "erase", "again"]
+        ),
         st.sampled_from(["a", "b", "c", "d"]),
         st.integers(1, GAP + 4),
         st.one_of(st.floats(-50, 50), st.just(math.nan)),
@@ -63,11 +70,40 @@ class Beside:
         self._pool, self._sent = ThreadPoolExecutor(1), list[tuple[list[Row], dict[str, Static]]]()
         config = ServingConfig(journal_seconds=0.0, max_resident_series=100_000)
         self._upkeep = Maintenance(fleet.engine, fleet.batcher, self._keeping, self._pool, config)
+        self._idling = Idling(fleet.engine, fleet.batcher, self._keeping, self._pool, 1e-6)
+        self._folding, self._folder = fleet.storage.beside(), ThreadPoolExecutor(1)
+        self._returning = Returning(fleet.engine, fleet.batcher, self._folding, self._folder, 10_000)
         self._is_under_way = False
+        self.returned = self.became_idle = 0
 
-    def close(self) -> None:
-        self._pool.shutdown()
-        self._keeping.close()
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["Beside"]:
+        """Bring idle series back while the block runs."""
+        task = asyncio.create_task(self._returning.run())
+        await asyncio.sleep(0)  # it begins
+        try:
+            yield self
+        finally:
+            self._returning.stop()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            for pool, storage in ((self._pool, self._keeping), (self._folder, self._folding)):
+                pool.shutdown()
+                if storage is not self._fleet.storage:
+                    storage.close()
+
+    async def all_back(self) -> None:
+        """Observe every idle series once more."""
+        for name in sorted(await self._fleet.batcher.call(self._fleet.idle)):
+            hour = self._fleet.series[name].steps[-1][0] + 1
+            while True:
+                try:
+                    await self._observe([(name, hour, 1.5, (0.0,) * 3)])
+                except ReturningError:
+                    await asyncio.sleep(0.002)
+                else:
+                    break
+            self.returned += 1
 
     def hook(self, left: Iterator[Op]) -> Hook:
         """Return a hook that does the next two things at each stage; what it does itself is no stage."""
@@ -81,13 +117,23 @@ class Beside:
             try:
                 stages += 1
                 for op in [op for op, _ in zip(left, range(2), strict=False)]:
-                    await self.do(op)
+                    await self.attempt(op)
                 if stages % 3 == 0:
                     await self._fleet.check()
             finally:
                 self._is_under_way = False
 
         return hook
+
+    async def quiet(self) -> None:
+        """Wait for what a hook began that is not the swap's: series come back in a task of their own."""
+        while self._is_under_way:
+            await asyncio.sleep(0.001)
+
+    async def attempt(self, op: Op) -> None:
+        """Do something; of a series that is idle it is refused, and the series comes back behind the swap."""
+        with contextlib.suppress(ReturningError):
+            await self.do(op)
 
     async def do(self, op: Op) -> None:
         what, name, step, value = op
@@ -105,6 +151,9 @@ class Beside:
             assert (answer.outcomes == 2).all()
         elif what == "round":
             await self._upkeep.round()
+        elif what == "idle":
+            await self._upkeep.round()
+            self.became_idle += await self._idling.round()
         elif what in ("delete", "erase", "again") and known:
             await fleet.delete(name)
             self._sent = [one for one in self._sent if all(row[0] != name for row in one[0])]
@@ -121,27 +170,33 @@ class Beside:
 async def swaps(storage: Storage, before: Sequence[Op], during: Sequence[Op], max_resident: int, fails: int) -> None:
     """Swap there and back again while all of it happens; the first swap fails at a stage, if there is such a one."""
     fleet = Fleet(storage, BUNDLES, max_resident=max_resident)
-    async with fleet.running():
-        beside = Beside(fleet)
-        with closing(beside):
-            for k, name in enumerate("abcd"):
-                await fleet.observe(walk(name, range(12), k, 3))
-            for op in before:
-                await beside.do(op)
-            left = iter(during)
-            for stage in (fails, 0, 0):
-                hook = failing(stage, beside.hook(left))
-                with contextlib.suppress(StoppedError):
-                    await fleet.swap("2" if fleet.engine.lanes.active.version == "1" else "1", hook=hook)
-                fleet.batcher.hook = None
-                assert fleet.engine.lanes.next is None
+    async with fleet.running(), Beside(fleet).running() as beside:
+        for k, name in enumerate("abcd"):
+            await fleet.observe(walk(name, range(12), k, 3))
+        for op in before:
+            await beside.attempt(op)
+        left = iter(during)
+        for stage in (fails, 0, 0):
+            hook = failing(stage, beside.hook(left))
+            with contextlib.suppress(StoppedError):
+                await fleet.swap("2" if fleet.engine.lanes.active.version == "1" else "1", hook=hook)
+            fleet.batcher.hook = None
+            await beside.quiet()
+            assert fleet.engine.lanes.next is None
+            await fleet.check()
+            if fails % 2:
+                await beside.all_back()
                 await fleet.check()
-            fleet.engine.snapshot()
+        if fails % 3:  # else it ends as if it was killed
+            await fleet.batcher.upkeep(fleet.engine.snapshot)
     again = Fleet(storage, BUNDLES, fleet.engine.lanes.active.version, max_resident=max_resident)
     again.series = fleet.series
     async with again.running():  # as a restart finds it
         await again.batcher.upkeep(again.engine.recover)
         await again.check()
+        async with Beside(again).running() as beside:
+            await beside.all_back()
+            await again.check()
 
 
 class StoppedError(StorageError):
@@ -194,7 +249,6 @@ def test_at_whatever_stage_a_series_is_deleted_and_erased_it_does_not_come_back(
             rows = history(6, 30, covariates=3)
             for start in range(0, len(rows), 30):
                 await fleet.observe(rows[start : start + 30])
-            beside = Beside(fleet)
 
             async def hook() -> None:
                 nonlocal count
@@ -204,7 +258,7 @@ def test_at_whatever_stage_a_series_is_deleted_and_erased_it_does_not_come_back(
                     if then != "gone":
                         await fleet.observe(walk("s3", range(5), 5, 3))
 
-            with closing(beside):
+            async with Beside(fleet).running() as beside:
                 await fleet.swap("2", hook=hook)
                 fleet.batcher.hook = None
                 await fleet.check()
