@@ -1,0 +1,1 @@
+"""Files that earlier commits made, and what made them."""
