@@ -35,6 +35,8 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple, Self
 
+_NAMED = 10  # series in a line
+
 
 class FieldViolation(NamedTuple):
     """One wrong field: its path in the request or configuration, and what is wrong with it."""
@@ -206,12 +208,24 @@ class UnavailableError(ForecasterError):
 
 
 class ReturningError(UnavailableError):
-    """Series that were not observed for long are being folded again: they take observations shortly."""
+    """Series that were not observed for long are being folded again: they take observations shortly.
+
+    Args:
+        series_ids: these, or the line that a server told.
+        retry_after_seconds: see `UnavailableError`.
+    """
 
     reason = "SERIES_RETURNING"
 
-    def __init__(self, message: str, retry_after_seconds: float | None = 0.1) -> None:
-        super().__init__(message, retry_after_seconds)
+    def __init__(self, series_ids: Sequence[str] | str, retry_after_seconds: float | None = 0.1) -> None:
+        if isinstance(series_ids, str):
+            super().__init__(series_ids, retry_after_seconds)
+            self.series_ids: tuple[str, ...] = ()
+            return
+        self.series_ids = tuple(series_ids)
+        names, more = ", ".join(map(repr, self.series_ids[:_NAMED])), len(self.series_ids) - _NAMED
+        some = f"series {names} and {more} more" if more > 0 else f"series {names}"
+        super().__init__(f"{some}: not observed for long, and being folded again; come again", retry_after_seconds)
 
 
 class RegistryError(UnavailableError):

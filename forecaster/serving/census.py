@@ -35,7 +35,6 @@ class Census:
         position: int64 [N].
         deletions: that the journal may not tell of, because they are erased beside, sequence and series; there may be
             more at any time, each of them before the next record.
-        fingerprint: of the lane's version.
     """
 
     sequence: int
@@ -44,7 +43,6 @@ class Census:
     clock_us: IntArray
     position: IntArray
     deletions: Sequence[tuple[int, str]] = ()
-    fingerprint: str = ""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -56,7 +54,7 @@ class Census:
     def at(self, rows: IntArray) -> "Census":
         """Return those at some places."""
         parts = (self.names[rows], self.buckets[rows], self.clock_us[rows], self.position[rows])
-        return Census(self.sequence, *parts, self.deletions, self.fingerprint)
+        return Census(self.sequence, *parts, self.deletions)
 
 
 def take_census(
@@ -95,7 +93,7 @@ def take_census(
     buckets = np.fromiter(map(bucket, names), np.int64, len(names))
     every = np.array(names, dtype=object)
     clock_us, position = np.concatenate(clocks), np.concatenate(positions)
-    return Census(sequence, every, buckets, clock_us, position, deletions, source.bundle.fingerprint)
+    return Census(sequence, every, buckets, clock_us, position, deletions)
 
 
 def windows(census: Census, bundle: Bundle, replay_steps: int) -> tuple[IntArray, IntArray]:

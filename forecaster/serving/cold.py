@@ -57,9 +57,15 @@ class ColdStates:
 
     def save(self, series_ids: Sequence[str], sequence: int, packed: Packed) -> None:
         """Write snapshots of N series as of a record."""
+        self._snapshots.save(self.fingerprint, self._made(series_ids, sequence, packed))
+
+    def end_idle(self, series_ids: Sequence[str], sequence: int, packed: Packed) -> None:
+        """Write snapshots of N series as of a record, which are no longer idle then."""
+        self._snapshots.end_idle(self.fingerprint, self._made(series_ids, sequence, packed), series_ids)
+
+    def _made(self, series_ids: Sequence[str], sequence: int, packed: Packed) -> list[Snapshot]:
         states = self._packing.pack(packed)
-        made = [Snapshot.of(name, sequence, state) for name, state in zip(series_ids, states, strict=True)]
-        self._snapshots.save(self.fingerprint, made)
+        return [Snapshot.of(name, sequence, state) for name, state in zip(series_ids, states, strict=True)]
 
     def can_unpack(self, snapshot: Snapshot) -> bool:
         """Return whether a snapshot is what was written of a state of this model."""

@@ -16,6 +16,7 @@ from forecaster.errors import (
     FieldViolation,
     InternalError,
     InvalidArgumentError,
+    ReturningError,
     StateLostError,
     StorageError,
 )
@@ -111,7 +112,15 @@ class Engine:
             requests: the first of them gets on in any case.
             turn: spent by it.
         """
-        return observe_in_parts(requests, functools.partial(self._observe, turn), self._at_hand)
+        try:
+            answers = observe_in_parts(requests, functools.partial(self._observe, turn), self._at_hand)
+        except ReturningError:
+            self.idle.on_asked(list(requests[0].series_ids()))  # an only one
+            raise
+        for request, answer in zip(requests, answers, strict=True) if self.idle else ():
+            if isinstance(answer.refused, ReturningError):  # with all that it will need
+                self.idle.on_asked(list(request.series_ids()))
+        return answers
 
     def looked_up(self, answer: Observed) -> Observed:
         """Return an answer with what the journal tells of rows that the states do not remember."""
@@ -200,10 +209,14 @@ class Engine:
         """Make everything acknowledged so far last."""
         self._journal.sync()
 
+    def settle(self) -> None:
+        """Journal the forecasts that were issued: the states know of them already. Raises StorageError."""
+        if any(lane.scoring is not None and lane.scoring.pending for lane in self.lanes):
+            self._keep_up(self._append())
+
     def _refold(self, lane: Lane, series_ids: list[str]) -> None:
         """Make series resident whose snapshots turned out to be corrupted: they then stand where the others do."""
-        if lane.scoring is not None and lane.scoring.pending:  # the states know of them already
-            self._keep_up(self._append())
+        self.settle()
         found = refold(lane, series_ids, self._journal, through=lane.store.sequence)
         if found.names:  # while everything is replayed nothing is there yet: it creates them anew
             slots = lane.store.take(found.names, found.state, found.static_digest, found.touched_us)
@@ -238,7 +251,11 @@ class Engine:
         began, waited = turn.clock(), self._journal_seconds
         with turn.attempt():
             counts = turn.by_rows(requests, self._row_costs)
-            batch = self._judge(requests, counts)
+            try:
+                batch = self._judge(requests, counts)
+            except (ReturningError, StateLostError):  # to find that out has cost something
+                turn.spend(sum(map(self._cost, requests, counts)), 0)
+                raise
             if (steps := batch.missing_steps()).sum() > turn.steps - turn.steps_done:
                 counts = turn.by_steps(requests, counts, [steps[rows] for rows in batch.slices])
                 batch = self._judge(requests, counts)
@@ -261,6 +278,13 @@ class Engine:
         first = np.unique(series, return_index=True)[1]
         costs[first[away[series[first]]]] = _COLD_ROWS
         return costs
+
+    def _cost(self, request: ObserveWork, count: int) -> int:
+        """Return what the next rows of a request cost, in rows."""
+        if count <= 0:
+            return 0
+        costs = self._row_costs(request)
+        return count if costs is None else int(costs[:count].sum())
 
     def _judge(self, requests: Sequence[ObserveWork], counts: Sequence[int]) -> MicroBatch:
         """Judge so many rows of each request."""

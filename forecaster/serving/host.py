@@ -21,6 +21,7 @@ from forecaster.registry import RegisteredModel
 from forecaster.serving.backend import Served
 from forecaster.serving.batcher import Batcher
 from forecaster.serving.engine import Engine
+from forecaster.serving.idling import Idling
 from forecaster.serving.kept_bundle import keep, kept
 from forecaster.serving.maintenance import Maintenance
 from forecaster.serving.opening import open_storage
@@ -185,6 +186,10 @@ class Host:
         self._pool, self._upkeep = ThreadPoolExecutor(1, "rebuild"), ThreadPoolExecutor(1, "upkeep")
         self._folding = ThreadPoolExecutor(1, "returning")
         self._returning = Returning(engine, batcher, returning, self._folding, config.replay_steps)
+        self._idling = None
+        if (idle := config.series_idle_seconds) is not None:
+            how = {"seconds": idle, "rest_seconds": config.snapshot_seconds}
+            self._idling = Idling(engine, batcher, keeping, self._upkeep, **how)
         versions = Versions(source.tracking, config, source.registered, engine, batcher, rebuilding, self._pool)
         maintenance = Maintenance(engine, batcher, keeping, self._upkeep, config)
         self.served = Served(source.tracking.model, engine, batcher, versions, maintenance)
@@ -223,7 +228,8 @@ class Host:
         """While the block runs, write snapshots, prune, erase and follow the registry."""
         versions, maintenance = self.served.versions, self.served.maintenance
         upkeep = (maintenance.run(), maintenance.sync(), maintenance.guard(), maintenance.watch_scores())
-        work = (*upkeep, versions.watch(), self._returning.run())
+        work = [*upkeep, versions.watch(), self._returning.run()]
+        work += [] if self._idling is None else [self._idling.run()]
         tasks = [asyncio.create_task(one) for one in work]
         try:
             yield

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from forecaster.errors import ForecasterError, ReturningError, StateLostError
 from forecaster.serving.records import Snapshot
-from forecaster.serving.storage import IDLE, RETURNED, Snapshots
+from forecaster.serving.storage import IDLE, Snapshots
 
 _FORMAT = struct.Struct("<4q")
-_NAMED = 10  # series in an error
+_FAILURE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +62,14 @@ class IdleRegister:
 
     Args:
         snapshots: where they are kept.
+        clock: seconds.
     """
 
-    def __init__(self, snapshots: Snapshots) -> None:
+    def __init__(self, snapshots: Snapshots, clock: Callable[[], float] = time.monotonic) -> None:
         self._snapshots = snapshots
         self._count = snapshots.count(IDLE)
-        self._failures: dict[str, ForecasterError] = {}  # why series could not come back the last time
+        self._clock = clock
+        self._failures: dict[str, tuple[ForecasterError, float]] = {}  # why series could not come back, and until when
         self.on_asked: Callable[[Sequence[str]], object] = _nothing  # told of series that are to come back
 
     def __len__(self) -> int:
@@ -84,31 +86,24 @@ class IdleRegister:
         return [IdleSeries.of(one) for one in self._snapshots.fetch(IDLE, series_ids)]
 
     def want(self, series_ids: Sequence[str]) -> None:
-        """Raise ReturningError if any of the series, which have no state, is idle: it comes back from now on.
+        """Raise ReturningError if any of the series, which have no state, is idle: `on_asked` has to be told.
 
-        Raises StateLostError instead, once, of those that could not.
+        Raises StateLostError instead of those that could not a short while ago.
         """
-        if not (found := [one.series_id for one in self.among(series_ids)]):
+        if not (idle := [one.series_id for one in self.among(series_ids)]):
             return
-        failed = [name for name in found if name in self._failures]
-        if failed:
-            error = self._failures[failed[0]]
-            for name in failed:
-                del self._failures[name]
-            raise StateLostError(str(error), failed)
-        self.on_asked(found)
-        names = ", ".join(map(repr, found[:_NAMED]))
-        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-        raise ReturningError(f"series {names}{more} were not observed for long and are being folded again")
+        self._failures = {name: why for name, why in self._failures.items() if why[1] > self._clock()}
+        if failed := [name for name in idle if name in self._failures]:
+            raise StateLostError(str(self._failures[failed[0]][0]), failed)
+        raise ReturningError(idle)
 
     def add(self, series: Sequence[IdleSeries]) -> None:
         """Let series be idle, whose states the caller then lets go of; raises StorageError."""
         self._snapshots.set_idle([one.snapshot() for one in series])
         self._count += len(series)
 
-    def remove(self, series_ids: Sequence[str], fingerprint: str) -> None:
-        """Note that series which were idle have states of a model again; raises StorageError."""
-        come_back(self._snapshots, series_ids, fingerprint)
+    def end(self, series_ids: Sequence[str]) -> None:
+        """Note that series which were idle have states again, in storage too."""
         self._count -= len(series_ids)
 
     def deleted(self, series_id: str) -> None:
@@ -117,14 +112,8 @@ class IdleRegister:
         self._failures.pop(series_id, None)
 
     def fail(self, series_ids: Sequence[str], error: ForecasterError) -> None:
-        """Note why series cannot come back; whoever wants them next is told."""
-        self._failures |= dict.fromkeys(series_ids, error)
-
-
-def come_back(snapshots: Snapshots, series_ids: Sequence[str], fingerprint: str) -> None:
-    """Note in storage that series have states of a model again; a former one, if it is served again, has none."""
-    snapshots.save(RETURNED + fingerprint, snapshots.fetch(IDLE, series_ids))
-    snapshots.remove(IDLE, series_ids)
+        """Note why series cannot come back; for a short while whoever wants them is told, then it is tried again."""
+        self._failures |= dict.fromkeys(series_ids, (error, self._clock() + _FAILURE_SECONDS))
 
 
 def _nothing(series_ids: Sequence[str]) -> None:

@@ -32,23 +32,33 @@ class Idling:
         storage: for the thread of the pool.
         pool: one thread.
         seconds: after which a series that was not observed is idle.
+        rest_seconds: between two rounds, at least.
     """
 
     def __init__(
-        self, engine: Engine, batcher: Batcher, storage: Storage, pool: ThreadPoolExecutor, seconds: float
+        self,
+        engine: Engine,
+        batcher: Batcher,
+        storage: Storage,
+        pool: ThreadPoolExecutor,
+        *,
+        seconds: float,
+        rest_seconds: float = 0.0,
     ) -> None:
         self._engine, self._batcher, self._storage, self._pool = engine, batcher, storage, pool
-        self._seconds = seconds
-        self._looked = -seconds  # when, monotonic seconds
+        self._seconds, self._rest_seconds = seconds, rest_seconds
+
+    async def run(self) -> None:
+        """Do one round after the other until cancelled; what fails is logged, and done in the next."""
+        while True:
+            await asyncio.sleep(max(self._seconds / _LOOKS, self._rest_seconds))
+            try:
+                await self.round()
+            except Exception as error:  # noqa: BLE001 -- the next round tries again
+                LOGGER.warning("idle series stay for now: %s", error)
 
     async def round(self) -> int:
-        """Let idle series go, if it is time to look for some; return how many. To be done behind a round of snapshots.
-
-        Raises StorageError. While a version is being replaced nothing is done.
-        """
-        if time.monotonic() - self._looked < self._seconds / _LOOKS:
-            return 0
-        self._looked = time.monotonic()
+        """Let idle series go, none while a version is being replaced; return how many. Raises StorageError."""
         lanes = self._engine.lanes
         lane, changes = await self._batcher.upkeep(lambda: (lanes.active, lanes.changes))
         before_us = int((time.time() - self._seconds) * 1e6)

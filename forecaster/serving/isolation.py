@@ -18,7 +18,7 @@ from forecaster.errors import (
 from forecaster.serving.attributes import in_parts
 from forecaster.serving.work import Observed, ObserveWork
 
-_Parts = deque[tuple[Sequence[ObserveWork], ForecasterError | None]]  # and why one is refused, if that is known
+_Parts = deque[tuple[Sequence[int], ForecasterError | None]]  # positions, and why they are refused, if that is known
 
 
 class UnwrittenError(Exception):
@@ -34,7 +34,7 @@ def observe_in_parts(
     observe: Callable[[Sequence[ObserveWork]], list[Observed]],
     at_hand: Callable[[ObserveWork], bool],
 ) -> list[Observed]:
-    """Observe requests in order, as many together as may be.
+    """Observe requests, as many together as may be; those of one series or chain in order.
 
     Args:
         requests: of one turn.
@@ -44,43 +44,86 @@ def observe_in_parts(
 
     Raises StorageError if nothing was written, FencedError, and what refuses an only request.
     """
-    answers: list[Observed] = []
-    parts: _Parts = deque((part, None) for part in in_parts(requests))
+    answers: dict[int, Observed] = {}
+    parts, begun = _Parts(), 0
+    for part in in_parts(requests):
+        parts.append((range(begun, begun + len(part)), None))
+        begun += len(part)
     while parts:
-        part, error = parts.popleft()
+        positions, error = parts.popleft()
         if error is None:
             try:
-                answers += observe(part)
+                answers |= zip(positions, observe([requests[at] for at in positions]), strict=True)
                 continue
             except UnwrittenError as unwritten:
                 error = unwritten.error
-                parts = deque((one, error) for one, _ in parts)
+                parts = deque((rest, error) for rest, _ in parts)
                 if not answers:
                     raise error from None
             except (StorageError, LimitReachedError, ReturningError) as found:
                 if len(requests) == 1 or isinstance(found, FencedError):
                     raise
-                if len(smaller := _apart(part, found, at_hand)) > 1:
+                if len(smaller := _apart(requests, positions, found, at_hand)) > 1:
                     parts.extendleft(reversed(smaller))
                     continue
                 error = found
-        answers += [refused(request, error) for request in part]
-    return answers
+        for at in positions:
+            answers[at] = refused(requests[at], _own(error, requests[at]))
+    return [answers[at] for at in range(len(requests))]
 
 
-def _apart(requests: Sequence[ObserveWork], error: ForecasterError, at_hand: Callable[[ObserveWork], bool]) -> _Parts:
-    """Cut requests of which some states cannot be had: those with all states at hand go together, in order.
+def _apart(
+    requests: Sequence[ObserveWork],
+    positions: Sequence[int],
+    error: ForecasterError,
+    at_hand: Callable[[ObserveWork], bool],
+) -> _Parts:
+    """Cut requests of which some states cannot be had.
 
-    The others are tried one by one if they were too many at once; what storage refused one, it would refuse each.
+    Where it is known which, those that need them are refused, and those behind them in their chains; the others go
+    together. Else those with all states at hand go together, in order, and the others are tried one by one if they were
+    too many at once; what storage refused one, it would refuse each.
     """
-    parts: _Parts = deque()
-    for together, group in groupby(requests, at_hand):
+    parts = _Parts()
+    if isinstance(error, StateLostError | ReturningError):
+        rest, due = _concerned(requests, positions, set(error.series_ids))
+        if due:
+            parts += [(rest, None)] if rest else []
+            parts.append((due, error))
+            return parts
+    for together, group in groupby(positions, lambda at: at_hand(requests[at])):
         if together:
             parts.append((list(group), None))
         else:
             is_due_to_all = isinstance(error, StorageError) and not isinstance(error, StateLostError)
-            parts += (([one], error if is_due_to_all else None) for one in group)
+            parts += (([at], error if is_due_to_all else None) for at in group)
     return parts
+
+
+def _concerned(
+    requests: Sequence[ObserveWork], positions: Sequence[int], series_ids: set[str]
+) -> tuple[list[int], list[int]]:
+    """Return which requests do not need some series, and which do or stand behind such a one in their chain."""
+    rest: list[int] = []
+    due: list[int] = []
+    ended: set[int] = set()  # chains
+    for at in positions:
+        chain = None if requests[at].chain is None else id(requests[at].chain)
+        if chain in ended or not series_ids.isdisjoint(requests[at].series_ids()):
+            due.append(at)
+            if chain is not None:
+                ended.add(chain)
+        else:
+            rest.append(at)
+    return rest, due
+
+
+def _own(error: ForecasterError, request: ObserveWork) -> ForecasterError:
+    """Return an error as a request is told it: nothing of others' series."""
+    if isinstance(error, ReturningError):
+        mine = set(request.series_ids())
+        return ReturningError([name for name in error.series_ids if name in mine])
+    return error
 
 
 def refusals(

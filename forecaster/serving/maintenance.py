@@ -16,7 +16,6 @@ from forecaster.config import ServingConfig
 from forecaster.errors import FencedError
 from forecaster.serving.batcher import Batcher
 from forecaster.serving.engine import Engine
-from forecaster.serving.idling import Idling
 from forecaster.serving.live_scores import Report
 from forecaster.serving.saving import save
 from forecaster.serving.storage import Storage
@@ -48,8 +47,6 @@ class Maintenance:
         self._engine, self._batcher, self._storage = engine, batcher, storage
         self._pool, self._config = pool, config
         self._due, self._stopped = asyncio.Event(), threading.Event()
-        idle = config.series_idle_seconds
-        self._idling = None if idle is None else Idling(engine, batcher, storage, pool, idle)
         self.round_ended = time.time()  # the last one that succeeded; before the first, the start
         self.live: tuple[str, tuple[LiveScores, ...]] | None = None  # see `score`
 
@@ -125,14 +122,12 @@ class Maintenance:
         self.live = lane.version, mean
 
     async def round(self) -> None:
-        """Write snapshots of all states that have changed, then prune and erase what may go, and let idle series go.
+        """Write snapshots of all states that have changed, then prune and erase what may go.
 
         While a version is being replaced there is only erasing, and `round_ended` stands still.
         """
         saved = await self._save()
         await asyncio.get_running_loop().run_in_executor(self._pool, self._tidy)
-        if saved and self._idling is not None:
-            await self._idling.round()
         if saved:
             self.round_ended = time.time()
 

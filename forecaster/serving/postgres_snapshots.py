@@ -4,6 +4,7 @@ A deletion only notes that it was; snapshots of before it are hidden from then o
 changes nothing that could not be undone.
 """
 
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
 from forecaster.serving.postgres_head import Head
@@ -28,6 +29,14 @@ DELETE FROM forecaster.snapshots AS one USING unnest(%b::text[], %b::bigint[]) A
 WHERE shard = %s AND one.series_id = idle.series_id AND one.sequence <= idle.sequence AND fingerprint != %s
 """
 _REMOVE = "DELETE FROM forecaster.snapshots WHERE shard = %s AND fingerprint = %s AND series_id = ANY(%b::text[])"
+_NOTE = """
+INSERT INTO forecaster.snapshots (shard, fingerprint, series_id, sequence, state, checksum)
+SELECT shard, %s, series_id, sequence, %b, %s FROM forecaster.snapshots
+WHERE shard = %s AND fingerprint = %s AND series_id = ANY(%b::text[])
+ON CONFLICT (shard, series_id, fingerprint)
+DO UPDATE SET sequence = excluded.sequence, state = excluded.state, checksum = excluded.checksum
+"""
+_SETTLE = "DELETE FROM forecaster.snapshots WHERE shard = %s AND fingerprint = %s AND state != %b"
 _UNAWAITED = "SET LOCAL synchronous_commit = off"
 _COMPLETE = """
 INSERT INTO forecaster.complete_snapshots (shard, fingerprint, sequence) VALUES (%s, %s, %s)
@@ -77,9 +86,17 @@ class PostgresSnapshots:
         replace = (_REPLACED, (*replaced, self._session.shard, IDLE))
         self._session.send((_UNAWAITED, None), replace, (_SAVE, self._parts(IDLE, snapshots)))
 
-    def remove(self, fingerprint: str, series_ids: Sequence[str]) -> None:
-        """See `Snapshots.remove`."""
-        self._send(False, _REMOVE, self._session.shard, fingerprint, list(series_ids))
+    def end_idle(self, fingerprint: str, snapshots: Sequence[Snapshot], series_ids: Sequence[str]) -> None:
+        """See `Snapshots.end_idle`."""
+        shard, names, under = self._session.shard, list(series_ids), fingerprint.encode()
+        save = [(_SAVE, self._parts(fingerprint, snapshots))] if snapshots else []
+        note = (_NOTE, (RETURNED, under, zlib.crc32(under), shard, IDLE, names))
+        remove = (_REMOVE, (shard, IDLE, names))
+        self._session.send((_UNAWAITED, None), *save, note, remove)
+
+    def settle_returned(self, fingerprint: str) -> None:
+        """See `Snapshots.settle_returned`."""
+        self._send(False, _SETTLE, self._session.shard, RETURNED, fingerprint.encode())
 
     def fetch(self, fingerprint: str, series_ids: Sequence[str]) -> list[Snapshot]:
         """See `Snapshots.fetch`."""
@@ -110,9 +127,9 @@ class PostgresSnapshots:
     def fingerprints(self) -> list[str]:
         """See `Snapshots.fingerprints`."""
         noted = "SELECT fingerprint FROM forecaster.complete_snapshots WHERE shard = %s"
-        models = f"{_VISIBLE} AND fingerprint != %s AND fingerprint NOT LIKE %s"
+        models = f"{_VISIBLE} AND fingerprint NOT IN (%s, %s)"
         query = f"SELECT fingerprint {models} UNION {noted} ORDER BY 1"
-        values = (*self._visible(), IDLE, f"{RETURNED}%", self._session.shard)
+        values = (*self._visible(), IDLE, RETURNED, self._session.shard)
         return [str(row[0]) for row in self._session.rows(query, values)]
 
     def complete(self, fingerprint: str, sequence: int) -> None:

@@ -107,6 +107,10 @@ class Staging:
         self._take(itertools.takewhile(lambda one: one[0] <= through, records))
         return self.lane.steps - before
 
+    def short(self) -> list[str]:
+        """Return the series that a damaged part of the history may have rows of: their states are not whole."""
+        return self._census.names[self._short].tolist()  # type: ignore[no-any-return]
+
     def rebuilt(self, moving: np.ndarray) -> Rebuilt:
         """Return the states of some of the buckets; those that are not finite start afresh, where they stand."""
         store = self.lane.store
@@ -228,7 +232,7 @@ class Staging:
         for start in range(0, len(names), _AT_ONCE):
             slots = store.bring(names[start : start + _AT_ONCE])
             absent = [names[start + k] for k in np.flatnonzero(slots < 0).tolist()]
-            lost.update(one.series_id for one in snapshots.fetch(RETURNED + self._census.fingerprint, absent))
+            lost.update(one.series_id for one in snapshots.fetch(RETURNED, absent))
         store.retire()
         self._goes_on[:] = [name not in lost for name in names]
         self._behind_us[self._goes_on], self._offset[self._goes_on] = _ALWAYS_US, 0

@@ -6,7 +6,6 @@ Shapes: N series.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from forecaster.errors import StateLostError, UnavailableError
-from forecaster.serving.idle_series import come_back
 from forecaster.serving.issued import Issued
 from forecaster.serving.lane import Lane
 from forecaster.serving.records import Deletion, Record, without
@@ -38,7 +37,7 @@ def recover(lane: Lane, storage: Storage, should_stop: Callable[[], bool], max_r
     replayed = 0
     records: Iterator[tuple[int, Record]]
     records = ((sequence, rest) for sequence, one in journal.read(through) if (rest := without(one, lost)) is not None)
-    if idle := _idle(lane, storage.snapshots):
+    if idle := _idle(lane, storage.snapshots, through):
         records = _beside_idle(lane, storage.snapshots, records, idle)
     for part in in_parts(records, most_series=max_resident // 2, should_stop=should_stop):
         if isinstance(part, Part):
@@ -49,14 +48,14 @@ def recover(lane: Lane, storage: Storage, should_stop: Callable[[], bool], max_r
     return replayed
 
 
-def _idle(lane: Lane, snapshots: Snapshots) -> dict[str, int]:
-    """Return the series that are idle, and of which record their states were; those that came back are no more."""
+def _idle(lane: Lane, snapshots: Snapshots, through: int) -> dict[str, int]:
+    """Return the series that are idle, and of which record their states were; where all is replayed, none is."""
     found: dict[str, int] = {}
     for batch in in_batches(snapshots.read(IDLE), _SNAPSHOTS_AT_ONCE):
-        back = {one.series_id for one in lane.store.cold.fetch([one.series_id for one in batch])}
-        if back:  # a crash came before they were removed here
-            come_back(snapshots, sorted(back), lane.bundle.fingerprint)
-        found |= {one.series_id: one.sequence for one in batch if one.series_id not in back}
+        if through:
+            found |= {one.series_id: one.sequence for one in batch}
+        else:
+            snapshots.end_idle(lane.bundle.fingerprint, (), [one.series_id for one in batch])
     return found
 
 
@@ -65,17 +64,21 @@ def _beside_idle(
 ) -> Iterator[tuple[int, Record]]:
     """Yield records without what idle series have got before they were idle, or were only forecast.
 
-    A series that was observed since has come back, and its snapshot was not durable: it is folded again before.
+    A series that was observed since has come back, and its snapshot was not durable: it is folded again before. Where
+    that cannot be done it stays out.
     """
+    lost: set[str] = set()
     for sequence, record in records:
-        if isinstance(record, Deletion):
-            if sequence > idle.get(record.series_id, sequence):
-                del idle[record.series_id]
-            yield sequence, record
+        names = (record.series_id,) if isinstance(record, Deletion) else record.series_ids
+        if isinstance(record, Deletion) and record.series_id in lost:
+            lane.store.forget([record.series_id])
+            lost.discard(record.series_id)
             continue
-        names = [name for name in record.series_ids if name in idle]
-        back = [name for name in names if sequence > idle[name] and not isinstance(record, Issued)]
-        gone = set(names).difference(back)
+        concerned = [name for name in names if name in idle]
+        if isinstance(record, Deletion) and concerned and sequence > idle[record.series_id]:
+            del idle[record.series_id]
+            continue
+        back = [name for name in concerned if sequence > idle[name] and not isinstance(record, Issued)]
         if back:
             lane.store.begin_turn()
             try:
@@ -83,10 +86,11 @@ def _beside_idle(
             except StateLostError as error:
                 LOGGER.error("%d series cannot come back for now: %s", len(back), error)
                 lane.store.lose(back)
-                gone = set(names)
-            come_back(snapshots, back, lane.bundle.fingerprint)
+                lost.update(back)
+            snapshots.end_idle(lane.bundle.fingerprint, (), back)
             for name in back:
                 del idle[name]
+        gone = lost.union(set(concerned).difference(back)) if lost or concerned else set()
         if (rest := without(record, gone)) is not None:
             yield sequence, rest
 

@@ -28,7 +28,8 @@ from forecaster.serving.rebuilt import Rebuilt
 from forecaster.serving.storage import Journal, Storage
 from forecaster.serving.telemetry import LOGGER, log_internal_error
 
-_AT_ONCE, _TAKEN_AT_ONCE = 4096, 64
+_AT_ONCE, _SOUGHT_AT_ONCE, _TAKEN_AT_ONCE = 4096, 512, 64
+_MOST_WANTED = 262_144
 _AGAIN_SECONDS = 0.25  # while a version is being replaced
 
 
@@ -64,8 +65,10 @@ class Returning:
                     if not await self._bring(names):
                         await asyncio.sleep(_AGAIN_SECONDS)
                         continue
-                except Exception as error:  # noqa: BLE001 -- whoever wants them next is told, or begins it again
-                    await self._tell(names, error)
+                except ForecasterError as error:
+                    LOGGER.warning("%d idle series could not come back: %s", len(names), error)
+                except Exception as error:  # noqa: BLE001 -- whoever wants them begins it again
+                    log_internal_error(error)
                 for name in names:
                     self._wanted.pop(name, None)
 
@@ -74,35 +77,36 @@ class Returning:
         self._is_stopped = True
 
     def _ask(self, names: Sequence[str]) -> None:
-        self._wanted |= dict.fromkeys(names)
-        self._due.set()
-
-    async def _tell(self, names: Sequence[str], error: Exception) -> None:
-        if not isinstance(error, ForecasterError):
-            log_internal_error(error)
-            return
-        LOGGER.warning("%d idle series cannot be brought back: %s", len(names), error)
-        if isinstance(error, DamagedHistoryError):
-            await self._batcher.upkeep(functools.partial(self._engine.idle.fail, names, error))
+        if len(self._wanted) < _MOST_WANTED:  # others are asked for again
+            self._wanted |= dict.fromkeys(names)
+            self._due.set()
 
     async def _bring(self, names: Sequence[str]) -> bool:
         """Bring some series back; return whether that could be done now."""
-        lanes = self._engine.lanes
+        engine, idle = self._engine, list[IdleSeries]()
+        for start in range(0, len(names), _SOUGHT_AT_ONCE):
+            idle += await self._batcher.upkeep(
+                functools.partial(engine.idle.among, names[start : start + _SOUGHT_AT_ONCE])
+            )
+        if not idle:
+            return True
 
-        def begin() -> tuple[Lane, int, int, list[IdleSeries], list[tuple[int, str]]] | None:
-            if lanes.next is not None:  # whose states would have to be two
+        def begin() -> tuple[Lane, int, int, list[tuple[int, str]]] | None:
+            if engine.lanes.next is not None:  # whose states would have to be two
                 return None
-            lane, journal = lanes.active, self._engine.storage.journal
-            return lane, lanes.changes, lane.store.sequence, self._engine.idle.among(names), journal.deletions()
+            engine.settle()
+            lane = engine.lanes.active
+            return lane, engine.lanes.changes, lane.store.sequence, engine.storage.journal.deletions()
 
         begun = await self._batcher.upkeep(begin)
         if begun is None:
             return False
-        lane, changes, through, idle, deletions = begun
-        if not idle:
-            return True
-        census = _census(through, idle, deletions)
-        rebuilt = await self._in_thread(self._fold, lane, census)
+        lane, changes, through, deletions = begun
+        rebuilt, damage = await self._in_thread(self._fold, lane, _census(through, idle, deletions))
+        if damage is not None:
+            names = sorted({one.series_id for one in idle}.difference(rebuilt.names))
+            LOGGER.warning("%d idle series cannot come back: %s", len(names), damage)
+            await self._batcher.upkeep(functools.partial(engine.idle.fail, names, damage))
         packed = _standing_at(rebuilt, idle)
         for start in range(0, len(rebuilt.names), _TAKEN_AT_ONCE):
             rows = slice(start, start + _TAKEN_AT_ONCE)
@@ -112,8 +116,8 @@ class Returning:
         await self._in_thread(self._storage.snapshots.sync)
         return True
 
-    def _fold(self, lane: Lane, census: Census) -> Rebuilt:
-        """Return the states as of the census; raises DamagedHistoryError."""
+    def _fold(self, lane: Lane, census: Census) -> tuple[Rebuilt, DamagedHistoryError | None]:
+        """Return the states as of the census, and what is damaged; then without those that it may concern."""
         moving = marked(census.buckets)
         staging = Staging(
             lane.bundle,
@@ -126,10 +130,10 @@ class Returning:
             should_stop=lambda: self._is_stopped,
         )
         staging.fold(census.sequence, Courtesy(lambda: self._batcher.is_busy).give_way)
-        if staging.damage is not None:
-            raise staging.damage
-        _begin_afresh(staging.lane, census, self._storage.journal)
-        return staging.rebuilt(moving)
+        short = set(staging.short())
+        staging.lane.store.forget(name for name in staging.short() if name in staging.lane.store.resident)
+        _begin_afresh(staging.lane, census, short, self._storage.journal)
+        return staging.rebuilt(moving), staging.damage
 
     def _take(
         self,
@@ -148,8 +152,8 @@ class Returning:
         rows = np.array([k for k, name in enumerate(names) if name in there], dtype=np.int64)
         if len(rows):
             kept = [names[k] for k in rows.tolist()]
-            lane.store.add_cold(kept, through, _part(packed, rows))
-            self._engine.idle.remove(kept, lane.bundle.fingerprint)
+            lane.store.end_idle(kept, through, _part(packed, rows))
+            self._engine.idle.end(kept)
         return True
 
     async def _in_thread(self, function: Callable[..., Any], *values: Any) -> Any:
@@ -158,9 +162,10 @@ class Returning:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *values)
 
 
-def _begin_afresh(lane: Lane, census: Census, journal: Journal) -> None:
+def _begin_afresh(lane: Lane, census: Census, short: set[str], journal: Journal) -> None:
     """Let series of which nothing is left to be folded (there once was no history) stand where they stood."""
-    absent = [k for k, name in enumerate(census.names.tolist()) if name not in lane.store.resident]
+    there = lane.store.resident.keys() | short
+    absent = [k for k, name in enumerate(census.names.tolist()) if name not in there]
     if absent:
         names = census.names[absent].tolist()
         lane.store.stand_at(lane.store.create(names), census.clock_us[absent])

@@ -6,6 +6,7 @@ The file is a cache: without it every state is rebuilt from the journal.
 import json
 import shutil
 import sqlite3
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from forecaster.durable_files import UNFINISHED, make_folder, sync_folder, write_durably
@@ -29,6 +30,8 @@ _SAVE = (
     " sequence = excluded.sequence, checksum = excluded.checksum, state = excluded.state"
     " WHERE excluded.sequence >= sequence"
 )
+_NOTE = "INSERT INTO snapshots SELECT ?, series_id, sequence, ?, ? FROM snapshots WHERE model = ? AND series_id = ?"
+_REMOVE = "DELETE FROM snapshots WHERE model = ? AND series_id = ?"
 _HIGHEST_OF = "UPDATE models SET highest = max(highest, ?) WHERE model = ?"
 _PAGE = 1000  # snapshots of one query or of one transaction that removes some
 
@@ -102,11 +105,31 @@ class SqliteSnapshots:
             connection.executemany(_SAVE, [_row(idle, s) for s in kept])
             connection.execute(_HIGHEST_OF, (max((s.sequence for s in kept), default=0), idle))
 
-    def remove(self, fingerprint: str, series_ids: Sequence[str]) -> None:
-        """See `Snapshots.remove`."""
-        query = "DELETE FROM snapshots WHERE series_id = ? AND model = (SELECT model FROM models WHERE fingerprint = ?)"
+    def end_idle(self, fingerprint: str, snapshots: Sequence[Snapshot], series_ids: Sequence[str]) -> None:
+        """See `Snapshots.end_idle`."""
+        kept = [s for s in snapshots if self._counts(s)]
+        self._before_save()
         with self._database.transaction() as connection:
-            connection.executemany(query, [(series_id, fingerprint) for series_id in series_ids])
+            idle, returned, model = (_model(connection, name) for name in (IDLE, RETURNED, fingerprint))
+            connection.executemany(_SAVE, [_row(model, s) for s in kept])
+            connection.execute(_HIGHEST_OF, (max((s.sequence for s in kept), default=0), model))
+            under = fingerprint.encode()
+            connection.executemany(_REMOVE, [(returned, name) for name in series_ids])
+            connection.executemany(_NOTE, [(returned, zlib.crc32(under), under, idle, name) for name in series_ids])
+            ((highest,),) = connection.execute("SELECT highest FROM models WHERE model = ?", (idle,))
+            connection.execute(_HIGHEST_OF, (highest, returned))
+            connection.executemany(_REMOVE, [(idle, name) for name in series_ids])
+
+    def settle_returned(self, fingerprint: str) -> None:
+        """See `Snapshots.settle_returned`: in short transactions."""
+        some = (
+            "DELETE FROM snapshots WHERE rowid IN (SELECT rowid FROM snapshots WHERE state != ?"
+            " AND model = (SELECT model FROM models WHERE fingerprint = ?) LIMIT ?)"
+        )
+        removed = _PAGE
+        while removed == _PAGE:
+            with self._database.transaction() as connection:
+                removed = connection.execute(some, (fingerprint.encode(), RETURNED, _PAGE)).rowcount
 
     def drop(self, fingerprint: str) -> None:
         """See `Snapshots.drop`: at once for readers; its rows go in short transactions."""
@@ -124,11 +147,11 @@ class SqliteSnapshots:
     def fingerprints(self) -> list[str]:
         """See `Snapshots.fingerprints`."""
         query = (
-            "SELECT fingerprint FROM models AS m WHERE fingerprint != ? AND fingerprint NOT LIKE ?"
+            "SELECT fingerprint FROM models AS m WHERE fingerprint NOT IN (?, ?)"
             " AND (complete_through IS NOT NULL OR EXISTS (SELECT 1 FROM snapshots AS s WHERE s.model = m.model))"
             " ORDER BY model"
         )
-        return [str(row[0]) for row in self._database.rows(query, (IDLE, f"{RETURNED}%"))]
+        return [str(row[0]) for row in self._database.rows(query, (IDLE, RETURNED))]
 
     def complete(self, fingerprint: str, sequence: int) -> None:
         """See `Snapshots.complete`."""
@@ -198,9 +221,9 @@ class SqliteSnapshots:
         """Remove what a journal that ends with record `sequence` cannot have led to: its end was lost."""
         query = (
             "SELECT model, complete_through, fingerprint FROM models WHERE highest > ? OR complete_through > ?"
-            " ORDER BY fingerprint = ?"
+            " ORDER BY fingerprint IN (?, ?)"
         )
-        for model, complete, fingerprint in self._database.rows(query, (sequence, sequence, IDLE)):
+        for model, complete, fingerprint in self._database.rows(query, (sequence, sequence, IDLE, RETURNED)):
             with self._database.transaction() as connection:
                 of_model = "WHERE model = ?"
                 gone = connection.execute(f"DELETE FROM snapshots {of_model} AND sequence > ?", (model, sequence))
@@ -208,7 +231,7 @@ class SqliteSnapshots:
                 whole = None if gone.rowcount or complete is None else min(complete, sequence)
                 values = (sequence, whole, model)
                 connection.execute(f"UPDATE models SET highest = ?, complete_through = ? {of_model}", values)
-                if gone.rowcount and fingerprint == IDLE:  # no model has a snapshot of those either
+                if gone.rowcount and fingerprint in (IDLE, RETURNED):  # some model has no snapshot of those either
                     connection.execute("UPDATE models SET complete_through = NULL")
 
     def highest(self) -> int:

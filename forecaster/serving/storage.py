@@ -18,7 +18,7 @@ from forecaster.serving.records import Attributes, Columns, Record, Snapshot, no
 
 OnDamage = Callable[[DamagedHistoryError], None]
 IDLE = "idle"  # stands for a fingerprint where snapshots lie of what is known of series that no model has a state of
-RETURNED = "returned "  # before a fingerprint: of those that came back under that version, and former ones do not have
+RETURNED = "returned"  # likewise: of those that came back; former versions that are kept have no snapshots of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +163,15 @@ class Snapshots(Protocol):
         """
         ...
 
-    def remove(self, fingerprint: str, series_ids: Sequence[str]) -> None:
-        """Remove the snapshots of some series."""
+    def end_idle(self, fingerprint: str, snapshots: Sequence[Snapshot], series_ids: Sequence[str]) -> None:
+        """Keep states of a model again, of some series, instead of what `set_idle` kept of them, all or none.
+
+        Under `RETURNED` it is noted of each under which model it came back, until `settle_returned`.
+        """
+        ...
+
+    def settle_returned(self, fingerprint: str) -> None:
+        """Forget of series that they came back under other models than this, which is served now."""
         ...
 
     def drop(self, fingerprint: str) -> None:

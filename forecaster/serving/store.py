@@ -177,9 +177,9 @@ class SeriesStore:
             found.touched_us[at], found.exists[at] = packed.touched_us, True
         return found
 
-    def add_cold(self, series_ids: Sequence[str], sequence: int, packed: Packed) -> None:
-        """Add series by their snapshots as of a record; none of them may exist. Raises StorageError."""
-        self.cold.save(series_ids, sequence, packed)
+    def end_idle(self, series_ids: Sequence[str], sequence: int, packed: Packed) -> None:
+        """Add series that were idle by their snapshots as of a record, all or none. Raises StorageError."""
+        self.cold.end_idle(series_ids, sequence, packed)
         self._cold += len(series_ids)
 
     def lose(self, series_ids: Sequence[str]) -> None:

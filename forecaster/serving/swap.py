@@ -29,7 +29,7 @@ from forecaster.serving.rebuild import Staging
 from forecaster.serving.rebuilt import Rebuilt
 from forecaster.serving.records import IntArray
 from forecaster.serving.saving import save
-from forecaster.serving.storage import RETURNED, Activation, Storage
+from forecaster.serving.storage import Activation, Storage
 from forecaster.serving.stragglers import groups, stragglers
 from forecaster.serving.telemetry import LOGGER
 
@@ -91,8 +91,7 @@ class Swap:
         series could not be given back to it.
         """
         lanes = self._engine.lanes
-        former = lanes.active.bundle.fingerprint
-        kept = {bundle.fingerprint, former}
+        kept = {bundle.fingerprint, lanes.active.bundle.fingerprint}
         lane = await self._in_thread(functools.partial(self._engine.make_lane, bundle, version, empty=True))
         await self._in_thread(lane.warm_up)
         self._lane = lane
@@ -108,7 +107,7 @@ class Swap:
                 await asyncio.shield(self.take_back())
             raise
         try:
-            await self._in_thread(self._clean_up, kept, former)
+            await self._in_thread(self._clean_up, kept, bundle.fingerprint)
         except Exception as error:  # noqa: BLE001 -- the new version serves all the same
             LOGGER.warning("snapshots of former versions stay until the next replacement", exc_info=error)
 
@@ -215,12 +214,12 @@ class Swap:
         snapshots.activate(Activation(version, bundle.fingerprint))
         self._engine.lanes.finish().store.retire()
 
-    def _clean_up(self, keep: set[str], former: str) -> None:
+    def _clean_up(self, keep: set[str], active: str) -> None:
         """Remove the snapshots of all versions but some."""
         for fingerprint in self._storage.snapshots.fingerprints():
             if fingerprint not in keep:
                 self._storage.snapshots.drop(fingerprint)
-        self._storage.snapshots.drop(RETURNED + former)  # the new version has them too
+        self._storage.snapshots.settle_returned(active)  # the active version and the one before have all others
 
     async def take_back(self) -> None:
         """Give all buckets back to the active version; what failed is in `left`, and may be tried again."""

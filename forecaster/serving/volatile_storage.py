@@ -139,11 +139,22 @@ class VolatileSnapshots:
                         del states[one.series_id]
         self.save(IDLE, snapshots)
 
-    def remove(self, fingerprint: str, series_ids: Sequence[str]) -> None:
-        """See `Snapshots.remove`."""
+    def end_idle(self, fingerprint: str, snapshots: Sequence[Snapshot], series_ids: Sequence[str]) -> None:
+        """See `Snapshots.end_idle`."""
+        idle = {one.series_id: one for one in self.fetch(IDLE, series_ids)}
+        self.save(fingerprint, snapshots)
+        under = fingerprint.encode()
         with self._lock:
-            for series_id in series_ids:
-                self._states.get(fingerprint, {}).pop(series_id, None)
+            returned = self._states.setdefault(RETURNED, {})
+            for name, one in idle.items():
+                returned[name] = Snapshot.of(name, one.sequence, under)
+                del self._states[IDLE][name]
+
+    def settle_returned(self, fingerprint: str) -> None:
+        """See `Snapshots.settle_returned`."""
+        with self._lock:
+            returned = self._states.get(RETURNED, {})
+            self._states[RETURNED] = {n: one for n, one in returned.items() if one.state == fingerprint.encode()}
 
     def drop(self, fingerprint: str) -> None:
         """See `Snapshots.drop`."""
@@ -154,7 +165,7 @@ class VolatileSnapshots:
     def fingerprints(self) -> list[str]:
         """See `Snapshots.fingerprints`."""
         with self._lock:
-            models = (name for name in self._states if name != IDLE and not name.startswith(RETURNED))
+            models = (name for name in self._states if name not in (IDLE, RETURNED))
             held = (name for name in models if self._states[name])
             return list(dict.fromkeys((*held, *self._complete)))
 

@@ -58,10 +58,14 @@ class ObserveWork:
     start: int = 0
     sent_seconds: float = math.inf
 
+    def series_ids(self) -> Iterator[str]:
+        """Return its series; some may come twice."""
+        given = () if self.attributes is None else self.attributes.series_ids
+        return itertools.chain(self.columns.series_ids, given)
+
     def keys(self) -> Iterator[str | int]:
         """Return what it must not be overtaken on: its series, and its chain; some may come twice."""
-        given = () if self.attributes is None else self.attributes.series_ids
-        return itertools.chain(self.columns.series_ids, given, () if self.chain is None else (id(self.chain),))
+        return itertools.chain(self.series_ids(), () if self.chain is None else (id(self.chain),))
 
     def part(self, count: int) -> "ObserveWork":
         """Return its next rows, with the static covariates of their series; with the first ones come those of others.

@@ -316,15 +316,24 @@ class TestSnapshots:
         assert list(snapshots.read(IDLE)) == idle
         assert [one.series_id for one in snapshots.read("one")] == ["b"]
         assert list(snapshots.read("two")) == [Snapshot.of("b", 2, b"state"), Snapshot.of("c", 4, b"newer")]
-        snapshots.save(RETURNED + "two", [idle[0]])
-        assert sorted(snapshots.fingerprints()) == ["one", "two"]  # those are no models
-        snapshots.remove(IDLE, ["a", "nobody"])
-        snapshots.remove("nothing", ["c"])
+        back = Snapshot.of("a", 5, b"state again")
+        snapshots.end_idle("two", [back], ["a"])
         assert list(snapshots.read(IDLE)) == idle[1:]
+        assert snapshots.fetch("two", ["a"]) == [back]
+        assert [one.series_id for one in snapshots.read(RETURNED)] == ["a"]
+        assert sorted(snapshots.fingerprints()) == ["one", "two"]  # those are no models
+        snapshots.settle_returned("two")
+        assert snapshots.count(RETURNED) == 1
+        snapshots.end_idle("two", [], ["c", "nobody"])
+        assert (snapshots.count(IDLE), snapshots.count(RETURNED)) == (0, 2)
+        snapshots.set_idle([Snapshot.of("a", 5, b"again"), Snapshot.of("c", 5, b"again")])
+        snapshots.end_idle("three", [], ["a"])
         storage.journal.append(Deletion("c"))
-        assert (snapshots.count(IDLE), snapshots.fetch(IDLE, ["c"])) == (0, [])
-        snapshots.drop(RETURNED + "two")
-        assert snapshots.count(RETURNED + "two") == 0
+        assert (snapshots.count(IDLE), snapshots.fetch(RETURNED, ["c"])) == (0, [])
+        snapshots.settle_returned("three")
+        assert [one.series_id for one in snapshots.read(RETURNED)] == ["a"]
+        snapshots.settle_returned("four")
+        assert snapshots.count(RETURNED) == 0
         storage.close()
 
     def test_notes(self, snapshots_opener: Opener) -> None:

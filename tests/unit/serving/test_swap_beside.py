@@ -70,7 +70,7 @@ class Beside:
         self._pool, self._sent = ThreadPoolExecutor(1), list[tuple[list[Row], dict[str, Static]]]()
         config = ServingConfig(journal_seconds=0.0, max_resident_series=100_000)
         self._upkeep = Maintenance(fleet.engine, fleet.batcher, self._keeping, self._pool, config)
-        self._idling = Idling(fleet.engine, fleet.batcher, self._keeping, self._pool, 1e-6)
+        self._idling = Idling(fleet.engine, fleet.batcher, self._keeping, self._pool, seconds=1e-6)
         self._folding, self._folder = fleet.storage.beside(), ThreadPoolExecutor(1)
         self._returning = Returning(fleet.engine, fleet.batcher, self._folding, self._folder, 10_000)
         self._is_under_way = False
