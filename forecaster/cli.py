@@ -12,15 +12,16 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from forecaster import dashboard, server_commands, steps
+from forecaster import server_commands, steps
 from forecaster.arguments import Command, add_until, dispatch, read_config, read_until, utc_time
 from forecaster.benchmarks import NAMES
 from forecaster.config import require
 from forecaster.imports import without_collections
+from forecaster.registry import dashboard
 
 
 def _train(arguments: Namespace) -> int:
-    from forecaster.training.job import train
+    from forecaster.training.run.job import train
 
     result = train(read_config(arguments), until=read_until(arguments))
     if result is not None:  # in the first process of several
@@ -88,7 +89,7 @@ def _serve(arguments: Namespace) -> int:
 
 
 def _verify_state(arguments: Namespace) -> int:
-    from forecaster.serving.inspection import inspect
+    from forecaster.serving.storage.opening import inspect
 
     config = read_config(arguments)
     found = inspect(config.serving.state, config.tracking.model)

@@ -26,7 +26,7 @@
     ├── DeadlineError                   no answer in time
     └── InternalError                   a defect of ours; carries an id that the log has
 
-This module knows nothing of gRPC: `forecaster.serving.status` maps the tree to status codes on the
+This module knows nothing of gRPC: `forecaster.serving.api.status` maps the tree to status codes on the
 server, `forecaster.client.retry` maps it back for the caller.
 """
 

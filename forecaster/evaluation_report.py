@@ -14,18 +14,18 @@ from typing import Any, Literal
 
 import polars as pl
 
-from forecaster.baseline_scores import score_baselines
 from forecaster.config import Config, require
 from forecaster.data.report import inspect_frame
 from forecaster.data.schema import has_made_up_times, read_frame
 from forecaster.data.wide import following
 from forecaster.data.windows import Series, latest_segments, past, split_at
 from forecaster.errors import ConfigError, DataError
-from forecaster.evaluation import mase_units, rolling_origin
+from forecaster.evaluation.baseline_scores import score_baselines
+from forecaster.evaluation.origins import Origins
+from forecaster.evaluation.rolling import mase_units, rolling_origin
+from forecaster.evaluation.scores import COVERAGES, Backtest, owa
 from forecaster.model.bundle import Bundle
-from forecaster.origins import Origins
-from forecaster.registry import load_bundle
-from forecaster.scores import COVERAGES, Backtest, owa
+from forecaster.registry.registry import load_bundle
 
 Choice = Literal["rolling", "last"]
 

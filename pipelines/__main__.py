@@ -13,14 +13,14 @@ from pipelines.context import Context
 
 
 def _ingest(arguments: Namespace) -> int:
-    from pipelines.ingest import ingest
+    from pipelines.ingest.step import ingest
 
     print(ingest(read_config(arguments), stream=sys.stderr).line())
     return 0
 
 
 def _train(arguments: Namespace) -> int:
-    from pipelines.train import train
+    from pipelines.training.step import train
 
     result = train(read_config(arguments), until=read_until(arguments))
     if result is not None:  # in the first process of several
@@ -29,7 +29,7 @@ def _train(arguments: Namespace) -> int:
 
 
 def _backtest(arguments: Namespace) -> int:
-    from pipelines.backtest import backtest
+    from pipelines.backtest.step import backtest
 
     print(backtest(read_config(arguments), Context()).table())
     return 0
@@ -40,21 +40,21 @@ def _add_promote_arguments(parser: ArgumentParser) -> None:
 
 
 def _promote(arguments: Namespace) -> int:
-    from pipelines.promote import promote
+    from pipelines.promotion.step import promote
 
     print(promote(read_config(arguments), Context(), dry_run=arguments.dry_run).line())
     return 0
 
 
 def _rollback(arguments: Namespace) -> int:
-    from pipelines.promote import rollback
+    from pipelines.promotion.step import rollback
 
     print(rollback(read_config(arguments)).line())
     return 0
 
 
 def _tune(arguments: Namespace) -> int:
-    from pipelines.tune import tune
+    from pipelines.tuning.step import tune
 
     print(tune(read_config(arguments), Context()).line())
     return 0
@@ -72,13 +72,13 @@ def _retrain(arguments: Namespace) -> int:
 
 
 def _schedule(arguments: Namespace) -> int:
-    from pipelines.schedule import schedule
+    from pipelines.schedule.step import schedule
 
     return schedule(read_config(arguments))
 
 
 def _monitor(arguments: Namespace) -> int:
-    from pipelines.serving_quality import monitor
+    from pipelines.watching.serving_quality import monitor
 
     return monitor(read_config(arguments))
 

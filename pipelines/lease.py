@@ -23,7 +23,7 @@ import sqlalchemy as sa
 
 from forecaster.config import Config
 from forecaster.errors import ConfigError, FencedError, StorageError
-from forecaster.store_uri import without_password
+from forecaster.registry.store_uri import without_password
 
 _POLL_SECONDS = 0.1
 _RETRY_SECONDS = 1.0  # after a renewal that did not reach the database

@@ -19,16 +19,16 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from forecaster import registry
-from forecaster.aliases import ROLLED_BACK_AT
 from forecaster.config import Config, to_dict
 from forecaster.data.manifest import MANIFEST, manifest_at
 from forecaster.errors import ForecasterError
 from forecaster.imports import without_collections
+from forecaster.registry import registry
+from forecaster.registry.aliases import ROLLED_BACK_AT
 from pipelines.context import Context
-from pipelines.dataset import read_manifest
-from pipelines.ingest import ingest
+from pipelines.ingest.step import ingest
 from pipelines.lease import held
+from pipelines.training.dataset import read_manifest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -108,7 +108,7 @@ def _ingest(client: "MlflowClient", config: Config, trigger: str, stream: TextIO
     try:
         new = ingest(config, stream)
     except ForecasterError:
-        from forecaster.training.tracking import track
+        from forecaster.training.run.tracking import track
 
         with track(config, trigger=trigger, name=f"retrain ({trigger})", tags=_tags(config, Context(trigger=trigger))):
             raise
@@ -144,11 +144,11 @@ def _attempt(
     client: "MlflowClient", config: Config, context: Context, number: int, check: Callable[[], None]
 ) -> RetrainResult:
     with without_collections():  # Lightning and torch take seconds: a run with nothing new needs neither
-        from forecaster.training.tracking import track
-        from pipelines.backtest import backtest
-        from pipelines.promote import promote
-        from pipelines.train import train
-        from pipelines.tune import tune
+        from forecaster.training.run.tracking import track
+        from pipelines.backtest.step import backtest
+        from pipelines.promotion.step import promote
+        from pipelines.training.step import train
+        from pipelines.tuning.step import tune
 
     folder, stream = pathlib.Path(config.ingest.output), context.stream
     tags = {**_tags(config, context), "attempt_number": str(number)}

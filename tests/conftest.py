@@ -22,7 +22,7 @@ settings.load_profile("any machine")
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an initialised SQLite file; MLflow takes seconds to make one."""
-    from forecaster import registry
+    from forecaster.registry import registry
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     registry.connect(TrackingConfig(uri=f"sqlite:///{path}"))

@@ -13,7 +13,7 @@ import polars as pl
 from forecaster.benchmarks.problem import Problem
 from forecaster.data.windows import Attributes, Series
 from forecaster.errors import DataError
-from forecaster.scores import Backtest
+from forecaster.evaluation.scores import Backtest
 
 HORIZON, SEASON = 96, 24
 _STEP_US = 3_600_000_000

@@ -11,8 +11,8 @@ import numpy as np
 from forecaster.benchmarks.problem import Problem, origins_of
 from forecaster.data.windows import Series
 from forecaster.errors import DataError
-from forecaster.evaluation import mase_unit
-from forecaster.scores import Backtest
+from forecaster.evaluation.rolling import mase_unit
+from forecaster.evaluation.scores import Backtest
 
 HORIZON, SEASON = 30, 5
 _STEP_US = 86_400_000_000

@@ -16,7 +16,7 @@ from forecaster.benchmarks import etth1, exchange_rate, m4_hourly, weather
 from forecaster.benchmarks.problem import Problem, before
 from forecaster.config import Config, to_dict
 from forecaster.errors import ConfigError
-from forecaster.evaluation import mase_units, rolling_origin
+from forecaster.evaluation.rolling import mase_units, rolling_origin
 from forecaster.model.ensemble import Ensemble
 from forecaster.training.members import fit_members
 

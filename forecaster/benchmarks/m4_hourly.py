@@ -8,16 +8,16 @@ import pathlib
 
 import polars as pl
 
-from forecaster.baseline_scores import score_baselines
 from forecaster.benchmarks.problem import Problem, before
 from forecaster.config import DataConfig
 from forecaster.data.schema import read_frame
 from forecaster.data.wide import following
 from forecaster.data.windows import to_segments
 from forecaster.errors import DataError
-from forecaster.evaluation import mase_units
-from forecaster.origins import Origins
-from forecaster.scores import Backtest, owa
+from forecaster.evaluation.baseline_scores import score_baselines
+from forecaster.evaluation.origins import Origins
+from forecaster.evaluation.rolling import mase_units
+from forecaster.evaluation.scores import Backtest, owa
 
 HORIZON, SEASON = 48, 24
 _STEP_US = 3_600_000_000

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from forecaster.data.windows import Series
-from forecaster.scores import Backtest
+from forecaster.evaluation.scores import Backtest
 
 Extra = Callable[[Backtest], dict[str, float]]
 

@@ -12,7 +12,7 @@ from forecaster.benchmarks.problem import Problem
 from forecaster.config import DataConfig
 from forecaster.data.schema import read_frame
 from forecaster.data.windows import Attributes, Series, to_segments
-from forecaster.scores import Backtest
+from forecaster.evaluation.scores import Backtest
 
 HORIZON, SEASON = 24, 24
 _SINCE = dt.datetime(2013, 12, 17, tzinfo=dt.UTC)

@@ -9,7 +9,6 @@ import grpc
 import polars as pl
 
 from forecaster.client import calls
-from forecaster.client.async_stream import AsyncForecastStream
 from forecaster.client.calls import Call, Wanted, Work
 from forecaster.client.channel import described, open_async_channel
 from forecaster.client.closing import AsyncClosing
@@ -21,6 +20,7 @@ from forecaster.client.known_model import KnownModel
 from forecaster.client.observing import Observing
 from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo
 from forecaster.client.retry import Attempts, RetryPolicy
+from forecaster.client.streaming.async_stream import AsyncForecastStream
 from forecaster.errors import ForecasterError, InvalidArgumentError, LimitReachedError
 
 T = TypeVar("T")

@@ -20,7 +20,7 @@ from forecaster.client.known_model import KnownModel
 from forecaster.client.observing import Observing
 from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo
 from forecaster.client.retry import Attempts, RetryPolicy
-from forecaster.client.stream import ForecastStream
+from forecaster.client.streaming.stream import ForecastStream
 from forecaster.errors import ForecasterError, InvalidArgumentError, LimitReachedError
 
 T = TypeVar("T")

@@ -19,7 +19,7 @@ from forecaster.compare.variants import Variant, read_variants
 from forecaster.config import Config, require
 from forecaster.data.windows import Series
 from forecaster.errors import ConfigError, UnavailableError
-from forecaster.training.job import read_series
+from forecaster.training.run.job import read_series
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,7 +77,7 @@ def compare(
     _prepare(output)
     frame, series = read_series(config.data, until=None, stream=stream)
     from forecaster.compare.chart import comparison_chart
-    from forecaster.training.tracking import track
+    from forecaster.training.run.tracking import track
 
     with track(config, trigger="compare", name=f"compare {pathlib.Path(variants).stem}") as parent:
         parent.log_text(yaml.safe_dump({one.name: one.options for one in listed}, sort_keys=False), "variants.yaml")
@@ -102,7 +102,7 @@ def _train(variant: Variant, frame: pl.DataFrame, series: Sequence[Series], pare
     from forecaster.training.callbacks import progress_on
     from forecaster.training.fit import fit
     from forecaster.training.inspection import settle
-    from forecaster.training.tracking import track
+    from forecaster.training.run.tracking import track
 
     callbacks, write_line = progress_on(stream, variant.config.training.max_epochs)
     tags = {_PARENT: parent, "variant": variant.name}

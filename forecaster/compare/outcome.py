@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from forecaster.model.ensemble import Model
-from forecaster.model.observations import Observations
+from forecaster.model.inputs.observations import Observations
 from forecaster.threads import torch_threads
 
 _STEPS = 60  # that are timed

@@ -10,14 +10,11 @@ Knows the options; knows nothing of what they are good for.
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from forecaster.config.checks import require
 from forecaster.config.frequency import default_season_lengths
 from forecaster.errors import ConfigError, FieldViolation
-
-if TYPE_CHECKING:
-    from forecaster.config import Config
 
 _LOWER, _UPPER = 0.1, 0.9  # the levels of the interval that promotion, live coverage and drift look at
 
@@ -89,7 +86,7 @@ def usual(section: type, option: str) -> Any:
     return next(one.default for one in dataclasses.fields(section) if one.name == option)
 
 
-def require_consistent(config: "Config") -> None:
+def require_consistent(config: Any) -> None:
     """Raise ConfigError for the first rule that a configuration breaks."""
     for rule in unused(config):
         section, _, option = rule.name.partition(".")
@@ -102,7 +99,7 @@ def require_consistent(config: "Config") -> None:
     require(steps is None or folds <= steps, "backtest.folds", folds, f"at most backtest.steps, {steps}")
 
 
-def _require_learnable(config: "Config") -> None:
+def _require_learnable(config: Any) -> None:
     model, data, training = config.model, config.data, config.training
     ok = not model.end_of_sequence or data.end_column is not None
     require(ok, "model.end_of_sequence", model.end_of_sequence, "it together with data.end_column")
@@ -119,7 +116,7 @@ def _require_learnable(config: "Config") -> None:
         require(data.max_gap_steps >= min(seasons), "data.max_gap_steps", data.max_gap_steps, advice)
 
 
-def _require_kept(config: "Config") -> None:
+def _require_kept(config: Any) -> None:
     serving = config.serving
     ok = not (serving.durability == "none" and serving.history)
     require(ok, "serving.history", serving.history, "false with serving.durability=none, which keeps nothing")

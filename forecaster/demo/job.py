@@ -33,13 +33,13 @@ from forecaster.demo.report import Report
 from forecaster.demo.server_process import ServerProcess
 from forecaster.demo.stream import Streamed, as_array, kept, load, stream
 from forecaster.errors import ConfigError, ForecasterError
-from forecaster.evaluation import fill_by_season, forecast, mase_units, seasonal_steps_back
+from forecaster.evaluation.rolling import fill_by_season, forecast, mase_units, seasonal_steps_back
+from forecaster.evaluation.scores import Backtest, Sums
 from forecaster.model.bundle import Bundle
-from forecaster.registry import CHAMPION, connect, find, load_bundle, newest
-from forecaster.scores import Backtest, Sums
-from forecaster.serving.opening import open_storage
-from forecaster.store_uri import sqlite_uri
-from forecaster.training.figures import Fan, fan_chart
+from forecaster.registry.registry import CHAMPION, connect, find, load_bundle, newest
+from forecaster.registry.store_uri import sqlite_uri
+from forecaster.serving.storage.opening import open_storage
+from forecaster.training.pictures.figures import Fan, fan_chart
 
 _SEASON = 24  # hours, of MASE and of the seasonal naive
 _RETRY = RetryPolicy(timeout_seconds=120)  # longer than a restart

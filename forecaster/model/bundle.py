@@ -1,6 +1,6 @@
 """A model on disk: `config.json` and `model.safetensors` in one folder; no pickle, nothing to execute.
 
-Knows nothing of MLflow; `forecaster.registry` logs such a folder and finds it again.
+Knows nothing of MLflow; `forecaster.registry.registry` logs such a folder and finds it again.
 """
 
 import dataclasses

@@ -7,7 +7,7 @@ Shapes: P rows, Q trained levels, C tracked coverages, W wanted levels.
 
 import math
 
-from forecaster.model.compiling import entry, part
+from forecaster.model.kernels.compiling import entry, part
 
 FLOOR = 0.02
 LEAST = -5.0  # of moves: an interval of 250 lengths of the tail

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from forecaster.config import DataConfig
 from forecaster.data.windows import Series
-from forecaster.model.normalizer import soft_clip
+from forecaster.model.inputs.normalizer import soft_clip
 from forecaster.model.state import State, TensorSpec
 
 _MAX_EMBEDDING = 16

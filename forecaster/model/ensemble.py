@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from forecaster.errors import UnsupportedError
-from forecaster.model.observations import Encoded, Observations
-from forecaster.model.sampling import Paths
+from forecaster.model.decoders.sampling import Paths
+from forecaster.model.inputs.observations import Encoded, Observations
 from forecaster.model.seq2seq import Prediction, Seq2Seq
 from forecaster.model.state import State, StateSpec, TensorSpec
 

@@ -16,21 +16,21 @@ from torch import Tensor, nn
 from forecaster.config import ModelConfig
 from forecaster.data.features import calendar_features, calendar_size
 from forecaster.errors import UnsupportedError
-from forecaster.model import memory as ring_memory
-from forecaster.model.attention import recent_outputs
-from forecaster.model.beam import beam_search
 from forecaster.model.cells import make_stack
 from forecaster.model.covariates import NO_COVARIATES, CovariateInputs, CovariateSpec
-from forecaster.model.decoder import Decoded, Origins, Sizes
-from forecaster.model.direct_decoder import DirectDecoder
-from forecaster.model.inputs import memory_steps, seasonal_lags, steps_back, value_inputs, value_size
-from forecaster.model.memory import Extended
-from forecaster.model.normalizer import Statistics, soft_clip, without_traces
-from forecaster.model.observations import Encoded, Observations
+from forecaster.model.decoders.attention import recent_outputs
+from forecaster.model.decoders.beam import beam_search
+from forecaster.model.decoders.decoder import Decoded, Origins, Sizes
+from forecaster.model.decoders.direct_decoder import DirectDecoder
+from forecaster.model.decoders.recurrent_decoder import RecurrentDecoder
+from forecaster.model.decoders.sampling import Paths, quantiles_of, sample_paths
+from forecaster.model.inputs import memory as ring_memory
+from forecaster.model.inputs.inputs import memory_steps, seasonal_lags, steps_back, value_inputs, value_size
+from forecaster.model.inputs.memory import Extended
+from forecaster.model.inputs.normalizer import Statistics, soft_clip, without_traces
+from forecaster.model.inputs.observations import Encoded, Observations
+from forecaster.model.inputs.running_statistics import RunningStatistics
 from forecaster.model.output_recurrence import OutputRecurrentStack
-from forecaster.model.recurrent_decoder import RecurrentDecoder
-from forecaster.model.running_statistics import RunningStatistics
-from forecaster.model.sampling import Paths, quantiles_of, sample_paths
 from forecaster.model.state import State, StateSpec, TensorSpec
 
 

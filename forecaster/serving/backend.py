@@ -12,13 +12,13 @@ from forecaster.config import ServingConfig
 from forecaster.errors import ModelNotFoundError, UnavailableError
 from forecaster.model.bundle import Bundle
 from forecaster.model.covariates import CovariateSpec
-from forecaster.registry import RegisteredModel
-from forecaster.serving.batcher import Batcher
+from forecaster.registry.registry import RegisteredModel
 from forecaster.serving.counters import Calls
-from forecaster.serving.decoding import Intake
-from forecaster.serving.engine import Engine
-from forecaster.serving.maintenance import Maintenance
-from forecaster.serving.versions import Versions
+from forecaster.serving.engine.batcher import Batcher
+from forecaster.serving.engine.engine import Engine
+from forecaster.serving.intake.decoding import Intake
+from forecaster.serving.swap.versions import Versions
+from forecaster.serving.upkeep.maintenance import Maintenance
 
 
 class Phase(enum.Enum):

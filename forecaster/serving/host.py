@@ -17,20 +17,20 @@ import torch
 from forecaster.config import Config, ServingConfig, TrackingConfig
 from forecaster.errors import ConfigError, ForecasterError, UnavailableError
 from forecaster.model.bundle import Bundle
-from forecaster.registry import RegisteredModel
+from forecaster.registry.registry import RegisteredModel
+from forecaster.registry.store_uri import without_password
 from forecaster.serving.backend import Served
-from forecaster.serving.batcher import Batcher
-from forecaster.serving.engine import Engine
-from forecaster.serving.idling import Idling
-from forecaster.serving.kept_bundle import keep, kept
-from forecaster.serving.maintenance import Maintenance
-from forecaster.serving.opening import open_storage
-from forecaster.serving.returning import Returning
-from forecaster.serving.storage import Activation, Storage
+from forecaster.serving.engine.batcher import Batcher
+from forecaster.serving.engine.engine import Engine
+from forecaster.serving.storage.contract import Activation, Storage
+from forecaster.serving.storage.opening import open_storage
+from forecaster.serving.swap.kept_bundle import keep, kept
+from forecaster.serving.swap.verification import load_verified
+from forecaster.serving.swap.versions import Versions
 from forecaster.serving.telemetry import LOGGER
-from forecaster.serving.verification import load_verified
-from forecaster.serving.versions import Versions
-from forecaster.store_uri import without_password
+from forecaster.serving.upkeep.idling import Idling
+from forecaster.serving.upkeep.maintenance import Maintenance
+from forecaster.serving.upkeep.returning import Returning
 
 _ANSWER_SECONDS = 10.0  # of the model store, where a start can do without it
 

@@ -18,10 +18,10 @@ from prometheus_client.registry import Collector
 from forecaster.errors import ConfigError
 from forecaster.serving.backend import Backend, Phase, Served
 from forecaster.serving.counters import BOUNDS_SECONDS, Calls
-from forecaster.serving.lane import Lane
+from forecaster.serving.lanes.lane import Lane
+from forecaster.serving.swap.versions import ModelState, Version
 from forecaster.serving.telemetry import LOGGER
-from forecaster.serving.versions import ModelState, Version
-from forecaster.serving.work import LiveScores
+from forecaster.serving.work.work import LiveScores
 
 _CLIENT_SECONDS = 10.0  # one that says nothing for so long is let go of
 _POLL_SECONDS = 0.05

@@ -19,20 +19,20 @@ from collections.abc import Sequence
 import grpc
 import torch
 
-from forecaster import registry
 from forecaster.config import Config, ServingConfig
 from forecaster.errors import ConfigError, ForecasterError, StorageError, UnavailableError
 from forecaster.imports import without_collections
+from forecaster.registry import registry
 from forecaster.serving.allocation import give_back
+from forecaster.serving.api.handlers import add_service
+from forecaster.serving.api.health import HEALTH, REFLECTION, HealthServicer, ReflectionServicer
+from forecaster.serving.api.model_service import ModelServicer
+from forecaster.serving.api.rpc_limit import RpcLimit
+from forecaster.serving.api.service import ForecastServicer
 from forecaster.serving.aside import within
 from forecaster.serving.backend import Backend, Phase
-from forecaster.serving.handlers import add_service
-from forecaster.serving.health import HEALTH, REFLECTION, HealthServicer, ReflectionServicer
 from forecaster.serving.host import Host, Source, open_sources
 from forecaster.serving.metrics import exposed
-from forecaster.serving.model_service import ModelServicer
-from forecaster.serving.rpc_limit import RpcLimit
-from forecaster.serving.service import ForecastServicer
 from forecaster.serving.telemetry import LOGGER
 from forecaster.v1 import forecast_service_pb2, model_service_pb2
 

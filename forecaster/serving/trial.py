@@ -1,4 +1,4 @@
-"""The process that tries a version: loads it as the server does, observes, and forecasts; see `forecaster.trial`.
+"""The process that tries a version: loads it as the server does, observes, forecasts; see `forecaster.registry.trial`.
 
 Reads what to try from standard input, and writes the outcome as one line of JSON.
 
@@ -16,16 +16,16 @@ import numpy as np
 import polars as pl
 import torch
 
-from forecaster import registry
 from forecaster.config import DataConfig, TrackingConfig
 from forecaster.data.windows import Series, known_future, latest_segments
 from forecaster.errors import BundleError, ForecasterError, TooLittleHistoryError, UnavailableError
 from forecaster.model.bundle import Bundle
-from forecaster.serving.engine import Engine
-from forecaster.serving.records import Attributes, Columns
-from forecaster.serving.verification import load_verified
-from forecaster.serving.volatile_storage import VolatileStorage
-from forecaster.serving.work import ForecastWork, Futures, ObserveWork
+from forecaster.registry import registry
+from forecaster.serving.engine.engine import Engine
+from forecaster.serving.storage.records import Attributes, Columns
+from forecaster.serving.storage.volatile import VolatileStorage
+from forecaster.serving.swap.verification import load_verified
+from forecaster.serving.work.work import ForecastWork, Futures, ObserveWork
 
 _MADE_UP, _MOST_STEPS = "made up", 20_000
 

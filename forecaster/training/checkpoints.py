@@ -15,7 +15,7 @@ import torch
 from forecaster.config import TrainingConfig
 from forecaster.errors import CheckpointError, ConfigError
 from forecaster.model.seq2seq import Seq2Seq
-from forecaster.training.ranks import Group
+from forecaster.training.processes.ranks import Group
 
 BEST, LAST = "best", "last"
 ORIGIN = "forecaster"  # a checkpoint's entry that says what it was made of

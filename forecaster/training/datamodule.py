@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from forecaster.config import TrainingConfig
 from forecaster.data.windows import Series
 from forecaster.model.covariates import CovariateSpec, attributes_of
-from forecaster.model.observations import Observations
+from forecaster.model.inputs.observations import Observations
 
 _WEEK_US = 7 * 86_400_000_000
 _YEARS_TO_LEARN = 2

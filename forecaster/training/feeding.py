@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from forecaster.config import TrainingConfig
-from forecaster.model.recurrent_decoder import RecurrentDecoder
+from forecaster.model.decoders.recurrent_decoder import RecurrentDecoder
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State
 from forecaster.training.datamodule import Chunk

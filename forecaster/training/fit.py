@@ -22,9 +22,9 @@ from forecaster.config import Config, TrainingConfig, to_dict
 from forecaster.config.training import StartFrom
 from forecaster.data.windows import Series
 from forecaster.errors import ConfigError
-from forecaster.evaluation import Backtest, Shared, rolling_origin
+from forecaster.evaluation.rolling import Backtest, Shared, rolling_origin
 from forecaster.model.bundle import Bundle
-from forecaster.model.inputs import memory_steps
+from forecaster.model.inputs.inputs import memory_steps
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.threads import torch_threads
 from forecaster.training.callbacks import Epoch, History, Reporter, StopEarly, quiet_lightning
@@ -32,8 +32,8 @@ from forecaster.training.checkpoints import BEST, LAST, best_model, checkpoint_f
 from forecaster.training.datamodule import SeriesDataModule
 from forecaster.training.inspection import covariates_of, settle
 from forecaster.training.module import ForecasterModule
-from forecaster.training.place import Place, place_of
-from forecaster.training.ranks import Group, gathered
+from forecaster.training.processes.place import Place, place_of
+from forecaster.training.processes.ranks import Group, gathered
 from forecaster.training.split import Split, split
 from forecaster.training.warm_start import Start, begin
 

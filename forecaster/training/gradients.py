@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from forecaster.model.decoder import Origins
+from forecaster.model.decoders.decoder import Origins
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State
 from forecaster.training.datamodule import Chunk

@@ -18,7 +18,7 @@ from forecaster.model.ensemble import Ensemble
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.training.callbacks import Epoch
 from forecaster.training.fit import fit
-from forecaster.training.ranks import follow_parent
+from forecaster.training.processes.ranks import follow_parent
 
 
 def fit_members(series: Sequence[Series], config: Config, *, members: int, processes: int) -> Bundle:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from forecaster.config import TrainingConfig
-from forecaster.evaluation import Backtest
+from forecaster.evaluation.rolling import Backtest
 from forecaster.model.covariates import with_attributes
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State, detach
@@ -24,7 +24,7 @@ from forecaster.training.datamodule import Chunk
 from forecaster.training.feeding import exposure, teacher_share
 from forecaster.training.gradients import gradient_norms
 from forecaster.training.objective import Loss, chunk_loss
-from forecaster.training.ranks import Group
+from forecaster.training.processes.ranks import Group
 
 VALIDATION_METRICS = ("mase", "seasonal_naive_mase", "pinball", "coverage_80")
 

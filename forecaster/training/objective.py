@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from forecaster.model.decoder import Decoded, Origins
-from forecaster.model.observations import Observations
-from forecaster.model.recurrent_decoder import RecurrentDecoder
+from forecaster.model.decoders.decoder import Decoded, Origins
+from forecaster.model.decoders.recurrent_decoder import RecurrentDecoder
+from forecaster.model.inputs.observations import Observations
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State
 from forecaster.training.datamodule import Chunk

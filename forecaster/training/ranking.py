@@ -6,7 +6,7 @@ Knows scores; knows nothing of models or of where scores are shown.
 import math
 from typing import Any
 
-from forecaster.evaluation import Backtest, SeriesScore
+from forecaster.evaluation.rolling import Backtest, SeriesScore
 
 _WORST_SERIES = 20
 

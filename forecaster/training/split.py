@@ -15,7 +15,7 @@ import numpy as np
 from forecaster.config import ModelConfig, TrainingConfig
 from forecaster.data.windows import Series, split_at
 from forecaster.errors import DataError
-from forecaster.evaluation import mase_units
+from forecaster.evaluation.rolling import mase_units
 
 _log = logging.getLogger(__name__)
 _DEFAULT_HORIZONS = 14

@@ -14,7 +14,7 @@ from forecaster.config.training import StartFrom
 from forecaster.model.covariates import Category, CovariateSpec
 from forecaster.model.ensemble import Model
 from forecaster.model.seq2seq import Seq2Seq
-from forecaster.training.ranks import Group
+from forecaster.training.processes.ranks import Group
 
 _EMBEDDINGS = "inputs.embeddings.{}.weight"
 

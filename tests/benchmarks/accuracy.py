@@ -2,8 +2,8 @@
 
 One after the other: ours in this process, the others by `peers` in the environment of `peers.txt`, each with one torch
 thread. All see the series alone, without covariates, forecast from the same origins, those that a whole horizon
-follows, fitted once before the first of them, and are scored on the same values (`forecaster.baseline_scores`) beside
-the naive forecasts. Nothing is asserted.
+follows, fitted once before the first of them, and are scored on the same values
+(`forecaster.evaluation.baseline_scores`) beside the naive forecasts. Nothing is asserted.
 
 Not the same for all: ours has the ready configuration of each data set (`forecaster/configs`), chosen on the tail of
 what may be learnt from; nothing was searched for the others, which have their defaults but for what `peers` names.
@@ -29,16 +29,16 @@ import numpy as np
 import polars as pl
 import torch
 
-from forecaster.baseline_scores import Forecasts, score, score_baselines
 from forecaster.benchmarks import m4_hourly, weather
 from forecaster.benchmarks.job import read_benchmark_config
 from forecaster.benchmarks.problem import before
 from forecaster.config import DataConfig
 from forecaster.data.windows import Series
-from forecaster.evaluation import mase_units
-from forecaster.model.observations import Observations
-from forecaster.origins import Origins
-from forecaster.scores import Backtest, owa
+from forecaster.evaluation.baseline_scores import Forecasts, score, score_baselines
+from forecaster.evaluation.origins import Origins
+from forecaster.evaluation.rolling import mase_units
+from forecaster.evaluation.scores import Backtest, owa
+from forecaster.model.inputs.observations import Observations
 from forecaster.training.members import fit_members
 
 LEVELS = (0.025, 0.5, 0.975)

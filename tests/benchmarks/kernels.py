@@ -23,12 +23,12 @@ import torch._inductor
 from torch import Tensor, nn
 
 from forecaster.config import ModelConfig
-from forecaster.model import step_kernel
-from forecaster.model.observations import Observations
-from forecaster.model.packed_step import PackedStep
+from forecaster.model.inputs.observations import Observations
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State, select
-from forecaster.model.stepping import Stepper
+from forecaster.model.stepping import step_kernel
+from forecaster.model.stepping.packed_step import PackedStep
+from forecaster.model.stepping.stepping import Stepper
 
 HOUR_US = 3_600_000_000
 CAPACITY, WINDOW, HIDDEN = 8192, 168, 64

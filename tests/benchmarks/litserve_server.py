@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from forecaster.model.bundle import Bundle
-from forecaster.model.observations import Observations
+from forecaster.model.inputs.observations import Observations
 
 WINDOW, HOUR_US = 168, 3_600_000_000
 

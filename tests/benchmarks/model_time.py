@@ -10,9 +10,9 @@ import statistics
 
 import torch
 
-from forecaster.model.observations import Observations
+from forecaster.model.inputs.observations import Observations
 from forecaster.model.state import State
-from forecaster.model.stepping import Stepper
+from forecaster.model.stepping.stepping import Stepper
 from tests.benchmarks.figures import Bar, Figure, spread
 from tests.benchmarks.rig import HORIZON, LEVELS, Rig, seconds_of
 from tests.integration.conftest import HOUR_US

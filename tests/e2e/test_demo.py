@@ -15,9 +15,9 @@ from forecaster.config import DataConfig, TrackingConfig
 from forecaster.data.schema import read_frame
 from forecaster.data.windows import latest_segments
 from forecaster.demo.report import Report
-from forecaster.evaluation import rolling_origin
-from forecaster.registry import load_bundle
-from forecaster.serving.opening import open_storage
+from forecaster.evaluation.rolling import rolling_origin
+from forecaster.registry.registry import load_bundle
+from forecaster.serving.storage.opening import open_storage
 
 SMALL = (
     *("--days=3", "--model.hidden_size=16", "--model.num_layers=1", "--model.decoder_size=16"),

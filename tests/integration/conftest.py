@@ -16,11 +16,11 @@ import polars as pl
 import pytest
 import torch
 
-from forecaster import aliases, registry
 from forecaster.client import ForecastClient, RetryPolicy
 from forecaster.config import ModelConfig, TrackingConfig
 from forecaster.model.bundle import Bundle
 from forecaster.model.seq2seq import Seq2Seq
+from forecaster.registry import aliases, registry
 
 from .nursery import Forked, Nursery
 

@@ -23,24 +23,24 @@ from typing import Any, NoReturn
 _MAIN = {"forecaster": "forecaster.cli", "pipelines": "pipelines.__main__"}
 _SERVING = (
     "forecaster.serving.server",
-    "forecaster.registry",
-    "forecaster.model.packed_step",
-    "forecaster.model.packed_decode",
+    "forecaster.registry.registry",
+    "forecaster.model.stepping.packed_step",
+    "forecaster.model.stepping.packed_decode",
     "mlflow.artifacts",
     "mlflow.store.model_registry.sqlalchemy_store",
     "mlflow.store.tracking.sqlalchemy_store",
     "polars",
 )
 _STEPS = (
-    "forecaster.registry",
+    "forecaster.registry.registry",
     "mlflow.artifacts",
     "mlflow.pyfunc",
     "mlflow.store.model_registry.sqlalchemy_store",
     "mlflow.store.tracking.sqlalchemy_store",
-    "pipelines.backtest",
-    "pipelines.promote",
+    "pipelines.backtest.step",
+    "pipelines.promotion.step",
     "pipelines.retrain",
-    "pipelines.train",
+    "pipelines.training.step",
     "polars",
 )
 _IMPORTED = {"forecaster": _SERVING, "pipelines": _STEPS}

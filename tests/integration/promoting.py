@@ -11,7 +11,6 @@ import polars as pl
 import torch
 from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
-from forecaster import registry
 from forecaster.config import (
     BacktestConfig,
     Config,
@@ -23,9 +22,10 @@ from forecaster.config import (
 )
 from forecaster.data.windows import Series, split_at, to_segments
 from forecaster.model.bundle import Bundle
-from forecaster.training.example import example_of
+from forecaster.registry import registry
 from forecaster.training.fit import fit
-from pipelines.ingest import ingest
+from forecaster.training.run.example import example_of
+from pipelines.ingest.step import ingest
 
 START = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
 STEPS, WINDOW, HORIZON, SERIES = 300, 28, 4, 6

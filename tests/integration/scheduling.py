@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from forecaster.config import Config, IngestConfig, ScheduleConfig, TrackingConfig
-from pipelines.schedule import run
+from pipelines.schedule.step import run
 
 STAND_IN = """
 import json, os, signal, sys, time

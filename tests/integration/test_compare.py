@@ -7,7 +7,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from forecaster import registry
 from forecaster.cli import main
 from forecaster.compare.chart import apart
 from forecaster.compare.outcome import Outcome, ranked, table
@@ -15,6 +14,7 @@ from forecaster.compare.variants import READY, read_variants
 from forecaster.config import Config, DataConfig, ModelConfig, TrackingConfig, TrainingConfig
 from forecaster.errors import ConfigError
 from forecaster.model.seq2seq import Seq2Seq
+from forecaster.registry import registry
 
 HOUR = 3_600_000_000
 

@@ -21,10 +21,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from playwright.sync_api import Page, Response, expect
 
-from forecaster import registry
 from forecaster.cli import main
 from forecaster.config import BacktestConfig, IngestConfig, TrackingConfig
-from forecaster.registry import CHALLENGER, CHAMPION
+from forecaster.registry import registry
+from forecaster.registry.registry import CHALLENGER, CHAMPION
 from pipelines.retrain import retrain
 from tests.chromium import headless_chromium
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from forecaster.config import ScheduleConfig
-from pipelines.triggers import cron_trigger, fixed_triggers
+from pipelines.schedule.triggers import cron_trigger, fixed_triggers
 
 DEPLOY = pathlib.Path(__file__).parents[2] / "deploy"
 BIN = pathlib.Path(sys.executable).parent

@@ -12,10 +12,10 @@ from forecaster.config import Config, DataConfig, IngestConfig, TrackingConfig
 from forecaster.data.manifest import Changes
 from forecaster.data.schema import read_frame
 from forecaster.model.bundle import Bundle
-from forecaster.serving.history import scan
+from forecaster.serving.storage.sqlite.history import scan
 from pipelines import __main__ as pipelines
-from pipelines.dataset import ingested
-from pipelines.ingest import ingest
+from pipelines.ingest.step import ingest
+from pipelines.training.dataset import ingested
 
 from .conftest import ServerFactory, wander
 from .nursery import Nursery

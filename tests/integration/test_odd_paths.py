@@ -15,10 +15,10 @@ FOLDER = "feature%2Fmain #1? [ü] *~"
 WALK = """
 import contextlib
 import sys
-from forecaster import registry
+from forecaster.registry import registry
 from forecaster.cli import main
 from forecaster.config import TrackingConfig
-from forecaster.serving.opening import open_storage
+from forecaster.serving.storage.opening import open_storage
 from pipelines.__main__ import main as step
 
 store, data = sys.argv[1:]

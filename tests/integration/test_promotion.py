@@ -14,19 +14,19 @@ import polars as pl
 import pytest
 from mlflow import MlflowClient
 
-from forecaster import aliases, registry
 from forecaster.config import BacktestConfig, Config, PromotionConfig
 from forecaster.errors import FailedPreconditionError, ModelNotFoundError
-from forecaster.evaluation import rolling_origin
+from forecaster.evaluation.rolling import rolling_origin
+from forecaster.registry import aliases, registry
+from forecaster.registry.trial import TrialVerdict
 from forecaster.serving.trial import try_here
-from forecaster.training.job import read_series
-from forecaster.trial import TrialVerdict
+from forecaster.training.run.job import read_series
 from pipelines.__main__ import main
-from pipelines.backtest import backtest
-from pipelines.backtest_result import BacktestResult
+from pipelines.backtest.result import BacktestResult
+from pipelines.backtest.step import backtest
 from pipelines.context import Context
-from pipelines.dataset import ingested, read_manifest
-from pipelines.promote import promote, rollback
+from pipelines.promotion.step import promote, rollback
+from pipelines.training.dataset import ingested, read_manifest
 from tests.killing import DyingClient, Killed
 
 from . import promoting
@@ -367,7 +367,7 @@ def test_rollback_by_the_command_line_undoes_a_promotion_and_itself(
 def test_forecasts_that_are_not_finite_are_not_hidden_by_other_series(
     scored: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines import backtest as step
+    from pipelines.backtest import step
 
     scores = step.score_all
 
@@ -401,7 +401,7 @@ def test_the_window_and_its_folds_are_the_configurations(config: Config) -> None
 def tried_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try versions in this process: one of their own takes seconds, and is what `test_trial.py` is about."""
     monkeypatch.setattr(
-        "pipelines.promote.try_version",
+        "pipelines.promotion.step.try_version",
         lambda tracking, version, rows: TrialVerdict("", try_here(tracking, version, rows)),
     )
 

@@ -15,7 +15,6 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from forecaster import registry
 from forecaster.client import ForecastClient, RetryPolicy
 from forecaster.config import (
     BacktestConfig,
@@ -29,6 +28,7 @@ from forecaster.config import (
     to_dict,
 )
 from forecaster.data.schema import read_frame
+from forecaster.registry import registry
 
 from .conftest import ServerFactory, make_bundle
 from .nursery import Forked, Nursery
@@ -40,13 +40,13 @@ PICKED_UP_SECONDS = 15.0  # design.md's bar for a promotion to be served
 KILLS = (
     ("ingest, files written and no manifest", "forecaster.data.manifest", "Manifest.write"),
     ("train, before its first epoch is over", "forecaster.training.callbacks", "History.on_train_epoch_end"),
-    ("train, logged and not registered", "forecaster.registry", "register"),
-    ("train, registered and no challenger", "forecaster.registry", "set_alias"),
-    ("backtest, not scored", "pipelines.backtest", "score_all"),
-    ("backtest, scored and not logged", "pipelines.backtest_runs", "log_result"),
-    ("promote, not decided", "pipelines.decision", "judge"),
-    ("promote, decided and nothing moved", "forecaster.aliases", "set_alias"),
-    ("promote, champion and still challenger", "forecaster.aliases", "_end_challenge"),
+    ("train, logged and not registered", "forecaster.registry.registry", "register"),
+    ("train, registered and no challenger", "forecaster.registry.registry", "set_alias"),
+    ("backtest, not scored", "pipelines.backtest.step", "score_all"),
+    ("backtest, scored and not logged", "pipelines.backtest.runs", "log_result"),
+    ("promote, not decided", "pipelines.promotion.decision", "judge"),
+    ("promote, decided and nothing moved", "forecaster.registry.aliases", "set_alias"),
+    ("promote, champion and still challenger", "forecaster.registry.aliases", "_end_challenge"),
     ("promoted, and the attempt not ended", "pipelines.retrain", "_ended"),
 )
 

@@ -12,12 +12,12 @@ import time
 import pytest
 import yaml
 
-from forecaster import registry
 from forecaster.config import TrackingConfig, to_dict
 from forecaster.errors import ConfigError
+from forecaster.registry import registry
 from pipelines.memory import Memory
-from pipelines.schedule import Event, Loop, run
-from pipelines.watch import DRIFT, NEW_OBSERVATIONS, memory_path
+from pipelines.schedule.step import Event, Loop, run
+from pipelines.watching.watch import DRIFT, NEW_OBSERVATIONS, memory_path
 
 from .scheduling import Played, scheduled
 
@@ -193,7 +193,7 @@ def test_a_command_that_cannot_be_started_is_tried_again(tmp_path: pathlib.Path,
 def test_misfires_coalesce(tmp_path: pathlib.Path, tracking: TrackingConfig) -> None:
     """A scheduler that was stopped for seconds, as a sleeping machine is, makes up for all of it once."""
     played = Played(tmp_path, scheduled(tmp_path, tracking, every="2s"))
-    text = "import sys; from forecaster.arguments import *; from pipelines.schedule import run\n"
+    text = "import sys; from forecaster.arguments import *; from pipelines.schedule.step import run\n"
     text += "parser = command_parser(''); add_config_arguments(parser, ())\n"
     text += "sys.exit(run(read_config(parse(parser, sys.argv[1:3])), sys.argv[3:], sys.stderr))"
     file = tmp_path / "config.yaml"

@@ -6,13 +6,13 @@ import pathlib
 
 import pytest
 
-from forecaster import registry
 from forecaster.config import Config, ScheduleConfig, TrackingConfig
-from pipelines.attempt import PROGRAM
+from forecaster.registry import registry
 from pipelines.lease import held
 from pipelines.memory import Memory
-from pipelines.schedule import run
-from pipelines.watch import memory_path
+from pipelines.schedule.attempt import PROGRAM
+from pipelines.schedule.step import run
+from pipelines.watching.watch import memory_path
 
 from .scheduling import until_signalled
 from .test_retrain import config

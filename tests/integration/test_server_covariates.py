@@ -21,10 +21,10 @@ from forecaster.errors import (
     SeriesNotFoundError,
     UnsupportedError,
 )
-from forecaster.model.beam import beam_search
 from forecaster.model.bundle import Bundle
 from forecaster.model.covariates import Category, Covariate, CovariateSpec, with_attributes
-from forecaster.model.observations import Observations
+from forecaster.model.decoders.beam import beam_search
+from forecaster.model.inputs.observations import Observations
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State
 from forecaster.v1.forecast_service_pb2 import ObserveRequest, StreamForecastsRequest

@@ -20,7 +20,7 @@ from forecaster.cli import main
 from forecaster.client import ForecastClient, RetryPolicy
 from forecaster.client.calls import observe_call
 from forecaster.errors import SeriesNotFoundError, UnavailableError
-from forecaster.serving.history import scan
+from forecaster.serving.storage.sqlite.history import scan
 from forecaster.v1.forecast_service_pb2_grpc import ForecastServiceStub
 
 from .conftest import START, Server, ServerFactory, wander

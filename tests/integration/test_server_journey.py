@@ -17,7 +17,7 @@ from forecaster.errors import (
     SeriesNotFoundError,
 )
 from forecaster.model.bundle import Bundle
-from forecaster.model.observations import Observations
+from forecaster.model.inputs.observations import Observations
 
 from .conftest import START, Server, ServerFactory, wander
 

@@ -19,8 +19,8 @@ from forecaster.client import ForecastClient
 from forecaster.config import TrackingConfig
 from forecaster.model.bundle import Bundle
 from forecaster.model.covariates import Covariate, CovariateSpec
-from forecaster.serving.opening import open_storage
-from forecaster.serving.records import Columns, Deletion, Issued
+from forecaster.serving.storage.opening import open_storage
+from forecaster.serving.storage.records import Columns, Deletion, Issued
 from tests.unit.serving import folding
 
 from .conftest import START, Server, ServerFactory, register_bundle, wander

@@ -18,8 +18,8 @@ from polars.testing import assert_frame_equal
 
 from forecaster.client import AsyncForecastClient, ForecastClient, RetryPolicy, StreamReply
 from forecaster.client.calls import observe_call
-from forecaster.client.outbox import MOST
 from forecaster.client.results import forecast_frame
+from forecaster.client.streaming.outbox import MOST
 from forecaster.errors import DeadlineError, InvalidArgumentError, LimitReachedError
 from forecaster.v1.forecast_pb2 import ForecastOptions
 from forecaster.v1.forecast_service_pb2 import ForecastRequest, ObserveRequest, StreamForecastsRequest

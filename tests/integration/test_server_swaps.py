@@ -17,14 +17,14 @@ import pytest
 import safetensors.torch
 import torch
 
-from forecaster import aliases, registry
 from forecaster.client import ForecastClient, ModelInfo, RetryPolicy
 from forecaster.config import ModelConfig, TrackingConfig
 from forecaster.errors import ModelNotFoundError
 from forecaster.model.bundle import Bundle
 from forecaster.model.covariates import Covariate, CovariateSpec
-from forecaster.model.observations import Observations
+from forecaster.model.inputs.observations import Observations
 from forecaster.model.seq2seq import Seq2Seq
+from forecaster.registry import aliases, registry
 
 from .conftest import HOUR_US, Server, ServerFactory, make_bundle, register_bundle, wander
 from .nursery import Nursery

@@ -17,19 +17,19 @@ import torch
 import yaml
 from mlflow import MlflowClient
 
-from forecaster import registry
 from forecaster.client import ForecastClient, RetryPolicy
 from forecaster.config import Config, ModelConfig, ScheduleConfig, TrackingConfig, to_dict
 from forecaster.data.windows import to_segments
 from forecaster.errors import UnavailableError
-from forecaster.evaluation import rolling_origin
+from forecaster.evaluation.rolling import rolling_origin
 from forecaster.model.bundle import Bundle
 from forecaster.model.seq2seq import Seq2Seq
+from forecaster.registry import registry
 from pipelines.memory import Memory
-from pipelines.metrics_page import MetricsPage, fetch
-from pipelines.reference import served
-from pipelines.serving_quality import EXPERIMENT, monitor
-from pipelines.watch import memory_path
+from pipelines.watching.metrics_page import MetricsPage, fetch
+from pipelines.watching.reference import served
+from pipelines.watching.serving_quality import EXPERIMENT, monitor
+from pipelines.watching.watch import memory_path
 
 from .conftest import HOUR_US, Server, ServerFactory, register_bundle, wander
 from .nursery import Nursery

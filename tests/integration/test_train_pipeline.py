@@ -16,12 +16,12 @@ import yaml
 from mlflow import MlflowClient
 
 import forecaster
-from forecaster import registry
 from forecaster.cli import main
 from forecaster.config import Config, DataConfig, ModelConfig, TrackingConfig, TrainingConfig
 from forecaster.errors import DataError, ModelNotFoundError
-from forecaster.training.job import TrainResult, train
-from forecaster.training.tracking import Run
+from forecaster.registry import registry
+from forecaster.training.run.job import TrainResult, train
+from forecaster.training.run.tracking import Run
 
 START = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
 STEPS = 300

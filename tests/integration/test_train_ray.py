@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from forecaster import registry
 from forecaster.config import BacktestConfig, IngestConfig, TrackingConfig
+from forecaster.registry import registry
 from forecaster.training.fit import fit
-from forecaster.training.job import read_series
-from pipelines.dataset import ingested
-from pipelines.ingest import ingest
-from pipelines.train_ray import train_ray
+from forecaster.training.run.job import read_series
+from pipelines.ingest.step import ingest
+from pipelines.training.dataset import ingested
+from pipelines.training.ray import train_ray
 from pipelines.window import window_start
 
 from .test_train_pipeline import make_config, write_csv

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run as MlflowRun
 
-from forecaster import registry
 from forecaster.config import BacktestConfig, Config, IngestConfig, TrackingConfig
 from forecaster.errors import DataError
-from forecaster.training import job
-from forecaster.training.tracking import Run
+from forecaster.registry import registry
+from forecaster.training.run import job
+from forecaster.training.run.tracking import Run
 from pipelines.context import Context
-from pipelines.ingest import ingest
-from pipelines.train import train
+from pipelines.ingest.step import ingest
+from pipelines.training.step import train
 
 from .test_train_pipeline import make_config, write_csv
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run
 
-from forecaster import registry
 from forecaster.config import Config, TrackingConfig, TrainerConfig
 from forecaster.errors import UnavailableError
+from forecaster.registry import registry
 from forecaster.training.callbacks import Epoch
 from forecaster.training.fit import fit
-from forecaster.training.job import read_series, train
+from forecaster.training.run.job import read_series, train
 
 from .test_train_pipeline import make_config, write_csv
 

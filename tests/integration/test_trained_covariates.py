@@ -11,9 +11,9 @@ import torch
 from forecaster.config import Config, DataConfig, ModelConfig, TrainingConfig
 from forecaster.data.schema import canonical_frame
 from forecaster.data.windows import Series, to_segments
-from forecaster.evaluation import forecast, fresh_state
+from forecaster.evaluation.rolling import forecast, fresh_state
 from forecaster.model.ensemble import Model
-from forecaster.model.observations import Observations
+from forecaster.model.inputs.observations import Observations
 from forecaster.training.fit import FitResult, fit
 
 START = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)

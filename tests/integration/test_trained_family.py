@@ -12,15 +12,15 @@ import pytest
 import torch
 from mlflow.pyfunc.model import PythonModelContext
 
-from forecaster import registry
 from forecaster.compare.outcome import cost_of
 from forecaster.config import Config, DataConfig, ModelConfig, TrackingConfig, TrainingConfig
 from forecaster.data.schema import read_frame
 from forecaster.data.windows import known_future, latest_segments
-from forecaster.evaluation import forecast
+from forecaster.evaluation.rolling import forecast
 from forecaster.evaluation_report import evaluate
 from forecaster.model.bundle import Bundle
-from forecaster.training.job import train
+from forecaster.registry import registry
+from forecaster.training.run.job import train
 from tests.covering import Row
 from tests.unit.model.family import OPTIONS, changes_of, family
 
@@ -141,7 +141,7 @@ def assert_mlflow_forecasts_so(
     bundle: Bundle, quantiles: torch.Tensor, frame: pl.DataFrame, folder: Path, columns: list[str]
 ) -> None:
     """Let MLflow's model forecast from the rows: the same, at the times behind them."""
-    from forecaster.pyfunc_model import PyfuncForecaster
+    from forecaster.registry.pyfunc_model import PyfuncForecaster
 
     bundle.save(folder)
     model = PyfuncForecaster()

@@ -8,19 +8,19 @@ import shutil
 import polars as pl
 import pytest
 
-from forecaster import registry
 from forecaster.config import Config, DataConfig, TrackingConfig
 from forecaster.data.schema import canonical_frame
 from forecaster.data.windows import to_segments
 from forecaster.errors import UnavailableError
 from forecaster.model.bundle import Bundle
+from forecaster.registry import registry
+from forecaster.registry.trial import try_version
 from forecaster.serving.trial import try_here
 from forecaster.training.fit import fit
-from forecaster.training.job import train
-from forecaster.trial import try_version
-from pipelines.backtest import backtest
+from forecaster.training.run.job import train
+from pipelines.backtest.step import backtest
 from pipelines.context import Context
-from pipelines.promote import promote
+from pipelines.promotion.step import promote
 
 from . import promoting
 from .test_trained_covariates import configure, driven

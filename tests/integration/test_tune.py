@@ -12,15 +12,15 @@ import pytest
 import yaml
 from mlflow.entities import Run
 
-from forecaster import registry
 from forecaster.config import Config, TrackingConfig, to_dict
 from forecaster.errors import ConfigError, DataError
+from forecaster.registry import registry
 from forecaster.training.fit import fit
-from forecaster.training.job import read_series
+from forecaster.training.run.job import read_series
 from pipelines.context import Context
-from pipelines.dataset import ingested
-from pipelines.ingest import ingest
-from pipelines.tune import TuneResult, tune
+from pipelines.ingest.step import ingest
+from pipelines.training.dataset import ingested
+from pipelines.tuning.step import TuneResult, tune
 from tests.unit.pipelines.tuning import SPACE, STEPS, UNTIL, WINDOW, tuning_config, write_source
 
 TRIALS = 5

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 from mlflow import MlflowClient
 
-from forecaster import aliases, registry
 from forecaster.config import TrackingConfig
 from forecaster.errors import FailedPreconditionError, ModelNotFoundError
+from forecaster.registry import aliases, registry
 from tests.killing import DyingClient, Killed
 
 OLD, CURRENT, NEW = "1", "2", "3"

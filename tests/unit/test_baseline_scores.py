@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from test_evaluation import HORIZON, HOUR, SEASON, make_model, make_series
 
-from forecaster.baseline_scores import BASELINES, score, score_baselines
-from forecaster.baselines import naive2
 from forecaster.data.windows import Series
-from forecaster.evaluation import mase_units, rolling_origin
-from forecaster.origins import Origins
+from forecaster.evaluation.baseline_scores import BASELINES, score, score_baselines
+from forecaster.evaluation.baselines import naive2
+from forecaster.evaluation.origins import Origins
+from forecaster.evaluation.rolling import mase_units, rolling_origin
 
 FIRST_US = 25 * HOUR
 FOR_EVER_US = 2**62

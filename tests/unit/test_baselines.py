@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from forecaster.baselines import is_seasonal, naive, naive2, seasonal_indices, seasonal_naive, seasonal_offsets
+from forecaster.evaluation.baselines import (
+    is_seasonal,
+    naive,
+    naive2,
+    seasonal_indices,
+    seasonal_naive,
+    seasonal_offsets,
+)
 
 
 def seasonal(steps: int, season: int, noise: float = 0.0, seed: int = 0) -> np.ndarray:

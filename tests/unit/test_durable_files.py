@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from forecaster.durable_files import make_folder, write_durably
-from forecaster.serving.opening import open_storage
+from forecaster.serving.storage.opening import open_storage
 from tests.unit.serving.storages import columns, prune_all
 
 Calls = list[tuple[str, pathlib.Path]]

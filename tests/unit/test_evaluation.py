@@ -8,7 +8,7 @@ import torch
 
 from forecaster.config import ModelConfig
 from forecaster.data.windows import Series
-from forecaster.evaluation import (
+from forecaster.evaluation.rolling import (
     COVERAGES,
     Backtest,
     fill_by_season,
@@ -17,7 +17,7 @@ from forecaster.evaluation import (
     mase_units,
     rolling_origin,
 )
-from forecaster.model.observations import Observations
+from forecaster.model.inputs.observations import Observations
 from forecaster.model.seq2seq import Seq2Seq
 
 HOUR = 3_600_000_000
@@ -208,7 +208,7 @@ def test_chunks_and_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> No
     model, series = make_model(), [one for one in make_series() if one.unique_id != "flat"]  # flat: ties
     whole = rolling_origin(model, series, first_time_us=25 * HOUR)
     for name, value in (("_CHUNK_STEPS", 7), ("_SEGMENTS_PER_BATCH", 2), ("_MAX_CELLS", 100)):
-        monkeypatch.setattr(f"forecaster.evaluation.{name}", value)
+        monkeypatch.setattr(f"forecaster.evaluation.rolling.{name}", value)
     pieces = rolling_origin(model, series, first_time_us=25 * HOUR)
     assert pieces.origins == whole.origins
     assert pieces.metrics() == pytest.approx(whole.metrics(), rel=1e-5, nan_ok=True)

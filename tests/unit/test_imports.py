@@ -18,7 +18,7 @@ _HEAVY = {"torch", "mlflow", "lightning", "scipy", "numba", "pandas", "matplotli
         ("forecaster.cli", _HEAVY | {"polars", "numpy", "grpc"}),
         ("forecaster.client, forecaster.data.report, forecaster.data.schema, forecaster.data.windows", _HEAVY),
         ("forecaster.serving.server", {"mlflow", "lightning", "scipy.stats", "pandas", "matplotlib"}),
-        ("forecaster.training.job, pipelines.train", _HEAVY),
+        ("forecaster.training.run.job, pipelines.training.step", _HEAVY),
     ],
 )
 def test_nothing_large_is_imported_before_it_is_needed(modules: str, absent: set[str]) -> None:
@@ -67,7 +67,7 @@ def test_what_is_imported_already_stays() -> None:
 def test_a_server_looks_models_up_without_pandas(tmp_path: pathlib.Path) -> None:
     code = """
 import sys
-from forecaster import registry
+from forecaster.registry import registry
 from forecaster.config import TrackingConfig
 from forecaster.errors import ModelNotFoundError
 registry.prepare()

@@ -113,7 +113,7 @@ def test_mlflow_and_metrics_on_loopback_pass_a_dead_proxy() -> None:
     code = f"""
 import requests
 from forecaster.errors import UnavailableError
-from pipelines import metrics_page
+from pipelines.watching import metrics_page
 url = "http://127.0.0.1:{server.server_port}/metrics"
 try:
     metrics_page.fetch(url, "m")

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 import forecaster
-from forecaster import aliases, registry
 from forecaster.config import ModelConfig, TrackingConfig
 from forecaster.errors import BundleError, ConfigError, ModelNotFoundError, UnavailableError
 from forecaster.model.bundle import Bundle
 from forecaster.model.seq2seq import Seq2Seq
-from forecaster.registry import RegisteredModel
+from forecaster.registry import aliases, registry
+from forecaster.registry.registry import RegisteredModel
 
 HOUR = 3_600_000_000
 

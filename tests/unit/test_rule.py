@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from forecaster.config import PromotionConfig
 from forecaster.errors import ConfigError
-from forecaster.rule import Measured, Verdict, judge
+from forecaster.registry.rule import Measured, Verdict, judge
 
 GOOD = Measured(mase=0.8, naive_mase=1.0, coverage=0.8, origins=100, champion_mase=0.9)
 RULE = PromotionConfig()

@@ -15,8 +15,8 @@ import scoringrules
 import torch
 import utilsforecast.losses as oracle
 
-from forecaster.evaluation import mase_unit
-from forecaster.scores import COVERAGES, Backtest, Sums, interval_score, mean_of_quantiles
+from forecaster.evaluation.rolling import mase_unit
+from forecaster.evaluation.scores import COVERAGES, Backtest, Sums, interval_score, mean_of_quantiles
 
 LEVELS = (0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975)
 COLUMNS = [f"m-q{level}" for level in LEVELS]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from forecaster.scores import Backtest, Sums, interval_score, mean_of_quantiles, owa
+from forecaster.evaluation.scores import Backtest, Sums, interval_score, mean_of_quantiles, owa
 
 LEVELS = (0.025, 0.25, 0.5, 0.75, 0.975)
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from forecaster import steps
-from pipelines import attempt
+from pipelines.schedule import attempt
 
 SCRIPT = (str(pathlib.Path(sys.executable).with_name("forecaster")), "pipelines")
 

@@ -8,7 +8,7 @@ import sqlalchemy
 from hypothesis import strategies as st
 
 from forecaster.config import Config, IngestConfig, TrackingConfig, to_dict
-from forecaster.store_uri import (
+from forecaster.registry.store_uri import (
     artifact_location,
     local_path,
     moved,

@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from forecaster.baseline_scores import score, score_baselines
 from forecaster.data.windows import Series
-from forecaster.evaluation import mase_units
+from forecaster.evaluation.baseline_scores import score, score_baselines
+from forecaster.evaluation.rolling import mase_units
 from tests.benchmarks.accuracy import HOUR_US, LEVELS, Task, looked_up, make_task, row, text
 
 

@@ -9,12 +9,12 @@ import pathlib
 import numpy as np
 import pytest
 
-from forecaster.baselines import naive2
 from forecaster.benchmarks import NAMES, etth1, exchange_rate, m4_hourly, validation, weather
 from forecaster.benchmarks.job import BENCHMARKS, read_benchmark_config, run
 from forecaster.benchmarks.problem import Problem, before, origins_of
 from forecaster.data.windows import Series
 from forecaster.errors import DataError
+from forecaster.evaluation.baselines import naive2
 from forecaster.model.bundle import Bundle
 from forecaster.model.ensemble import Ensemble
 

@@ -14,7 +14,7 @@ from forecaster.errors import (
     RegistryError,
     StateLostError,
 )
-from forecaster.serving.status import DETAILS_KEY, status_code, to_status
+from forecaster.serving.api.status import DETAILS_KEY, status_code, to_status
 from forecaster.v1 import forecast_service_pb2 as api
 from forecaster.v1 import forecast_service_pb2_grpc
 

@@ -11,7 +11,7 @@ import torch
 from forecaster.config import ModelConfig
 from forecaster.model.covariates import Category, Covariate, CovariateSpec, with_attributes
 from forecaster.model.ensemble import Ensemble, Model
-from forecaster.model.observations import Observations
+from forecaster.model.inputs.observations import Observations
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State
 from tests.covering import Row, Rule, combinations, covering, pairs

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from forecaster.model.attention import Attention
+from forecaster.model.decoders.attention import Attention
 
 
 @torch.inference_mode()

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 
 from forecaster.config import ModelConfig
-from forecaster.model.observations import Observations
+from forecaster.model.inputs.observations import Observations
 from forecaster.model.seq2seq import Seq2Seq
-from forecaster.model.stepping import Stepper
+from forecaster.model.stepping.stepping import Stepper
 from tests.unit.model.family import HORIZON, MODELS, START_US, make_model
 
 DAY_US = 86_400_000_000

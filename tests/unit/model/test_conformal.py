@@ -9,7 +9,7 @@ from hypothesis import given, settings
 
 from forecaster.model import conformal_kernel
 from forecaster.model.conformal import AdaptiveLevels, QuantileFunction, tracked_coverages
-from forecaster.model.heads import Frame, QuantileHead
+from forecaster.model.heads.heads import Frame, QuantileHead
 
 LEVELS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975)
 COVERAGES = (0.5, 0.8, 0.9, 0.95)

@@ -10,13 +10,13 @@ import torch
 from forecaster.config import ModelConfig
 from forecaster.model.bundle import Bundle
 from forecaster.model.ensemble import Ensemble
-from forecaster.model.observations import Observations
+from forecaster.model.inputs.observations import Observations
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State
-from forecaster.serving.engine import Engine
-from forecaster.serving.opening import open_storage
-from forecaster.serving.records import Columns
-from forecaster.serving.work import ForecastWork, ObserveWork
+from forecaster.serving.engine.engine import Engine
+from forecaster.serving.storage.opening import open_storage
+from forecaster.serving.storage.records import Columns
+from forecaster.serving.work.work import ForecastWork, ObserveWork
 
 HOUR_US = 3_600_000_000
 

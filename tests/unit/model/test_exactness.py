@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 
 from forecaster.model.ensemble import Ensemble, Model
-from forecaster.model.observations import Encoded, Observations
-from forecaster.model.ragged import Runs, advance
+from forecaster.model.inputs.observations import Encoded, Observations
 from forecaster.model.state import State, select
+from forecaster.model.stepping.ragged import Runs, advance
 from tests.unit.model.family import HORIZON, MODELS, NAMES, assert_same, draw_for, draw_future, fresh
 
 every_model = pytest.mark.parametrize("name", NAMES)

@@ -5,9 +5,9 @@ import pytest
 import scipy.stats
 import torch
 
-from forecaster.model.discrete_heads import CategoricalHead, NegativeBinomialHead
-from forecaster.model.heads import Frame, GaussianHead, Head, QuantileHead, StudentTHead
-from forecaster.model.quantiles import interpolate_quantiles, pinball_loss
+from forecaster.model.heads.discrete_heads import CategoricalHead, NegativeBinomialHead
+from forecaster.model.heads.heads import Frame, GaussianHead, Head, QuantileHead, StudentTHead
+from forecaster.model.heads.quantiles import interpolate_quantiles, pinball_loss
 
 LEVELS = (0.1, 0.4, 0.5, 0.9)
 N, D = 7, 5

@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from forecaster.model import normalizer_kernel
-from forecaster.model.normalizer import decayed_sums, normalize, soft_clip, statistics, width
+from forecaster.model.inputs import normalizer_kernel
+from forecaster.model.inputs.normalizer import decayed_sums, normalize, soft_clip, statistics, width
 
 LAGS = (1, 7)
 

@@ -8,11 +8,11 @@ import scipy.stats
 import torch
 
 from forecaster.errors import UnsupportedError
-from forecaster.model.beam import beam_search
-from forecaster.model.decoder import Origins
-from forecaster.model.discrete_heads import CategoricalHead
-from forecaster.model.recurrent_decoder import RecurrentDecoder
-from forecaster.model.sampling import Paths, quantiles_of, sample_paths, uniforms
+from forecaster.model.decoders.beam import beam_search
+from forecaster.model.decoders.decoder import Origins
+from forecaster.model.decoders.recurrent_decoder import RecurrentDecoder
+from forecaster.model.decoders.sampling import Paths, quantiles_of, sample_paths, uniforms
+from forecaster.model.heads.discrete_heads import CategoricalHead
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State, select
 from tests.unit.model.family import HORIZON, MODELS, draw_for, draw_observations, fresh, make_model

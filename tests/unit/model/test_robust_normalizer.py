@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from forecaster.model import normalizer_kernel, robust_normalizer
-from forecaster.model.memory import Extended
-from forecaster.model.robust_normalizer import fade, normalize, statistics, width
-from forecaster.model.running_statistics import RunningStatistics
+from forecaster.model.inputs import normalizer_kernel, robust_normalizer
+from forecaster.model.inputs.memory import Extended
+from forecaster.model.inputs.robust_normalizer import fade, normalize, statistics, width
+from forecaster.model.inputs.running_statistics import RunningStatistics
 
 LAGS, MEMORY = (7, 14), 24
 TIMESCALE = 7

@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from forecaster.model.observations import Observations
-from forecaster.model.ragged import Runs, advance
+from forecaster.model.inputs.observations import Observations
 from forecaster.model.state import select
+from forecaster.model.stepping.ragged import Runs, advance
 from tests.unit.model.family import HOUR_US, MODELS, START_US, assert_same, draw_observations, make_model
 
 

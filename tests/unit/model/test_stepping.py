@@ -10,14 +10,14 @@ import torch
 from hypothesis import given, settings
 
 from forecaster.config import ModelConfig
-from forecaster.model import decode_kernel, step_kernel, stepping
 from forecaster.model.ensemble import Ensemble, Model
-from forecaster.model.observations import Observations
-from forecaster.model.quantiles import interpolate_quantiles
-from forecaster.model.ragged import Runs, advance
+from forecaster.model.heads.quantiles import interpolate_quantiles
+from forecaster.model.inputs.observations import Observations
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State, select
-from forecaster.model.stepping import Stepper
+from forecaster.model.stepping import decode_kernel, step_kernel, stepping
+from forecaster.model.stepping.ragged import Runs, advance
+from forecaster.model.stepping.stepping import Stepper
 from tests.unit.model.family import (
     FAMILY,
     HORIZON,

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from forecaster.config import Config, DataConfig, IngestConfig
-from pipelines.ingest import ingest
+from pipelines.ingest.step import ingest
 from tests.unit.lives import live_until_one_ends
 from tests.unit.serving.crashing import Killer
 

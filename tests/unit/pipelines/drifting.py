@@ -9,13 +9,13 @@ import numpy.typing as npt
 from forecaster.config import Config, DataConfig, ModelConfig, TrainingConfig
 from forecaster.data.windows import Series
 from forecaster.model.bundle import Bundle
-from forecaster.serving.engine import Engine
-from forecaster.serving.live_scores import Report
-from forecaster.serving.records import Columns
-from forecaster.serving.volatile_storage import VolatileStorage
-from forecaster.serving.work import ForecastWork, LiveScores, ObserveWork
+from forecaster.serving.calibration.live_scores import Report
+from forecaster.serving.engine.engine import Engine
+from forecaster.serving.storage.records import Columns
+from forecaster.serving.storage.volatile import VolatileStorage
+from forecaster.serving.work.work import ForecastWork, LiveScores, ObserveWork
 from forecaster.training.fit import fit
-from pipelines.drift import Reference
+from pipelines.watching.drift import Reference
 
 HOUR_US = 3_600_000_000
 SEASON, HORIZON = 12, 4

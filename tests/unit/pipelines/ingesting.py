@@ -8,7 +8,7 @@ import polars as pl
 
 from forecaster.config import Config, DataConfig, IngestConfig, ModelConfig
 from forecaster.data.schema import read_frame
-from pipelines.ingest import IngestResult, ingest
+from pipelines.ingest.step import IngestResult, ingest
 
 Row = tuple[Any, ...]
 START = dt.datetime(2013, 1, 30, tzinfo=dt.UTC)

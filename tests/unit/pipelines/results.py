@@ -4,9 +4,9 @@ import dataclasses
 import datetime as dt
 from collections.abc import Sequence
 
-from forecaster.scores import Backtest, SeriesScore
-from pipelines.backtest_result import BacktestResult, Figures, Fold
-from pipelines.difference import Difference
+from forecaster.evaluation.scores import Backtest, SeriesScore
+from pipelines.backtest.difference import Difference
+from pipelines.backtest.result import BacktestResult, Figures, Fold
 
 START = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
 

@@ -7,8 +7,8 @@ import pytest
 from matplotlib.figure import Figure
 from results import make_result
 
-from pipelines.backtest_figures import by_fold, by_horizon, by_series
-from pipelines.backtest_result import BacktestResult
+from pipelines.backtest.figures import by_fold, by_horizon, by_series
+from pipelines.backtest.result import BacktestResult
 
 
 def pictures(result: BacktestResult, table: pl.DataFrame) -> list[Figure]:

@@ -12,11 +12,11 @@ import torch
 from forecaster.config import DataConfig, ModelConfig
 from forecaster.data.windows import split_at, to_segments
 from forecaster.errors import ConfigError
-from forecaster.evaluation import mase_units, rolling_origin
+from forecaster.evaluation.rolling import mase_units, rolling_origin
 from forecaster.model.bundle import Bundle
 from forecaster.model.covariates import Category, Covariate, CovariateSpec
 from forecaster.model.seq2seq import Seq2Seq
-from pipelines.comparison import Window, absent_covariates, common_terms, score_all
+from pipelines.backtest.comparison import Window, absent_covariates, common_terms, score_all
 
 HOUR = 3_600_000_000
 STEPS, FIRST = 80, 60

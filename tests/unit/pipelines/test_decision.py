@@ -11,9 +11,9 @@ import pytest
 from results import make_result
 
 from forecaster.config import PromotionConfig
-from pipelines.backtest_result import BacktestResult
-from pipelines.decision import Decision
-from pipelines.promotion_report import html_report, markdown_report
+from pipelines.backtest.result import BacktestResult
+from pipelines.promotion.decision import Decision
+from pipelines.promotion.report import html_report, markdown_report
 
 NOW = dt.datetime(2024, 2, 3, 4, 5, 6, tzinfo=dt.UTC)
 PNG = b"\x89PNG"

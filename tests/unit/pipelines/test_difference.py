@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from results import backtest_of
 
-from pipelines.difference import Difference
+from pipelines.backtest.difference import Difference
 
 
 def test_a_steady_improvement_is_sure() -> None:

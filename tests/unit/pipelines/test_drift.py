@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from forecaster.config import ScheduleConfig
-from forecaster.serving.work import LiveScores
-from pipelines.drift import Reference, Signal, independent_scores, look, suspects
-from pipelines.metrics_page import Live
+from forecaster.serving.work.work import LiveScores
+from pipelines.watching.drift import Reference, Signal, independent_scores, look, suspects
+from pipelines.watching.metrics_page import Live
 from tests.unit.pipelines.drifting import Groups, stream, trained
 
 REFERENCE = Reference({1: 0.8, 4: 1.0}, {0.5: 0.5, 0.8: 0.78})

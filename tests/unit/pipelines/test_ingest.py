@@ -15,10 +15,10 @@ from forecaster.data.manifest import Changes, Manifest
 from forecaster.data.report import ROW
 from forecaster.data.schema import read_frame
 from forecaster.errors import DataError
-from pipelines.dataset import ingested, read_manifest
-from pipelines.folder import owned
-from pipelines.ingest import ingest
-from pipelines.sources import Checked
+from pipelines.ingest.folder import owned
+from pipelines.ingest.sources import Checked
+from pipelines.ingest.step import ingest
+from pipelines.training.dataset import ingested, read_manifest
 from tests.unit.pipelines.ingesting import DataSet, Row, frame, time
 
 DAYS: list[Row] = [("a", hour, float(hour)) for hour in range(96)]

@@ -9,8 +9,8 @@ import pytest
 from forecaster.config import Config
 from forecaster.data.manifest import manifest_at
 from forecaster.data.schema import read_frame
-from pipelines.dataset import ingested
-from pipelines.ingest import ingest
+from pipelines.ingest.step import ingest
+from pipelines.training.dataset import ingested
 from tests.unit.pipelines.crashing_ingests import FIRST, SECOND, config
 from tests.unit.pipelines.ingesting import Row, frame
 

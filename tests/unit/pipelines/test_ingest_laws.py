@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecaster.config.values import MAX_MAGNITUDE
-from pipelines.ingest import ingest
+from pipelines.ingest.step import ingest
 from tests.unit.pipelines.ingesting import DataSet, Row, frame
 
 COVARIATES = {"past_covariates": ("rain",), "static_covariates": ("area",)}

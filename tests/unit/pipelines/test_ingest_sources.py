@@ -11,8 +11,8 @@ import pytest
 from forecaster.config import Config, DataConfig, IngestConfig
 from forecaster.data.manifest import Changes
 from forecaster.errors import ConfigError, DataError
-from pipelines.ingest import IngestResult, ingest
-from pipelines.sources import find_sources
+from pipelines.ingest.sources import find_sources
+from pipelines.ingest.step import IngestResult, ingest
 from tests.postgres import Cluster
 from tests.unit.pipelines.ingesting import DataSet, Row, frame
 from tests.unit.pipelines.object_store import object_store
@@ -39,7 +39,7 @@ def database(tmp_path: pathlib.Path) -> str:
 
 
 def test_a_query_is_answered_in_parts(tmp_path: pathlib.Path, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.sources._ROWS", 2)
+    monkeypatch.setattr("pipelines.ingest.sources._ROWS", 2)
     data_set = DataSet(tmp_path, RAIN)
     assert ask(tmp_path, database).changes == Changes(new=3)
     assert data_set.rows() == ROWS

@@ -13,14 +13,15 @@ from forecaster.config import Config, DataConfig, IngestConfig
 from forecaster.data.manifest import Changes
 from forecaster.data.schema import read_frame
 from forecaster.errors import StorageError
-from forecaster.serving import postgres_export
-from forecaster.serving.export import Export, Position, SqliteExport, open_export
-from forecaster.serving.opening import open_storage
-from forecaster.serving.records import Attributes, Columns, Deletion
-from forecaster.serving.sqlite_database import ReadOnly
-from forecaster.serving.storage import Storage
-from pipelines.dataset import ingested
-from pipelines.ingest import IngestResult, ingest
+from forecaster.serving.storage.contract import Storage
+from forecaster.serving.storage.export import Export, Position
+from forecaster.serving.storage.opening import open_export, open_storage
+from forecaster.serving.storage.postgres import export as postgres_export
+from forecaster.serving.storage.records import Attributes, Columns, Deletion
+from forecaster.serving.storage.sqlite.database import ReadOnly
+from forecaster.serving.storage.sqlite.export import SqliteExport
+from pipelines.ingest.step import IngestResult, ingest
+from pipelines.training.dataset import ingested
 from tests.postgres import Cluster
 from tests.unit.serving.storages import columns, erase_all, prune_all
 

@@ -4,7 +4,7 @@ import hypothesis
 from hypothesis import strategies as st
 
 from forecaster.config import ScheduleConfig
-from pipelines.plan import Plan
+from pipelines.schedule.plan import Plan
 
 PLAYS = st.lists(st.sampled_from(["ask", "end well", "fail", "wait"]), max_size=60)
 

@@ -8,7 +8,7 @@ import pytest
 
 from forecaster.config import Config, ModelConfig, TuningConfig
 from forecaster.errors import ConfigError
-from pipelines.search_space import SearchSpace
+from pipelines.tuning.space import SearchSpace
 
 
 def space_of(space: dict[str, Any], **model: Any) -> SearchSpace:

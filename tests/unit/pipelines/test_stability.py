@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipelines.stability import Stability, stability, stability_index
-from pipelines.watch import inputs_signal
+from pipelines.watching.stability import Stability, stability, stability_index
+from pipelines.watching.watch import inputs_signal
 from tests.unit.pipelines.drifting import stream
 
 START, HOUR = dt.datetime(2024, 1, 1, tzinfo=dt.UTC), dt.timedelta(hours=1)

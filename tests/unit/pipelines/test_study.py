@@ -17,16 +17,16 @@ import pytest
 from optuna.trial import Trial, TrialState
 
 from forecaster.errors import ConfigError, UnavailableError
-from pipelines.study import REASON, Trials, sign_of_life
-from pipelines.study_storage import open_study
+from pipelines.tuning.storage import open_study
+from pipelines.tuning.study import REASON, Trials, sign_of_life
 from tests.postgres import Cluster
 
 Opener = Callable[..., Trials]
 
 WORKER = """
 import sys, time
-from pipelines.study import Trials
-from pipelines.study_storage import open_study
+from pipelines.tuning.study import Trials
+from pipelines.tuning.storage import open_study
 
 storage, total, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 with open_study(storage, "shared", startup=2) as study:

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from forecaster.config import Config, IngestConfig, TrackingConfig, TrainingConfig
-from pipelines.train_ray import _absolute
+from pipelines.training.ray import _absolute
 
 
 def test_no_path_depends_on_the_folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from apscheduler.triggers.base import BaseTrigger
 from forecaster.config import ScheduleConfig
 from forecaster.config.cron import cron_trigger
 from forecaster.errors import ConfigError
-from pipelines.triggers import fixed_triggers, next_time
+from pipelines.schedule.triggers import fixed_triggers, next_time
 
 NOW = dt.datetime(2024, 5, 1, 12, 0, tzinfo=dt.UTC)  # a Wednesday
 HOURS = dt.timedelta(hours=1)

@@ -3,7 +3,7 @@
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from pipelines.tuning_figures import history_chart, importance_chart
+from pipelines.tuning.figures import history_chart, importance_chart
 
 
 def trial(number: int, state: TrialState, value: float | None) -> FrozenTrial:

@@ -6,7 +6,7 @@ import pytest
 
 from forecaster.config import Config, TrackingConfig
 from pipelines.context import Context
-from pipelines.tuning_run import TuningRun
+from pipelines.tuning.run import TuningRun
 
 
 @pytest.mark.parametrize("study", ["plain", "o'brien", 'the "best"', """o'brien's "best\""""])

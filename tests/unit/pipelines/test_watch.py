@@ -4,11 +4,11 @@ import io
 import pathlib
 import time
 
-from forecaster import registry
 from forecaster.config import Config, IngestConfig, ScheduleConfig, TrackingConfig
+from forecaster.registry import registry
 from pipelines.memory import Memory
-from pipelines.metrics_page import MetricsPage
-from pipelines.watch import Watch, memory_path
+from pipelines.watching.metrics_page import MetricsPage
+from pipelines.watching.watch import Watch, memory_path
 
 
 def make_watch(tmp_path: pathlib.Path, tracking: TrackingConfig, memory: Memory, pause: str = "6h") -> Watch:

@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 
 from forecaster.config import Config, DataConfig, IngestConfig, ModelConfig
-from pipelines.dataset import read_manifest
-from pipelines.drift import Signal
-from pipelines.ingest import ingest
-from pipelines.watch import inputs_signal, newest_stability
+from pipelines.ingest.step import ingest
+from pipelines.training.dataset import read_manifest
+from pipelines.watching.drift import Signal
+from pipelines.watching.watch import inputs_signal, newest_stability
 from tests.unit.pipelines.drifting import stream
 
 START, HOUR, STEPS, TRAINED = dt.datetime(2024, 1, 1, tzinfo=dt.UTC), dt.timedelta(hours=1), 600, 500

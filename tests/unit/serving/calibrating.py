@@ -9,11 +9,11 @@ import torch
 from scipy.stats import norm
 
 from forecaster.config import ModelConfig
-from forecaster.model.normalizer import width
-from forecaster.model.ragged import Runs
+from forecaster.model.inputs.normalizer import width
 from forecaster.model.state import State, StateSpec, TensorSpec
-from forecaster.serving.calibration import NEVER, Calibration
-from forecaster.serving.issued import Issued
+from forecaster.model.stepping.ragged import Runs
+from forecaster.serving.calibration.calibration import NEVER, Calibration
+from forecaster.serving.storage.issued import Issued
 
 HOUR_US = 3_600_000_000
 LEVELS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975)

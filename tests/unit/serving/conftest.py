@@ -8,10 +8,10 @@ from contextlib import closing
 import psycopg
 import pytest
 
-from forecaster.serving.opening import open_storage
-from forecaster.serving.postgres_storage import open_postgres
-from forecaster.serving.storage import Storage
-from forecaster.serving.volatile_storage import VolatileStorage
+from forecaster.serving.storage.contract import Storage
+from forecaster.serving.storage.opening import open_storage
+from forecaster.serving.storage.postgres.storage import open_postgres
+from forecaster.serving.storage.volatile import VolatileStorage
 from tests.postgres import Cluster
 from tests.unit.serving.storages import Opener, sqlite_opener
 
@@ -73,8 +73,8 @@ def storage(tmp_path: pathlib.Path) -> Iterator[Storage]:
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let few series make many parts of a swap."""
-    monkeypatch.setattr("forecaster.serving.swap._SERIES_AT_ONCE", 3)
-    monkeypatch.setattr("forecaster.serving.swap._MOVED_AT_FIRST", 1)
-    monkeypatch.setattr("forecaster.serving.swap._MOST_MOVED", 2)
-    monkeypatch.setattr("forecaster.serving.saving._SAVED_AT_ONCE", 3)
-    monkeypatch.setattr("forecaster.serving.saving._SYNCED_AT_ONCE", 6)
+    monkeypatch.setattr("forecaster.serving.swap.swap._SERIES_AT_ONCE", 3)
+    monkeypatch.setattr("forecaster.serving.swap.swap._MOVED_AT_FIRST", 1)
+    monkeypatch.setattr("forecaster.serving.swap.swap._MOST_MOVED", 2)
+    monkeypatch.setattr("forecaster.serving.upkeep.saving._SAVED_AT_ONCE", 3)
+    monkeypatch.setattr("forecaster.serving.upkeep.saving._SYNCED_AT_ONCE", 6)

@@ -14,9 +14,9 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from forecaster.serving.high_water_mark import HighWaterMark
-from forecaster.serving.records import Attributes, Deletion, Record, Snapshot
-from forecaster.serving.storage import Activation, Storage
+from forecaster.serving.storage.contract import Activation, Storage
+from forecaster.serving.storage.records import Attributes, Deletion, Record, Snapshot
+from forecaster.serving.storage.sqlite.high_water_mark import HighWaterMark
 from tests.unit.lives import live_until_one_ends
 from tests.unit.serving.folding import BUNDLE
 from tests.unit.serving.storages import Opener, columns, erase_all, prune_all, sqlite_opener

@@ -1,8 +1,8 @@
 """A storage whose disk is full when a test wants it to be."""
 
 from forecaster.errors import StorageError
-from forecaster.serving.records import Record
-from forecaster.serving.volatile_storage import VolatileJournal, VolatileStorage
+from forecaster.serving.storage.records import Record
+from forecaster.serving.storage.volatile import VolatileJournal, VolatileStorage
 
 
 class FailingJournal(VolatileJournal):

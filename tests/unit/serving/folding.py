@@ -14,12 +14,12 @@ import torch
 from forecaster.config import ModelConfig
 from forecaster.model.bundle import Bundle
 from forecaster.model.covariates import CovariateSpec, with_attributes
-from forecaster.model.observations import Observations
+from forecaster.model.inputs.observations import Observations
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State
-from forecaster.serving.engine import Engine
-from forecaster.serving.records import Attributes, Columns
-from forecaster.serving.work import ForecastWork, ObserveWork
+from forecaster.serving.engine.engine import Engine
+from forecaster.serving.storage.records import Attributes, Columns
+from forecaster.serving.work.work import ForecastWork, ObserveWork
 
 HOUR_US = 3_600_000_000
 GAP, HORIZON = 20, 5

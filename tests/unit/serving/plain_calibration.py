@@ -1,4 +1,4 @@
-"""One series' calibration in plain NumPy, a horizon at a time: what `calibration_kernel` has to come to.
+"""One series' calibration in plain NumPy, a horizon at a time: what `scoring_kernel` has to come to.
 
 Everything is float64; the states' float32 comes in where they are compared.
 """

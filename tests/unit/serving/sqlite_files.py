@@ -2,8 +2,9 @@
 
 import pathlib
 
-from forecaster.serving.opening import open_storage, quoted
-from forecaster.serving.storage import Storage
+from forecaster.serving.storage.contract import Storage
+from forecaster.serving.storage.opening import open_storage
+from forecaster.serving.storage.sqlite.folder import quoted
 
 MODEL = "a model/of mine"
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 from forecaster.config import DurabilityName
-from forecaster.serving.issued import Issued
-from forecaster.serving.opening import open_storage
-from forecaster.serving.records import Columns, Record
-from forecaster.serving.storage import Storage
+from forecaster.serving.storage.contract import Storage
+from forecaster.serving.storage.issued import Issued
+from forecaster.serving.storage.opening import open_storage
+from forecaster.serving.storage.records import Columns, Record
 
 Opener = Callable[[], Storage]
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from forecaster.model.bundle import Bundle
-from forecaster.serving.batcher import Batcher
-from forecaster.serving.courtesy import Courtesy
-from forecaster.serving.engine import Engine
-from forecaster.serving.storage import Storage
-from forecaster.serving.swap import Swap
-from forecaster.serving.work import Forecasts, ForecastWork, Observed
+from forecaster.serving.engine.batcher import Batcher
+from forecaster.serving.engine.courtesy import Courtesy
+from forecaster.serving.engine.engine import Engine
+from forecaster.serving.storage.contract import Storage
+from forecaster.serving.swap.swap import Swap
+from forecaster.serving.work.work import Forecasts, ForecastWork, Observed
 from tests.unit.serving.folding import GAP, HORIZON, Row, Series, Static, assert_same, make_bundle, walk, work
 
 Hook = Callable[[], Awaitable[None]]

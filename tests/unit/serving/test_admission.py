@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 
 from forecaster.errors import ConflictError, InvalidArgumentError, LimitReachedError, OutOfOrderError
-from forecaster.serving.admission import Known, Outcome, admit, join
-from forecaster.serving.records import Columns
+from forecaster.serving.storage.records import Columns
+from forecaster.serving.work.admission import Known, Outcome, admit, join
 
 STEP, GAP = 10, 4
 

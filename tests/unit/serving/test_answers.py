@@ -12,12 +12,12 @@ from polars.testing import assert_frame_equal
 from forecaster.client.results import forecast_frame
 from forecaster.errors import InvalidArgumentError, OutOfOrderError, SeriesNotFoundError, UnsupportedError
 from forecaster.packing import fill, varints
-from forecaster.serving.answers import add_outcomes, with_forecasts
-from forecaster.serving.forecast_messages import forecast_plan, forecast_work
-from forecaster.serving.messages import Violations, check_series_id, check_series_ids, to_duration
-from forecaster.serving.observe_messages import Plans, from_columns, observe_work
-from forecaster.serving.row_messages import from_rows
-from forecaster.serving.work import Forecasts, Observed
+from forecaster.serving.api.answers import add_outcomes, with_forecasts
+from forecaster.serving.api.forecast_messages import forecast_plan, forecast_work
+from forecaster.serving.api.messages import Violations, check_series_id, check_series_ids, to_duration
+from forecaster.serving.api.observe_messages import Plans, from_columns, observe_work
+from forecaster.serving.api.row_messages import from_rows
+from forecaster.serving.work.work import Forecasts, Observed
 from forecaster.v1.forecast_pb2 import ForecastOptions, FutureCovariates
 from forecaster.v1.forecast_service_pb2 import (
     ForecastResponse,

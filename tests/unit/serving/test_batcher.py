@@ -18,13 +18,13 @@ from forecaster.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from forecaster.serving.batcher import Batcher
-from forecaster.serving.engine import Engine
-from forecaster.serving.records import Attributes, Columns
-from forecaster.serving.streams import Stream, Window
+from forecaster.serving.api.streams import Stream, Window
+from forecaster.serving.engine.batcher import Batcher
+from forecaster.serving.engine.engine import Engine
+from forecaster.serving.storage.records import Attributes, Columns
+from forecaster.serving.storage.volatile import VolatileSnapshots, VolatileStorage
 from forecaster.serving.telemetry import told
-from forecaster.serving.volatile_storage import VolatileSnapshots, VolatileStorage
-from forecaster.serving.work import Chain, ForecastWork, Observed, ObserveWork, Sampling
+from forecaster.serving.work.work import Chain, ForecastWork, Observed, ObserveWork, Sampling
 from tests.unit.serving.folding import HORIZON, HOUR_US, make_bundle
 
 

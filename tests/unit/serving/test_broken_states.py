@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from forecaster.errors import BrokenStateError, BundleError, TooLittleHistoryError
-from forecaster.serving.engine import Engine
-from forecaster.serving.storage import Storage
-from forecaster.serving.work import ForecastWork, Sampling
+from forecaster.serving.engine.engine import Engine
+from forecaster.serving.storage.contract import Storage
+from forecaster.serving.work.work import ForecastWork, Sampling
 from tests.unit.serving.folding import HORIZON, HOUR_US, assert_same, folded, make_bundle, walk, work
 from tests.unit.serving.storages import prune_all
 from tests.unit.serving.swapping import A, Fleet, run

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 
 from forecaster.model.state import StateSpec
-from forecaster.serving.calibration import NEVER, scored_horizons
-from forecaster.serving.issued import Issued
-from forecaster.serving.records import decode, encode
+from forecaster.serving.calibration.calibration import NEVER, scored_horizons
+from forecaster.serving.storage.issued import Issued
+from forecaster.serving.storage.records import decode, encode
 from tests.unit.serving.calibrating import GAUSSIAN, HOUR_US, LEVELS, Run, Series, calibration, replayed
 
 WAITING, LEARNT = "calibration_waiting", "calibration_learnt"

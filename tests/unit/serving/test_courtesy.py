@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from forecaster.serving import courtesy
-from forecaster.serving.courtesy import Courtesy
+from forecaster.serving.engine import courtesy
+from forecaster.serving.engine.courtesy import Courtesy
 
 
 class Clock:

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 
 from forecaster.errors import InternalError, SeriesNotFoundError, StorageError, TooLittleHistoryError
-from forecaster.serving.engine import Engine
-from forecaster.serving.opening import open_storage
-from forecaster.serving.records import Columns
-from forecaster.serving.volatile_storage import VolatileStorage
-from forecaster.serving.work import ForecastWork, ObserveWork
+from forecaster.serving.engine.engine import Engine
+from forecaster.serving.storage.opening import open_storage
+from forecaster.serving.storage.records import Columns
+from forecaster.serving.storage.volatile import VolatileStorage
+from forecaster.serving.work.work import ForecastWork, ObserveWork
 from tests.unit.serving.failing import FailingStorage
 from tests.unit.serving.folding import BUNDLE, GAP, HOUR_US, columns, forecast, make_bundle, offline, stream
 
@@ -87,7 +87,7 @@ def test_what_the_journal_refuses_is_not_applied() -> None:
 def test_a_defect_behind_the_journal_stops_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(BUNDLE, VolatileStorage(), max_series=10)
     for method in ("advance", "run"):
-        monkeypatch.setattr(f"forecaster.serving.lane.Stepper.{method}", lambda *_: 1 / 0)
+        monkeypatch.setattr(f"forecaster.serving.lanes.lane.Stepper.{method}", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         engine.observe([columns([("a", 1, 1.0)])])
     assert isinstance(engine.broken, ZeroDivisionError)

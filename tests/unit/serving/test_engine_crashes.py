@@ -14,14 +14,14 @@ import pytest
 
 from forecaster.config import ServingConfig
 from forecaster.errors import SeriesNotFoundError
-from forecaster.serving.batcher import Batcher
-from forecaster.serving.engine import Engine
-from forecaster.serving.maintenance import Maintenance
-from forecaster.serving.opening import open_storage
-from forecaster.serving.records import Columns, Deletion, Snapshot
-from forecaster.serving.storage import Activation, Storage
-from forecaster.serving.volatile_storage import VolatileStorage
-from forecaster.serving.work import ForecastWork
+from forecaster.serving.engine.batcher import Batcher
+from forecaster.serving.engine.engine import Engine
+from forecaster.serving.storage.contract import Activation, Storage
+from forecaster.serving.storage.opening import open_storage
+from forecaster.serving.storage.records import Columns, Deletion, Snapshot
+from forecaster.serving.storage.volatile import VolatileStorage
+from forecaster.serving.upkeep.maintenance import Maintenance
+from forecaster.serving.work.work import ForecastWork
 from tests.unit.serving.folding import BUNDLE, GAP, HOUR_US, columns
 from tests.unit.serving.test_eviction import assert_folded
 

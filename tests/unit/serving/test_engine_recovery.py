@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from forecaster.errors import SeriesNotFoundError, StateLostError, StorageError, UnavailableError
-from forecaster.serving.engine import Engine
-from forecaster.serving.opening import open_storage
-from forecaster.serving.records import Snapshot
-from forecaster.serving.sqlite_snapshots import SqliteSnapshots
+from forecaster.serving.engine.engine import Engine
+from forecaster.serving.storage.opening import open_storage
+from forecaster.serving.storage.records import Snapshot
+from forecaster.serving.storage.sqlite.snapshots import SqliteSnapshots
 from tests.unit.serving.folding import BUNDLE, columns, forecast, make_bundle, offline, stream
 from tests.unit.serving.storages import Opener, prune_all
 
@@ -39,7 +39,7 @@ def test_recovery_is_the_fold_of_the_journal(tmp_path: pathlib.Path, with_snapsh
 
 
 def test_an_interrupted_snapshot_loses_nothing(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forecaster.serving.store._SNAPSHOTS_AT_ONCE", 1)
+    monkeypatch.setattr("forecaster.serving.states.store._SNAPSHOTS_AT_ONCE", 1)
     rows = stream(40)
     with closing(open_storage(str(tmp_path), "commit")) as storage:
         engine = Engine(BUNDLE, storage, max_series=10)

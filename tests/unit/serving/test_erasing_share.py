@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 from forecaster.config import ServingConfig
-from forecaster.serving.batcher import Batcher
-from forecaster.serving.engine import Engine
-from forecaster.serving.maintenance import Maintenance
-from forecaster.serving.records import Deletion
-from forecaster.serving.sqlite_storage import SqliteStorage
-from forecaster.serving.storage import Storage
+from forecaster.serving.engine.batcher import Batcher
+from forecaster.serving.engine.engine import Engine
+from forecaster.serving.storage.contract import Storage
+from forecaster.serving.storage.records import Deletion
+from forecaster.serving.storage.sqlite.storage import SqliteStorage
+from forecaster.serving.upkeep.maintenance import Maintenance
 from tests.unit.serving.folding import BUNDLE, columns
 from tests.unit.serving.storages import Opener
 

@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 
 from forecaster.errors import LimitReachedError, SeriesNotFoundError
-from forecaster.serving.engine import Engine
-from forecaster.serving.opening import open_storage
-from forecaster.serving.storage import Storage
-from forecaster.serving.volatile_storage import VolatileStorage
-from forecaster.serving.work import ForecastWork
+from forecaster.serving.engine.engine import Engine
+from forecaster.serving.storage.contract import Storage
+from forecaster.serving.storage.opening import open_storage
+from forecaster.serving.storage.volatile import VolatileStorage
+from forecaster.serving.work.work import ForecastWork
 from tests.unit.serving.folding import BUNDLE, GAP, columns
 
 LIMIT = 4

@@ -13,14 +13,14 @@ import pytest
 
 from forecaster.cli import main
 from forecaster.errors import DamagedHistoryError, StateLostError
-from forecaster.serving.engine import Engine
-from forecaster.serving.history import History
-from forecaster.serving.history_ledger import digest_of
-from forecaster.serving.history_reader import HistoryFile, HistoryReader
-from forecaster.serving.inspection import inspect
-from forecaster.serving.records import Deletion, Snapshot
-from forecaster.serving.storage import Storage
-from forecaster.serving.work import ForecastWork
+from forecaster.serving.engine.engine import Engine
+from forecaster.serving.storage.contract import Storage
+from forecaster.serving.storage.opening import inspect
+from forecaster.serving.storage.records import Deletion, Snapshot
+from forecaster.serving.storage.sqlite.history import History
+from forecaster.serving.storage.sqlite.history_ledger import digest_of
+from forecaster.serving.storage.sqlite.history_reader import HistoryFile, HistoryReader
+from forecaster.serving.work.work import ForecastWork
 from tests.unit.serving import sqlite_files
 from tests.unit.serving.folding import BUNDLE, forecast, stream
 from tests.unit.serving.folding import columns as requested

@@ -14,16 +14,16 @@ from contextlib import closing
 import pytest
 
 from forecaster.errors import LimitReachedError, ReturningError, SeriesNotFoundError, StateLostError, UnavailableError
-from forecaster.serving.census import Census
-from forecaster.serving.history import History
-from forecaster.serving.idle_series import IdleSeries
-from forecaster.serving.idling import Idling
-from forecaster.serving.lane import Lane
-from forecaster.serving.opening import open_storage
-from forecaster.serving.records import Columns
-from forecaster.serving.returning import Returning
-from forecaster.serving.storage import Storage
-from forecaster.serving.work import Chain
+from forecaster.serving.lanes.lane import Lane
+from forecaster.serving.rebuilding.census import Census
+from forecaster.serving.states.idle_series import IdleSeries
+from forecaster.serving.storage.contract import Storage
+from forecaster.serving.storage.opening import open_storage
+from forecaster.serving.storage.records import Columns
+from forecaster.serving.storage.sqlite.history import History
+from forecaster.serving.upkeep.idling import Idling
+from forecaster.serving.upkeep.returning import Returning
+from forecaster.serving.work.work import Chain
 from tests.unit.serving.folding import Row, make_bundle, walk, work
 from tests.unit.serving.storages import Opener, prune_all
 from tests.unit.serving.swapping import A, B, Fleet, run
@@ -425,8 +425,8 @@ def test_a_dead_fleet_costs_a_swap_nothing(tmp_path: pathlib.Path, monkeypatch: 
             yield sequence, record
 
     monkeypatch.setattr(History, "read", counted)
-    monkeypatch.setattr("forecaster.serving.history._MOST_ROWS_MERGED", 400)
-    monkeypatch.setattr("forecaster.serving.sqlite_pruning._MOST_ROWS", 200)
+    monkeypatch.setattr("forecaster.serving.storage.sqlite.history._MOST_ROWS_MERGED", 400)
+    monkeypatch.setattr("forecaster.serving.storage.sqlite.pruning._MOST_ROWS", 200)
     found = {}
 
     async def scenario(fleet: Fleet, idle: Idle, are_let_go: bool) -> None:

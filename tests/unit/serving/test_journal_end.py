@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecaster.errors import StorageError
-from forecaster.serving.high_water_mark import HighWaterMark, read_mark
-from forecaster.serving.opening import open_storage
-from forecaster.serving.records import Snapshot
-from forecaster.serving.storage import Storage
+from forecaster.serving.storage.contract import Storage
+from forecaster.serving.storage.opening import open_storage
+from forecaster.serving.storage.records import Snapshot
+from forecaster.serving.storage.sqlite.high_water_mark import HighWaterMark, read_mark
 from tests.unit.serving.sqlite_files import MODEL, files, opened
 from tests.unit.serving.storages import Opener, columns, contents, prune_all
 

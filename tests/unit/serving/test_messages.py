@@ -11,13 +11,13 @@ from forecaster.client.results import series_info
 from forecaster.errors import InvalidArgumentError, UnsupportedError
 from forecaster.model.bundle import Bundle
 from forecaster.model.ensemble import Ensemble
-from forecaster.serving.answers import to_forecasts
-from forecaster.serving.forecast_messages import MAX_FORECAST_VALUES, forecast_plan, forecast_work
-from forecaster.serving.messages import to_duration, to_live_scores
-from forecaster.serving.observe_messages import from_attributes, from_columns
-from forecaster.serving.records import Attributes
-from forecaster.serving.row_messages import from_rows
-from forecaster.serving.work import Drawn, Forecasts, LiveScores, Sampling, Search
+from forecaster.serving.api.answers import to_forecasts
+from forecaster.serving.api.forecast_messages import MAX_FORECAST_VALUES, forecast_plan, forecast_work
+from forecaster.serving.api.messages import to_duration, to_live_scores
+from forecaster.serving.api.observe_messages import from_attributes, from_columns
+from forecaster.serving.api.row_messages import from_rows
+from forecaster.serving.storage.records import Attributes
+from forecaster.serving.work.work import Drawn, Forecasts, LiveScores, Sampling, Search
 from forecaster.v1.forecast_pb2 import ForecastOptions, FutureCovariates
 from forecaster.v1.forecast_service_pb2 import Series
 from forecaster.v1.observation_pb2 import CovariateColumn, Observation, ObservationColumns, SeriesAttributes

@@ -18,18 +18,18 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from forecaster.config import ServingConfig, TrackingConfig
 from forecaster.errors import ConfigError, InvalidArgumentError
-from forecaster.registry import RegisteredModel
+from forecaster.registry.registry import RegisteredModel
+from forecaster.serving.api.handlers import add_service
+from forecaster.serving.api.health import HEALTH, HealthServicer
 from forecaster.serving.backend import Backend, Phase
+from forecaster.serving.calibration.live_scores import Report
 from forecaster.serving.counters import BOUNDS_SECONDS, Calls
-from forecaster.serving.decoding import Intake
-from forecaster.serving.handlers import add_service
-from forecaster.serving.health import HEALTH, HealthServicer
 from forecaster.serving.host import Host, Source
-from forecaster.serving.live_scores import Report
+from forecaster.serving.intake.decoding import Intake
 from forecaster.serving.metrics import ServerCollector, exposed
-from forecaster.serving.opening import open_storage
-from forecaster.serving.versions import ModelState, Version
-from forecaster.serving.work import ForecastWork
+from forecaster.serving.storage.opening import open_storage
+from forecaster.serving.swap.versions import ModelState, Version
+from forecaster.serving.work.work import ForecastWork
 from tests.unit.serving.calibrating import GAUSSIAN, Series, calibration
 from tests.unit.serving.folding import BUNDLE, columns, make_bundle
 
@@ -141,7 +141,7 @@ def test_a_deleted_series_is_not_unsaved_nor_is_the_next_one_in_its_slot(tmp_pat
 
 
 def test_live_scores_are_the_mean_over_the_series(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forecaster.serving.maintenance._SCORED_AT_ONCE", 2)  # several parts of few series
+    monkeypatch.setattr("forecaster.serving.upkeep.maintenance._SCORED_AT_ONCE", 2)  # several parts of few series
     names = tuple(f"s{k}" for k in range(5))
     rng = np.random.default_rng(0)
 

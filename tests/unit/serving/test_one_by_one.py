@@ -2,7 +2,7 @@
 
 import asyncio
 
-from forecaster.serving.one_by_one import OneByOne
+from forecaster.serving.intake.one_by_one import OneByOne
 
 
 def test_one_piece_in_each_pass() -> None:

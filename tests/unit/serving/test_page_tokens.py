@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forecaster.errors import InvalidArgumentError
-from forecaster.serving.message_limits import MAX_TOKEN_BYTES
-from forecaster.serving.page_tokens import key_of, token_of
+from forecaster.serving.api.page_tokens import key_of, token_of
+from forecaster.serving.intake.message_limits import MAX_TOKEN_BYTES
 
 keys = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=256)
 

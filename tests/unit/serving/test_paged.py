@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forecaster.model.state import TensorSpec
-from forecaster.serving import paged
-from forecaster.serving.paged import PagedTensor
+from forecaster.serving.states import paged
+from forecaster.serving.states.paged import PagedTensor
 
 PAGE = mmap.PAGESIZE
 

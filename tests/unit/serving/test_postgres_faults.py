@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from forecaster.errors import StorageError
-from forecaster.serving import lease as lease_module
-from forecaster.serving.postgres_storage import PostgresStorage, open_postgres
-from forecaster.serving.records import Attributes, Columns, Deletion, Record, Snapshot
+from forecaster.serving.storage.postgres import lease as lease_module
+from forecaster.serving.storage.postgres.storage import PostgresStorage, open_postgres
+from forecaster.serving.storage.records import Attributes, Columns, Deletion, Record, Snapshot
 from tests.postgres import Cluster
 from tests.unit.serving.cutting_proxy import CuttingProxy, Direction, Fault
 

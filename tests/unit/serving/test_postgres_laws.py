@@ -5,7 +5,7 @@ import itertools
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from forecaster.serving.postgres_storage import open_postgres
+from forecaster.serving.storage.postgres.storage import open_postgres
 from tests.postgres import Cluster
 from tests.unit.serving.test_storage_laws import StorageMachine
 

@@ -15,9 +15,9 @@ import psycopg
 import pytest
 
 from forecaster.errors import FencedError, StorageError
-from forecaster.serving import lease as lease_module
-from forecaster.serving.postgres_storage import PostgresStorage, open_postgres
-from forecaster.serving.records import Columns
+from forecaster.serving.storage.postgres import lease as lease_module
+from forecaster.serving.storage.postgres.storage import PostgresStorage, open_postgres
+from forecaster.serving.storage.records import Columns
 from tests.postgres import Cluster
 
 # Takes the lease, says so, and does what it is told, line by line.
@@ -25,8 +25,8 @@ OWNER = """
     import os, signal, sys
     import numpy as np
     from forecaster.errors import StorageError
-    from forecaster.serving.postgres_storage import open_postgres
-    from forecaster.serving.records import Columns
+    from forecaster.serving.storage.postgres.storage import open_postgres
+    from forecaster.serving.storage.records import Columns
 
     def row(k):
         return Columns(("a",), np.zeros(1, np.int32), np.array([k]), np.array([1.0]))

@@ -13,13 +13,13 @@ import pytest
 
 from forecaster.errors import ConfigError, DamagedHistoryError, StorageError
 from forecaster.model.bundle import WEIGHTS_FILE
-from forecaster.serving import postgres_journal, postgres_snapshots
-from forecaster.serving.inspection import inspect
-from forecaster.serving.kept_bundle import keep
-from forecaster.serving.opening import open_storage
-from forecaster.serving.postgres_storage import PostgresStorage, open_postgres
-from forecaster.serving.records import Attributes, Columns, Deletion, Record, Snapshot
-from forecaster.serving.storage import Activation
+from forecaster.serving.storage.contract import Activation
+from forecaster.serving.storage.opening import inspect, open_storage
+from forecaster.serving.storage.postgres import journal as postgres_journal
+from forecaster.serving.storage.postgres import snapshots as postgres_snapshots
+from forecaster.serving.storage.postgres.storage import PostgresStorage, open_postgres
+from forecaster.serving.storage.records import Attributes, Columns, Deletion, Record, Snapshot
+from forecaster.serving.swap.kept_bundle import keep
 from tests.postgres import SERVER, Cluster
 from tests.unit.serving.folding import make_bundle
 
@@ -366,7 +366,7 @@ def test_the_url_chooses_the_storage(postgres: Cluster, database: str) -> None:
 
 
 def test_a_missing_client_library_is_told() -> None:
-    script = "import sys; sys.modules['psycopg'] = None; import forecaster.serving.postgres_storage"
+    script = "import sys; sys.modules['psycopg'] = None; import forecaster.serving.storage.postgres.storage"
     done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
     assert "ConfigError: --serving.state postgresql://… needs psycopg" in done.stderr
     assert "pip install 'psycopg[binary]'" in done.stderr

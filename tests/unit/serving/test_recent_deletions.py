@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forecaster.errors import InvalidArgumentError, SeriesNotFoundError
-from forecaster.serving.admission import Outcome
-from forecaster.serving.engine import Engine
-from forecaster.serving.observe_messages import observe_work
-from forecaster.serving.recent_deletions import RecentDeletions
-from forecaster.serving.records import Attributes
-from forecaster.serving.volatile_storage import VolatileStorage
-from forecaster.serving.work import ObserveWork
+from forecaster.serving.api.observe_messages import observe_work
+from forecaster.serving.engine.engine import Engine
+from forecaster.serving.engine.recent_deletions import RecentDeletions
+from forecaster.serving.storage.records import Attributes
+from forecaster.serving.storage.volatile import VolatileStorage
+from forecaster.serving.work.admission import Outcome
+from forecaster.serving.work.work import ObserveWork
 from forecaster.v1 import forecast_service_pb2 as api
 from tests.unit.serving.folding import BUNDLE, columns
 

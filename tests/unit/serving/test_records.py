@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from forecaster.serving.issued import Issued
-from forecaster.serving.records import Attributes, Columns, Deletion, Record, decode, encode, find, without
+from forecaster.serving.storage.issued import Issued
+from forecaster.serving.storage.records import Attributes, Columns, Deletion, Record, decode, encode, find, without
 from tests.unit.serving.storages import columns, exactly
 
 ids = st.text(st.characters(blacklist_categories=("Cc", "Cs")), min_size=1, max_size=20)

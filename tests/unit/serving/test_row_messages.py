@@ -10,12 +10,12 @@ from hypothesis import given, settings
 
 from forecaster.errors import InvalidArgumentError
 from forecaster.model.bundle import Bundle
-from forecaster.serving import row_messages
-from forecaster.serving.messages import MAX_TIME_US, MIN_TIME_US
-from forecaster.serving.observe_messages import Validator, observe_work
-from forecaster.serving.one_by_one import OneByOne
-from forecaster.serving.records import Columns
-from forecaster.serving.row_messages import from_rows
+from forecaster.serving.api import row_messages
+from forecaster.serving.api.messages import MAX_TIME_US, MIN_TIME_US
+from forecaster.serving.api.observe_messages import Validator, observe_work
+from forecaster.serving.api.row_messages import from_rows
+from forecaster.serving.intake.one_by_one import OneByOne
+from forecaster.serving.storage.records import Columns
 from forecaster.v1.forecast_service_pb2 import ObserveRequest
 from forecaster.v1.observation_pb2 import Observation
 from tests.unit.model.family import SPEC, make_model

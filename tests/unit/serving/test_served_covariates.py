@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from forecaster.errors import InvalidArgumentError, StorageError
 from forecaster.model.bundle import Bundle
 from forecaster.model.covariates import Category, Covariate, CovariateSpec
-from forecaster.serving.engine import Engine
-from forecaster.serving.opening import open_storage
-from forecaster.serving.records import Attributes, Columns
-from forecaster.serving.volatile_storage import VolatileStorage
-from forecaster.serving.work import ForecastWork, ObserveWork
+from forecaster.serving.engine.engine import Engine
+from forecaster.serving.storage.opening import open_storage
+from forecaster.serving.storage.records import Attributes, Columns
+from forecaster.serving.storage.volatile import VolatileStorage
+from forecaster.serving.work.work import ForecastWork, ObserveWork
 from tests.unit.model.family import HORIZON, make_model
 from tests.unit.serving.failing import FailingStorage
 from tests.unit.serving.folding import GAP, Series, Static, assert_same, forecast

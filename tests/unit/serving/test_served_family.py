@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from forecaster.model.bundle import Bundle
-from forecaster.serving.engine import Engine
-from forecaster.serving.opening import open_storage
-from forecaster.serving.work import Forecasts, ForecastWork, Futures, ObserveWork
+from forecaster.serving.engine.engine import Engine
+from forecaster.serving.storage.opening import open_storage
+from forecaster.serving.work.work import Forecasts, ForecastWork, Futures, ObserveWork
 from tests.unit.model.family import FAMILY, HORIZON, MODELS, NAMES, draw_future
 from tests.unit.serving.folding import Row, Series, Static, walk, work
 

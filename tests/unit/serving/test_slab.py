@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from forecaster.model.state import StateSpec, TensorSpec
-from forecaster.serving.engine import Engine
-from forecaster.serving.paged import PagedTensor
-from forecaster.serving.slab import Slab
-from forecaster.serving.volatile_storage import VolatileStorage
+from forecaster.serving.engine.engine import Engine
+from forecaster.serving.states.paged import PagedTensor
+from forecaster.serving.states.slab import Slab
+from forecaster.serving.storage.volatile import VolatileStorage
 from tests.unit.serving.folding import BUNDLE, columns
 
 SPEC = StateSpec([TensorSpec("x", (3,), torch.float32), TensorSpec("n", (), torch.int64)])

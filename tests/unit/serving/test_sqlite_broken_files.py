@@ -11,8 +11,8 @@ import zlib
 import pytest
 
 from forecaster.errors import StorageError
-from forecaster.serving.opening import open_storage
-from forecaster.serving.records import Snapshot
+from forecaster.serving.storage.opening import open_storage
+from forecaster.serving.storage.records import Snapshot
 from tests.unit.serving.sqlite_files import MODEL, files, opened
 from tests.unit.serving.storages import columns, contents, plain, prune_all
 
@@ -38,7 +38,7 @@ def test_corruption_in_the_middle_is_named(tmp_path: pathlib.Path) -> None:
 def test_a_truncated_log_keeps_what_was_acknowledged_before(tmp_path: pathlib.Path) -> None:
     script = f"""
         import os, signal, sys
-        from forecaster.serving.opening import open_storage
+        from forecaster.serving.storage.opening import open_storage
         from tests.unit.serving.storages import columns
         storage = open_storage({str(tmp_path)!r}, "commit", {MODEL!r})
         log = {str(files(tmp_path) / "journal.db-wal")!r}

@@ -8,8 +8,10 @@ import sqlite3
 import pytest
 
 from forecaster.errors import StorageError
-from forecaster.serving import history, sqlite_pruning, sqlite_schema
-from forecaster.serving.records import Attributes, Snapshot
+from forecaster.serving.storage.records import Attributes, Snapshot
+from forecaster.serving.storage.sqlite import history
+from forecaster.serving.storage.sqlite import pruning as sqlite_pruning
+from forecaster.serving.storage.sqlite import schema as sqlite_schema
 from tests.unit.serving.sqlite_files import files, opened
 from tests.unit.serving.storages import FOR_EVER_US, columns, contents, plain, prune_all
 

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from forecaster.serving.records import Attributes
+from forecaster.serving.storage.records import Attributes
 from tests.unit.serving.storages import columns, prune_all, sqlite_opener
 
 

@@ -11,10 +11,11 @@ import polars as pl
 import pytest
 
 from forecaster.errors import StorageError
-from forecaster.serving import history
-from forecaster.serving.opening import open_storage, quoted
-from forecaster.serving.records import Attributes, Deletion, Record, Snapshot, encode
-from forecaster.serving.sqlite_storage import own
+from forecaster.serving.storage.opening import open_storage
+from forecaster.serving.storage.records import Attributes, Deletion, Record, Snapshot, encode
+from forecaster.serving.storage.sqlite import history
+from forecaster.serving.storage.sqlite.folder import quoted
+from forecaster.serving.storage.sqlite.storage import own
 from tests.unit.serving.sqlite_files import MODEL, files, opened
 from tests.unit.serving.storages import columns, contents, erase_all, plain, prune_all
 

@@ -6,8 +6,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from forecaster.errors import FieldViolation, InvalidArgumentError, SeriesNotFoundError
-from forecaster.serving.messages import MAX_VIOLATIONS, Violations
-from forecaster.serving.status import MAX_TEXT_BYTES, shortened, to_status
+from forecaster.serving.api.messages import MAX_VIOLATIONS, Violations
+from forecaster.serving.api.status import MAX_TEXT_BYTES, shortened, to_status
 
 texts = st.builds(lambda part, times: part * times, st.text(max_size=20), st.sampled_from((1, 10, 1000, 100_000)))
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from forecaster.serving.records import Attributes, Columns, Deletion, Record
-from forecaster.serving.storage import Storage
+from forecaster.serving.storage.contract import Storage
+from forecaster.serving.storage.records import Attributes, Columns, Deletion, Record
 from tests.unit.serving.storages import Opener, columns, erase_all, prune_all
 
 

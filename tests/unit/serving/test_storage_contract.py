@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from forecaster.errors import StorageError
-from forecaster.serving.records import Attributes, Deletion, Record, Snapshot
-from forecaster.serving.storage import IDLE, RETURNED, Activation, Storage
-from forecaster.serving.volatile_storage import VolatileStorage
+from forecaster.serving.storage.contract import IDLE, RETURNED, Activation, Storage
+from forecaster.serving.storage.records import Attributes, Deletion, Record, Snapshot
+from forecaster.serving.storage.volatile import VolatileStorage
 from tests.unit.serving.storages import FOR_EVER_US, Opener, columns, contents, erase_all, plain, prune_all
 
 RECORDS: list[Record] = [

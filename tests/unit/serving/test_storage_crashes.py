@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from forecaster.serving.inspection import inspect
-from forecaster.serving.records import Attributes, Columns, Deletion, Record
-from forecaster.serving.storage import Storage
+from forecaster.serving.storage.contract import Storage
+from forecaster.serving.storage.opening import inspect
+from forecaster.serving.storage.records import Attributes, Columns, Deletion, Record
 from tests.unit.serving.crashing import AGAIN, BUNDLE_FILES, GONE, PRINT, STAYS, STEPS, Step, appended, snapshot
 from tests.unit.serving.storages import columns, erase_all, plain, prune_all, sqlite_opener
 

@@ -10,8 +10,8 @@ import numpy as np
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from forecaster.serving.records import Attributes, Columns, Deletion, Snapshot
-from forecaster.serving.storage import Storage
+from forecaster.serving.storage.contract import Storage
+from forecaster.serving.storage.records import Attributes, Columns, Deletion, Snapshot
 from tests.unit.serving.storages import FOR_EVER_US, columns, contents, sqlite_opener
 
 IDS = ("a", "b", "é b", "long " * 20)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Coroutine
 import pytest
 
 from forecaster.errors import InvalidArgumentError, UnavailableError
-from forecaster.serving.streams import Stream, Window
+from forecaster.serving.api.streams import Stream, Window
 
 
 async def sent(*messages: int, endless: bool = False) -> AsyncIterator[int]:

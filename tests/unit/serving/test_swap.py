@@ -8,13 +8,13 @@ import pytest
 
 from forecaster.errors import ForecasterError, UnsupportedError
 from forecaster.model.bundle import Bundle
-from forecaster.serving.courtesy import Courtesy
-from forecaster.serving.rebuild import Staging
-from forecaster.serving.records import Snapshot
-from forecaster.serving.sqlite_snapshots import SqliteSnapshots
-from forecaster.serving.storage import Storage
-from forecaster.serving.volatile_storage import VolatileStorage
-from forecaster.serving.work import ForecastWork, Sampling
+from forecaster.serving.engine.courtesy import Courtesy
+from forecaster.serving.rebuilding.rebuild import Staging
+from forecaster.serving.storage.contract import Storage
+from forecaster.serving.storage.records import Snapshot
+from forecaster.serving.storage.sqlite.snapshots import SqliteSnapshots
+from forecaster.serving.storage.volatile import VolatileStorage
+from forecaster.serving.work.work import ForecastWork, Sampling
 from tests.unit.model.family import SPEC
 from tests.unit.serving.folding import HORIZON, Series, assert_same, make_bundle, walk
 from tests.unit.serving.storages import prune_all

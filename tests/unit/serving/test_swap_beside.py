@@ -16,12 +16,12 @@ from hypothesis import Phase, given, settings
 
 from forecaster.config import ServingConfig
 from forecaster.errors import ReturningError, StorageError
-from forecaster.serving.idling import Idling
-from forecaster.serving.maintenance import Maintenance
-from forecaster.serving.opening import open_storage
-from forecaster.serving.postgres_storage import open_postgres
-from forecaster.serving.returning import Returning
-from forecaster.serving.storage import Storage
+from forecaster.serving.storage.contract import Storage
+from forecaster.serving.storage.opening import open_storage
+from forecaster.serving.storage.postgres.storage import open_postgres
+from forecaster.serving.upkeep.idling import Idling
+from forecaster.serving.upkeep.maintenance import Maintenance
+from forecaster.serving.upkeep.returning import Returning
 from tests.postgres import Cluster
 from tests.unit.model.family import SPEC
 from tests.unit.serving.folding import GAP, Row, Static, make_bundle, walk, work
@@ -53,9 +53,9 @@ ops = st.lists(
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a few records be many pages, and something happen between any two of them."""
-    monkeypatch.setattr("forecaster.serving.sqlite_journal._PAGE_RECORDS", 2)
-    monkeypatch.setattr("forecaster.serving.sqlite_erasure._PAGE_RECORDS", 2)
-    monkeypatch.setattr("forecaster.serving.swap.Courtesy", AmidRecords)
+    monkeypatch.setattr("forecaster.serving.storage.sqlite.journal._PAGE_RECORDS", 2)
+    monkeypatch.setattr("forecaster.serving.storage.sqlite.erasure._PAGE_RECORDS", 2)
+    monkeypatch.setattr("forecaster.serving.swap.swap.Courtesy", AmidRecords)
 
 
 class Beside:

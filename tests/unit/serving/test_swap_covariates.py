@@ -13,11 +13,11 @@ from forecaster.model.bundle import Bundle
 from forecaster.model.covariates import Category, Covariate, CovariateSpec
 from forecaster.model.fit import misfit, same_grid
 from forecaster.model.seq2seq import Seq2Seq
-from forecaster.serving.known_covariates import united
-from forecaster.serving.opening import open_storage
-from forecaster.serving.storage import Storage
-from forecaster.serving.verification import verify
-from forecaster.serving.work import ForecastWork, Futures
+from forecaster.serving.lanes.known_covariates import united
+from forecaster.serving.storage.contract import Storage
+from forecaster.serving.storage.opening import open_storage
+from forecaster.serving.swap.verification import verify
+from forecaster.serving.work.work import ForecastWork, Futures
 from tests.unit.model.family import SPEC
 from tests.unit.serving.folding import HORIZON, HOUR_US, Series, Static, assert_same, make_bundle, walk, work
 from tests.unit.serving.swapping import Fleet, run

@@ -13,22 +13,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from forecaster import registry
 from forecaster.config import ServingConfig, TrackingConfig
 from forecaster.errors import FailedPreconditionError, StorageError
 from forecaster.model.bundle import Bundle
-from forecaster.registry import RegisteredModel
-from forecaster.serving import versions as versions_module
-from forecaster.serving.engine import Engine
+from forecaster.registry import registry
+from forecaster.registry.registry import RegisteredModel
+from forecaster.serving.engine.engine import Engine
 from forecaster.serving.host import Host, Source
-from forecaster.serving.maintenance import Maintenance
-from forecaster.serving.rebuild import Staging
-from forecaster.serving.records import Columns, Record, Snapshot
-from forecaster.serving.sqlite_snapshots import SqliteSnapshots
-from forecaster.serving.storage import Storage
-from forecaster.serving.versions import ModelState, Versions
-from forecaster.serving.volatile_storage import VolatileStorage
-from forecaster.serving.work import ObserveWork
+from forecaster.serving.rebuilding.rebuild import Staging
+from forecaster.serving.storage.contract import Storage
+from forecaster.serving.storage.records import Columns, Record, Snapshot
+from forecaster.serving.storage.sqlite.snapshots import SqliteSnapshots
+from forecaster.serving.storage.volatile import VolatileStorage
+from forecaster.serving.swap import versions as versions_module
+from forecaster.serving.swap.versions import ModelState, Versions
+from forecaster.serving.upkeep.maintenance import Maintenance
+from forecaster.serving.work.work import ObserveWork
 from tests.unit.serving.folding import HOUR_US, walk
 from tests.unit.serving.storages import prune_all
 from tests.unit.serving.swapping import A, B, Fleet, run
@@ -118,14 +118,14 @@ def test_a_full_disk_leaves_nothing_half_moved(storage: Storage, monkeypatch: py
                 room[0] = 3  # too little for a part of those that are to go back
                 assert len(fleet.engine.lanes) == 16
                 await swap.take_back()
-                monkeypatch.setattr("forecaster.serving.swap._SERIES_AT_ONCE", 1)
+                monkeypatch.setattr("forecaster.serving.swap.swap._SERIES_AT_ONCE", 1)
             room[0] = 10**6
             await swap.take_back()
             assert fleet.engine.lanes.next is None
             await fleet.check()
 
     monkeypatch.setattr(SqliteSnapshots, "save", saved)
-    monkeypatch.setattr("forecaster.serving.swap._SERIES_AT_ONCE", 5)
+    monkeypatch.setattr("forecaster.serving.swap.swap._SERIES_AT_ONCE", 5)
     run(scenario)
 
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from forecaster.errors import StorageError
-from forecaster.serving import buckets as buckets_module
-from forecaster.serving import rebuild as rebuild_module
-from forecaster.serving import swap as swap_module
-from forecaster.serving.buckets import BUCKETS, Grouped, bucket
-from forecaster.serving.cold import ColdStates
-from forecaster.serving.packing import Packed
-from forecaster.serving.records import Snapshot
-from forecaster.serving.volatile_storage import VolatileStorage
+from forecaster.serving.rebuilding import rebuild as rebuild_module
+from forecaster.serving.states import buckets as buckets_module
+from forecaster.serving.states.buckets import BUCKETS, Grouped, bucket
+from forecaster.serving.states.cold import ColdStates
+from forecaster.serving.states.packing import Packed
+from forecaster.serving.storage.records import Snapshot
+from forecaster.serving.storage.volatile import VolatileStorage
+from forecaster.serving.swap import swap as swap_module
 from tests.unit.serving.folding import walk
 from tests.unit.serving.swapping import A, B, Fleet, run
 

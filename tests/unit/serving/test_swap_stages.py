@@ -11,12 +11,12 @@ import pytest
 from hypothesis import Phase, given, settings
 
 from forecaster.errors import StorageError
-from forecaster.serving.opening import open_storage
-from forecaster.serving.rebuild import Staging
-from forecaster.serving.records import Snapshot
-from forecaster.serving.sqlite_snapshots import SqliteSnapshots
-from forecaster.serving.storage import Storage
-from forecaster.serving.volatile_storage import VolatileStorage
+from forecaster.serving.rebuilding.rebuild import Staging
+from forecaster.serving.storage.contract import Storage
+from forecaster.serving.storage.opening import open_storage
+from forecaster.serving.storage.records import Snapshot
+from forecaster.serving.storage.sqlite.snapshots import SqliteSnapshots
+from forecaster.serving.storage.volatile import VolatileStorage
 from tests.unit.serving.folding import GAP, walk
 from tests.unit.serving.swapping import OTHERS, A, Fleet, Hook, Traffic, history, run
 

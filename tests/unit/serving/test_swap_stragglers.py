@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from forecaster.serving.buckets import bucket
-from forecaster.serving.census import EARLIEST_US, Census
-from forecaster.serving.history import History, HistoryFile
-from forecaster.serving.records import Columns
-from forecaster.serving.storage import Storage
-from forecaster.serving.stragglers import groups, stragglers
+from forecaster.serving.rebuilding.census import EARLIEST_US, Census
+from forecaster.serving.rebuilding.stragglers import groups, stragglers
+from forecaster.serving.states.buckets import bucket
+from forecaster.serving.storage.contract import Storage
+from forecaster.serving.storage.records import Columns
+from forecaster.serving.storage.sqlite.history import History, HistoryFile
 from tests.unit.model.family import SPEC
 from tests.unit.serving.folding import Static, assert_same, make_bundle, walk
 from tests.unit.serving.storages import erase_all, prune_all
@@ -24,9 +24,9 @@ REPLAYED, LIVING, HOURS = 40, 12, 400
 @pytest.fixture
 def rows_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return how many rows were read of the history, which has many small files."""
-    monkeypatch.setattr("forecaster.serving.history._MOST_ROWS_MERGED", 600)
-    monkeypatch.setattr("forecaster.serving.sqlite_pruning._MOST_ROWS", 300)
-    monkeypatch.setattr("forecaster.serving.stragglers._MOST_AT_ONCE", 3)
+    monkeypatch.setattr("forecaster.serving.storage.sqlite.history._MOST_ROWS_MERGED", 600)
+    monkeypatch.setattr("forecaster.serving.storage.sqlite.pruning._MOST_ROWS", 300)
+    monkeypatch.setattr("forecaster.serving.rebuilding.stragglers._MOST_AT_ONCE", 3)
     read, rows = History.read, [0]
 
     def counted(self: History, file: HistoryFile, after: int) -> Iterator[tuple[int, Columns]]:

@@ -14,18 +14,18 @@ import pytest
 from hypothesis import given, settings
 
 from forecaster.errors import ConflictError, OutOfOrderError, StorageError
-from forecaster.serving.batcher import Batcher
-from forecaster.serving.buckets import BUCKETS
-from forecaster.serving.census import take_census
-from forecaster.serving.engine import Engine
-from forecaster.serving.forecasting import joined
-from forecaster.serving.rebuild import Staging
-from forecaster.serving.records import Columns
-from forecaster.serving.sqlite_storage import SqliteStorage
-from forecaster.serving.storage import Journal
-from forecaster.serving.turns import HELD_BACK, Pace, Turn
-from forecaster.serving.volatile_storage import VolatileStorage
-from forecaster.serving.work import Chain, Forecasts, ForecastWork, Observed, ObserveWork
+from forecaster.serving.engine.batcher import Batcher
+from forecaster.serving.engine.engine import Engine
+from forecaster.serving.engine.turns import HELD_BACK, Pace, Turn
+from forecaster.serving.lanes.forecasting import joined
+from forecaster.serving.rebuilding.census import take_census
+from forecaster.serving.rebuilding.rebuild import Staging
+from forecaster.serving.states.buckets import BUCKETS
+from forecaster.serving.storage.contract import Journal
+from forecaster.serving.storage.records import Columns
+from forecaster.serving.storage.sqlite.storage import SqliteStorage
+from forecaster.serving.storage.volatile import VolatileStorage
+from forecaster.serving.work.work import Chain, Forecasts, ForecastWork, Observed, ObserveWork
 from tests.unit.serving.folding import BUNDLE, GAP, HORIZON, HOUR_US, columns, make_bundle
 
 LEVELS = (0.1, 0.5, 0.9)

@@ -5,12 +5,12 @@ import pathlib
 
 import pytest
 
-from forecaster import registry
 from forecaster.config import Config, ServingConfig, TrackingConfig
 from forecaster.errors import BundleError
 from forecaster.model.bundle import CONFIG_FILE, Bundle
+from forecaster.registry import registry
 from forecaster.serving.host import open_sources
-from forecaster.serving.verification import load_verified
+from forecaster.serving.swap.verification import load_verified
 from tests.unit.serving.folding import make_bundle
 from tests.unit.test_registry import add_version
 

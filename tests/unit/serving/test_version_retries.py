@@ -7,13 +7,13 @@ from contextlib import closing
 
 import pytest
 
-from forecaster import registry
 from forecaster.config import ServingConfig, TrackingConfig
 from forecaster.errors import BundleError, ForecasterError, StorageError, UnavailableError
 from forecaster.model.bundle import Bundle
-from forecaster.registry import RegisteredModel
-from forecaster.serving.storage import Storage
-from forecaster.serving.versions import ModelState, Version, Versions
+from forecaster.registry import registry
+from forecaster.registry.registry import RegisteredModel
+from forecaster.serving.storage.contract import Storage
+from forecaster.serving.swap.versions import ModelState, Version, Versions
 from tests.unit.serving.folding import make_bundle, walk
 from tests.unit.serving.swapping import A, B, Fleet, run
 

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecaster.errors import InvalidArgumentError, LimitReachedError
-from forecaster.serving.decoding import FREE_BYTES, Account, Budget, Decoder, Intake
-from forecaster.serving.message_limits import MAX_NAMES, MAX_TEXT_BYTES, MessageLimits
-from forecaster.serving.one_by_one import OneByOne
-from forecaster.serving.wire import Most, Scanner
+from forecaster.serving.intake.decoding import FREE_BYTES, Account, Budget, Decoder, Intake
+from forecaster.serving.intake.message_limits import MAX_NAMES, MAX_TEXT_BYTES, MessageLimits
+from forecaster.serving.intake.one_by_one import OneByOne
+from forecaster.serving.intake.wire import Most, Scanner
 from forecaster.v1 import forecast_service_pb2, model_service_pb2
 
 ROWS = 4096
@@ -270,9 +270,9 @@ def test_what_all_calls_take_has_an_end_and_small_ones_go_on() -> None:
 
 def test_python_alone_counts_the_same() -> None:
     program = """if True:
-        from forecaster.serving.message_limits import MessageLimits
+        from forecaster.serving.intake.message_limits import MessageLimits
         from forecaster.v1 import forecast_service_pb2 as api
-        from forecaster.model.compiling import COMPILES
+        from forecaster.model.kernels.compiling import COMPILES
         assert not COMPILES
         request = api.ObserveRequest(model="m", observations=[{"series_id": "a", "value": 1.0}] * 3)
         request.columns.series_indices.extend([1, 300, 70000])

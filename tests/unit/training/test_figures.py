@@ -11,9 +11,9 @@ from small import HOUR, make_series
 
 from forecaster.config import ModelConfig
 from forecaster.data.windows import Series
-from forecaster.evaluation import forecast
+from forecaster.evaluation.rolling import forecast
 from forecaster.model.seq2seq import Seq2Seq
-from forecaster.training import figures
+from forecaster.training.pictures import figures
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from small import HOUR, make_config, make_series
 
 from forecaster.data.windows import Series
 from forecaster.errors import ConfigError, DataError
-from forecaster.evaluation import rolling_origin
+from forecaster.evaluation.rolling import rolling_origin
 from forecaster.training.callbacks import Epoch
 from forecaster.training.fit import FitResult, fit
 

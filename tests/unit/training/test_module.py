@@ -8,7 +8,7 @@ import torch
 
 from forecaster.config import ModelConfig
 from forecaster.data.windows import Series
-from forecaster.evaluation import forecast
+from forecaster.evaluation.rolling import forecast
 from forecaster.model.covariates import CovariateSpec
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.training.datamodule import Cut, LaneDataset

@@ -12,8 +12,8 @@ from forecaster.errors import ConfigError
 from forecaster.model.covariates import NO_COVARIATES
 from forecaster.training.datamodule import Chunk, Cut, LaneDataset
 from forecaster.training.fit import fit
-from forecaster.training.place import ALONE, Place, place_of
-from forecaster.training.ranks import Group
+from forecaster.training.processes.place import ALONE, Place, place_of
+from forecaster.training.processes.ranks import Group
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "6", "LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "3"}
 

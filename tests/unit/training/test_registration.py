@@ -10,12 +10,12 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from forecaster import aliases, registry
 from forecaster.config import Config, DataConfig, PromotionConfig, TrackingConfig
 from forecaster.data.windows import Series
 from forecaster.errors import ConfigError
-from forecaster.scores import Backtest, Sums
-from forecaster.training.registration import _differences, data_tags, require_same_data, take_place, verdict
+from forecaster.evaluation.scores import Backtest, Sums
+from forecaster.registry import aliases, registry
+from forecaster.training.run.registration import _differences, data_tags, require_same_data, take_place, verdict
 
 
 def backtest(mase: float, coverage_80: float) -> Backtest:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small import HOUR, make_config, make_series
 
-from forecaster.evaluation import mase_units
+from forecaster.evaluation.rolling import mase_units
 from forecaster.training.split import split
 
 

@@ -1,0 +1,206 @@
+"""The gRPC servicers: validate, hand to the batcher, answer. Nothing is computed here."""
+
+import asyncio
+import functools
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+
+from forecaster.config import DurabilityName
+from forecaster.serving.api.answers import add_outcomes, answer_bytes, joined_failures, with_forecasts
+from forecaster.serving.api.forecast_messages import MAX_FORECAST_VALUES, forecast_work
+from forecaster.serving.api.handlers import Call
+from forecaster.serving.api.messages import Violations, check_series_id, to_duration, to_live_scores, to_timestamp
+from forecaster.serving.api.observe_messages import Plans, Validator, check_sizes
+from forecaster.serving.api.page_tokens import key_of, token_of
+from forecaster.serving.api.streams import Stream, Window
+from forecaster.serving.backend import Backend, Served
+from forecaster.serving.intake.decoding import LARGE_BYTES
+from forecaster.serving.work.work import Chain, Forecasts, Observed, ObserveWork, SeriesInfo
+from forecaster.v1 import forecast_service_pb2 as api
+from forecaster.v1 import observation_pb2
+
+_DURABILITY: dict[DurabilityName, observation_pb2.Durability] = {
+    "commit": observation_pb2.DURABILITY_COMMIT,
+    "interval": observation_pb2.DURABILITY_INTERVAL,
+    "none": observation_pb2.DURABILITY_NONE,
+}
+_DEFAULT_PAGE, _MAX_PAGE = 100, 1000
+
+
+class ForecastServicer:
+    """`forecaster.v1.ForecastService`."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend, self.calls, self.intake = backend, backend.calls, backend.intake
+        self._durability = _DURABILITY[backend.config.durability]
+        self._largest = backend.config.max_request_observations
+        self._validator = Validator(self._largest, self.intake.pieces)
+
+    async def Observe(self, request: api.ObserveRequest, call: Call) -> api.ObserveResponse:
+        """Advance series by observations."""
+        served = self._backend.served(request.model)
+        # Not begun, it is dropped whole if the caller goes away; begun, it is done whole, and a retry finds duplicates.
+        validated = self._validator.work(request, served.bundle, spec=served.covariates, num_bytes=call.num_bytes)
+        work = await validated
+        observed = await served.batcher.observe(work)
+        response = api.ObserveResponse(durability=self._durability)
+        await add_outcomes(response, observed)
+        return response
+
+    async def Forecast(self, request: api.ForecastRequest, call: Call) -> Message | bytes:
+        """Forecast series from their present state."""
+        served = self._backend.served(request.model)
+        check_sizes({"series_ids": len(request.series_ids)}, self._largest)
+        validate = functools.partial(
+            forecast_work, request.series_ids, request.options, served.bundle, served.covariates
+        )
+        work = await self._validator.run(validate, len(request.options.future_covariates), call.num_bytes)
+        served.engine.check(work)
+        call.account.take(answer_bytes(work))
+        answer = await served.batcher.forecast(work)
+        if answer.failures and not request.allow_partial:
+            raise joined_failures(answer)
+        return await self._with_forecasts(
+            served, api.ForecastResponse(), answer, work.levels, packed=request.options.packed
+        )
+
+    async def StreamForecasts(
+        self, messages: AsyncIterator[tuple[api.StreamForecastsRequest, int]], call: Call
+    ) -> None:
+        """Answer the messages of the stream in order; the first wrong one ends it with its status."""
+        chain, plans = Chain(), Plans()
+
+        async def prepare(sized: tuple[api.StreamForecastsRequest, int]) -> tuple[float, _Message]:
+            request, num_bytes = sized
+            served = self._backend.served(request.model)
+            known = served.covariates
+            work = await self._validator.work(request, served.bundle, chain, plans, known, num_bytes=num_bytes)
+            served.engine.check(work.then)
+            values = 0
+            if work.then is not None:
+                values = len(work.then.series_ids) * plans.each
+                call.account.take(answered := answer_bytes(work.then))
+                num_bytes += answered
+            share = max(len(work.columns) / self._largest, values / MAX_FORECAST_VALUES)
+            packed = request.options.packed
+            return share, _Message(served, request.sequence, work, packed, num_bytes, time.perf_counter())
+
+        async def write(message: _Message, observed: Observed) -> None:
+            await call.context.write(await self._stream_response(message, observed))
+            call.account.give_back(message.num_bytes)
+
+        window = Window(self._backend.config.max_stream_in_flight)
+        await Stream(messages, prepare, _begin, write, window).run(self._backend.draining)
+
+    async def _stream_response(self, message: "_Message", observed: Observed) -> Message | bytes:
+        if observed.refused is not None:
+            raise observed.refused
+        response = api.StreamForecastsResponse(sequence=message.sequence, durability=self._durability)
+        await add_outcomes(response, observed)
+        answered: Message | bytes = response
+        if message.work.then is not None:
+            assert observed.forecasts is not None
+            levels = message.work.then.levels
+            answered = await self._with_forecasts(
+                message.served, response, observed.forecasts, levels, packed=message.packed
+            )
+        self.calls.took("StreamForecasts", time.perf_counter() - message.began)
+        return answered
+
+    async def _with_forecasts(
+        self,
+        served: Served,
+        response: api.ForecastResponse | api.StreamForecastsResponse,
+        answer: Forecasts,
+        levels: tuple[float, ...],
+        *,
+        packed: bool,
+    ) -> Message | bytes:
+        if 8 * (answer.median.size + answer.quantiles.size) > LARGE_BYTES:
+            await self.intake.pieces.turn()
+        return await with_forecasts(response, answer, levels, _step(served.bundle.step_us), served.name, packed=packed)
+
+    async def GetSeries(self, request: api.GetSeriesRequest, call: Call) -> api.GetSeriesResponse:
+        """Describe one series."""
+        served = self._named(request.model, request.series_id)
+        info = await served.batcher.call(lambda: served.engine.describe(request.series_id))
+        return api.GetSeriesResponse(series=_series(served, info))
+
+    async def ListSeries(self, request: api.ListSeriesRequest, call: Call) -> api.ListSeriesResponse:
+        """List the series by ascending id."""
+        served = self._backend.served(request.model)
+        size = min(request.page_size or _DEFAULT_PAGE, _MAX_PAGE)
+        listing = f"series of {served.name}"
+        after = key_of(listing, request.page_token)
+        infos, total = await served.batcher.call(lambda: served.engine.page(after, size + 1))
+        return api.ListSeriesResponse(
+            series=[_series(served, info) for info in infos[:size]],
+            next_page_token=token_of(listing, infos[size - 1].series_id) if len(infos) > size else "",
+            total_size=total,
+        )
+
+    async def DeleteSeries(self, request: api.DeleteSeriesRequest, call: Call) -> api.DeleteSeriesResponse:
+        """Forget a series; what files hold of it is removed right after."""
+        served = self._named(request.model, request.series_id)
+        await served.batcher.call(lambda: served.engine.delete(request.series_id))
+        served.maintenance.hasten()
+        return api.DeleteSeriesResponse()
+
+    def _named(self, model: str, series_id: str) -> Served:
+        served = self._backend.served(model)
+        violations = Violations()
+        check_series_id(series_id, "series_id", violations)
+        violations.raise_if_any()
+        return served
+
+
+@dataclass(slots=True)
+class _Message:
+    """One message of a stream, and when it began."""
+
+    served: Served
+    sequence: int
+    work: ObserveWork
+    packed: bool
+    num_bytes: int
+    began: float
+
+
+def _begin(message: _Message) -> "asyncio.Future[Observed]":
+    chain = message.work.chain
+    assert chain is not None
+    try:
+        if chain.failed is not None:
+            raise chain.failed
+        return message.served.batcher.begin(message.work)
+    except Exception as error:  # noqa: BLE001 -- told behind the answers to the messages before
+        chain.fail(error)
+        refused: asyncio.Future[Observed] = asyncio.get_running_loop().create_future()
+        refused.set_exception(error)
+        return refused
+
+
+@functools.cache
+def _step(step_us: int) -> Duration:
+    return to_duration(step_us)
+
+
+def _series(served: Served, info: SeriesInfo) -> api.Series:
+    if info.failure:
+        names = (info.series_id, served.name, info.version)
+        return api.Series(series_id=names[0], model_name=names[1], model_version=names[2], failure=info.failure)
+    return api.Series(
+        series_id=info.series_id,
+        last_observation_time=to_timestamp(info.clock_us),
+        expected_time=to_timestamp(info.clock_us + served.bundle.step_us),
+        length=info.length,
+        observed_length=info.observed_length,
+        model_name=served.name,
+        model_version=info.version,
+        state_age=to_duration(max(int(info.age_seconds * 1e6), 0)),
+        live=to_live_scores(info.live),
+    )

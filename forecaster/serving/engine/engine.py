@@ -1,0 +1,350 @@
+"""The engine: judge → journal → step for observations, gather → decode for forecasts, on whole micro-batches.
+
+One thread at a time calls it. It knows nothing of gRPC, asyncio or SQL.
+"""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Sequence
+from itertools import islice
+
+import numpy as np
+import torch
+
+from forecaster.errors import (
+    FieldViolation,
+    InternalError,
+    InvalidArgumentError,
+    ReturningError,
+    StateLostError,
+    StorageError,
+)
+from forecaster.model.bundle import Bundle
+from forecaster.serving.calibration.calibration import Calibration
+from forecaster.serving.counters import WorkDone
+from forecaster.serving.engine.isolation import UnwrittenError, observe_in_parts, refusals, refused
+from forecaster.serving.engine.micro_batch import MicroBatch, ended, judged, unbegun
+from forecaster.serving.engine.recent_deletions import RecentDeletions
+from forecaster.serving.engine.turns import HELD_BACK, Turn
+from forecaster.serving.lanes.lane import Lane
+from forecaster.serving.lanes.lanes import Lanes
+from forecaster.serving.lanes.plain_forecasts import uncalibrated
+from forecaster.serving.rebuilding.recovery import recover
+from forecaster.serving.rebuilding.refolding import refold
+from forecaster.serving.states.idle_series import IdleRegister
+from forecaster.serving.states.store import SeriesStore
+from forecaster.serving.storage.contract import Storage
+from forecaster.serving.storage.records import Deletion, IntArray, Record
+from forecaster.serving.work.work import Forecasts, ForecastWork, Observed, ObserveWork, SeriesInfo
+
+_FOR_EVER_US = 2**62
+_COLD_ROWS = 64  # that cost as much as to read a state back
+
+
+class Engine:
+    """Applies observations to the states of one registered model and forecasts from them.
+
+    Args:
+        bundle: the model.
+        storage: where acknowledged observations go first, and states that leave memory.
+        version: of the registered model.
+        max_series: refuse new series past this many.
+        max_resident: keep no more states in memory.
+        max_ahead_seconds: refuse observations of a time further in the future.
+        device: of the states.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        storage: Storage,
+        *,
+        version: str = "",
+        max_series: int = 2**62,
+        max_resident: int = 2**62,
+        max_ahead_seconds: float = math.inf,
+        device: str = "cpu",
+    ) -> None:
+        self.storage, self._journal = storage, storage.journal
+        self._max_series, self._max_resident, self._device = max_series, max_resident, device
+        self._max_ahead_seconds = max_ahead_seconds
+        self.idle = IdleRegister(storage.snapshots)
+        self.lanes = Lanes(self.make_lane(bundle, version))
+        self.broken: Exception | None = None
+        self.done = WorkDone()
+        self._recent_deletions = RecentDeletions()
+        self._journal_seconds = 0.0  # that appends have taken
+
+    def make_lane(self, bundle: Bundle, version: str, *, empty: bool = False) -> Lane:
+        """Return a lane of this engine's storage and limits; an `empty` one has no series whatever snapshots say."""
+        bundle.model.to(self._device)
+        calibration = None
+        if torch.device(self._device).type == "cpu":  # it is NumPy's
+            calibration = Calibration(bundle.model.config, bundle.step_us, bundle.fingerprint)
+        store = SeriesStore(
+            bundle,
+            self.storage.snapshots,
+            max_resident=self._max_resident,
+            device=self._device,
+            calibration=calibration,
+            empty=empty,
+        )
+        lane = Lane(bundle, version, store)
+        lane.idle = self.idle
+        if empty:
+            store.on_lost = functools.partial(self._refold, lane)
+        return lane
+
+    def observe(self, requests: Sequence[ObserveWork]) -> list[Observed]:
+        """Judge, journal and apply a micro-batch of requests; rows of one series stay in order.
+
+        What the requests ask for afterwards (`then`) is not done here. A request behind one of its chain that failed
+        or is refused is refused with the same error; one whose series' states cannot be had is refused alone. Raises
+        what `isolation.observe_in_parts` raises.
+        """
+        return [self.looked_up(answer) for answer in self.advance(requests, Turn())]
+
+    def advance(self, requests: Sequence[ObserveWork], turn: Turn) -> list[Observed]:
+        """Do as much of `observe` as a turn may take on; what the answers leave open, `is_whole` and `sought` say.
+
+        Args:
+            requests: the first of them gets on in any case.
+            turn: spent by it.
+        """
+        try:
+            answers = observe_in_parts(requests, functools.partial(self._observe, turn), self._at_hand)
+        except ReturningError:
+            self.idle.on_asked(list(requests[0].series_ids()))  # an only one
+            raise
+        for request, answer in zip(requests, answers, strict=True) if self.idle else ():
+            if isinstance(answer.refused, ReturningError):  # with all that it will need
+                self.idle.on_asked(list(request.series_ids()))
+        return answers
+
+    def looked_up(self, answer: Observed) -> Observed:
+        """Return an answer with what the journal tells of rows that the states do not remember."""
+        if answer.sought is None:
+            return answer
+        settled = answer.settled(*self._journal.find(answer.sought.wanted))
+        refused = [error for row, error in settled.errors.items() if row not in answer.errors]
+        self.done.reject(refused)
+        self.done.duplicate += len(answer.sought.rows) - len(refused)
+        return settled
+
+    def forecast(self, requests: Sequence[ForecastWork]) -> list[Forecasts]:
+        """Forecast a micro-batch of requests together; consumes nothing."""
+        self._begin()
+        answers = self.lanes.forecast(requests)
+        self.done.forecasts += sum(len(one.series_ids) for one in answers)
+        return answers
+
+    def check(self, request: ForecastWork | None) -> None:
+        """Raise UnsupportedError for what this engine cannot do, before anything of a request is applied."""
+        if (error := uncalibrated(self.lanes.active, request)) is not None:
+            raise error
+
+    def describe(self, series_id: str) -> SeriesInfo:
+        """Describe one series; raises SeriesNotFoundError."""
+        lane = self.lanes.of(series_id)
+        info = lane.describe([series_id])
+        if not info:
+            raise lane.unknown([series_id])[0]
+        return info[series_id]
+
+    def page(self, after: str, size: int) -> tuple[list[SeriesInfo], int]:
+        """Return up to `size` series behind `after` by ascending id, and how many there are in all."""
+        names = list(islice(self.lanes.page(after), size))
+        found: dict[str, SeriesInfo] = {}
+        for lane in self.lanes:
+            found |= lane.describe([name for name in names if self.lanes.of(name) is lane])
+        return [found[name] for name in names if name in found], len(self.lanes)
+
+    def delete(self, series_id: str) -> None:
+        """Forget a series, durably; raises SeriesNotFoundError or StorageError."""
+        self._begin()
+        store, is_idle = self.lanes.of(series_id).store, False
+        try:
+            if store.bring([series_id])[0] < 0:
+                is_idle = bool(self.idle.among([series_id]))
+                if not is_idle:
+                    raise self.lanes.of(series_id).unknown([series_id])[0]
+        except StateLostError:  # nothing of it is needed any more
+            pass
+        sequence = self._append(Deletion(series_id))
+        self.lanes.deleted(sequence, series_id)
+        self._recent_deletions.add(series_id)
+        if is_idle:
+            self.idle.deleted(series_id)
+        else:
+            store.forget([series_id])
+        self._keep_up(sequence)
+
+    def recover(self, should_stop: Callable[[], bool] = lambda: False) -> tuple[int, int]:
+        """Rebuild every series from snapshots and the journal behind them; return series and rows replayed.
+
+        Raises StorageError if the journal is corrupted or was not written on this model's time grid, and
+        UnavailableError soon after `should_stop` says so.
+        """
+        lane = self.lanes.active
+        lane.store.on_lost = functools.partial(self._refold, lane)
+        replayed = recover(lane, self.storage, should_stop, self._max_resident)
+        self.done.journal_sequence = lane.store.sequence
+        self.idle.recount()
+        return len(self.lanes), replayed
+
+    def snapshot(self) -> int:
+        """Write every changed state, so that the next start need not replay; return how many."""
+        self._check()
+        written = 0
+        for lane in self.lanes:
+            dirty = lane.store.dirty()
+            lane.store.save(dirty)
+            written += len(dirty)
+        self.lanes.complete(self.storage.snapshots, self._journal.last_sequence())
+        self.storage.snapshots.sync()
+        return written
+
+    def sync(self) -> None:
+        """Make everything acknowledged so far last."""
+        self._journal.sync()
+
+    def settle(self) -> None:
+        """Journal the forecasts that were issued: the states know of them already. Raises StorageError."""
+        if any(lane.scoring is not None and lane.scoring.pending for lane in self.lanes):
+            self._keep_up(self._append())
+
+    def _refold(self, lane: Lane, series_ids: list[str]) -> None:
+        """Make series resident whose snapshots turned out to be corrupted: they then stand where the others do."""
+        self.settle()
+        found = refold(lane, series_ids, self._journal, through=lane.store.sequence)
+        if found.names:  # while everything is replayed nothing is there yet: it creates them anew
+            slots = lane.store.take(found.names, found.state, found.static_digest, found.touched_us)
+            lane.store.save(slots)
+
+    def _begin(self) -> None:
+        self._check()
+        for lane in self.lanes:
+            lane.store.begin_turn()
+
+    def _check(self) -> None:
+        if self.broken is not None:
+            raise InternalError("the engine stopped at an earlier defect; restart the server to recover")
+
+    def _observe(self, turn: Turn, requests: Sequence[ObserveWork]) -> list[Observed]:
+        self._begin()
+        errors = refusals(requests, self._nobodys_attributes)
+        taken = [request for request, error in zip(requests, errors, strict=True) if error is None]
+        answered = iter(self._observe_some(taken, turn) if taken else [])
+        return [
+            next(answered) if error is None else refused(request, error)
+            for request, error in zip(requests, errors, strict=True)
+        ]
+
+    def _at_hand(self, request: ObserveWork) -> bool:
+        """Whether the states of all series of a request are in memory."""
+        given = () if request.attributes is None else request.attributes.series_ids
+        return all(name in self.lanes.of(name).store.resident for name in (*request.columns.series_ids, *given))
+
+    def _observe_some(self, requests: Sequence[ObserveWork], turn: Turn) -> list[Observed]:
+        """Observe as much of some requests as the turn may take on."""
+        began, waited = turn.clock(), self._journal_seconds
+        with turn.attempt():
+            counts = turn.by_rows(requests, self._row_costs)
+            try:
+                batch = self._judge(requests, counts)
+            except (ReturningError, StateLostError):  # to find that out has cost something
+                turn.spend(sum(map(self._cost, requests, counts)), 0)
+                raise
+            if (steps := batch.missing_steps()).sum() > turn.steps - turn.steps_done:
+                counts = turn.by_steps(requests, counts, [steps[rows] for rows in batch.slices])
+                batch = self._judge(requests, counts)
+                steps = batch.missing_steps()
+            answered = iter(self._take(batch))
+        turn.spend(batch.rows, int(steps.sum()))
+        turn.seconds += turn.clock() - began - (self._journal_seconds - waited)
+        return [
+            unbegun() if count == HELD_BACK else ended(next(answered), request, count)
+            for request, count in zip(requests, counts, strict=True)
+        ]
+
+    def _row_costs(self, request: ObserveWork) -> IntArray | None:
+        """Return what the rows that are left of a request cost, in rows: more where a state has to be read back."""
+        if not self.idle and not any(lane.store.has_cold for lane in self.lanes):
+            return None
+        series = request.columns.series[request.start :]
+        away = np.array([name not in self.lanes.of(name).store.resident for name in request.columns.series_ids], bool)
+        costs = np.ones(len(series), dtype=np.int64)
+        first = np.unique(series, return_index=True)[1]
+        costs[first[away[series[first]]]] = _COLD_ROWS
+        return costs
+
+    def _cost(self, request: ObserveWork, count: int) -> int:
+        """Return what the next rows of a request cost, in rows."""
+        if count <= 0:
+            return 0
+        costs = self._row_costs(request)
+        return count if costs is None else int(costs[:count].sum())
+
+    def _judge(self, requests: Sequence[ObserveWork], counts: Sequence[int]) -> MicroBatch:
+        """Judge so many rows of each request."""
+        parts = [one.part(count) for one, count in zip(requests, counts, strict=True) if count != HELD_BACK]
+        latest_us = int(min((time.time() + self._max_ahead_seconds) * 1e6, _FOR_EVER_US))
+        room = max(self._max_series - len(self.lanes), 0)
+        past = self._journal.past_attributes
+        return judged(self.lanes, parts, past, self._recent_deletions, room=room, latest_us=latest_us)
+
+    def _take(self, batch: MicroBatch) -> list[Observed]:
+        """Journal and apply what was judged; return the answer to each of its requests."""
+        records = batch.records()
+        for part in batch.parts:  # what cannot be done must be known before it is journaled
+            part.lane.store.make_room(part.columns.series_ids)
+        answers = batch.answers()
+        if records:
+            began = time.thread_time()
+            try:
+                sequence = self._append(*records)
+            except StorageError as error:
+                raise UnwrittenError(error) from error
+            self._journal_seconds += time.thread_time() - began
+            self._apply_journaled(batch, sequence)
+        self.done.applied += batch.applied
+        self.done.reject(batch.errors())
+        self.done.duplicate += batch.duplicate
+        return answers
+
+    def _append(self, *records: Record) -> int:
+        """Journal records behind the forecasts that were issued before them."""
+        scorings = [lane.scoring for lane in self.lanes if lane.scoring is not None]
+        sequence = self._journal.append(*(one for scoring in scorings for one in scoring.pending), *records)
+        for scoring in scorings:
+            scoring.pending.clear()
+        self.done.journal_sequence = sequence
+        return sequence
+
+    def _keep_up(self, sequence: int) -> None:
+        """Note that the states hold all records up to `sequence`."""
+        for lane in self.lanes:
+            lane.store.sequence = sequence
+
+    def _apply_journaled(self, batch: MicroBatch, sequence: int) -> None:
+        """Apply what the journal holds; a failure here leaves memory behind the journal, so nothing may follow."""
+        try:
+            for part in batch.parts:
+                part.lane.apply(part.columns, (part.verdict, part.slots), part.attributes)
+            self._keep_up(sequence)
+        except Exception as error:
+            self.broken = error
+            raise
+
+    def _nobodys_attributes(self, request: ObserveWork) -> InvalidArgumentError | None:
+        """Return what is wrong with static covariates of a series that does not exist and is not being observed."""
+        if request.attributes is None or request.start:
+            return None
+        observed = {request.columns.series_ids[i] for i in np.unique(request.columns.series).tolist()}
+        for k, name in enumerate(request.attributes.series_ids):
+            if name not in observed and self.lanes.of(name).store.bring([name])[0] < 0:
+                self.idle.want([name])
+                message = f"attributes[{k}]: no series {name!r}, and no observation of it in the request"
+                return InvalidArgumentError(message, [FieldViolation(f"attributes[{k}].series_id", message)])
+        return None

@@ -1,0 +1,353 @@
+"""The states of one model version: judges observations against them, advances them, and replays records.
+
+A server has one lane of each model that it serves, and two while a model is being replaced. Knows nothing of journals,
+gRPC or asyncio.
+
+Shapes: R rows, N series.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from forecaster.errors import (
+    BrokenStateError,
+    ForecasterError,
+    SeriesNotFoundError,
+    StateLostError,
+    StorageError,
+)
+from forecaster.model.bundle import Bundle
+from forecaster.model.state import State
+from forecaster.model.stepping.ragged import Runs, advance
+from forecaster.model.stepping.stepping import Stepper
+from forecaster.serving.lanes.attributes import STATIC, AttributeCoder, digest, merged
+from forecaster.serving.lanes.lane_rows import behind, behind_issued, rows_behind, runs_of, since_last_start
+from forecaster.serving.lanes.scoring import Scoring
+from forecaster.serving.states.idle_series import IdleRegister
+from forecaster.serving.states.store import SeriesStore
+from forecaster.serving.storage.issued import Issued
+from forecaster.serving.storage.records import Attributes, Columns, IntArray
+from forecaster.serving.storage.replay import Part
+from forecaster.serving.telemetry import LOGGER
+from forecaster.serving.work.admission import Known, Verdict, admit, join
+from forecaster.serving.work.sought import Sought
+from forecaster.serving.work.work import LiveScores, SeriesInfo
+
+Past = Callable[[Sequence[str]], Sequence[Attributes]]
+_FEW_STEPS = 8  # of a run: steps in place cost less than a scan, which takes states out and puts them back
+_SCANNED_AT_ONCE = 4096  # series: their states are held three times meanwhile
+_MOST_NAMED = 10  # series, in a line of the log
+_NO_ROWS = Columns((), np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0))
+
+
+class Lane:
+    """One model version with its series.
+
+    Args:
+        bundle: the model.
+        version: of the registered model.
+        store: its series.
+    """
+
+    def __init__(self, bundle: Bundle, version: str, store: SeriesStore) -> None:
+        self.bundle, self.version, self.store = bundle, version, store
+        self.model = bundle.model
+        self.stepper = Stepper(bundle.model)
+        self.covariates, self.static = bundle.model.covariates.dynamic, AttributeCoder(bundle)
+        self.idle: IdleRegister | None = None  # of series that come back when they are observed
+        self.scoring = None if store.calibration is None else Scoring(store.calibration, store)
+        self.steps = 0  # that were computed, missing ones too
+
+    def warm_up(self) -> None:
+        """Run the compiled kernels once on states of their own: the first call in a process compiles or loads them."""
+        self.stepper.warm_up()
+        if self.scoring is not None:
+            self.scoring.warm_up()
+
+    def judge(self, columns: Columns, *, room: int, latest_us: int = 2**63 - 1) -> tuple[Verdict, IntArray]:
+        """Judge rows against the series' clocks and memories; return the slots of the series too, -1 for new ones.
+
+        Changes nothing. What is older than the states remember is left to who can look it up, see `Verdict.sought`.
+        Raises what `SeriesStore.bring` and `IdleRegister.want` raise.
+
+        Args:
+            columns: the rows.
+            room: how many new series fit.
+            latest_us: a later time is a mistake.
+        """
+        store, step_us = self.store, self.bundle.step_us
+        slots = store.bring(columns.series_ids)
+        exists = slots >= 0
+        if self.idle and not exists.all():
+            self.idle.want([columns.series_ids[i] for i in np.flatnonzero(~exists).tolist()])
+        clocks = (
+            np.where(exists, store.mirrors.clock_us[slots], 0)
+            if len(store.mirrors.clock_us)
+            else np.zeros(len(slots), np.int64)
+        )
+
+        def held(series: IntArray, time_us: IntArray) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+            found, values = store.held(slots[series], (clocks[series] - time_us) // step_us)
+            if not found.all():  # before any row is judged one by one
+                raise _ForgottenError
+            return found, values
+
+        known = Known(clocks, exists, held, room, latest_us)
+        judge = functools.partial(admit, known=known, step_us=step_us, max_gap_steps=self.bundle.max_gap_steps)
+        try:
+            return judge(columns), slots
+        except _ForgottenError:
+            back_us = clocks[columns.series] - columns.time_us
+            old = np.flatnonzero(exists[columns.series] & (back_us >= 0) & (back_us % step_us == 0))
+            sought = old[~store.held(slots[columns.series[old]], back_us[old] // step_us)[0]]
+            others = np.setdiff1d(np.arange(len(columns)), sought, assume_unique=True)
+            return judge(columns.rows(others)).among(others, sought, len(columns)), slots
+
+    def unknown(self, series_ids: Sequence[str]) -> list[SeriesNotFoundError]:
+        """Return what is said of series that have no state: of idle ones, how they get one again."""
+        idle = {one.series_id: one for one in self.idle.among(series_ids)} if self.idle else {}
+
+        def why(name: str) -> str:
+            return idle[name].explained() if name in idle else f"no series {name!r}: observe it first"
+
+        return [SeriesNotFoundError(why(name), [name]) for name in series_ids]
+
+    def sought(self, columns: Columns, verdict: Verdict) -> Sought | None:
+        """Return what a verdict says has to be looked up, None if nothing has; before anything is applied."""
+        if not len(verdict.sought):
+            return None
+        wanted = columns.rows(verdict.sought)
+        wanted = dataclasses.replace(wanted, covariate_names=(), covariates=None)
+        slots = self.store.bring(columns.series_ids)
+        expected_us = self.store.mirrors.clock_us[slots[wanted.series]] + self.bundle.step_us
+        return Sought(verdict.sought, wanted, expected_us)
+
+    def new_attributes(
+        self, attributes: Attributes, columns: Columns, verdict: Verdict, past: Past
+    ) -> Attributes | None:
+        """Return the static covariates that change something: those of series that exist or are about to.
+
+        With rows of which none is applied, a series does not get back what it had before: it is a late repetition.
+
+        Args:
+            attributes: given before all of the rows.
+            columns: all rows that were given with them, in one request for each series.
+            verdict: on the rows.
+            past: looks up what series ever had.
+        """
+        if not self.static and not any(attributes.numbers) and not any(attributes.categories):
+            return None  # a version that knows none keeps them for others
+        with_rows = {columns.series_ids[i] for i in np.unique(columns.series).tolist()}
+        begun = {columns.series_ids[i] for i in np.unique(columns.series[verdict.accepted]).tolist()}
+        slots = self.store.bring(attributes.series_ids)
+        new: dict[int, int] = {}
+        for k, (name, slot) in enumerate(zip(attributes.series_ids, slots.tolist(), strict=True)):
+            given = digest(attributes.numbers[k], attributes.categories[k])
+            if self.store.mirrors.static_digest[slot] != given if slot >= 0 else name in begun:
+                new[k] = given
+        doubtful = {name: k for k in new if (name := attributes.series_ids[k]) in with_rows - begun}
+        for one in past(list(doubtful)) if doubtful else ():
+            k = doubtful[one.series_ids[0]]
+            if new.get(k) == digest(one.numbers[0], one.categories[0]):
+                del new[k]
+        return attributes.of(new) if new else None
+
+    def apply(
+        self,
+        columns: Columns,
+        judged: tuple[Verdict, IntArray],
+        attributes: Attributes | None = None,
+        issued: Issued | None = None,
+    ) -> None:
+        """Set static covariates, then step the states by the accepted rows; `issued` is what was on the way.
+
+        Args:
+            columns: the rows.
+            judged: what `judge` said of them, in the same turn.
+            attributes: static covariates that hold from before the rows on.
+            issued: of this model version, in order.
+        """
+        verdict, slots = judged
+        columns = columns.with_covariates(self.covariates)
+        if verdict.one_step_each and issued is None:
+            if attributes is not None:
+                self.set_attributes(attributes)
+            self._one_step(slots[columns.series], columns)
+            return
+        rows, steps = since_last_start(columns, verdict)
+        by_row = columns.series[rows]  # ascending
+        first = np.flatnonzero(np.diff(by_row, prepend=-1))
+        series = by_row[first]
+        if (slots[series] < 0).any():
+            unknown = series[slots[series] < 0]
+            slots[unknown] = self.store.create([columns.series_ids[i] for i in unknown.tolist()])
+        if attributes is not None:
+            self.set_attributes(attributes)
+        slots = slots[series]
+        scoring = self.scoring
+        if len(rows) == len(series) and issued is None and (steps == 1).all():  # as a rule
+            self._one_step(slots, columns.rows(rows))
+            return
+        runs = runs_of(columns, rows, steps, first, self.bundle.step_us)
+        fresh = steps[first] == 0
+        if fresh.any():
+            self.store.clear(slots[fresh], keep=STATIC)  # what never changes outlasts a long gap
+        position = np.where(fresh, 0, self.store.mirrors.position[slots])
+        if scoring is not None and issued is not None:
+            scoring.replay(slots, position, runs, issued, self.store.resident)
+        elif scoring is not None:
+            scoring.scan(slots, position, runs)
+        if len(rows):
+            self._advance(slots, columns, rows, steps, first, runs)
+            self.steps += int(runs.lengths.sum())
+
+    def set_attributes(self, attributes: Attributes) -> None:
+        """Set the static covariates of those series that exist."""
+        slots = self.store.bring(attributes.series_ids)
+        there = np.flatnonzero(slots >= 0)
+        attributes = attributes.of(there.tolist())
+        digests = [digest(*one) for one in zip(attributes.numbers, attributes.categories, strict=True)]
+        if len(there):
+            self.store.set_static(slots[there], self.static.encode(attributes), digests)
+
+    def restart(self, slots: IntArray) -> dict[str, ForecasterError]:
+        """Let series whose states cannot be forecast from start afresh; return what is told of each.
+
+        No record says so: a crash before their next snapshot finds them broken again, and the next forecast starts them
+        afresh again.
+        """
+        names, version = self.store.names(slots), self.version or self.bundle.fingerprint[:12]
+        self.store.restart(slots, keep=STATIC)
+        LOGGER.warning(
+            "%d series start afresh, their states under version %s are not finite: %s",
+            len(names),
+            version,
+            ", ".join(map(repr, names[:_MOST_NAMED])),
+        )
+        needed = self.model.config.min_history or 1
+        return {
+            name: BrokenStateError(
+                f"version {version} makes no finite forecast of series {name!r}: it starts afresh, and can be"
+                f" forecast again after {needed} values"
+            )
+            for name in names
+        }
+
+    def describe(self, series_ids: Sequence[str]) -> dict[str, SeriesInfo]:
+        """Return what is known of those of the series that there are; cold ones stay cold if they are whole."""
+        store = self.store
+        found: dict[str, SeriesInfo] = {}
+        for name in series_ids:
+            if (slot := store.resident.get(name, -1)) >= 0:
+                mirrors = (
+                    store.mirrors.clock_us,
+                    store.mirrors.position,
+                    store.mirrors.observed_count,
+                    store.mirrors.touched_us,
+                )
+                known = tuple(int(mirror[slot]) for mirror in mirrors)
+                found[name] = self._info(name, known, store.slab.tensors, slot)
+        cold = [name for name in series_ids if name not in found]
+        for name, packed in (store.cold.peek(cold) if cold else {}).items():
+            state = packed.state
+            numbers = (state["time_us"], state["position"], state["observed_count"], packed.touched_us)
+            found[name] = self._info(name, tuple(int(one[0]) for one in numbers), state, 0)
+        if lost := store.cold.lost([name for name in cold if name not in found]):
+            store.begin_turn()
+            try:
+                store.bring(lost)
+            except StateLostError as error:
+                known_lost = [name for name in lost if name in error.series_ids]
+                found |= {name: SeriesInfo.lost(name, self.version, str(error)) for name in known_lost}
+            found |= self.describe([name for name in lost if name in store.resident])
+        return found
+
+    def _info(self, series_id: str, known: tuple[int, ...], tensors: State, slot: int) -> SeriesInfo:
+        clock_us, length, observed, touched_us = known
+        live = self._live(tensors, slot)
+        return SeriesInfo(series_id, clock_us, length, observed, time.time() - touched_us / 1e6, self.version, live)
+
+    def _live(self, tensors: State, slot: int) -> tuple[LiveScores, ...]:
+        return () if self.scoring is None else self.scoring.live(tensors, slot)
+
+    def replay(self, part: Part, stands: Callable[[IntArray], IntArray] | None = None) -> int:
+        """Apply records that were acknowledged before and that the states do not hold yet; return how many rows.
+
+        Args:
+            part: the records.
+            stands: by slot, the record up to which a state holds everything; left out, what the store says.
+
+        Raises StorageError if they do not fit.
+        """
+        self.store.begin_turn()
+        names = list(part.series_ids)
+        slots = self.store.bring(names)
+        reached = np.where(slots >= 0, (stands or self.store.stands)(slots), 0) if (slots >= 0).any() else slots * 0
+        stand = dict(zip(names, reached.tolist(), strict=True))
+        attributes = merged(behind(one, s, stand) for s, one in part.attributes) if part.attributes else None
+        kept = [rows_behind(one, s, stand) for s, one in part.columns]
+        columns, _ = join([one.with_covariates(self.covariates) for one in kept if len(one)] or [_NO_ROWS])
+        judged = self.judge(columns, room=len(columns.series_ids))  # its room was acknowledged
+        verdict = judged[0]
+        if len(verdict.accepted) != len(columns):
+            refused = next(iter(verdict.errors.values()), "a row stands twice")
+            what = f"the journal does not fit this model or was changed: {refused}"
+            raise StorageError(what).told_as(what).for_good()
+        given = [behind_issued(one, s, stand) for s, one in part.issued]
+        self.apply(columns, judged, attributes, None if self.scoring is None else self.scoring.own(given))
+        if part.more:  # others do not stand there yet: what leaves for them must not be taken for older than it is
+            self.store.save(self.store.bring(names), sequence=part.sequence)
+        else:
+            self.store.sequence = max(self.store.sequence, part.sequence)
+        return len(columns)
+
+    def _advance(
+        self, slots: IntArray, columns: Columns, rows: IntArray, steps: IntArray, first: IntArray, runs: Runs
+    ) -> None:
+        """Advance N different series by their runs: those of a few steps one by one, the others by a scan.
+
+        Compiled kernels do all of it where the states lie, which costs a third of the scan's time.
+        """
+        counts = np.diff(np.append(first, len(rows)))
+        if self.stepper.steps_packed:
+            self.stepper.run(self.store.slab.tensors, slots, runs)
+            last = rows[first + counts - 1]
+            seen = np.add.reduceat(np.isfinite(columns.values[rows]), first, dtype=np.int64)
+            self.store.advanced(slots, columns.time_us[last], runs.lengths.numpy(), seen)
+            return
+        # A series that starts afresh with its first row has been cleared: it is one step from there.
+        few = np.logical_and.reduceat(steps <= 1, first) & (counts <= _FEW_STEPS)
+        for k in range(counts[few].max(initial=0)):
+            some = np.flatnonzero(few & (counts > k))
+            self._step(slots[some], columns.rows(rows[first[some] + k]))
+        many = np.flatnonzero(~few)
+        for start in range(0, len(many), _SCANNED_AT_ONCE):
+            some = many[start : start + _SCANNED_AT_ONCE]
+            with torch.inference_mode():
+                state = advance(self.model, self.store.gather(slots[some]), runs.of(torch.from_numpy(some)))
+                self.store.scatter(slots[some], state)
+            self.store.changed(slots[some])
+
+    def _one_step(self, slots: IntArray, columns: Columns) -> None:
+        """Score what N different series wait for and advance each by its row."""
+        self.steps += len(slots)
+        if self.scoring is not None:
+            self.scoring.step(slots, columns.values)
+        self._step(slots, columns)
+
+    def _step(self, slots: IntArray, columns: Columns) -> None:
+        """Advance each of N different series by its row, one step, in place."""
+        time_us, values = columns.time_us, columns.values
+        self.stepper.advance(self.store.slab.tensors, slots, time_us, values, columns.covariates)
+        one = np.ones(len(slots), dtype=np.int64)
+        self.store.advanced(slots, time_us, one, np.isfinite(values).astype(np.int64))
+
+
+class _ForgottenError(Exception):
+    """Rows are older than what the states remember."""

@@ -1,0 +1,30 @@
+"""States that are made again from the journal because their snapshots turned out to be corrupted, or said to be lost.
+
+Knows lanes and journals; knows nothing of the engine.
+"""
+
+from collections.abc import Sequence
+
+from forecaster.errors import DamagedHistoryError, StateLostError
+from forecaster.serving.lanes.lane import Lane
+from forecaster.serving.rebuilding.rebuild import refolded
+from forecaster.serving.rebuilding.rebuilt import Rebuilt
+from forecaster.serving.storage.contract import Journal
+
+_NAMED = 10  # series in an error
+
+
+def refold(lane: Lane, series_ids: Sequence[str], journal: Journal, *, through: int) -> Rebuilt:
+    """Return the states of some series as of a record; raises StateLostError where a part of them is gone."""
+    names = ", ".join(map(repr, series_ids[:_NAMED]))
+    lost = f"the states of {len(series_ids)} series ({names}) are damaged and cannot be folded again:"
+    if dropped := journal.dropped():
+        gone = f"records up to {dropped} were not kept (serving.history=false); restore the state from a copy"
+        raise StateLostError(f"{lost} {gone}, or delete them to begin anew", series_ids)
+    repair = "the history is damaged; restore it from a copy, or delete them to begin anew"  # the log has which file
+    if journal.damage():  # files that have not changed are not read for it again
+        raise StateLostError(f"{lost} {repair}", series_ids)
+    try:
+        return refolded(lane.bundle, series_ids, journal, lane.store.calibration, through=through)
+    except DamagedHistoryError as error:
+        raise StateLostError(f"{lost} {repair}", series_ids) from error

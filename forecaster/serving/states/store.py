@@ -1,0 +1,384 @@
+"""Which series there are, where the state of each lies, and what admission must know of those at hand.
+
+A series is resident (its state in the slab, host-side clocks beside it) or cold (a snapshot in storage). `bring` makes
+cold ones resident, many in one query; past a limit the least recently used leave, after a snapshot if they have
+changed. The store does not compute.
+
+Shapes: N series.
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import repeat
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from forecaster.errors import LimitReachedError
+from forecaster.model.bundle import Bundle
+from forecaster.model.state import State, StateSpec
+from forecaster.serving.calibration.calibration import Calibration
+from forecaster.serving.states.buckets import Grouped
+from forecaster.serving.states.cold import ColdStates, merged
+from forecaster.serving.states.mirrors import Mirrors, Standing
+from forecaster.serving.states.packing import Packed, Packing
+from forecaster.serving.states.slab import Slab
+from forecaster.serving.storage.contract import Snapshots
+from forecaster.serving.storage.records import IntArray, Snapshot
+from forecaster.serving.telemetry import LOGGER
+
+_SNAPSHOTS_AT_ONCE = 1024
+_LEAVING_SHARE = 128  # one part in so many leaves at a time, so that choosing whom is seldom
+
+
+class SeriesStore:
+    """The series of one model version.
+
+    Args:
+        bundle: the model whose states these are.
+        snapshots: where cold series lie.
+        max_resident: of the slab.
+        device: of the slab.
+        calibration: whose tensors stand beside the model's; None for none.
+        empty: whether the snapshots that there are do not count: their series are yet to be moved here.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        snapshots: Snapshots,
+        *,
+        max_resident: int = 2**62,
+        device: torch.device | str = "cpu",
+        calibration: Calibration | None = None,
+        empty: bool = False,
+    ) -> None:
+        self._model_names = [one.name for one in bundle.model.state_spec]
+        self.calibration = calibration
+        spec = StateSpec([*bundle.model.state_spec, *(calibration.spec if calibration else ())])
+        self.cold = ColdStates(snapshots, bundle.fingerprint, Packing(spec))
+        self._max_resident = max_resident
+        self._memory = {one.name: one.shape for one in bundle.model.state_spec}["ring"][0]
+        self.slab = Slab(spec, device, max_slots=max_resident)
+        self._slots: dict[str, int] = {}
+        self._cold = 0 if empty else self.cold.count()
+        self._sorted_unsaved: list[str] | None = None
+        self.sequence = 0  # of the last record that the states hold
+        self._lost: set[str] = set()  # series whose snapshots are corrupted
+        self.begun: Grouped | None = None  # series that were created since an inventory, while a lane is being replaced
+        self.on_lost: Callable[[list[str]], None] = _leave  # who makes them resident all the same
+        self._turn = 0
+        self.mirrors = Mirrors()
+
+    def __len__(self) -> int:
+        return len(self._slots) + self._cold
+
+    @property
+    def max_resident(self) -> int:
+        """The most series that may be resident."""
+        return self._max_resident
+
+    @property
+    def resident(self) -> dict[str, int]:
+        """The resident series and their slots; to be read only."""
+        return self._slots
+
+    @property
+    def has_cold(self) -> bool:
+        """Whether there are series that have to be read back before they can be observed."""
+        return self._cold > 0
+
+    def retire(self) -> None:
+        """Let go of whoever made lost series resident, who holds this store: its memory is then freed at once."""
+        self.on_lost = _leave
+
+    def begin_turn(self) -> None:
+        """Begin a turn: series that are brought or created in it stay until the next one."""
+        self._turn += 1
+
+    def bring(self, series_ids: Sequence[str]) -> IntArray:
+        """Make series resident and return their slots, int64 [N], -1 where there is no such series.
+
+        Raises StorageError if a snapshot cannot be read or one that has to leave cannot be written, and
+        LimitReachedError if more series than may be resident are wanted in one turn.
+        """
+        slots = self._look_up(series_ids)
+        self.mirrors.touched[slots[slots >= 0]] = self._turn  # they must not leave for the others
+        if (self._cold or self._lost) and (missing := np.flatnonzero(slots < 0)).size:
+            wanted = [series_ids[i] for i in missing.tolist()]
+            if found := self.cold.fetch(wanted):
+                self.adopt([one for one in found if one.series_id not in self._lost])
+                if lost := self._lost.intersection(wanted):
+                    self.on_lost(sorted(lost))
+                slots = self._look_up(series_ids)
+        return slots
+
+    def make_room(self, series_ids: Sequence[str]) -> None:
+        """Let others leave so that those of the series that are not resident fit; raises what `bring` raises."""
+        if len(self._slots) + len(series_ids) > self._max_resident:
+            self._make_room(sum(one not in self._slots for one in series_ids))
+
+    def adopt(self, snapshots: Sequence[Snapshot]) -> list[str]:
+        """Make cold series resident from their snapshots; return those whose snapshot is corrupted, which stay out."""
+        whole = [one for one in snapshots if self.cold.can_unpack(one)]
+        if whole:
+            packed = self.cold.unpack(whole)
+            slots = self._place([one.series_id for one in whole])
+            self._cold -= len(whole)
+            self.mirrors.saved[slots] = [one.sequence for one in whole]
+            self.mirrors.dirty[slots] = False
+            self.scatter(slots, packed.state)
+            self.refresh_targets(slots)
+            self.mirrors.take(slots, packed.static_digest, packed.touched_us)
+        broken = [one.series_id for one in snapshots if one not in whole] if len(whole) < len(snapshots) else []
+        for series_id in broken:
+            LOGGER.warning(
+                "the snapshot of series %r is corrupted: it is folded again if all of it is there",
+                series_id,
+            )
+        self._lost.update(broken)
+        self._cold -= len(broken)
+        return broken
+
+    def create(self, series_ids: Sequence[str]) -> IntArray:
+        """Add fresh series and return their slots, int64 [N]; none of them may exist. Raises what `bring` raises."""
+        slots = self._place(series_ids)
+        rows = torch.from_numpy(slots).to(self.slab.device)
+        for tensor in self.slab.tensors.values():
+            tensor[rows] = 0
+        self.mirrors.begin(slots)
+        if self.begun is not None:
+            self.begun.add(series_ids)
+        self._sorted_unsaved = None
+        self._lost.difference_update(series_ids)
+        return slots
+
+    def take(self, series_ids: Sequence[str], state: State, static_digest: IntArray, touched_us: IntArray) -> IntArray:
+        """Add series with their states and return their slots, int64 [N]; none of them may exist."""
+        slots = self._place(series_ids)
+        self.scatter(slots, state)
+        self.refresh_targets(slots)
+        self.mirrors.take(slots, static_digest, touched_us)
+        self.mirrors.saved[slots], self.mirrors.dirty[slots] = 0, True
+        self._sorted_unsaved = None
+        self._lost.difference_update(series_ids)
+        return slots
+
+    def standing(self, series_ids: Sequence[str]) -> Standing:
+        """Return where series stand; cold ones stay cold."""
+        found = self.mirrors.standing(self._look_up(series_ids))
+        absent = {series_ids[i]: i for i in np.flatnonzero(~found.exists).tolist()}
+        cold, packed = self.cold.peek_all(list(absent)) if absent and self._cold else ([], None)
+        if packed is not None:
+            at = [absent[name] for name in cold]
+            for part, tensor in zip(found, ("time_us", "position", "observed_count"), strict=False):
+                part[at] = packed.state[tensor].numpy()
+            found.touched_us[at], found.exists[at] = packed.touched_us, True
+        return found
+
+    def end_idle(self, series_ids: Sequence[str], sequence: int, packed: Packed) -> None:
+        """Add series that were idle by their snapshots as of a record, all or none. Raises StorageError."""
+        self.cold.end_idle(series_ids, sequence, packed)
+        self._cold += len(series_ids)
+
+    def lose(self, series_ids: Sequence[str]) -> None:
+        """Take over series whose states could not be made, durably: who asks for them is told, after a start too."""
+        self.cold.mark_lost(series_ids, self.sequence)
+        self._lost.update(series_ids)
+
+    def count_on(self, slots: IntArray, position: IntArray, observed_count: IntArray) -> None:
+        """Set how many steps series have seen, and how many of them had a value, int64 [N] each."""
+        counts = {"position": torch.from_numpy(position), "observed_count": torch.from_numpy(observed_count)}
+        self.slab.scatter(torch.from_numpy(slots).to(self.slab.device), counts)
+        self.mirrors.position[slots], self.mirrors.observed_count[slots] = position, observed_count
+
+    def forget(self, series_ids: Iterable[str]) -> None:
+        """Drop series without a snapshot, resident or cold; all of them exist."""
+        names = list(series_ids)
+        slots = np.array([self._slots.pop(one) for one in names if one in self._slots], dtype=np.int64)
+        self._free(slots)
+        self._cold -= len(names) - len(slots) - len(self._lost.intersection(names))
+        self._lost.difference_update(names)
+        if self.begun is not None:
+            self.begun.discard(names)
+
+    def gather(self, slots: IntArray) -> State:
+        """Return a copy of the model's states in `slots`."""
+        rows = torch.from_numpy(slots).to(self.slab.device)
+        return {name: self.slab.tensors[name].index_select(0, rows) for name in self._model_names}
+
+    def gather_whole(self, slots: IntArray) -> State:
+        """Return a copy of the states in `slots`, the calibration's tensors among them."""
+        return self.slab.gather(torch.from_numpy(slots).to(self.slab.device))
+
+    def clear(self, slots: IntArray, keep: Collection[str]) -> None:
+        """Let series start afresh, but for some tensors."""
+        rows = torch.from_numpy(slots).to(self.slab.device)
+        for name, tensor in self.slab.tensors.items():
+            if name not in keep:
+                tensor[rows] = 0
+        self.mirrors.clear(slots)
+
+    def stand_at(self, slots: IntArray, clock_us: IntArray) -> None:
+        """Set the time of the last step of series that have seen none, int64 [N]."""
+        self.slab.scatter(torch.from_numpy(slots).to(self.slab.device), {"time_us": torch.from_numpy(clock_us)})
+        self.mirrors.clock_us[slots] = clock_us
+
+    def restart(self, slots: IntArray, keep: Collection[str]) -> None:
+        """Let series start afresh behind their last step, but for some tensors: they stand where they stood."""
+        clocks = self.mirrors.clock_us[slots]
+        self.clear(slots, {*keep, "time_us"})
+        self.mirrors.clock_us[slots], self.mirrors.dirty[slots] = clocks, True
+
+    def broken(self, slots: IntArray) -> IntArray:
+        """Return those of the slots whose states hold numbers that are not finite."""
+        if not len(slots):
+            return slots
+        state = self.gather_whole(slots)
+        sound = np.ones(len(slots), dtype=bool)
+        for tensor in state.values():
+            if tensor.is_floating_point():
+                sound &= torch.isfinite(tensor).reshape(len(slots), -1).all(dim=1).cpu().numpy()
+        return slots[~sound]
+
+    def refresh_targets(self, slots: IntArray) -> None:
+        """Take over which step the forecasts of some series wait for next."""
+        if self.calibration is not None:
+            self.mirrors.next_target[slots] = self.calibration.next_target(self.slab.tensors, slots)
+
+    def touch_calibration(self, slots: IntArray) -> None:
+        """Note that the calibration of some series is newer than their snapshots."""
+        self.mirrors.dirty[slots] = True
+
+    def names(self, slots: IntArray) -> list[str]:
+        """Return the series in `slots`, all in use."""
+        return self.mirrors.ids[slots].tolist()  # type: ignore[no-any-return]
+
+    def used_slots(self, first: int, behind: int) -> IntArray:
+        """Return the slots that are in use, from `first` on and before `behind`."""
+        return first + np.flatnonzero(self.mirrors.used[first:behind])
+
+    def scatter(self, slots: IntArray, state: State) -> None:
+        """Put states into `slots`, all different, and the mirrors with them."""
+        self.slab.scatter(torch.from_numpy(slots).to(self.slab.device), state)
+        self.mirrors.stand(slots, *(state[name].cpu().numpy() for name in ("time_us", "position", "observed_count")))
+
+    def advanced(self, slots: IntArray, clock_us: IntArray, steps: IntArray, observed: IntArray) -> None:
+        """Note that the states in `slots` were advanced in place: their clocks, and the steps and values seen since."""
+        self.mirrors.clock_us[slots] = clock_us
+        self.mirrors.position[slots] += steps
+        self.mirrors.observed_count[slots] += observed
+        self.changed(slots)
+
+    def changed(self, slots: IntArray) -> None:
+        """Note that the states in `slots` are newer than their snapshots."""
+        self.mirrors.dirty[slots] = True
+        self.mirrors.touched_us[slots] = time.time_ns() // 1000
+
+    def set_static(self, slots: IntArray, static: State, digests: Sequence[int]) -> None:
+        """Put the tensors of static covariates into `slots`, all different; nothing else of the states changes."""
+        self.slab.scatter(torch.from_numpy(slots).to(self.slab.device), static)
+        self.mirrors.static_digest[slots] = digests
+        self.mirrors.dirty[slots] = True
+
+    def stands(self, slots: IntArray) -> IntArray:
+        """Return the record of which each slot's snapshot is, 0 without one, int64 [N]."""
+        return self.mirrors.saved[slots]
+
+    def dirty(self) -> IntArray:
+        """Return the slots whose snapshots are older than their states."""
+        return np.flatnonzero(self.mirrors.dirty)
+
+    def count_dirty(self) -> int:
+        """Return how many snapshots are older than their states; any thread may ask."""
+        return int(np.count_nonzero(self.mirrors.dirty))
+
+    def count_lost(self) -> int:
+        """Return how many series were met whose states cannot be had; any thread may ask."""
+        return len(self._lost)
+
+    def save(self, slots: IntArray, *, sequence: int | None = None) -> None:
+        """Write snapshots of `slots` as of a record, the last one if none is named.
+
+        Those that are not in use or have not changed are left out.
+        """
+        sequence = self.sequence if sequence is None else sequence
+        slots = slots[self.mirrors.dirty[slots]]
+        for start in range(0, len(slots), _SNAPSHOTS_AT_ONCE):
+            part = slots[start : start + _SNAPSHOTS_AT_ONCE]
+            packed = Packed(self.gather_whole(part), self.mirrors.static_digest[part], self.mirrors.touched_us[part])
+            self.cold.save(self.names(part), sequence, packed)
+            self.mirrors.dirty[part] = False
+            if (self.mirrors.saved[part] == 0).any():
+                self._sorted_unsaved = None
+            self.mirrors.saved[part] = max(sequence, 1)
+
+    def page(self, after: str) -> Iterator[str]:
+        """Yield the series ids behind `after`, ascending by code points."""
+        if self._sorted_unsaved is None:
+            slots = np.flatnonzero(self.mirrors.used & (self.mirrors.saved == 0))
+            self._sorted_unsaved = sorted(self.mirrors.ids[slots].tolist())
+        unsaved = (one for one in self._sorted_unsaved if one > after)
+        return merged(unsaved, self.cold.page(after))
+
+    def held(self, slots: IntArray, steps_back: IntArray) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+        """Look up remembered values.
+
+        Args:
+            slots: int64 [N].
+            steps_back: before each slot's clock, 0 or more, int64 [N].
+
+        Returns:
+            Whether the memory reaches that far, bool [N], and the value, NaN where missing, float64 [N].
+        """
+        position = self.mirrors.position[slots]
+        reached = steps_back < np.minimum(self._memory, position)
+        index = torch.from_numpy((position - 1 - steps_back) % self._memory).to(self.slab.device)
+        rows = torch.from_numpy(slots).to(self.slab.device)
+        values = torch.where(self.slab.peek("ring_observed", rows, index), self.slab.peek("ring", rows, index), np.nan)
+        return reached, values.cpu().numpy()
+
+    def inventory(self) -> tuple[dict[str, int], IntArray, IntArray]:
+        """Return copies of the resident series' slots, clocks and positions; `begun` is filled from then on."""
+        self.begun = Grouped()
+        return dict(self._slots), self.mirrors.clock_us.copy(), self.mirrors.position.copy()
+
+    def _look_up(self, series_ids: Sequence[str]) -> IntArray:
+        return np.fromiter(map(self._slots.get, series_ids, repeat(-1)), np.int64, len(series_ids))
+
+    def _place(self, series_ids: Sequence[str]) -> IntArray:
+        """Return slots for series that become resident, whose states are yet to be filled in."""
+        self._make_room(len(series_ids))
+        slots = self.slab.reserve(len(series_ids))
+        self.mirrors.fit(self.slab.capacity)
+        self._slots.update(zip(series_ids, slots.tolist(), strict=True))
+        self.mirrors.ids[slots] = np.array(series_ids, dtype=object)
+        self.mirrors.used[slots], self.mirrors.touched[slots] = True, self._turn
+        return slots
+
+    def _make_room(self, needed: int) -> None:
+        over = len(self._slots) + needed - self._max_resident
+        if over <= 0:
+            return
+        leaving = self.mirrors.least_recent(self._turn, max(over, self._max_resident // _LEAVING_SHARE))
+        if len(leaving) < over:
+            raise LimitReachedError(
+                f"more series at once than may be resident, {self._max_resident}: ask for fewer at once",
+                retry_after_seconds=0.1,
+            )
+        self.save(leaving)
+        for name in self.mirrors.ids[leaving].tolist():
+            del self._slots[name]
+        self._free(leaving)
+        self._cold += len(leaving)
+
+    def _free(self, slots: IntArray) -> None:
+        self.mirrors.used[slots] = self.mirrors.dirty[slots] = False
+        self.mirrors.ids[slots] = None
+        self.slab.release(slots)
+        self._sorted_unsaved = None
+
+
+def _leave(series_ids: list[str]) -> None:
+    """Do nothing: while the journal is replayed, it creates them anew."""

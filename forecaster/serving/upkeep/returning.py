@@ -1,0 +1,199 @@
+"""Brings idle series back: folds their states again from the journal and the history, beside the requests.
+
+Whoever wants one is told to come again shortly. A thread with a storage of its own folds all that have gathered in one
+look through the history, as a replacement of versions does; the engine's thread takes the states over, a few series
+between two turns. Knows nothing of requests.
+"""
+
+import asyncio
+import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+
+from forecaster.errors import DamagedHistoryError, ForecasterError, UnavailableError
+from forecaster.serving.engine.batcher import Batcher
+from forecaster.serving.engine.courtesy import Courtesy
+from forecaster.serving.engine.engine import Engine
+from forecaster.serving.lanes.lane import Lane
+from forecaster.serving.rebuilding.census import EARLIEST_US, Census
+from forecaster.serving.rebuilding.rebuild import Staging
+from forecaster.serving.rebuilding.rebuilt import Rebuilt
+from forecaster.serving.states.buckets import bucket, marked
+from forecaster.serving.states.idle_series import IdleSeries
+from forecaster.serving.states.packing import Packed
+from forecaster.serving.storage.contract import Journal, Storage
+from forecaster.serving.telemetry import LOGGER, log_internal_error
+
+_AT_ONCE, _SOUGHT_AT_ONCE, _TAKEN_AT_ONCE = 4096, 512, 64
+_MOST_WANTED = 262_144
+_AGAIN_SECONDS = 0.25  # while a version is being replaced
+
+
+class Returning:
+    """Of one engine.
+
+    Args:
+        engine: called through the batcher only.
+        batcher: the engine's.
+        storage: for the thread of the pool.
+        pool: one thread.
+        replay_steps: of a series at least, as where a version is replaced.
+    """
+
+    def __init__(
+        self, engine: Engine, batcher: Batcher, storage: Storage, pool: ThreadPoolExecutor, replay_steps: int
+    ) -> None:
+        self._engine, self._batcher, self._storage, self._pool = engine, batcher, storage, pool
+        self._replay_steps = replay_steps
+        self._wanted: dict[str, None] = {}
+        self._due, self._is_stopped = asyncio.Event(), False
+
+    async def run(self) -> None:
+        """Bring back whoever is wanted, until cancelled."""
+        loop = asyncio.get_running_loop()
+        self._engine.idle.on_asked = lambda names: loop.call_soon_threadsafe(self._ask, names)
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            while self._wanted:
+                names = list(self._wanted)[:_AT_ONCE]
+                try:
+                    if not await self._bring(names):
+                        await asyncio.sleep(_AGAIN_SECONDS)
+                        continue
+                except ForecasterError as error:
+                    LOGGER.warning("%d idle series could not come back: %s", len(names), error)
+                except Exception as error:  # noqa: BLE001 -- whoever wants them begins it again
+                    log_internal_error(error)
+                for name in names:
+                    self._wanted.pop(name, None)
+
+    def stop(self) -> None:
+        """Let what is under way fail soon: the process is about to end."""
+        self._is_stopped = True
+
+    def _ask(self, names: Sequence[str]) -> None:
+        if len(self._wanted) < _MOST_WANTED:  # others are asked for again
+            self._wanted |= dict.fromkeys(names)
+            self._due.set()
+
+    async def _bring(self, names: Sequence[str]) -> bool:
+        """Bring some series back; return whether that could be done now."""
+        engine, idle = self._engine, list[IdleSeries]()
+        for start in range(0, len(names), _SOUGHT_AT_ONCE):
+            idle += await self._batcher.upkeep(
+                functools.partial(engine.idle.among, names[start : start + _SOUGHT_AT_ONCE])
+            )
+        if not idle:
+            return True
+
+        def begin() -> tuple[Lane, int, int, list[tuple[int, str]]] | None:
+            if engine.lanes.next is not None:  # whose states would have to be two
+                return None
+            engine.settle()
+            lane = engine.lanes.active
+            return lane, engine.lanes.changes, lane.store.sequence, engine.storage.journal.deletions()
+
+        begun = await self._batcher.upkeep(begin)
+        if begun is None:
+            return False
+        lane, changes, through, deletions = begun
+        rebuilt, damage = await self._in_thread(self._fold, lane, _census(through, idle, deletions))
+        if damage is not None:
+            names = sorted({one.series_id for one in idle}.difference(rebuilt.names))
+            LOGGER.warning("%d idle series cannot come back: %s", len(names), damage)
+            await self._batcher.upkeep(functools.partial(engine.idle.fail, names, damage))
+        packed = _standing_at(rebuilt, idle)
+        for start in range(0, len(rebuilt.names), _TAKEN_AT_ONCE):
+            rows = slice(start, start + _TAKEN_AT_ONCE)
+            take = functools.partial(self._take, changes, lane, through, idle, rebuilt.names[rows], _part(packed, rows))
+            if not await self._batcher.upkeep(take):
+                return False
+        await self._in_thread(self._storage.snapshots.sync)
+        return True
+
+    def _fold(self, lane: Lane, census: Census) -> tuple[Rebuilt, DamagedHistoryError | None]:
+        """Return the states as of the census, and what is damaged; then without those that it may concern."""
+        moving = marked(census.buckets)
+        staging = Staging(
+            lane.bundle,
+            census,
+            moving,
+            self._storage.journal,
+            None,
+            replay_steps=self._replay_steps,
+            calibration=lane.store.calibration,
+            should_stop=lambda: self._is_stopped,
+        )
+        staging.fold(census.sequence, Courtesy(lambda: self._batcher.is_busy).give_way)
+        short = set(staging.short())
+        staging.lane.store.forget(name for name in staging.short() if name in staging.lane.store.resident)
+        _begin_afresh(staging.lane, census, short, self._storage.journal)
+        return staging.rebuilt(moving), staging.damage
+
+    def _take(
+        self,
+        changes: int,
+        lane: Lane,
+        through: int,
+        idle: Sequence[IdleSeries],
+        names: Sequence[str],
+        packed: Packed,
+    ) -> bool:
+        """Write the snapshots of those that are idle still, and let them be the store's; on the engine's thread."""
+        if self._engine.lanes.changes != changes:
+            return False
+        known = {one.series_id: one for one in idle}
+        there = {one.series_id for one in self._engine.idle.among(names) if one == known[one.series_id]}
+        rows = np.array([k for k, name in enumerate(names) if name in there], dtype=np.int64)
+        if len(rows):
+            kept = [names[k] for k in rows.tolist()]
+            lane.store.end_idle(kept, through, _part(packed, rows))
+            self._engine.idle.end(kept)
+        return True
+
+    async def _in_thread(self, function: Callable[..., Any], *values: Any) -> Any:
+        if self._is_stopped:
+            raise UnavailableError("the server is about to end")
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *values)
+
+
+def _begin_afresh(lane: Lane, census: Census, short: set[str], journal: Journal) -> None:
+    """Let series of which nothing is left to be folded (there once was no history) stand where they stood."""
+    there = lane.store.resident.keys() | short
+    absent = [k for k, name in enumerate(census.names.tolist()) if name not in there]
+    if absent:
+        names = census.names[absent].tolist()
+        lane.store.stand_at(lane.store.create(names), census.clock_us[absent])
+        lane.set_attributes(journal.attributes(names, census.sequence))
+
+
+def _census(through: int, idle: Sequence[IdleSeries], deletions: Sequence[tuple[int, str]]) -> Census:
+    names = np.array([one.series_id for one in idle], dtype=object)
+    buckets = np.fromiter((bucket(one.series_id) for one in idle), np.int64, len(idle))
+    # Of one whose numbers are damaged everything counts.
+    clock_us = np.array([one.clock_us if one.position else EARLIEST_US for one in idle], dtype=np.int64)
+    position = np.array([one.position for one in idle], dtype=np.int64)
+    waiting = [one for one in deletions if one[0] <= through]
+    return Census(through, names, buckets, clock_us, position, waiting)
+
+
+def _standing_at(rebuilt: Rebuilt, idle: Sequence[IdleSeries]) -> Packed:
+    """Return rebuilt states that count the steps before their windows too."""
+    known = {one.series_id: one for one in idle}
+    state = {name: tensor.clone() for name, tensor in rebuilt.state.items()}
+    for at in np.flatnonzero(rebuilt.offset > 0).tolist():
+        one = known[rebuilt.names[at]]
+        if int(state["position"][at]) + int(rebuilt.offset[at]) == one.position:
+            state["position"][at], state["observed_count"][at] = one.position, one.observed_count
+    return Packed(state, rebuilt.static_digest, rebuilt.touched_us)
+
+
+def _part(packed: Packed, rows: "slice | np.ndarray") -> Packed:
+    at = rows if isinstance(rows, slice) else torch.from_numpy(rows)
+    state = {name: tensor[at] for name, tensor in packed.state.items()}
+    return Packed(state, packed.static_digest[rows], packed.touched_us[rows])
