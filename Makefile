@@ -40,7 +40,7 @@ test-again: setup  ## repeat the tests that start processes, wait or measure, TI
 # Not among the others: Ray is large, and its cluster takes minutes to start and stop.
 test-ray: setup  ## install the extra `ray`, and train on a local cluster of two workers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
-	$(BIN)/python -m pytest tests/integration/test_train_ray.py
+	$(BIN)/python -m pytest tests/integration/training/test_train_ray.py
 
 check: setup  ## lint, types, import order, API rules, generated code
 	$(BIN)/ruff check .

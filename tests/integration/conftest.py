@@ -21,8 +21,7 @@ from forecaster.config import ModelConfig, TrackingConfig
 from forecaster.model.bundle import Bundle
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.registry import aliases, registry
-
-from .nursery import Forked, Nursery
+from tests.integration.nursery import Forked, Nursery
 
 HOUR_US = 3_600_000_000
 START = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)

@@ -13,8 +13,7 @@ from polars.testing import assert_frame_equal
 
 from forecaster.cli import main
 from forecaster.client import ForecastClient, read_csv
-
-from .conftest import Server, ServerFactory, wander
+from tests.integration.conftest import Server, ServerFactory, wander
 
 DEAD_PROXY = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
 

@@ -27,8 +27,7 @@ from forecaster.registry import registry
 from forecaster.registry.registry import CHALLENGER, CHAMPION
 from pipelines.retrain import retrain
 from tests.chromium import headless_chromium
-
-from .test_train_pipeline import make_config, write_csv
+from tests.integration.training.test_train_pipeline import make_config, write_csv
 
 SCREENSHOTS = pathlib.Path(__file__).resolve().parents[2] / "build" / "screenshots"
 PAGE_MS = 60_000

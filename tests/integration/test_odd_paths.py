@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 import forecaster
-
-from .test_train_pipeline import write_csv
+from tests.integration.training.test_train_pipeline import write_csv
 
 FOLDER = "feature%2Fmain #1? [ü] *~"
 WALK = """

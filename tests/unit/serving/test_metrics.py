@@ -30,7 +30,7 @@ from forecaster.serving.metrics import ServerCollector, exposed
 from forecaster.serving.storage.opening import open_storage
 from forecaster.serving.swap.versions import ModelState, Version
 from forecaster.serving.work.work import ForecastWork
-from tests.unit.serving.calibrating import GAUSSIAN, Series, calibration
+from tests.unit.serving.calibration.calibrating import GAUSSIAN, Series, calibration
 from tests.unit.serving.folding import BUNDLE, columns, make_bundle
 
 LEVELS = (0.1, 0.5, 0.9)
