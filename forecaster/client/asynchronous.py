@@ -1,7 +1,6 @@
 """The asyncio client: the same calls, awaited."""
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from typing import Literal, TypeVar, overload
 
@@ -9,7 +8,7 @@ import grpc
 import polars as pl
 
 from forecaster.client import calls
-from forecaster.client.calls import Call, Wanted, Work
+from forecaster.client.calls import MEDIAN, Call, Wanted, Work
 from forecaster.client.channel import described, open_async_channel
 from forecaster.client.closing import AsyncClosing
 from forecaster.client.covariates import has_more_columns
@@ -24,7 +23,6 @@ from forecaster.client.streaming.async_stream import AsyncForecastStream
 from forecaster.errors import ForecasterError, InvalidArgumentError, LimitReachedError
 
 T = TypeVar("T")
-_MEDIAN = (0.5,)  # the only quantile that comes along with paths
 
 
 class AsyncForecastClient(AsyncClosing):
@@ -121,7 +119,7 @@ class AsyncForecastClient(AsyncClosing):
         allow_partial: bool = False,
     ) -> pl.DataFrame | ForecastResult:
         """Return sampled paths in long format; see `ForecastClient.paths`."""
-        wanted = Wanted(horizon, _MEDIAN, future, paths=count, seed=seed)
+        wanted = Wanted(horizon, MEDIAN, future, paths=count, seed=seed)
         return await self._forecast(series_ids, wanted, allow_partial)
 
     @overload
@@ -162,7 +160,7 @@ class AsyncForecastClient(AsyncClosing):
         allow_partial: bool = False,
     ) -> pl.DataFrame | ForecastResult:
         """Return the most probable paths; see `ForecastClient.beams`."""
-        wanted = Wanted(horizon, _MEDIAN, future, beams=count, width=width, length_power=length_power)
+        wanted = Wanted(horizon, MEDIAN, future, beams=count, width=width, length_power=length_power)
         return await self._forecast(series_ids, wanted, allow_partial)
 
     def stream(
@@ -226,8 +224,7 @@ class AsyncForecastClient(AsyncClosing):
         return self._known.model if needed else None
 
     async def _forecast(self, series_ids: Ids, wanted: Wanted, allow_partial: bool) -> pl.DataFrame | ForecastResult:
-        if wanted.future is not None:
-            wanted = dataclasses.replace(wanted, future=as_frame(wanted.future))
+        wanted = wanted.framed()
         model = await self._describe(wanted.future is not None)
         work = Forecasting(series_names(series_ids), wanted, self._name, model, allow_partial=allow_partial)
         await self._send(work)

@@ -4,6 +4,7 @@ With `results` and `retry` this is the whole client but for the waiting; none of
 synchronous and the asyncio client share all of them.
 """
 
+import dataclasses
 import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -22,6 +23,7 @@ from forecaster.client.covariates import (
     static_values,
 )
 from forecaster.client.forecast_frames import ForecastResult, failure_frame, forecast_frame, path_frame
+from forecaster.client.inputs import as_frame
 from forecaster.client.results import (
     ModelInfo,
     ObserveResult,
@@ -94,6 +96,9 @@ class Work(Protocol):
         """Do otherwise with what the call under way was about; raises the error if nothing can be done."""
 
 
+MEDIAN = (0.5,)  # the only quantile that comes along with paths
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What to forecast; see `ForecastClient.forecast`, `paths` and `beams`."""
@@ -108,6 +113,10 @@ class Wanted:
     length_power: float = 0.0
     calibrated: bool = False
     what_if: bool = False
+
+    def framed(self) -> "Wanted":
+        """Return the same with its future as a Polars frame, whatever it was."""
+        return self if self.future is None else dataclasses.replace(self, future=as_frame(self.future))
 
     def options(self, futures: Iterable[forecast_pb2.FutureCovariates] = ()) -> forecast_pb2.ForecastOptions:
         """Return the message with what is known of the time ahead."""

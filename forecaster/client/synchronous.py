@@ -1,15 +1,14 @@
 """The blocking client."""
 
-import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, TypeVar, overload
 
 import grpc
 import polars as pl
 
 from forecaster.client import calls
-from forecaster.client.calls import Call, Wanted, Work
+from forecaster.client.calls import MEDIAN, Call, Wanted, Work
 from forecaster.client.channel import described, open_channel
 from forecaster.client.closing import Closing
 from forecaster.client.covariates import has_more_columns
@@ -24,7 +23,6 @@ from forecaster.client.streaming.stream import ForecastStream
 from forecaster.errors import ForecasterError, InvalidArgumentError, LimitReachedError
 
 T = TypeVar("T")
-_MEDIAN = (0.5,)  # the only quantile that comes along with paths
 
 
 class ForecastClient(Closing):
@@ -38,8 +36,7 @@ class ForecastClient(Closing):
 
     def __init__(self, address: str = "127.0.0.1:50051", *, model: str = "", retry: RetryPolicy | None = None) -> None:
         self._address, self._name = described(calls.checked_address(address)), model
-        self._retry = retry or RetryPolicy()
-        self._channel = open_channel(address)
+        self._retry, self._channel = retry or RetryPolicy(), open_channel(address)
         self._stubs = calls.Stubs(self._channel)
         self._known = KnownModel()
 
@@ -162,7 +159,7 @@ class ForecastClient(Closing):
 
         Raises UnsupportedError if the model's decoder is not recurrent, and what `forecast` raises.
         """
-        wanted = Wanted(horizon, _MEDIAN, future, paths=count, seed=seed)
+        wanted = Wanted(horizon, MEDIAN, future, paths=count, seed=seed)
         return self._forecast(series_ids, wanted, allow_partial)
 
     @overload
@@ -214,7 +211,7 @@ class ForecastClient(Closing):
 
         Raises UnsupportedError unless the model has a recurrent decoder and a categorical head.
         """
-        wanted = Wanted(horizon, _MEDIAN, future, beams=count, width=width, length_power=length_power)
+        wanted = Wanted(horizon, MEDIAN, future, beams=count, width=width, length_power=length_power)
         return self._forecast(series_ids, wanted, allow_partial)
 
     def stream(
@@ -230,12 +227,7 @@ class ForecastClient(Closing):
 
     def list_series(self) -> Iterator[SeriesInfo]:
         """Yield all series by ascending id."""
-        token = ""
-        while True:
-            page, token = self._run(calls.list_series_call(token, self._name))
-            yield from page
-            if not token:
-                return
+        return self._pages(lambda token: calls.list_series_call(token, self._name))
 
     def delete_series(self, series_id: str | int) -> None:
         """Forget one series; raises SeriesNotFoundError."""
@@ -247,12 +239,7 @@ class ForecastClient(Closing):
 
     def list_models(self) -> Iterator[ModelInfo]:
         """Yield the versions, of all models, that the server has served or tried to, by ascending name and number."""
-        token = ""
-        while True:
-            page, token = self._run(calls.list_models_call(token))
-            yield from page
-            if not token:
-                return
+        return self._pages(calls.list_models_call)
 
     def activate_model(self, version: str) -> ModelInfo:
         """Begin to replace the model's served version by a number or an alias; `get_model` says how far it is.
@@ -276,8 +263,7 @@ class ForecastClient(Closing):
         return self._known.model if needed else None
 
     def _forecast(self, series_ids: Ids, wanted: Wanted, allow_partial: bool) -> pl.DataFrame | ForecastResult:
-        if wanted.future is not None:
-            wanted = dataclasses.replace(wanted, future=as_frame(wanted.future))
+        wanted = wanted.framed()
         model = self._describe(wanted.future is not None)
         work = Forecasting(series_names(series_ids), wanted, self._name, model, allow_partial=allow_partial)
         self._send(work)
@@ -289,6 +275,14 @@ class ForecastClient(Closing):
                 work.answered(self._run(call))
             except (InvalidArgumentError, LimitReachedError) as error:
                 work.refused(error)
+
+    def _pages(self, call: Callable[[str], Call[tuple[list[T], str]]]) -> Iterator[T]:
+        token = ""
+        while True:
+            page, token = self._run(call(token))
+            yield from page
+            if not token:
+                return
 
     def _run(self, call: Call[T]) -> T:
         attempts = Attempts(self._retry, self._address, gone_is_done=call.gone_is_done)

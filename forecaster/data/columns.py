@@ -10,7 +10,8 @@ from typing import NoReturn
 
 import polars as pl
 
-from forecaster.data.report import FILE, ROW, Source, shown
+from forecaster.data.report import FILE, ROW, Source
+from forecaster.data.wording import shown
 from forecaster.errors import DataError
 
 _MAX_ID_CHARACTERS = 256  # the server's own limit: proto/forecaster/v1/observation.proto

@@ -10,7 +10,7 @@ import io
 import zlib
 from pathlib import Path
 
-from forecaster.data.report import shown
+from forecaster.data.wording import shown
 from forecaster.errors import DataError
 
 _HEAD_BYTES = 65_536

@@ -17,22 +17,13 @@ import polars as pl
 from forecaster.config import DataConfig
 from forecaster.config.values import MAX_MAGNITUDE
 from forecaster.data.windows import past, too_large
+from forecaster.data.wording import UNITS_US, frequency_hint, frequency_text, from_us, shown, time_text
 from forecaster.errors import DataError
 
 FILE, ROW = "__forecaster_file", "__forecaster_row"  # where a row came from, while it is being checked
 
 EXAMPLES = 3
 NEARLY_ALL, FEWEST_STEPS = 0.9, 10  # of the steps of a frequency that is surely another
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_UNITS_US = {
-    "w": 7 * 86_400_000_000,
-    "d": 86_400_000_000,
-    "h": 3_600_000_000,
-    "m": 60_000_000,
-    "s": 1_000_000,
-    "ms": 1_000,
-    "us": 1,
-}
 _CALENDAR = {"monthly": (28, 31), "quarterly": (89, 92), "yearly": (365, 366)}  # days, fewest and most
 _BEYOND = f"beyond ±{MAX_MAGNITUDE:g}"
 _TOO_LARGE = "no server takes them; leave them empty if they are missing"
@@ -80,14 +71,6 @@ class Source:
         more = f" ({', '.join(notes)})" if notes else ""
         place = self.place(wrong[FILE][0], wrong[ROW][0])
         raise DataError(f"{place}: {column}={values[0]} {what}{more}; {advice}")
-
-
-def shown(value: object, width: int = 60) -> str:
-    """Return any value as one short line: text quoted and escaped, nothing as 'empty'."""
-    if value is None or value == "":
-        return "empty"
-    text = repr(value) if isinstance(value, str) else str(value)
-    return text if len(text) <= width else text[: width - 3] + "..."
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +159,7 @@ def inspect_frame(frame: pl.DataFrame, config: DataConfig) -> DataReport:
     ]
     first, last = rows.select(first=us.min(), last=us.max()).row(0)
     return DataReport(
-        rows.height, rows["unique_id"].n_unique(), _from_us(first), _from_us(last), tuple(filter(None, found))
+        rows.height, rows["unique_id"].n_unique(), from_us(first), from_us(last), tuple(filter(None, found))
     )
 
 
@@ -223,7 +206,7 @@ def _gap(rows: pl.DataFrame, step_us: int, hint: str) -> Finding | None:
         return None
     first = gaps.head(EXAMPLES).select("unique_id", pl.col("us") - pl.col("since") + step_us, "missing")
     examples = tuple(
-        f"{name} at {time_text(_from_us(us))} for {frequency_text(missing * step_us)}"
+        f"{name} at {time_text(from_us(us))} for {frequency_text(missing * step_us)}"
         for name, us, missing in first.iter_rows()
     )
     total, longest = gaps.select(total=pl.col("missing").sum(), longest=pl.col("missing").max()).row(0)
@@ -273,7 +256,7 @@ def _frequency_hint(rows: pl.DataFrame, step_us: int) -> str:
     if since.is_empty():
         return ""
     for name, days in _CALENDAR.items():
-        low, high = (_UNITS_US["d"] * count for count in days)
+        low, high = (UNITS_US["d"] * count for count in days)
         if since.n_unique() > 1 and since.is_between(low, high).sum() >= NEARLY_ALL * len(since):
             advice = "write evenly spaced times in their place, such as weeks, and set --model.calendar false"
             return f"the data looks {name}, and such steps vary in length: {advice}"
@@ -282,26 +265,3 @@ def _frequency_hint(rows: pl.DataFrame, step_us: int) -> str:
     if usual_us == step_us or 2 * count <= len(since) or fitting < NEARLY_ALL * len(since):
         return ""
     return frequency_hint(usual_us)
-
-
-def frequency_hint(usual_us: int) -> str:
-    """Return which frequency data with this step seems to have."""
-    return f"the data looks like {(text := frequency_text(usual_us))}: set --data.frequency {text}"
-
-
-def frequency_text(us: int) -> str:
-    """Return a duration as `forecaster.config.parse_frequency` reads it, such as 1h30m."""
-    text = ""
-    for unit, size in _UNITS_US.items():
-        count, us = divmod(us, size)
-        text += f"{count}{unit}" if count else ""
-    return text
-
-
-def _from_us(us: int) -> dt.datetime:
-    return _EPOCH + dt.timedelta(microseconds=us)
-
-
-def time_text(time: dt.datetime) -> str:
-    """Return a time as ISO 8601, with Z for UTC."""
-    return time.isoformat().replace("+00:00", "Z")

@@ -25,9 +25,10 @@ from forecaster.data.dataset import canonical_names, read_dataset
 from forecaster.data.datasets import weather_path
 from forecaster.data.files import find_files, kind_of
 from forecaster.data.manifest import manifest_at
-from forecaster.data.report import FILE, ROW, Source, shown
+from forecaster.data.report import FILE, ROW, Source
 from forecaster.data.typed import typed
 from forecaster.data.wide import is_wide, to_rows
+from forecaster.data.wording import shown
 from forecaster.errors import DataError, FieldViolation
 
 # canonical name, flag that renames it, and names that people use for it

@@ -5,7 +5,7 @@ Each counter has one thread that writes it; any thread may read it.
 
 import dataclasses
 from bisect import bisect_left
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from forecaster.errors import ForecasterError
 
@@ -37,6 +37,15 @@ class WorkDone:
         self.rejected += len(errors)
         for error in errors:
             self.reasons[error.reason] = self.reasons.get(error.reason, 0) + 1
+
+
+def reasons(done: Iterable[WorkDone]) -> dict[str, int]:
+    """Return how many observations several threads rejected, by the error's reason."""
+    total: dict[str, int] = {}
+    for work in done:
+        for reason, count in work.reasons.copy().items():
+            total[reason] = total.get(reason, 0) + count
+    return total
 
 
 @dataclasses.dataclass(slots=True)

@@ -17,11 +17,11 @@ from prometheus_client.registry import Collector
 
 from forecaster.errors import ConfigError
 from forecaster.serving.backend import Backend, Phase, Served
-from forecaster.serving.counters import BOUNDS_SECONDS, Calls
+from forecaster.serving.counters import BOUNDS_SECONDS, Calls, reasons
 from forecaster.serving.lanes.lane import Lane
 from forecaster.serving.swap.versions import ModelState, Version
 from forecaster.serving.telemetry import LOGGER
-from forecaster.serving.work.work import LiveScores
+from forecaster.serving.work.series import LiveScores
 
 _CLIENT_SECONDS = 10.0  # one that says nothing for so long is let go of
 _POLL_SECONDS = 0.05
@@ -153,15 +153,15 @@ def _work(models: Sequence[Served]) -> Iterator[Metric]:
     text = "Micro-batches of observations and forecasts."
     yield _counter("turns", text, _MODEL, each(lambda one: one.batcher.turns))
     observations = [
-        ((one.name, outcome), float(one.batcher.count(outcome)))
+        ((one.name, outcome), float(sum(getattr(done, outcome) for done in one.batcher.done)))
         for one in models
         for outcome in ("applied", "duplicate", "rejected")
     ]
     text = "Observations by outcome, without those of requests that were refused whole."
     yield _counter("observations", text, ("model", "outcome"), observations)
-    reasons = [((one.name, reason), float(n)) for one in models for reason, n in one.batcher.reasons().items()]
+    rejected = [((one.name, reason), float(n)) for one in models for reason, n in reasons(one.batcher.done).items()]
     text = "Observations that were refused one by one, by the error's reason."
-    yield _counter("rejected_observations", text, ("model", "reason"), reasons)
+    yield _counter("rejected_observations", text, ("model", "reason"), rejected)
     text = "Forecasts that were answered, one for each series of a request."
     yield _counter("forecasts", text, _MODEL, each(lambda one: one.engine.done.forecasts))
     text = "The sequence of the journal's last record."

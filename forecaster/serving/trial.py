@@ -25,7 +25,8 @@ from forecaster.serving.engine.engine import Engine
 from forecaster.serving.storage.records import Attributes, Columns
 from forecaster.serving.storage.volatile import VolatileStorage
 from forecaster.serving.swap.verification import load_verified
-from forecaster.serving.work.work import ForecastWork, Futures, ObserveWork
+from forecaster.serving.work.forecasting import ForecastWork, Futures
+from forecaster.serving.work.observing import ObserveWork
 
 _MADE_UP, _MOST_STEPS = "made up", 20_000
 

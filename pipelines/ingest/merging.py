@@ -20,7 +20,8 @@ import polars as pl
 
 from forecaster.config.ingest import Corrections
 from forecaster.data.manifest import Changes
-from forecaster.data.report import EXAMPLES, FEWEST_STEPS, NEARLY_ALL, Finding, frequency_hint, shown, time_text
+from forecaster.data.report import EXAMPLES, FEWEST_STEPS, NEARLY_ALL, Finding
+from forecaster.data.wording import frequency_hint, shown, time_text
 from forecaster.errors import DataError
 from pipelines.ingest.series_table import KNOWN
 

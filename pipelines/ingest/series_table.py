@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from forecaster.data.report import EXAMPLES, Finding, shown, time_text
+from forecaster.data.report import EXAMPLES, Finding
+from forecaster.data.wording import shown, time_text
 from forecaster.errors import DataError
 
 KNOWN = 0  # the order of what the data set has already; sources come after it

@@ -22,8 +22,9 @@ import polars as pl
 
 from forecaster.config import Config, parse_frequency
 from forecaster.data.manifest import Changes, DataFile, Extent, Manifest, Mark, Role, SeriesFile, manifest_at
-from forecaster.data.report import EXAMPLES, Finding, raise_for_errors, time_text
+from forecaster.data.report import EXAMPLES, Finding, raise_for_errors
 from forecaster.data.windows import too_large
+from forecaster.data.wording import time_text
 from forecaster.errors import DataError
 from pipelines.ingest.folder import SCRATCH, owned, tidy
 from pipelines.ingest.merging import Merger

@@ -24,7 +24,8 @@ from forecaster.serving.api.messages import to_timestamp
 from forecaster.serving.api.status import MAX_ROW_TEXT_BYTES, shortened, status_code
 from forecaster.serving.telemetry import REFUSALS
 from forecaster.serving.work.admission import to_datetime
-from forecaster.serving.work.work import Drawn, Forecasts, ForecastWork, Observed, Search
+from forecaster.serving.work.forecasting import Drawn, Forecasts, ForecastWork, Search
+from forecaster.serving.work.observing import Observed
 from forecaster.v1 import forecast_pb2, forecast_service_pb2, observation_pb2
 
 T = TypeVar("T", bound=Message)

@@ -20,7 +20,7 @@ from forecaster.serving.api.messages import (
 )
 from forecaster.serving.intake.message_limits import MAX_LEVELS
 from forecaster.serving.lanes.drawing import unsupported
-from forecaster.serving.work.work import ForecastWork, Futures, Sampling, Search
+from forecaster.serving.work.forecasting import ForecastWork, Futures, Sampling, Search
 from forecaster.v1 import forecast_pb2
 
 # Of one request: series × steps × (quantiles + 1 + paths, or beams at a step, + known-future covariates + the paths

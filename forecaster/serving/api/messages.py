@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from forecaster.config.values import MAX_MAGNITUDE
 from forecaster.errors import FieldViolation, InvalidArgumentError
-from forecaster.serving.work.work import LiveScores
+from forecaster.serving.work.series import LiveScores
 from forecaster.v1 import forecast_service_pb2, observation_pb2
 
 MAX_ID_CHARACTERS = 256

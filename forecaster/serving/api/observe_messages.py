@@ -37,7 +37,8 @@ from forecaster.serving.api.row_messages import from_rows
 from forecaster.serving.intake.decoding import LARGE_BYTES
 from forecaster.serving.intake.one_by_one import OneByOne
 from forecaster.serving.storage.records import Attributes, Columns
-from forecaster.serving.work.work import Chain, ForecastWork, ObserveWork
+from forecaster.serving.work.forecasting import ForecastWork
+from forecaster.serving.work.observing import Chain, ObserveWork
 from forecaster.v1 import forecast_pb2, forecast_service_pb2, observation_pb2
 
 MAX_CATEGORY_CHARACTERS = 256

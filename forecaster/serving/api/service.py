@@ -19,7 +19,9 @@ from forecaster.serving.api.page_tokens import key_of, token_of
 from forecaster.serving.api.streams import Stream, Window
 from forecaster.serving.backend import Backend, Served
 from forecaster.serving.intake.decoding import LARGE_BYTES
-from forecaster.serving.work.work import Chain, Forecasts, Observed, ObserveWork, SeriesInfo
+from forecaster.serving.work.forecasting import Forecasts
+from forecaster.serving.work.observing import Chain, Observed, ObserveWork
+from forecaster.serving.work.series import SeriesInfo
 from forecaster.v1 import forecast_service_pb2 as api
 from forecaster.v1 import observation_pb2
 

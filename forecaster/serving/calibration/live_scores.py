@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from forecaster.serving.calibration.scoring_kernel import EXACT, MEMORY
-from forecaster.serving.work.work import LiveScores
+from forecaster.serving.work.series import LiveScores
 
 IntArray = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]

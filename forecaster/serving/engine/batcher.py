@@ -17,12 +17,15 @@ from typing import Any, TypeVar
 from forecaster.errors import FencedError, LimitReachedError
 from forecaster.serving.counters import WorkDone
 from forecaster.serving.engine.engine import Engine
+from forecaster.serving.engine.failures import fail, for_future
 from forecaster.serving.engine.look_ups import LookUps
 from forecaster.serving.engine.progress import Progress, Some
 from forecaster.serving.engine.turns import Pace
 from forecaster.serving.engine.waiting import Job, Line
 from forecaster.serving.storage.contract import Journal
-from forecaster.serving.work.work import Forecasts, ForecastWork, Observed, ObserveWork, Work
+from forecaster.serving.work.forecasting import Forecasts, ForecastWork
+from forecaster.serving.work.observing import Observed, ObserveWork
+from forecaster.serving.work.work import Work
 
 _POLL_SECONDS = 0.005  # at the end
 T = TypeVar("T")
@@ -107,19 +110,9 @@ class Batcher:
         """Whether anybody waits for the engine; any thread may ask."""
         return self._queued > self._sought
 
-    def count(self, outcome: str) -> int:
-        """Return how many observations were applied, duplicate or rejected, by name."""
-        return sum(getattr(done, outcome) for done in self._done())
-
-    def reasons(self) -> dict[str, int]:
-        """Return how many observations were rejected by the error's reason."""
-        found: dict[str, int] = {}
-        for done in self._done():
-            for reason, count in done.reasons.copy().items():
-                found[reason] = found.get(reason, 0) + count
-        return found
-
-    def _done(self) -> list[WorkDone]:
+    @property
+    def done(self) -> list[WorkDone]:
+        """What became of observations, as the threads count it that judge them."""
         return [self._engine.done] if self.look_ups is None else [self._engine.done, self.look_ups.done]
 
     def start(self) -> None:
@@ -171,7 +164,7 @@ class Batcher:
                 self._add(found)
             batch, dropped = line.take(self._pace.gathered_rows)
             for job in dropped:
-                _fail(job.work, asyncio.CancelledError())
+                fail(job.work, asyncio.CancelledError())
             # Work whose caller went away before its turn was dropped whole; from here on its turn is done whole.
             ended = self._progress.ended(batch, self._whole_turn([job.work for job in batch])) if batch else []
             ended += self._called()
@@ -225,7 +218,7 @@ class Batcher:
             try:
                 answer = self._attempt(job.work)  # type: ignore[arg-type]
             except BaseException as error:  # noqa: BLE001 -- as in `_whole_turn`
-                answer = _for_future(error)
+                answer = for_future(error)
                 self._on_defect(answer)
             ended.append((job, answer))
         return ended
@@ -235,9 +228,9 @@ class Batcher:
         try:
             return self._turn(works)
         except BaseException as error:  # noqa: BLE001 -- handed to all who wait, and to on_defect
-            shown = _for_future(error)
+            shown = for_future(error)
             for work in works:
-                _fail(work, shown)
+                fail(work, shown)
             self._on_defect(shown)
             return [shown] * len(works)
 
@@ -251,7 +244,7 @@ class Batcher:
         for i, work in observing:
             error = answers[i] if isinstance(answers[i], Exception) else answers[i].refused
             if error is not None:
-                _fail(work, error)
+                fail(work, error)
         asked: list[tuple[int, ForecastWork]] = [(i, w) for i, w in enumerate(works) if isinstance(w, ForecastWork)]
         self.turns += bool(observing or asked)
         observed = {
@@ -298,19 +291,4 @@ class Batcher:
         except Exception as error:  # noqa: BLE001 -- handed to whoever waits, and to on_defect
             if self._engine.broken is error or isinstance(error, FencedError):
                 self._on_defect(error)
-            return _for_future(error)
-
-
-def _for_future(error: BaseException) -> Exception:
-    """Return what a future takes and what does not end the event loop, as a thread's SystemExit would."""
-    if isinstance(error, Exception) and not isinstance(error, StopIteration):
-        return error
-    wrapped = RuntimeError(f"the engine's thread was ended by {error!r}")
-    wrapped.__cause__ = error
-    return wrapped
-
-
-def _fail(work: Work, error: BaseException) -> None:
-    """Note that a request failed: none behind it in its chain, if it has one, is applied."""
-    if isinstance(work, ObserveWork) and work.chain is not None:
-        work.chain.fail(error)
+            return for_future(error)

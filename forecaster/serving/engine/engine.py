@@ -9,37 +9,33 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-import numpy as np
-import torch
-
 from forecaster.errors import (
-    FieldViolation,
     InternalError,
-    InvalidArgumentError,
     ReturningError,
     StateLostError,
     StorageError,
 )
 from forecaster.model.bundle import Bundle
-from forecaster.serving.calibration.calibration import Calibration
 from forecaster.serving.counters import WorkDone
 from forecaster.serving.engine.isolation import UnwrittenError, observe_in_parts, refusals, refused
 from forecaster.serving.engine.micro_batch import MicroBatch, ended, judged, unbegun
+from forecaster.serving.engine.needs import at_hand, cost, nobodys_attributes, row_costs
 from forecaster.serving.engine.recent_deletions import RecentDeletions
 from forecaster.serving.engine.turns import HELD_BACK, Turn
-from forecaster.serving.lanes.lane import Lane
+from forecaster.serving.lanes.description import describe, unknown
+from forecaster.serving.lanes.lane import Lane, make_lane
 from forecaster.serving.lanes.lanes import Lanes
 from forecaster.serving.lanes.plain_forecasts import uncalibrated
 from forecaster.serving.rebuilding.recovery import recover
 from forecaster.serving.rebuilding.refolding import refold
 from forecaster.serving.states.idle_series import IdleRegister
-from forecaster.serving.states.store import SeriesStore
 from forecaster.serving.storage.contract import Storage
-from forecaster.serving.storage.records import Deletion, IntArray, Record
-from forecaster.serving.work.work import Forecasts, ForecastWork, Observed, ObserveWork, SeriesInfo
+from forecaster.serving.storage.records import Deletion, Record
+from forecaster.serving.work.forecasting import Forecasts, ForecastWork
+from forecaster.serving.work.observing import Observed, ObserveWork
+from forecaster.serving.work.series import SeriesInfo
 
 _FOR_EVER_US = 2**62
-_COLD_ROWS = 64  # that cost as much as to read a state back
 
 
 class Engine:
@@ -67,33 +63,20 @@ class Engine:
         device: str = "cpu",
     ) -> None:
         self.storage, self._journal = storage, storage.journal
-        self._max_series, self._max_resident, self._device = max_series, max_resident, device
-        self._max_ahead_seconds = max_ahead_seconds
+        self._max_series, self._max_resident, self._max_ahead_seconds = max_series, max_resident, max_ahead_seconds
         self.idle = IdleRegister(storage.snapshots)
+        made = functools.partial(make_lane, snapshots=storage.snapshots, idle=self.idle)
+        self._make_lane = functools.partial(made, max_resident=max_resident, device=device)
         self.lanes = Lanes(self.make_lane(bundle, version))
         self.broken: Exception | None = None
-        self.done = WorkDone()
-        self._recent_deletions = RecentDeletions()
+        self.done, self._recent_deletions = WorkDone(), RecentDeletions()
         self._journal_seconds = 0.0  # that appends have taken
 
     def make_lane(self, bundle: Bundle, version: str, *, empty: bool = False) -> Lane:
         """Return a lane of this engine's storage and limits; an `empty` one has no series whatever snapshots say."""
-        bundle.model.to(self._device)
-        calibration = None
-        if torch.device(self._device).type == "cpu":  # it is NumPy's
-            calibration = Calibration(bundle.model.config, bundle.step_us, bundle.fingerprint)
-        store = SeriesStore(
-            bundle,
-            self.storage.snapshots,
-            max_resident=self._max_resident,
-            device=self._device,
-            calibration=calibration,
-            empty=empty,
-        )
-        lane = Lane(bundle, version, store)
-        lane.idle = self.idle
+        lane = self._make_lane(bundle, version, empty=empty)
         if empty:
-            store.on_lost = functools.partial(self._refold, lane)
+            lane.store.on_lost = functools.partial(self._refold, lane)
         return lane
 
     def observe(self, requests: Sequence[ObserveWork]) -> list[Observed]:
@@ -113,7 +96,9 @@ class Engine:
             turn: spent by it.
         """
         try:
-            answers = observe_in_parts(requests, functools.partial(self._observe, turn), self._at_hand)
+            answers = observe_in_parts(
+                requests, functools.partial(self._observe, turn), functools.partial(at_hand, self.lanes)
+            )
         except ReturningError:
             self.idle.on_asked(list(requests[0].series_ids()))  # an only one
             raise
@@ -147,9 +132,9 @@ class Engine:
     def describe(self, series_id: str) -> SeriesInfo:
         """Describe one series; raises SeriesNotFoundError."""
         lane = self.lanes.of(series_id)
-        info = lane.describe([series_id])
+        info = describe(lane, [series_id])
         if not info:
-            raise lane.unknown([series_id])[0]
+            raise unknown(lane, [series_id])[0]
         return info[series_id]
 
     def page(self, after: str, size: int) -> tuple[list[SeriesInfo], int]:
@@ -157,7 +142,7 @@ class Engine:
         names = list(islice(self.lanes.page(after), size))
         found: dict[str, SeriesInfo] = {}
         for lane in self.lanes:
-            found |= lane.describe([name for name in names if self.lanes.of(name) is lane])
+            found |= describe(lane, [name for name in names if self.lanes.of(name) is lane])
         return [found[name] for name in names if name in found], len(self.lanes)
 
     def delete(self, series_id: str) -> None:
@@ -168,7 +153,7 @@ class Engine:
             if store.bring([series_id])[0] < 0:
                 is_idle = bool(self.idle.among([series_id]))
                 if not is_idle:
-                    raise self.lanes.of(series_id).unknown([series_id])[0]
+                    raise unknown(self.lanes.of(series_id), [series_id])[0]
         except StateLostError:  # nothing of it is needed any more
             pass
         sequence = self._append(Deletion(series_id))
@@ -233,7 +218,7 @@ class Engine:
 
     def _observe(self, turn: Turn, requests: Sequence[ObserveWork]) -> list[Observed]:
         self._begin()
-        errors = refusals(requests, self._nobodys_attributes)
+        errors = refusals(requests, functools.partial(nobodys_attributes, self.lanes, self.idle))
         taken = [request for request, error in zip(requests, errors, strict=True) if error is None]
         answered = iter(self._observe_some(taken, turn) if taken else [])
         return [
@@ -241,20 +226,15 @@ class Engine:
             for request, error in zip(requests, errors, strict=True)
         ]
 
-    def _at_hand(self, request: ObserveWork) -> bool:
-        """Whether the states of all series of a request are in memory."""
-        given = () if request.attributes is None else request.attributes.series_ids
-        return all(name in self.lanes.of(name).store.resident for name in (*request.columns.series_ids, *given))
-
     def _observe_some(self, requests: Sequence[ObserveWork], turn: Turn) -> list[Observed]:
         """Observe as much of some requests as the turn may take on."""
         began, waited = turn.clock(), self._journal_seconds
         with turn.attempt():
-            counts = turn.by_rows(requests, self._row_costs)
+            counts = turn.by_rows(requests, functools.partial(row_costs, self.lanes, self.idle))
             try:
                 batch = self._judge(requests, counts)
             except (ReturningError, StateLostError):  # to find that out has cost something
-                turn.spend(sum(map(self._cost, requests, counts)), 0)
+                turn.spend(sum(cost(self.lanes, self.idle, *one) for one in zip(requests, counts, strict=True)), 0)
                 raise
             if (steps := batch.missing_steps()).sum() > turn.steps - turn.steps_done:
                 counts = turn.by_steps(requests, counts, [steps[rows] for rows in batch.slices])
@@ -267,24 +247,6 @@ class Engine:
             unbegun() if count == HELD_BACK else ended(next(answered), request, count)
             for request, count in zip(requests, counts, strict=True)
         ]
-
-    def _row_costs(self, request: ObserveWork) -> IntArray | None:
-        """Return what the rows that are left of a request cost, in rows: more where a state has to be read back."""
-        if not self.idle and not any(lane.store.has_cold for lane in self.lanes):
-            return None
-        series = request.columns.series[request.start :]
-        away = np.array([name not in self.lanes.of(name).store.resident for name in request.columns.series_ids], bool)
-        costs = np.ones(len(series), dtype=np.int64)
-        first = np.unique(series, return_index=True)[1]
-        costs[first[away[series[first]]]] = _COLD_ROWS
-        return costs
-
-    def _cost(self, request: ObserveWork, count: int) -> int:
-        """Return what the next rows of a request cost, in rows."""
-        if count <= 0:
-            return 0
-        costs = self._row_costs(request)
-        return count if costs is None else int(costs[:count].sum())
 
     def _judge(self, requests: Sequence[ObserveWork], counts: Sequence[int]) -> MicroBatch:
         """Judge so many rows of each request."""
@@ -336,15 +298,3 @@ class Engine:
         except Exception as error:
             self.broken = error
             raise
-
-    def _nobodys_attributes(self, request: ObserveWork) -> InvalidArgumentError | None:
-        """Return what is wrong with static covariates of a series that does not exist and is not being observed."""
-        if request.attributes is None or request.start:
-            return None
-        observed = {request.columns.series_ids[i] for i in np.unique(request.columns.series).tolist()}
-        for k, name in enumerate(request.attributes.series_ids):
-            if name not in observed and self.lanes.of(name).store.bring([name])[0] < 0:
-                self.idle.want([name])
-                message = f"attributes[{k}]: no series {name!r}, and no observation of it in the request"
-                return InvalidArgumentError(message, [FieldViolation(f"attributes[{k}].series_id", message)])
-        return None

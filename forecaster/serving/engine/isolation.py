@@ -16,7 +16,7 @@ from forecaster.errors import (
     StorageError,
 )
 from forecaster.serving.lanes.attributes import in_parts
-from forecaster.serving.work.work import Observed, ObserveWork
+from forecaster.serving.work.observing import Observed, ObserveWork
 
 _Parts = deque[tuple[Sequence[int], ForecasterError | None]]  # positions, and why they are refused, if that is known
 

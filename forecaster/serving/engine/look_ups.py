@@ -14,7 +14,7 @@ from forecaster.serving.engine.courtesy import Courtesy
 from forecaster.serving.engine.waiting import Job
 from forecaster.serving.storage.contract import Journal
 from forecaster.serving.work.admission import join
-from forecaster.serving.work.work import Observed
+from forecaster.serving.work.observing import Observed
 
 _MOST_ROWS = 65_536  # of one look
 Asked = tuple[Job, Observed]

@@ -17,9 +17,10 @@ from forecaster.serving.lanes.attributes import merged
 from forecaster.serving.lanes.lane import Lane, Past
 from forecaster.serving.lanes.lanes import Lanes
 from forecaster.serving.storage.records import Attributes, Columns, IntArray, Record
-from forecaster.serving.work.admission import Verdict, join
+from forecaster.serving.work.admission import join
+from forecaster.serving.work.observing import Observed, ObserveWork
 from forecaster.serving.work.sought import Sought
-from forecaster.serving.work.work import Observed, ObserveWork
+from forecaster.serving.work.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ import numpy as np
 from forecaster.serving.engine.waiting import Job, Line
 from forecaster.serving.lanes.forecasting import joined
 from forecaster.serving.telemetry import told
-from forecaster.serving.work.work import Forecasts, ForecastWork, Observed, ObserveWork
+from forecaster.serving.work.forecasting import Forecasts, ForecastWork
+from forecaster.serving.work.observing import Observed, ObserveWork
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from forecaster.errors import ForecasterError, SeriesNotFoundError
 from forecaster.serving.storage.records import Attributes
-from forecaster.serving.work.work import ObserveWork
+from forecaster.serving.work.observing import ObserveWork
 
 _MOST = 65_536
 

@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from forecaster.serving.storage.records import IntArray
-from forecaster.serving.work.work import ForecastWork, ObserveWork, Work
+from forecaster.serving.work.forecasting import ForecastWork
+from forecaster.serving.work.observing import ObserveWork
+from forecaster.serving.work.work import Work
 
 HELD_BACK = -1  # rows of a request that must not begin before another one has ended
 _LIMITLESS = 2**62

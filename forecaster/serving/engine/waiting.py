@@ -12,7 +12,9 @@ from itertools import repeat
 from typing import Any
 
 from forecaster.serving.storage.records import IntArray
-from forecaster.serving.work.work import Forecasts, Observed, ObserveWork, Work
+from forecaster.serving.work.forecasting import Forecasts
+from forecaster.serving.work.observing import Observed, ObserveWork
+from forecaster.serving.work.work import Work
 
 
 @dataclass(slots=True, eq=False)

@@ -16,7 +16,7 @@ from forecaster.model.bundle import Bundle
 from forecaster.model.covariates import with_attributes
 from forecaster.model.state import State
 from forecaster.serving.storage.records import Attributes
-from forecaster.serving.work.work import ObserveWork
+from forecaster.serving.work.observing import ObserveWork
 
 STATIC = ("static_numbers", "static_observed", "static_codes")  # the tensors of a state that hold them
 

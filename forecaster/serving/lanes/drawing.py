@@ -2,7 +2,7 @@
 
 from forecaster.errors import UnsupportedError
 from forecaster.model.ensemble import Ensemble, Model
-from forecaster.serving.work.work import Sampling, Search
+from forecaster.serving.work.forecasting import Sampling, Search
 
 
 def unsupported(drawing: Sampling | Search | None, model: Model) -> UnsupportedError | None:

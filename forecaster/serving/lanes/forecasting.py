@@ -6,47 +6,30 @@ Shapes: N series, R rows to decode (a series without and with each of its future
 F known-future covariates, P paths, M and L as in `work`.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from forecaster.errors import ForecasterError, InvalidArgumentError
-from forecaster.model.decoders.sampling import Paths
+from forecaster.errors import ForecasterError
 from forecaster.model.seq2seq import Prediction
-from forecaster.serving.lanes.drawing import unsupported
+from forecaster.serving.lanes.asked import Asked, ask
 from forecaster.serving.lanes.lane import Lane
+from forecaster.serving.lanes.paths import draw, joined_paths
 from forecaster.serving.lanes.plain_forecasts import (
     NONE,
-    brought,
-    failures,
     finite,
     forecast_alike,
     interpolated,
     kind,
 )
 from forecaster.serving.storage.records import IntArray
-from forecaster.serving.work.work import Drawn, Forecasts, ForecastWork, Futures, Sampling, Search
+from forecaster.serving.work.forecasting import Forecasts, ForecastWork
 
 _DECODE_CELLS = 262_144  # series × steps of one decode
-_SEARCH_CELLS = 2_097_152  # series × beams × continuations of one beam search
-_DRAW_CELLS = 4_194_304  # series × paths × steps of one drawing
 _NO_SLOTS = np.zeros(0, dtype=np.int64)
-
-
-@dataclass(slots=True)
-class _Asked:
-    """One request: the series that can be forecast, and their futures, float64 [N, D, F]."""
-
-    work: ForecastWork
-    failed: dict[str, ForecasterError]
-    series_ids: tuple[str, ...]
-    slots: IntArray
-    future: Tensor | None
 
 
 def forecast(lane: Lane, requests: Sequence[ForecastWork]) -> list[Forecasts]:
@@ -68,12 +51,12 @@ def _forecast(
     """Forecast requests with futures or paths; of `broken` series there are no forecasts."""
     model, store = lane.model, lane.store
     trained = model.config.quantile_levels
-    asked = [_ask(lane, request, broken) for request in requests]
+    asked = [ask(lane, request, broken) for request in requests]
     predictions = _predict(lane, asked)
     if len(slots := _not_finite(lane, asked, predictions)):
         return _forecast(lane, requests, {**broken, **lane.restart(slots)})
     quantiles = [_levels(lane, one, prediction) for one, prediction in zip(asked, predictions, strict=True)]
-    drawn = _draw(lane, asked)
+    drawn = draw(lane, asked)
     return [
         Forecasts(
             one.series_ids,
@@ -112,30 +95,12 @@ def joined(request: ForecastWork, parts: Sequence[tuple[IntArray, Forecasts]]) -
         np.concatenate([one.quantiles for one in answers])[order],
         {name: error for one in answers for name, error in one.failures.items()},
         None if all(one.ended is None for one in answers) else np.concatenate(ended)[order],
-        _joined_paths([one.drawn for one in answers if one.drawn is not None], order),
+        joined_paths([one.drawn for one in answers if one.drawn is not None], order),
         tuple(versions[i] for i in order),
     )
 
 
-def _joined_paths(parts: Sequence[Drawn], order: IntArray) -> Drawn | None:
-    if not parts:
-        return None
-    found = []
-    for one in parts:
-        log = None if one.log_probabilities is None else torch.from_numpy(one.log_probabilities)
-        found.append(Paths(torch.from_numpy(one.values), torch.from_numpy(one.lengths), log))
-    values, lengths, logs = _joined(found)
-    at = torch.from_numpy(order)
-    return Drawn(values[at].numpy(), lengths[at].numpy(), None if logs is None else logs[at].numpy())
-
-
-def series_seed(seed: int, series_id: str) -> int:
-    """Return the seed of a series' paths: it depends on the request's seed and the series alone."""
-    key = seed.to_bytes(8, "little", signed=True)
-    return int.from_bytes(hashlib.blake2b(series_id.encode(), digest_size=8, key=key).digest(), "little", signed=True)
-
-
-def _not_finite(lane: Lane, asked: Sequence[_Asked], predictions: Sequence[Prediction]) -> IntArray:
+def _not_finite(lane: Lane, asked: Sequence[Asked], predictions: Sequence[Prediction]) -> IntArray:
     """Return the slots of series whose forecasts are not finite: what is known of the future is clipped."""
     found = [_NO_SLOTS]
     for one, prediction in zip(asked, predictions, strict=True):
@@ -144,58 +109,7 @@ def _not_finite(lane: Lane, asked: Sequence[_Asked], predictions: Sequence[Predi
     return np.unique(np.concatenate(found)) if len(found) > 1 else _NO_SLOTS
 
 
-def _ask(lane: Lane, work: ForecastWork, broken: Mapping[str, ForecasterError]) -> _Asked:
-    model, store = lane.model, lane.store
-    slots, unread = brought(lane, [work.series_ids])
-    missing = failures(lane, work.series_ids, slots, work) | unread
-    failed = {work.series_ids[at]: error for at, error in missing.items()}
-    failed |= {name: broken[name] for name in work.series_ids if name in broken}
-    if (error := unsupported(work.drawing, model)) is not None:  # of a request that was checked against another version
-        failed = dict.fromkeys(work.series_ids, error)
-    future = None
-    names = tuple(one.name for one in model.covariates.future)
-    if work.futures and names:
-        clocks = store.mirrors.clock_us[slots]
-        future, off_grid = _ahead(work, clocks, model.step_us, names)
-        for series_id in (work.series_ids[at] for at in np.flatnonzero(off_grid)):
-            failed.setdefault(series_id, InvalidArgumentError(f"a future covariate is off the grid of {series_id!r}"))
-    kept = [at for at, series_id in enumerate(work.series_ids) if series_id not in failed]
-    return _Asked(
-        work,
-        failed,
-        tuple(work.series_ids[at] for at in kept),
-        slots[kept],
-        None if future is None else torch.from_numpy(future[kept]),
-    )
-
-
-def _ahead(
-    work: ForecastWork, clocks: npt.NDArray[np.int64], step_us: int, names: tuple[str, ...]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """Return known-future covariates step by step ahead of the clocks, [N, D, F], and whose times are off the grid."""
-    ahead = np.full((len(work.series_ids), work.horizon, len(names)), np.nan)
-    off_grid = np.zeros(len(work.series_ids), dtype=bool)
-    for futures in (one.with_covariates(names) for one in work.futures):
-        since, rest = np.divmod(clocks[futures.series] + step_us - futures.first_us, step_us)
-        off_grid[futures.series] |= futures.timed & (rest != 0)
-        ahead[futures.series] = _laid_over(ahead[futures.series], futures, np.where(futures.timed, since, 0))
-    return ahead, off_grid
-
-
-def _laid_over(
-    ahead: npt.NDArray[np.float64], futures: Futures, first: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
-    """Return [M, D, F] with the futures' values over it; `first` is what of them is at the first step, int64 [M]."""
-    given = futures.values.shape[1]
-    if given == 0:
-        return ahead
-    index = first[:, None] + np.arange(ahead.shape[1])  # [M, D]
-    values = futures.values[np.arange(len(first))[:, None], index.clip(0, given - 1)]
-    known = ((index >= 0) & (index < given))[..., None] & np.isfinite(values)
-    return np.where(known, values, ahead)
-
-
-def _predict(lane: Lane, asked: Sequence[_Asked]) -> list[Prediction]:
+def _predict(lane: Lane, asked: Sequence[Asked]) -> list[Prediction]:
     """Return each request's prediction, [N, D, …]; a series that several want without a future is decoded once."""
     if len(asked) == 1:
         one = asked[0]
@@ -231,14 +145,14 @@ def _predict(lane: Lane, asked: Sequence[_Asked]) -> list[Prediction]:
     return predictions
 
 
-def _levels(lane: Lane, one: _Asked, prediction: Prediction) -> npt.NDArray[np.float64]:
+def _levels(lane: Lane, one: Asked, prediction: Prediction) -> npt.NDArray[np.float64]:
     """Return the quantiles that were asked for, [N, D, W]."""
     if one.work.calibrated and lane.scoring is not None:
         return lane.scoring.corrected(one.slots, prediction.quantiles.numpy(), one.work.levels)
     return interpolated(prediction.quantiles.numpy(), lane.model.config.quantile_levels, one.work.levels)
 
 
-def _issue(lane: Lane, one: _Asked, prediction: Prediction) -> None:
+def _issue(lane: Lane, one: Asked, prediction: Prediction) -> None:
     """Let the forecasts of a request be scored, unless they rest on assumptions."""
     if lane.scoring is None or not len(one.slots) or one.work.hypothetical:
         return
@@ -263,72 +177,3 @@ def _decoded(lane: Lane, slots: IntArray, horizon: int, future: Tensor | None) -
         for low in range(0, len(slots), at_once)
     ]
     return Prediction(*(torch.cat(fields).cpu() for fields in zip(*parts, strict=True)))
-
-
-def _draw(lane: Lane, asked: Sequence[_Asked]) -> dict[int, Drawn]:
-    """Return the paths of the requests that want some, by position."""
-    groups: dict[object, list[int]] = {}
-    for at, one in enumerate(asked):
-        drawing = one.work.drawing
-        if drawing is None or not len(one.slots):
-            continue
-        same = drawing.paths if isinstance(drawing, Sampling) else drawing  # seeds are a series' own
-        groups.setdefault((same, one.work.horizon, one.future is None), []).append(at)
-    drawn: dict[int, Drawn] = {}
-    for members in groups.values():
-        found = _draw_together(lane, [asked[at] for at in members])
-        start = 0
-        for at in members:
-            rows = slice(start, start + len(asked[at].slots))
-            start = rows.stop
-            values, lengths, logs = (None if part is None else part[rows].numpy() for part in found)
-            assert values is not None
-            assert lengths is not None
-            drawn[at] = Drawn(values, lengths, logs)
-    return drawn
-
-
-def _draw_together(lane: Lane, group: Sequence[_Asked]) -> Paths:
-    """Return the paths of all series of requests that differ in nothing but series, futures and seeds."""
-    horizon, drawing = group[0].work.horizon, group[0].work.drawing
-    assert drawing is not None
-    model, store = lane.model, lane.store
-    slots = np.concatenate([one.slots for one in group])
-    futures = [one.future for one in group if one.future is not None]
-    future = torch.cat(futures) if futures else None
-    seeds = torch.tensor([seed for one in group for seed in _seeds(one)], dtype=torch.int64)
-    if isinstance(drawing, Search):
-        at_once = _SEARCH_CELLS // (drawing.width * 2 * model.config.num_bins)
-    else:
-        at_once = _DRAW_CELLS // (drawing.paths * horizon)
-    parts = []
-    for low in range(0, len(slots), max(at_once, 1)):
-        rows = slice(low, low + max(at_once, 1))
-        state, ahead = store.gather(slots[rows]), None if future is None else future[rows]
-        if isinstance(drawing, Search):
-            paths, width, power = drawing.paths, drawing.width, drawing.length_power
-            parts.append(model.beam(state, horizon, paths=paths, width=width, length_power=power, future=ahead))
-        else:
-            parts.append(model.sample(state, horizon, drawing.paths, seeds[rows], ahead))
-    return _joined(parts)
-
-
-def _seeds(one: _Asked) -> list[int]:
-    drawing = one.work.drawing
-    return [series_seed(drawing.seed, name) for name in one.series_ids] if isinstance(drawing, Sampling) else []
-
-
-def _joined(parts: Sequence[Paths]) -> Paths:
-    """Return the paths of all parts; where a search found fewer than elsewhere, the others have a probability of 0."""
-    most = max(part.lengths.shape[1] for part in parts)
-    missing = [most - part.lengths.shape[1] for part in parts]
-    pad = torch.nn.functional.pad
-    logs = None
-    if parts[0].log_probabilities is not None:
-        found = [part.log_probabilities for part in parts if part.log_probabilities is not None]
-        logs = torch.cat([pad(x, (0, n), value=-torch.inf) for x, n in zip(found, missing, strict=True)])
-    return Paths(
-        torch.cat([pad(part.values, (0, 0, 0, n)) for part, n in zip(parts, missing, strict=True)]),
-        torch.cat([pad(part.lengths, (0, n)) for part, n in zip(parts, missing, strict=True)]),
-        logs,
-    )

@@ -8,8 +8,8 @@ Shapes: R rows, N series.
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,32 +18,28 @@ import torch
 from forecaster.errors import (
     BrokenStateError,
     ForecasterError,
-    SeriesNotFoundError,
-    StateLostError,
-    StorageError,
 )
 from forecaster.model.bundle import Bundle
-from forecaster.model.state import State
 from forecaster.model.stepping.ragged import Runs, advance
 from forecaster.model.stepping.stepping import Stepper
-from forecaster.serving.lanes.attributes import STATIC, AttributeCoder, digest, merged
-from forecaster.serving.lanes.lane_rows import behind, behind_issued, rows_behind, runs_of, since_last_start
+from forecaster.serving.calibration.calibration import Calibration
+from forecaster.serving.lanes.attributes import STATIC, AttributeCoder, digest
+from forecaster.serving.lanes.lane_rows import runs_of, since_last_start
 from forecaster.serving.lanes.scoring import Scoring
 from forecaster.serving.states.idle_series import IdleRegister
 from forecaster.serving.states.store import SeriesStore
+from forecaster.serving.storage.contract import Snapshots
 from forecaster.serving.storage.issued import Issued
 from forecaster.serving.storage.records import Attributes, Columns, IntArray
-from forecaster.serving.storage.replay import Part
 from forecaster.serving.telemetry import LOGGER
-from forecaster.serving.work.admission import Known, Verdict, admit, join
+from forecaster.serving.work.admission import Known, admit
 from forecaster.serving.work.sought import Sought
-from forecaster.serving.work.work import LiveScores, SeriesInfo
+from forecaster.serving.work.verdict import Verdict
 
 Past = Callable[[Sequence[str]], Sequence[Attributes]]
 _FEW_STEPS = 8  # of a run: steps in place cost less than a scan, which takes states out and puts them back
 _SCANNED_AT_ONCE = 4096  # series: their states are held three times meanwhile
 _MOST_NAMED = 10  # series, in a line of the log
-_NO_ROWS = Columns((), np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0))
 
 
 class Lane:
@@ -108,15 +104,6 @@ class Lane:
             sought = old[~store.held(slots[columns.series[old]], back_us[old] // step_us)[0]]
             others = np.setdiff1d(np.arange(len(columns)), sought, assume_unique=True)
             return judge(columns.rows(others)).among(others, sought, len(columns)), slots
-
-    def unknown(self, series_ids: Sequence[str]) -> list[SeriesNotFoundError]:
-        """Return what is said of series that have no state: of idle ones, how they get one again."""
-        idle = {one.series_id: one for one in self.idle.among(series_ids)} if self.idle else {}
-
-        def why(name: str) -> str:
-            return idle[name].explained() if name in idle else f"no series {name!r}: observe it first"
-
-        return [SeriesNotFoundError(why(name), [name]) for name in series_ids]
 
     def sought(self, columns: Columns, verdict: Verdict) -> Sought | None:
         """Return what a verdict says has to be looked up, None if nothing has; before anything is applied."""
@@ -239,74 +226,6 @@ class Lane:
             for name in names
         }
 
-    def describe(self, series_ids: Sequence[str]) -> dict[str, SeriesInfo]:
-        """Return what is known of those of the series that there are; cold ones stay cold if they are whole."""
-        store = self.store
-        found: dict[str, SeriesInfo] = {}
-        for name in series_ids:
-            if (slot := store.resident.get(name, -1)) >= 0:
-                mirrors = (
-                    store.mirrors.clock_us,
-                    store.mirrors.position,
-                    store.mirrors.observed_count,
-                    store.mirrors.touched_us,
-                )
-                known = tuple(int(mirror[slot]) for mirror in mirrors)
-                found[name] = self._info(name, known, store.slab.tensors, slot)
-        cold = [name for name in series_ids if name not in found]
-        for name, packed in (store.cold.peek(cold) if cold else {}).items():
-            state = packed.state
-            numbers = (state["time_us"], state["position"], state["observed_count"], packed.touched_us)
-            found[name] = self._info(name, tuple(int(one[0]) for one in numbers), state, 0)
-        if lost := store.cold.lost([name for name in cold if name not in found]):
-            store.begin_turn()
-            try:
-                store.bring(lost)
-            except StateLostError as error:
-                known_lost = [name for name in lost if name in error.series_ids]
-                found |= {name: SeriesInfo.lost(name, self.version, str(error)) for name in known_lost}
-            found |= self.describe([name for name in lost if name in store.resident])
-        return found
-
-    def _info(self, series_id: str, known: tuple[int, ...], tensors: State, slot: int) -> SeriesInfo:
-        clock_us, length, observed, touched_us = known
-        live = self._live(tensors, slot)
-        return SeriesInfo(series_id, clock_us, length, observed, time.time() - touched_us / 1e6, self.version, live)
-
-    def _live(self, tensors: State, slot: int) -> tuple[LiveScores, ...]:
-        return () if self.scoring is None else self.scoring.live(tensors, slot)
-
-    def replay(self, part: Part, stands: Callable[[IntArray], IntArray] | None = None) -> int:
-        """Apply records that were acknowledged before and that the states do not hold yet; return how many rows.
-
-        Args:
-            part: the records.
-            stands: by slot, the record up to which a state holds everything; left out, what the store says.
-
-        Raises StorageError if they do not fit.
-        """
-        self.store.begin_turn()
-        names = list(part.series_ids)
-        slots = self.store.bring(names)
-        reached = np.where(slots >= 0, (stands or self.store.stands)(slots), 0) if (slots >= 0).any() else slots * 0
-        stand = dict(zip(names, reached.tolist(), strict=True))
-        attributes = merged(behind(one, s, stand) for s, one in part.attributes) if part.attributes else None
-        kept = [rows_behind(one, s, stand) for s, one in part.columns]
-        columns, _ = join([one.with_covariates(self.covariates) for one in kept if len(one)] or [_NO_ROWS])
-        judged = self.judge(columns, room=len(columns.series_ids))  # its room was acknowledged
-        verdict = judged[0]
-        if len(verdict.accepted) != len(columns):
-            refused = next(iter(verdict.errors.values()), "a row stands twice")
-            what = f"the journal does not fit this model or was changed: {refused}"
-            raise StorageError(what).told_as(what).for_good()
-        given = [behind_issued(one, s, stand) for s, one in part.issued]
-        self.apply(columns, judged, attributes, None if self.scoring is None else self.scoring.own(given))
-        if part.more:  # others do not stand there yet: what leaves for them must not be taken for older than it is
-            self.store.save(self.store.bring(names), sequence=part.sequence)
-        else:
-            self.store.sequence = max(self.store.sequence, part.sequence)
-        return len(columns)
-
     def _advance(
         self, slots: IntArray, columns: Columns, rows: IntArray, steps: IntArray, first: IntArray, runs: Runs
     ) -> None:
@@ -351,3 +270,24 @@ class Lane:
 
 class _ForgottenError(Exception):
     """Rows are older than what the states remember."""
+
+
+def make_lane(
+    bundle: Bundle,
+    version: str,
+    *,
+    snapshots: Snapshots,
+    idle: IdleRegister,
+    max_resident: int = 2**62,
+    device: str = "cpu",
+    empty: bool = False,
+) -> Lane:
+    """Return a lane of a storage; an `empty` one has no series whatever snapshots say."""
+    bundle.model.to(device)
+    calibration = None
+    if torch.device(device).type == "cpu":  # it is NumPy's
+        calibration = Calibration(bundle.model.config, bundle.step_us, bundle.fingerprint)
+    limits: dict[str, Any] = {"max_resident": max_resident, "device": device, "empty": empty}
+    lane = Lane(bundle, version, SeriesStore(bundle, snapshots, calibration=calibration, **limits))
+    lane.idle = idle
+    return lane

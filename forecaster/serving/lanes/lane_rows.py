@@ -11,7 +11,7 @@ import torch
 from forecaster.model.stepping.ragged import Runs
 from forecaster.serving.storage.issued import Issued
 from forecaster.serving.storage.records import Attributes, Columns, IntArray
-from forecaster.serving.work.admission import Verdict
+from forecaster.serving.work.verdict import Verdict
 
 
 def runs_of(columns: Columns, rows: IntArray, steps: IntArray, first: IntArray, step_us: int) -> Runs:

@@ -19,7 +19,7 @@ from forecaster.serving.lanes.lane import Lane
 from forecaster.serving.states.buckets import BUCKETS, bucket
 from forecaster.serving.storage.contract import Snapshots
 from forecaster.serving.storage.records import Attributes, Columns, IntArray
-from forecaster.serving.work.work import Forecasts, ForecastWork
+from forecaster.serving.work.forecasting import Forecasts, ForecastWork
 
 
 class Lanes:

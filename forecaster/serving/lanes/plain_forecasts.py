@@ -23,10 +23,11 @@ from forecaster.errors import (
     TooLittleHistoryError,
     UnsupportedError,
 )
+from forecaster.serving.lanes.description import unknown
 from forecaster.serving.lanes.lane import Lane
 from forecaster.serving.storage.records import IntArray
 from forecaster.serving.telemetry import told
-from forecaster.serving.work.work import Forecasts, ForecastWork
+from forecaster.serving.work.forecasting import Forecasts, ForecastWork
 
 Float64 = npt.NDArray[np.float64]
 _DECODE_CELLS = 262_144  # series × steps of one decode
@@ -134,10 +135,10 @@ def failures(lane: Lane, names: Sequence[str], slots: IntArray, request: Forecas
         return dict.fromkeys(range(len(names)), error)
     needed = config.min_history or 1
     if not len(lane.store.mirrors.observed_count):
-        return dict(enumerate(lane.unknown(names)))
+        return dict(enumerate(unknown(lane, names)))
     counts = lane.store.mirrors.observed_count[slots]
     missing = np.flatnonzero(slots < 0).tolist()
-    failed: dict[int, ForecasterError] = dict(zip(missing, lane.unknown([names[at] for at in missing]), strict=True))
+    failed: dict[int, ForecasterError] = dict(zip(missing, unknown(lane, [names[at] for at in missing]), strict=True))
     for at in np.flatnonzero((slots >= 0) & (counts < needed)).tolist():
         failed[at] = TooLittleHistoryError(f"series {names[at]!r} has {counts[at]} values; a forecast needs {needed}")
     return failed

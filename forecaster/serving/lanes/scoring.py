@@ -18,7 +18,7 @@ from forecaster.serving.calibration.live_scores import Report
 from forecaster.serving.states.store import SeriesStore
 from forecaster.serving.storage.issued import Issued
 from forecaster.serving.storage.records import IntArray
-from forecaster.serving.work.work import LiveScores
+from forecaster.serving.work.series import LiveScores
 
 Float64 = npt.NDArray[np.float64]
 

@@ -18,20 +18,18 @@ from forecaster.errors import BundleError, DamagedHistoryError, StorageError, Un
 from forecaster.model.bundle import Bundle
 from forecaster.serving.calibration.calibration import Calibration
 from forecaster.serving.lanes.lane import Lane
+from forecaster.serving.lanes.replaying import replay
 from forecaster.serving.rebuilding.census import EARLIEST_US, Census, memory_steps, ring_rows, windows
-from forecaster.serving.rebuilding.deletions import Deletions
 from forecaster.serving.rebuilding.rebuilt import Rebuilt
 from forecaster.serving.rebuilding.recovery import remembered
-from forecaster.serving.states.buckets import Grouped, bucket, marked
+from forecaster.serving.rebuilding.row_filter import ALWAYS_US, NEVER_US, RowFilter
 from forecaster.serving.states.store import SeriesStore
 from forecaster.serving.storage.contract import RETURNED, Journal, Snapshots
-from forecaster.serving.storage.issued import Issued
-from forecaster.serving.storage.records import Attributes, Columns, Deletion, IntArray, Record
+from forecaster.serving.storage.records import Columns, Deletion, IntArray, Record
 from forecaster.serving.storage.replay import Part, in_parts
 from forecaster.serving.storage.volatile import VolatileSnapshots
 from forecaster.serving.telemetry import LOGGER
 
-_ALWAYS_US, _NEVER_US = -(2**63), 2**63 - 1
 _AT_ONCE = 1024
 _NAMED = 10  # series in the log
 
@@ -63,20 +61,15 @@ class Staging:
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._should_stop, self._give_way = should_stop, _nothing
-        self._census, self._moving, self._journal = census, moving.copy(), journal
+        self._census, self._journal = census, journal
+        self._rows = RowFilter(census, moving, *windows(census, bundle, replay_steps))
         device = next(bundle.model.parameters()).device
         mine = snapshots or VolatileSnapshots()
         self.lane = Lane(bundle, "", SeriesStore(bundle, mine, device=device, calibration=calibration))
-        self._index: dict[str, int] = {name: k for k, name in enumerate(census.names.tolist())}
-        self._behind_us, self._offset = windows(census, bundle, replay_steps)
-        self._first_us = np.full(len(census), _NEVER_US)  # the first row that was found of each
         self._goes_on = np.zeros(len(census), dtype=bool)  # from a snapshot
         self._short = np.zeros(len(census), dtype=bool)  # what may hold rows of theirs is damaged
         self.damage: DamagedHistoryError | None = None
-        self._settled = np.zeros(len(census), dtype=bool)  # rebuilt up to the census by another one
-        self._newer = Grouped()  # series that are not in the census
         self._is_cut = False  # whether journal and history have less than everything
-        self._deletions = Deletions(census.deletions, lambda name: bool(self._moving[bucket(name)]))
         self._sequence, self._begun = 0, False
         self._from = snapshots
         if snapshots is not None:
@@ -84,9 +77,9 @@ class Staging:
 
     def begin_with(self, other: "Staging") -> None:
         """Take over what another one has rebuilt up to the census, of series that belong here; before all else."""
-        places = [place for place, name in enumerate(other._census.names.tolist()) if name in self._index]
-        mine = np.array([self._index[other._census.names[place]] for place in places], dtype=np.int64)
-        self._settled[mine], self._first_us[mine] = True, other._first_us[places]
+        places = [place for place, name in enumerate(other._census.names.tolist()) if name in self._rows.index]
+        mine = np.array([self._rows.index[other._census.names[place]] for place in places], dtype=np.int64)
+        self._rows.settled[mine], self._rows.first_us[mine] = True, other._rows.first_us[places]
         theirs = other.lane.store
         names = [name for name in other._census.names[places].tolist() if name in theirs.resident]
         slots = np.array([theirs.resident[name] for name in names], dtype=np.int64)
@@ -119,7 +112,7 @@ class Staging:
         if len(broken := store.broken(slots)):
             self.lane.restart(broken)
         state = store.gather_whole(slots)
-        offset = np.array([self._offset[k] if (k := self._index.get(name, -1)) >= 0 else 0 for name in names])
+        offset = np.array([self._rows.offset[k] if (k := self._rows.index.get(name, -1)) >= 0 else 0 for name in names])
         return Rebuilt(
             names, state, store.mirrors.static_digest[slots], store.mirrors.touched_us[slots], offset.astype(np.int64)
         )
@@ -136,10 +129,10 @@ class Staging:
         """Let go of buckets whose series have moved: nothing that comes concerns them."""
         names, resident = self._names(moving), self.lane.store.resident
         self.lane.store.forget([name for name in names if name in resident])
-        self._newer.discard(names)
+        self._rows.newer.discard(names)
         for name in names:
-            self._index.pop(name, None)
-        self._moving &= ~moving
+            self._rows.index.pop(name, None)
+        self._rows.moving &= ~moving
 
     def incomplete(self, source: Lane, moving: np.ndarray) -> list[str]:
         """Return the series of some buckets of which less was found than a lane's states remember.
@@ -150,12 +143,12 @@ class Staging:
         memory, step_us = memory_steps(source.bundle), source.bundle.step_us
         short = []
         for place in np.flatnonzero(moving[self._census.buckets]).tolist():
-            name, first_us = self._census.names[place], self._first_us[place]
-            k = self._index.get(name, -1)
+            name, first_us = self._census.names[place], self._rows.first_us[place]
+            k = self._rows.index.get(name, -1)
             if k >= 0 and self._short[k]:
                 short.append(name)
                 continue
-            if k < 0 or self._goes_on[k] or (first_us < _NEVER_US and not self._is_cut):
+            if k < 0 or self._goes_on[k] or (first_us < NEVER_US and not self._is_cut):
                 continue
             clock_us, position = self._census.clock_us[k], self._census.position[k]
             if (slot := resident.get(name, -1)) >= 0:
@@ -178,8 +171,8 @@ class Staging:
         Their covariates are not remembered, and what lies further back is forgotten; but a series that could be
         forecast still can.
         """
-        self._offset[[self._index[name] for name in names if name in self._index]] = 0
-        self._newer.add(name for name in names if name not in self._index)
+        self._rows.offset[[self._rows.index[name] for name in names if name in self._rows.index]] = 0
+        self._rows.newer.add(name for name in names if name not in self._rows.index)
         at_once, store = min(_AT_ONCE, max(source.store.max_resident // 2, 1)), self.lane.store
         for start in range(0, len(names), at_once):
             some = tuple(names[start : start + at_once])
@@ -198,7 +191,7 @@ class Staging:
     def _names(self, moving: np.ndarray) -> list[str]:
         """Return the series of some buckets, those that are newer than the census too."""
         known = self._census.names[moving[self._census.buckets]].tolist()
-        return list(dict.fromkeys((*known, *self._newer.of(moving))))
+        return list(dict.fromkeys((*known, *self._rows.newer.of(moving))))
 
     def _begin(self) -> None:
         """Begin with the snapshots or the windows, and take in what came before the census."""
@@ -206,18 +199,18 @@ class Staging:
         if self._from is not None:
             self._check_reach()
             self._go_on(self._from)
-        self._begin_windows(np.flatnonzero((self._offset > 0) & ~self._settled))
+        self._begin_windows(np.flatnonzero((self._rows.offset > 0) & ~self._rows.settled))
         self._take(itertools.takewhile(lambda one: one[0] <= self._census.sequence, self._past()))
         self._sequence = max(self._sequence, self._census.sequence)  # series that are newer may have older times
 
     def _past(self) -> Iterator[tuple[int, Record]]:
         """Return the records of before the census among which those of the series are that are still to be rebuilt."""
-        census, left = self._census, ~self._settled
+        census, left = self._census, ~self._rows.settled
         if not left.any():
             return iter(())
         clocks = census.clock_us[left]
         before_us = int(clocks.max()) + 1 if clocks.min() > EARLIEST_US else None
-        since_us = int(self._behind_us[left].min())
+        since_us = int(self._rows.behind_us[left].min())
         return self._journal.read(self._sequence, since_us=since_us, before_us=before_us, on_damage=self._leave_out)
 
     def _check_reach(self) -> None:
@@ -235,20 +228,20 @@ class Staging:
             lost.update(one.series_id for one in snapshots.fetch(RETURNED, absent))
         store.retire()
         self._goes_on[:] = [name not in lost for name in names]
-        self._behind_us[self._goes_on], self._offset[self._goes_on] = _ALWAYS_US, 0
+        self._rows.behind_us[self._goes_on], self._rows.offset[self._goes_on] = ALWAYS_US, 0
         if lost:
             self._sequence = 0
 
     def _leave_out(self, error: DamagedHistoryError) -> None:
         """Go on past a damaged part of the history: of series that may have rows in it nothing is folded across it."""
-        self._short |= self._behind_us < error.last_us
+        self._short |= self._rows.behind_us < error.last_us
         self.damage = error if self._short.any() else None
 
     def _begin_windows(self, places: IntArray) -> None:
         """Let the windows of series with a longer past begin with a missing value."""
         if len(places):
             names, count = tuple(self._census.names[places].tolist()), len(places)
-            times = self._behind_us[places]
+            times = self._rows.behind_us[places]
             oldest = max(self._journal.first_sequence() - 1, 1)  # what was given up to there, no record will tell
             self._replay(oldest, Columns(names, np.arange(count, dtype=np.int32), times, np.full(count, np.nan)))
 
@@ -256,31 +249,31 @@ class Staging:
         part = Part()
         part.add(sequence, columns)
         remembered(self.lane, self._journal, part)
-        self.lane.replay(part)
+        replay(self.lane, part)
 
     def _take(self, records: Iterator[tuple[int, Record]]) -> None:
         for part in in_parts(self._mine(records)):
             if isinstance(part, Part):
                 remembered(self.lane, self._journal, part)
-                self.lane.replay(part)
+                replay(self.lane, part)
             else:
                 self._forget(*part)
 
     def _forget(self, sequence: int, deletion: Deletion) -> None:
         """Forget a series' state, unless it is of after the deletion; what the census has of it may be of after it."""
         store, name = self.lane.store, deletion.series_id
-        if (k := self._index.get(name, -1)) >= 0 and self._settled[k] and sequence <= self._census.sequence:
+        if (k := self._rows.index.get(name, -1)) >= 0 and self._rows.settled[k] and sequence <= self._census.sequence:
             return  # who rebuilt it knew
         store.begin_turn()
         slot = int(store.bring([name])[0])
         if slot >= 0 and store.stands(store.bring([name]))[0] < sequence:
             store.forget([name])
         if k >= 0 and sequence > self._census.sequence:
-            del self._index[name]
-            self._behind_us[k], self._offset[k] = _ALWAYS_US, 0
+            del self._rows.index[name]
+            self._rows.behind_us[k], self._rows.offset[k] = ALWAYS_US, 0
         elif k >= 0:
-            self._first_us[k] = _NEVER_US
-            if self._offset[k] > 0 and name not in store.resident:
+            self._rows.first_us[k] = NEVER_US
+            if self._rows.offset[k] > 0 and name not in store.resident:
                 self._begin_windows(np.array([k]))
 
     def _mine(self, records: Iterator[tuple[int, Record]]) -> Iterator[tuple[int, Record]]:
@@ -289,65 +282,18 @@ class Staging:
             if self._should_stop():
                 raise UnavailableError("the server was told to stop while it rebuilt states")
             self._give_way()
-            yield from self._deletions.added()
+            yield from self._rows.deletions.added()
             self._sequence = sequence
             if isinstance(record, Deletion):
-                yield from self._deletions.met(sequence, record.series_id)
+                yield from self._rows.deletions.met(sequence, record.series_id)
                 continue
-            codes = self._codes(record.series_ids, sequence)
+            codes = self._rows.codes(record.series_ids, sequence)
             if (codes < -1).any() or (codes >= 0).any():
-                mine = self._part(record, codes)
+                mine = self._rows.part(record, codes)
                 if len(mine):
                     yield sequence, mine
-        yield from self._deletions.added()
-
-    def _codes(self, names: Sequence[str], sequence: int) -> IntArray:
-        """Return the series' places in the census, -2 for those that are newer than it, -1 for others."""
-        codes = np.fromiter((self._index.get(name, -1) for name in names), np.int64, len(names))
-        gone = self._deletions.places(names, sequence)
-        if sequence > self._census.sequence:
-            for k in np.flatnonzero(codes < 0).tolist():
-                if self._moving[bucket(names[k])]:
-                    codes[k] = -2
-                    self._newer.add([names[k]])
-        elif self._settled.any():
-            codes[(codes >= 0) & self._settled[codes]] = -1
-        codes[gone] = -1
-        return codes
-
-    def _part(self, record: Columns | Attributes | Issued, codes: IntArray) -> Columns | Attributes | Issued:
-        if not isinstance(record, Columns):
-            return record.of(np.flatnonzero(codes != -1).tolist())
-        behind = np.where(codes == -2, _ALWAYS_US, _NEVER_US)
-        behind[codes >= 0] = self._behind_us[codes[codes >= 0]]
-        part = record.rows(np.flatnonzero(record.time_us > behind[record.series]))
-        places = codes[part.series]
-        np.minimum.at(self._first_us, places[places >= 0], part.time_us[places >= 0])
-        used, series = np.unique(part.series, return_inverse=True)
-        names = tuple(part.series_ids[i] for i in used.tolist())
-        rest = (part.time_us, part.values, part.covariate_names, part.covariates)
-        return Columns(names, series.astype(np.int32), *rest)
+        yield from self._rows.deletions.added()
 
 
 def _nothing() -> None:
     """Go on."""
-
-
-def refolded(
-    bundle: Bundle, names: Sequence[str], journal: Journal, calibration: Calibration | None = None, *, through: int
-) -> Rebuilt:
-    """Return the states of some series as the fold of what journal and history have of them up to a record.
-
-    Raises DamagedHistoryError if a part of the history cannot be read that may hold something of them.
-    """
-    every = np.array(names, dtype=object)
-    buckets, zeros = np.fromiter(map(bucket, names), np.int64, len(names)), np.zeros(len(names), dtype=np.int64)
-    clocks = np.full(len(names), EARLIEST_US)
-    moving = marked(buckets)
-    deletions = [one for one in journal.deletions() if one[0] <= through]  # they may be erased meanwhile
-    census = Census(through, every, buckets, clocks, zeros, deletions)
-    staging = Staging(bundle, census, moving, journal, VolatileSnapshots(), replay_steps=1, calibration=calibration)
-    staging.fold(through)
-    if staging.damage is not None:
-        raise staging.damage
-    return staging.rebuilt(moving)

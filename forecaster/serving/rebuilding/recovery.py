@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from forecaster.errors import StateLostError, UnavailableError
 from forecaster.serving.lanes.lane import Lane
+from forecaster.serving.lanes.replaying import replay
 from forecaster.serving.storage.contract import IDLE, Journal, Snapshots, Storage, in_batches
 from forecaster.serving.storage.issued import Issued
 from forecaster.serving.storage.records import Deletion, Record, without
@@ -117,7 +118,7 @@ def _pieces(lane: Lane, part: Part, max_resident: int) -> Sequence[Part]:
 def _replay(lane: Lane, journal: Journal, part: Part) -> int:
     lane.store.begin_turn()
     remembered(lane, journal, part)
-    return lane.replay(part)
+    return replay(lane, part)
 
 
 def _load(lane: Lane, storage: Storage, should_stop: Callable[[], bool], max_resident: int) -> list[str]:

@@ -5,11 +5,18 @@ Knows lanes and journals; knows nothing of the engine.
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from forecaster.errors import DamagedHistoryError, StateLostError
+from forecaster.model.bundle import Bundle
+from forecaster.serving.calibration.calibration import Calibration
 from forecaster.serving.lanes.lane import Lane
-from forecaster.serving.rebuilding.rebuild import refolded
+from forecaster.serving.rebuilding.census import EARLIEST_US, Census
+from forecaster.serving.rebuilding.rebuild import Staging
 from forecaster.serving.rebuilding.rebuilt import Rebuilt
+from forecaster.serving.states.buckets import bucket, marked
 from forecaster.serving.storage.contract import Journal
+from forecaster.serving.storage.volatile import VolatileSnapshots
 
 _NAMED = 10  # series in an error
 
@@ -28,3 +35,23 @@ def refold(lane: Lane, series_ids: Sequence[str], journal: Journal, *, through: 
         return refolded(lane.bundle, series_ids, journal, lane.store.calibration, through=through)
     except DamagedHistoryError as error:
         raise StateLostError(f"{lost} {repair}", series_ids) from error
+
+
+def refolded(
+    bundle: Bundle, names: Sequence[str], journal: Journal, calibration: Calibration | None = None, *, through: int
+) -> Rebuilt:
+    """Return the states of some series as the fold of what journal and history have of them up to a record.
+
+    Raises DamagedHistoryError if a part of the history cannot be read that may hold something of them.
+    """
+    every = np.array(names, dtype=object)
+    buckets, zeros = np.fromiter(map(bucket, names), np.int64, len(names)), np.zeros(len(names), dtype=np.int64)
+    clocks = np.full(len(names), EARLIEST_US)
+    moving = marked(buckets)
+    deletions = [one for one in journal.deletions() if one[0] <= through]  # they may be erased meanwhile
+    census = Census(through, every, buckets, clocks, zeros, deletions)
+    staging = Staging(bundle, census, moving, journal, VolatileSnapshots(), replay_steps=1, calibration=calibration)
+    staging.fold(through)
+    if staging.damage is not None:
+        raise staging.damage
+    return staging.rebuilt(moving)

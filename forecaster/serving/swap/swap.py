@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from forecaster.errors import StorageError, UnavailableError
+from forecaster.errors import UnavailableError
 from forecaster.model.bundle import Bundle
 from forecaster.serving.engine.batcher import Batcher
 from forecaster.serving.engine.courtesy import Courtesy
@@ -23,13 +23,12 @@ from forecaster.serving.engine.engine import Engine
 from forecaster.serving.lanes.lane import Lane
 from forecaster.serving.rebuilding.census import Census, take_census, windows
 from forecaster.serving.rebuilding.rebuild import Staging
-from forecaster.serving.rebuilding.rebuilt import Rebuilt
 from forecaster.serving.rebuilding.stragglers import groups, stragglers
 from forecaster.serving.states.buckets import BUCKETS, marked
-from forecaster.serving.states.mirrors import Standing
 from forecaster.serving.storage.contract import Activation, Storage
 from forecaster.serving.storage.records import IntArray
 from forecaster.serving.swap.kept_bundle import keep
+from forecaster.serving.swap.moving import move
 from forecaster.serving.telemetry import LOGGER
 from forecaster.serving.upkeep.saving import save
 
@@ -275,60 +274,3 @@ class Swap:
     async def _in_thread(self, function: Callable[..., Any], *values: Any) -> Any:
         self._check_going()
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *values)
-
-
-def move(engine: Engine, staging: Staging, moving: np.ndarray, source: Lane, target: Lane, into_next: bool) -> None:
-    """Take the last records into rebuilt states, and let their series belong to the target; on the engine's thread."""
-    for lane in engine.lanes:
-        lane.store.begin_turn()
-    staging.fold()
-    short = staging.incomplete(source, moving)
-    there = source.store.standing(short).exists
-    staging.take_rings(source, [name for name, known in zip(short, there.tolist(), strict=True) if known])
-    rebuilt = staging.rebuilt(moving)
-    standing = source.store.standing(rebuilt.names)
-    _check(rebuilt, standing)
-    lost = source.store.cold.lost([name for name, known in zip(short, there.tolist(), strict=True) if not known])
-    target.store.sequence = source.store.sequence  # who has to leave for others is saved as of it
-    target.store.lose(lost)  # what may fail comes before what would have to be undone
-    try:
-        _take(target, rebuilt, standing)
-    except BaseException:
-        target.store.forget(lost)
-        raise
-    source.store.forget([*rebuilt.names, *lost])
-    engine.lanes.moved[moving] = into_next
-
-
-def _take(target: Lane, rebuilt: Rebuilt, standing: Standing) -> None:
-    """Add rebuilt series to a lane, all or none."""
-    at_once, taken = max(target.store.max_resident // 2, 1), 0
-    try:
-        for start in range(0, len(rebuilt.names), at_once):
-            target.store.begin_turn()  # those before may leave again
-            rows = slice(start, start + at_once)
-            part, stood = rebuilt.of(rows), standing.of(rows)
-            touched_us = np.where(stood.exists, stood.touched_us, part.touched_us)
-            slots = target.store.take(part.names, part.state, part.static_digest, touched_us)
-            taken += len(slots)
-            _count_on(target, part, stood, slots)
-    except BaseException:  # who had to leave for them could not be saved, as a rule
-        target.store.forget(rebuilt.names[:taken])
-        raise
-
-
-def _check(rebuilt: Rebuilt, standing: Standing) -> None:
-    """Raise StorageError unless the rebuilt states stand where the serving ones do."""
-    clocks = rebuilt.state["time_us"].cpu().numpy()
-    wrong = np.flatnonzero(standing.exists & (clocks != standing.clock_us))
-    if len(wrong):
-        name = rebuilt.names[wrong[0]]
-        what = f"the rebuilt state of series {name!r} does not stand where the serving one does"
-        raise StorageError(what).told_as(what)
-
-
-def _count_on(target: Lane, rebuilt: Rebuilt, standing: Standing, slots: IntArray) -> None:
-    """Let series whose windows do not reach back to their start count the steps before as well."""
-    counted = target.store.mirrors.position[slots] + rebuilt.offset == standing.position
-    long = np.flatnonzero((rebuilt.offset > 0) & counted)
-    target.store.count_on(slots[long], standing.position[long], standing.observed_count[long])

@@ -20,7 +20,7 @@ from forecaster.serving.engine.engine import Engine
 from forecaster.serving.storage.contract import Storage
 from forecaster.serving.telemetry import LOGGER
 from forecaster.serving.upkeep.saving import save
-from forecaster.serving.work.work import LiveScores
+from forecaster.serving.work.series import LiveScores
 
 _SCORED_AT_ONCE = 2048
 _SYNC_SECONDS = 1.0

@@ -8,12 +8,10 @@ Knows clocks and remembered values; knows nothing of models, journals or gRPC.
 Shapes: R rows, S series.
 """
 
-import dataclasses
 import datetime as dt
-import enum
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,17 +19,10 @@ import numpy.typing as npt
 
 from forecaster.errors import ConflictError, ForecasterError, InvalidArgumentError, LimitReachedError, OutOfOrderError
 from forecaster.serving.storage.records import Columns, IntArray
+from forecaster.serving.work.verdict import Outcome, Verdict
 
 _FEW = 256  # rows
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-
-
-class Outcome(enum.IntEnum):
-    """What became of an observation; the numbers are the API's."""
-
-    APPLIED = 1
-    DUPLICATE = 2
-    REJECTED = 3
 
 
 _APPLIED = np.uint8(Outcome.APPLIED)
@@ -60,47 +51,6 @@ class Known:
     held: Callable[[IntArray, IntArray], tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]]
     room: int
     latest_us: int = 2**63 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The judgement of R rows.
-
-    Args:
-        outcomes: an `Outcome` each, uint8 [R].
-        errors: why a row was refused, by row.
-        accepted: the rows to apply, grouped by series, in order within each, int64 [A].
-        advance: for each accepted row, the steps from the row before to it, int64 [A]; 0 where a series
-            starts afresh at it.
-        one_step_each: every row is the only one of its series and advances it by one step, as most do.
-        sought: rows that are older than the states remember, int64 [Q]: their outcomes, 0 here, the journal tells.
-    """
-
-    outcomes: npt.NDArray[np.uint8]
-    errors: dict[int, ForecasterError]
-    accepted: IntArray
-    advance: IntArray
-    one_step_each: bool = False
-    sought: IntArray = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-
-    def among(self, rows: IntArray, sought: IntArray, count: int) -> "Verdict":
-        """Return it for `count` rows of which `rows` were judged and `sought` are yet to be looked up."""
-        outcomes = np.zeros(count, dtype=np.uint8)
-        outcomes[rows] = self.outcomes
-        errors = {int(rows[row]): error for row, error in self.errors.items()}
-        return Verdict(outcomes, errors, rows[self.accepted], self.advance, sought=sought)
-
-    def beside(self, rows: IntArray, errors: Mapping[int, ForecasterError], count: int) -> "Verdict":
-        """Return it for `count` rows of which `rows` were judged and the others are refused, for some reason each."""
-        found = self.among(rows, rows[self.sought], count)
-        found.outcomes[list(errors)] = Outcome.REJECTED
-        return dataclasses.replace(found, errors={**found.errors, **errors})
-
-    def missing_steps(self) -> IntArray:
-        """Return the steps that each row's series is missing before it, int64 [R]."""
-        found = np.zeros(len(self.outcomes), dtype=np.int64)
-        found[self.accepted] = np.maximum(self.advance - 1, 0)
-        return found
 
 
 def admit(columns: Columns, known: Known, *, step_us: int, max_gap_steps: int) -> Verdict:

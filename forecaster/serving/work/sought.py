@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from forecaster.errors import ForecasterError
 from forecaster.serving.storage.records import Columns, IntArray
-from forecaster.serving.work.admission import Outcome, differing, join
+from forecaster.serving.work.admission import differing, join
+from forecaster.serving.work.verdict import Outcome
 
 
 @dataclass(frozen=True, slots=True)

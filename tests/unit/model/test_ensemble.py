@@ -16,7 +16,8 @@ from forecaster.model.state import State
 from forecaster.serving.engine.engine import Engine
 from forecaster.serving.storage.opening import open_storage
 from forecaster.serving.storage.records import Columns
-from forecaster.serving.work.work import ForecastWork, ObserveWork
+from forecaster.serving.work.forecasting import ForecastWork
+from forecaster.serving.work.observing import ObserveWork
 
 HOUR_US = 3_600_000_000
 

@@ -19,7 +19,8 @@ from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State
 from forecaster.serving.engine.engine import Engine
 from forecaster.serving.storage.records import Attributes, Columns
-from forecaster.serving.work.work import ForecastWork, ObserveWork
+from forecaster.serving.work.forecasting import ForecastWork
+from forecaster.serving.work.observing import ObserveWork
 
 HOUR_US = 3_600_000_000
 GAP, HORIZON = 20, 5

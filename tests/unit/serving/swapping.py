@@ -15,7 +15,8 @@ from forecaster.serving.engine.courtesy import Courtesy
 from forecaster.serving.engine.engine import Engine
 from forecaster.serving.storage.contract import Storage
 from forecaster.serving.swap.swap import Swap
-from forecaster.serving.work.work import Forecasts, ForecastWork, Observed
+from forecaster.serving.work.forecasting import Forecasts, ForecastWork
+from forecaster.serving.work.observing import Observed
 from tests.unit.serving.folding import GAP, HORIZON, Row, Series, Static, assert_same, make_bundle, walk, work
 
 Hook = Callable[[], Awaitable[None]]

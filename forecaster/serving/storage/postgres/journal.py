@@ -5,7 +5,6 @@ the next append removes what is there; so a StorageError means that nothing was 
 """
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -14,9 +13,11 @@ import psycopg
 
 from forecaster.errors import DamagedHistoryError, StorageError
 from forecaster.serving.storage.contract import OnDamage
-from forecaster.serving.storage.postgres.erasure import Erasure, times_us
+from forecaster.serving.storage.postgres.appending import appended
+from forecaster.serving.storage.postgres.attributes import LATEST_ATTRIBUTES, OUTDATE_ATTRIBUTES, PAST_ATTRIBUTES
+from forecaster.serving.storage.postgres.erasure import Erasure
 from forecaster.serving.storage.postgres.head import DROPPED, LAST, NOTE_DROPPED, NOTE_REMOVED, Head
-from forecaster.serving.storage.postgres.session import OutcomeUnknownError, Session, Values
+from forecaster.serving.storage.postgres.session import OutcomeUnknownError, Session
 from forecaster.serving.storage.records import (
     ATTRIBUTES,
     KIND_AT,
@@ -25,7 +26,6 @@ from forecaster.serving.storage.records import (
     Deletion,
     Record,
     decode,
-    encode,
     find,
     nothing,
     spanning,
@@ -34,45 +34,11 @@ from forecaster.serving.storage.records import (
 _PART_BYTES = 8 * 2**20
 _MOST_ROWS_LOOKED_AT = 4_000_000  # for rows older than the states remember: about a second
 
-_INSERT = """
-INSERT INTO forecaster.journal (shard, sequence, committed_us, first_us, last_us, payload)
-SELECT %s, sequence, %s, first_us, last_us, payload
-FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[], %b::bytea[]) AS one (sequence, first_us, last_us, payload)
-"""
-# Those that were replaced by records that are gone.
-_OUTDATE_ATTRIBUTES = """
-DELETE FROM forecaster.attributes AS old USING forecaster.attributes AS new
-WHERE old.shard = %(shard)s AND new.shard = %(shard)s AND old.series_id = new.series_id
-AND old.sequence < new.sequence AND new.sequence > %(after)s AND new.sequence <= %(through)s
-"""
-_INSERT_ATTRIBUTES = """
-INSERT INTO forecaster.attributes (shard, series_id, sequence, payload)
-SELECT %s, series_id, %s, payload FROM unnest(%b::text[], %b::bytea[]) AS one (series_id, payload)
-"""
-_INSERT_ERASURE = "INSERT INTO forecaster.erasures (shard, series_id, sequence) VALUES (%s, %s, %s)"
 _UNDO = (
     "DELETE FROM forecaster.journal WHERE shard = %s AND sequence > %s",
     "DELETE FROM forecaster.attributes WHERE shard = %s AND sequence > %s",
     "DELETE FROM forecaster.erasures WHERE shard = %s AND sequence > %s",
 )
-_ATTRIBUTES = """
-SELECT found.payload FROM (SELECT DISTINCT unnest(%b::text[]) COLLATE "C" AS series_id) AS wanted
-CROSS JOIN LATERAL (
-    SELECT payload FROM forecaster.attributes AS one
-    WHERE shard = %s AND one.series_id = wanted.series_id AND sequence <= %s AND NOT EXISTS (
-        SELECT FROM forecaster.erasures AS gone WHERE gone.shard = one.shard AND gone.series_id = one.series_id
-        AND gone.sequence > one.sequence AND gone.sequence <= %s)
-    ORDER BY sequence DESC LIMIT 1) AS found
-"""
-_PAST_ATTRIBUTES = """
-SELECT found.payload FROM (SELECT DISTINCT unnest(%b::text[]) COLLATE "C" AS series_id) AS wanted
-CROSS JOIN LATERAL (
-    SELECT payload, sequence FROM forecaster.attributes AS one
-    WHERE shard = %s AND one.series_id = wanted.series_id AND sequence <= %s AND NOT EXISTS (
-        SELECT FROM forecaster.erasures AS gone WHERE gone.shard = one.shard AND gone.series_id = one.series_id
-        AND gone.sequence > one.sequence AND gone.sequence <= %s) OFFSET 0) AS found
-ORDER BY found.sequence
-"""
 # MATERIALIZED: few records of many span a time, which the order and the limit would make the planner forget.
 _SPANNING = """
 WITH spanning AS MATERIALIZED (
@@ -132,7 +98,7 @@ class PostgresJournal:
             if not records:
                 return self._head.last
             last = self._head.last + len(records)
-            statements = list(_statements(self._session.shard, self._head.last + 1, records))
+            statements = list(appended(self._session.shard, self._head.last + 1, records))
             self._head.is_in_doubt = True  # whatever ends this append, until its outcome is known
             try:
                 self._session.send(*statements)
@@ -187,7 +153,7 @@ class PostgresJournal:
     def attributes(self, series_ids: Sequence[str], through: int = 2**62) -> Attributes:
         """See `Journal.attributes`."""
         last = self._head.last
-        held = self._attributes(_ATTRIBUTES, (list(series_ids), self._session.shard, min(through, last), last))
+        held = self._attributes(LATEST_ATTRIBUTES, (list(series_ids), self._session.shard, min(through, last), last))
         return Attributes(
             tuple(part.series_ids[0] for part in held),
             tuple(part.numbers[0] for part in held),
@@ -197,7 +163,7 @@ class PostgresJournal:
     def past_attributes(self, series_ids: Sequence[str]) -> list[Attributes]:
         """See `Journal.past_attributes`."""
         last = self._head.last
-        return self._attributes(_PAST_ATTRIBUTES, (list(series_ids), self._session.shard, last, last))
+        return self._attributes(PAST_ATTRIBUTES, (list(series_ids), self._session.shard, last, last))
 
     def deletions(self) -> list[tuple[int, str]]:
         """See `Journal.deletions`."""
@@ -214,7 +180,7 @@ class PostgresJournal:
             if count and not keep_history:
                 (after,) = connection.execute(DROPPED, (self._session.shard,)).fetchone() or (0,)
                 bounds = {"shard": self._session.shard, "after": after, "through": last}
-                connection.execute(_OUTDATE_ATTRIBUTES, bounds)
+                connection.execute(OUTDATE_ATTRIBUTES, bounds)
                 connection.execute(NOTE_DROPPED, (last, self._session.shard))
             if count:
                 connection.execute(NOTE_REMOVED, (last, self._session.shard))
@@ -320,17 +286,3 @@ class PostgresJournal:
     def _undo(self) -> None:
         self._session.send(*((query, (self._session.shard, self._head.last)) for query in _UNDO))
         self._head.is_in_doubt = False
-
-
-def _statements(shard: str, sequence: int, records: Sequence[Record]) -> Iterator[tuple[str, Values]]:
-    """Yield what appends records, the first one with this sequence."""
-    sequences = list(range(sequence, sequence + len(records)))
-    firsts, lasts = zip(*(times_us(record) for record in records), strict=True)
-    payloads = [encode(record) for record in records]
-    yield _INSERT, (shard, time.time_ns() // 1000, sequences, list(firsts), list(lasts), payloads)
-    for at, record in zip(sequences, records, strict=True):
-        if isinstance(record, Deletion):
-            yield _INSERT_ERASURE, (shard, record.series_id, at)
-        elif isinstance(record, Attributes):
-            names = list(record.series_ids)
-            yield _INSERT_ATTRIBUTES, (shard, at, names, [encode(record.of([k])) for k in range(len(record))])

@@ -13,7 +13,9 @@ from forecaster.serving.calibration.live_scores import Report
 from forecaster.serving.engine.engine import Engine
 from forecaster.serving.storage.records import Columns
 from forecaster.serving.storage.volatile import VolatileStorage
-from forecaster.serving.work.work import ForecastWork, LiveScores, ObserveWork
+from forecaster.serving.work.forecasting import ForecastWork
+from forecaster.serving.work.observing import ObserveWork
+from forecaster.serving.work.series import LiveScores
 from forecaster.training.fit import fit
 from pipelines.watching.drift import Reference
 

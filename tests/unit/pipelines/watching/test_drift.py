@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from forecaster.config import ScheduleConfig
-from forecaster.serving.work.work import LiveScores
+from forecaster.serving.work.series import LiveScores
 from pipelines.watching.drift import Reference, Signal, independent_scores, look, suspects
 from pipelines.watching.metrics_page import Live
 from tests.unit.pipelines.watching.drifting import Groups, stream, trained

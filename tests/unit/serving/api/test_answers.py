@@ -17,7 +17,8 @@ from forecaster.serving.api.forecast_messages import forecast_plan, forecast_wor
 from forecaster.serving.api.messages import Violations, check_series_id, check_series_ids, to_duration
 from forecaster.serving.api.observe_messages import Plans, from_columns, observe_work
 from forecaster.serving.api.row_messages import from_rows
-from forecaster.serving.work.work import Forecasts, Observed
+from forecaster.serving.work.forecasting import Forecasts
+from forecaster.serving.work.observing import Observed
 from forecaster.v1.forecast_pb2 import ForecastOptions, FutureCovariates
 from forecaster.v1.forecast_service_pb2 import (
     ForecastResponse,

@@ -17,7 +17,8 @@ from forecaster.serving.api.messages import to_duration, to_live_scores
 from forecaster.serving.api.observe_messages import from_attributes, from_columns
 from forecaster.serving.api.row_messages import from_rows
 from forecaster.serving.storage.records import Attributes
-from forecaster.serving.work.work import Drawn, Forecasts, LiveScores, Sampling, Search
+from forecaster.serving.work.forecasting import Drawn, Forecasts, Sampling, Search
+from forecaster.serving.work.series import LiveScores
 from forecaster.v1.forecast_pb2 import ForecastOptions, FutureCovariates
 from forecaster.v1.forecast_service_pb2 import Series
 from forecaster.v1.observation_pb2 import CovariateColumn, Observation, ObservationColumns, SeriesAttributes

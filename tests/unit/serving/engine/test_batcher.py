@@ -24,7 +24,8 @@ from forecaster.serving.engine.engine import Engine
 from forecaster.serving.storage.records import Attributes, Columns
 from forecaster.serving.storage.volatile import VolatileSnapshots, VolatileStorage
 from forecaster.serving.telemetry import told
-from forecaster.serving.work.work import Chain, ForecastWork, Observed, ObserveWork, Sampling
+from forecaster.serving.work.forecasting import ForecastWork, Sampling
+from forecaster.serving.work.observing import Chain, Observed, ObserveWork
 from tests.unit.serving.folding import HORIZON, HOUR_US, make_bundle
 
 

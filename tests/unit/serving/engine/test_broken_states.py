@@ -6,7 +6,7 @@ import pytest
 from forecaster.errors import BrokenStateError, BundleError, TooLittleHistoryError
 from forecaster.serving.engine.engine import Engine
 from forecaster.serving.storage.contract import Storage
-from forecaster.serving.work.work import ForecastWork, Sampling
+from forecaster.serving.work.forecasting import ForecastWork, Sampling
 from tests.unit.serving.folding import HORIZON, HOUR_US, assert_same, folded, make_bundle, walk, work
 from tests.unit.serving.storages import prune_all
 from tests.unit.serving.swapping import A, Fleet, run

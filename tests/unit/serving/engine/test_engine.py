@@ -14,7 +14,8 @@ from forecaster.serving.engine.engine import Engine
 from forecaster.serving.storage.opening import open_storage
 from forecaster.serving.storage.records import Columns
 from forecaster.serving.storage.volatile import VolatileStorage
-from forecaster.serving.work.work import ForecastWork, ObserveWork
+from forecaster.serving.work.forecasting import ForecastWork
+from forecaster.serving.work.observing import ObserveWork
 from tests.unit.serving.failing import FailingStorage
 from tests.unit.serving.folding import BUNDLE, GAP, HOUR_US, columns, forecast, make_bundle, offline, stream
 

@@ -15,7 +15,7 @@ from forecaster.serving.engine.engine import Engine
 from forecaster.serving.storage.contract import Storage
 from forecaster.serving.storage.opening import open_storage
 from forecaster.serving.storage.volatile import VolatileStorage
-from forecaster.serving.work.work import ForecastWork
+from forecaster.serving.work.forecasting import ForecastWork
 from tests.unit.serving.folding import BUNDLE, GAP, columns
 
 LIMIT = 4

@@ -25,7 +25,8 @@ from forecaster.serving.storage.contract import Journal
 from forecaster.serving.storage.records import Columns
 from forecaster.serving.storage.sqlite.storage import SqliteStorage
 from forecaster.serving.storage.volatile import VolatileStorage
-from forecaster.serving.work.work import Chain, Forecasts, ForecastWork, Observed, ObserveWork
+from forecaster.serving.work.forecasting import Forecasts, ForecastWork
+from forecaster.serving.work.observing import Chain, Observed, ObserveWork
 from tests.unit.serving.folding import BUNDLE, GAP, HORIZON, HOUR_US, columns, make_bundle
 
 LEVELS = (0.1, 0.5, 0.9)
@@ -355,7 +356,8 @@ def test_who_asks_for_old_rows_waits_alone_and_one_look_answers_all_who_wait(tmp
             assert answer.outcomes.tolist() == [2, 3, 3, 1]
             assert [type(error) for error in answer.errors.values()] == [ConflictError, OutOfOrderError]
             assert server.batcher.look_ups.looks == 2  # type: ignore[union-attr]
-            assert [server.batcher.count(outcome) for outcome in ("duplicate", "rejected")] == [62, 2]
+            done = server.batcher.done
+            assert (sum(one.duplicate for one in done), sum(one.rejected for one in done)) == (62, 2)
 
         serve(Server(Steady(), storage, journal), scenario)  # type: ignore[arg-type]
 

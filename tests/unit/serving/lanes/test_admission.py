@@ -9,7 +9,8 @@ from hypothesis import given, settings
 
 from forecaster.errors import ConflictError, InvalidArgumentError, LimitReachedError, OutOfOrderError
 from forecaster.serving.storage.records import Columns
-from forecaster.serving.work.admission import Known, Outcome, admit, join
+from forecaster.serving.work.admission import Known, admit, join
+from forecaster.serving.work.verdict import Outcome
 
 STEP, GAP = 10, 4
 

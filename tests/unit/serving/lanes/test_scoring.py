@@ -13,7 +13,7 @@ from forecaster.errors import StorageError
 from forecaster.model.state import State
 from forecaster.serving.engine.engine import Engine
 from forecaster.serving.storage.opening import open_storage
-from forecaster.serving.work.work import ForecastWork
+from forecaster.serving.work.forecasting import ForecastWork
 from tests.unit.serving.failing import FailingStorage
 from tests.unit.serving.folding import BUNDLE, GAP, columns
 

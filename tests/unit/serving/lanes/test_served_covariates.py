@@ -17,7 +17,8 @@ from forecaster.serving.engine.engine import Engine
 from forecaster.serving.storage.opening import open_storage
 from forecaster.serving.storage.records import Attributes, Columns
 from forecaster.serving.storage.volatile import VolatileStorage
-from forecaster.serving.work.work import ForecastWork, ObserveWork
+from forecaster.serving.work.forecasting import ForecastWork
+from forecaster.serving.work.observing import ObserveWork
 from tests.unit.model.family import HORIZON, make_model
 from tests.unit.serving.failing import FailingStorage
 from tests.unit.serving.folding import GAP, Series, Static, assert_same, forecast

@@ -5,10 +5,10 @@ import pytest
 
 from forecaster.model.bundle import Bundle
 from forecaster.serving.engine.engine import Engine
-from forecaster.serving.lanes.forecasting import series_seed
+from forecaster.serving.lanes.paths import series_seed
 from forecaster.serving.storage.contract import Storage
 from forecaster.serving.storage.volatile import VolatileStorage
-from forecaster.serving.work.work import ForecastWork, Sampling, Search
+from forecaster.serving.work.forecasting import ForecastWork, Sampling, Search
 from tests.unit.model.family import HORIZON, SPEC, make_model
 from tests.unit.serving.folding import GAP
 from tests.unit.serving.with_covariates import BUNDLE, LEVELS, STATIC, history, work
@@ -56,7 +56,7 @@ def test_searches_of_several_widths_and_sizes_are_answered_alike(monkeypatch: py
     ids = [("a", "b", "c"), ("c",), ("b",), ("a", "c")]
     asked = [ForecastWork(one, 2, LEVELS, drawing=search) for one, search in zip(ids, searches, strict=True)]
     together = [answer.drawn for answer in engine.forecast(asked)]
-    monkeypatch.setattr("forecaster.serving.lanes.forecasting._SEARCH_CELLS", 1)  # a series at a time
+    monkeypatch.setattr("forecaster.serving.lanes.paths._SEARCH_CELLS", 1)  # a series at a time
     for work_, found in zip(asked, together, strict=True):
         alone = engine.forecast([work_])[0].drawn
         assert alone is not None

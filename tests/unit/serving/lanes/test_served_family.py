@@ -13,7 +13,8 @@ import torch
 from forecaster.model.bundle import Bundle
 from forecaster.serving.engine.engine import Engine
 from forecaster.serving.storage.opening import open_storage
-from forecaster.serving.work.work import Forecasts, ForecastWork, Futures, ObserveWork
+from forecaster.serving.work.forecasting import Forecasts, ForecastWork, Futures
+from forecaster.serving.work.observing import ObserveWork
 from tests.unit.model.family import FAMILY, HORIZON, MODELS, NAMES, draw_future
 from tests.unit.serving.folding import Row, Series, Static, walk, work
 

@@ -9,7 +9,7 @@ import torch
 from forecaster.errors import InvalidArgumentError
 from forecaster.serving.engine.engine import Engine
 from forecaster.serving.storage.volatile import VolatileStorage
-from forecaster.serving.work.work import ForecastWork, Futures
+from forecaster.serving.work.forecasting import ForecastWork, Futures
 from tests.unit.model.family import HORIZON
 from tests.unit.serving.folding import HOUR_US
 from tests.unit.serving.with_covariates import BUNDLE, LEVELS, folded, history, work

@@ -21,7 +21,7 @@ from forecaster.serving.storage.opening import open_storage
 from forecaster.serving.storage.records import Columns, Deletion, Snapshot
 from forecaster.serving.storage.volatile import VolatileStorage
 from forecaster.serving.upkeep.maintenance import Maintenance
-from forecaster.serving.work.work import ForecastWork
+from forecaster.serving.work.forecasting import ForecastWork
 from tests.unit.serving.engine.test_eviction import assert_folded
 from tests.unit.serving.folding import BUNDLE, GAP, HOUR_US, columns
 

@@ -20,7 +20,7 @@ from forecaster.serving.storage.records import Deletion, Snapshot
 from forecaster.serving.storage.sqlite.history import History
 from forecaster.serving.storage.sqlite.history_ledger import digest_of
 from forecaster.serving.storage.sqlite.history_reader import HistoryFile, HistoryReader
-from forecaster.serving.work.work import ForecastWork
+from forecaster.serving.work.forecasting import ForecastWork
 from tests.unit.serving.folding import BUNDLE, forecast, stream
 from tests.unit.serving.folding import columns as requested
 from tests.unit.serving.storage import sqlite_files

@@ -150,7 +150,7 @@ def test_ids_and_times_are_looked_up_by_their_indexes(
     several = [f"series {k}" for k in range(300)]
     queries: list[tuple[str, tuple[object, ...]]] = [
         (postgres_snapshots._FETCH, (several, "model", 1, "f")),
-        (postgres_journal._ATTRIBUTES, (several, "model", 20_000, 20_000)),
+        (postgres_journal.LATEST_ATTRIBUTES, (several, "model", 20_000, 20_000)),
         (postgres_journal._SPANNING, ("model", 5001, 5000, 20_000)),
         (postgres_journal._AT, (list(range(300)), "model")),
     ]

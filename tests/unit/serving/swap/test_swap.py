@@ -14,7 +14,7 @@ from forecaster.serving.storage.contract import Storage
 from forecaster.serving.storage.records import Snapshot
 from forecaster.serving.storage.sqlite.snapshots import SqliteSnapshots
 from forecaster.serving.storage.volatile import VolatileStorage
-from forecaster.serving.work.work import ForecastWork, Sampling
+from forecaster.serving.work.forecasting import ForecastWork, Sampling
 from tests.unit.model.family import SPEC
 from tests.unit.serving.folding import HORIZON, Series, assert_same, make_bundle, walk
 from tests.unit.serving.storages import prune_all

@@ -17,7 +17,7 @@ from forecaster.serving.lanes.known_covariates import united
 from forecaster.serving.storage.contract import Storage
 from forecaster.serving.storage.opening import open_storage
 from forecaster.serving.swap.verification import verify
-from forecaster.serving.work.work import ForecastWork, Futures
+from forecaster.serving.work.forecasting import ForecastWork, Futures
 from tests.unit.model.family import SPEC
 from tests.unit.serving.folding import HORIZON, HOUR_US, Series, Static, assert_same, make_bundle, walk, work
 from tests.unit.serving.swapping import Fleet, run

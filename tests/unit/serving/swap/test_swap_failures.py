@@ -28,7 +28,7 @@ from forecaster.serving.storage.volatile import VolatileStorage
 from forecaster.serving.swap import versions as versions_module
 from forecaster.serving.swap.versions import ModelState, Versions
 from forecaster.serving.upkeep.maintenance import Maintenance
-from forecaster.serving.work.work import ObserveWork
+from forecaster.serving.work.observing import ObserveWork
 from tests.unit.serving.folding import HOUR_US, walk
 from tests.unit.serving.storages import prune_all
 from tests.unit.serving.swapping import A, B, Fleet, run

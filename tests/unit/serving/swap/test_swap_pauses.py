@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from forecaster.errors import StorageError
-from forecaster.serving.rebuilding import rebuild as rebuild_module
+from forecaster.serving.rebuilding import row_filter as row_filter_module
 from forecaster.serving.states import buckets as buckets_module
 from forecaster.serving.states.buckets import BUCKETS, Grouped, bucket
 from forecaster.serving.states.cold import ColdStates
@@ -99,7 +99,7 @@ def test_a_move_looks_at_no_more_of_the_series_that_began_than_it_moves(monkeypa
     monkeypatch.setattr(swap_module, "move", watched)
     monkeypatch.setattr(swap_module, "_MOVED_AT_FIRST", 1)
     monkeypatch.setattr(swap_module, "_MOST_MOVED", 1)
-    for module in (buckets_module, rebuild_module):
+    for module in (buckets_module, row_filter_module):
         monkeypatch.setattr(module, "bucket", counted)
 
     async def scenario() -> None:

@@ -12,7 +12,7 @@ from forecaster.errors import StateLostError
 from forecaster.serving.engine.engine import Engine
 from forecaster.serving.storage.contract import Storage
 from forecaster.serving.storage.volatile import VolatileStorage
-from forecaster.serving.work.work import ForecastWork
+from forecaster.serving.work.forecasting import ForecastWork
 from tests.unit.serving.folding import assert_same, make_bundle, walk
 from tests.unit.serving.storages import prune_all
 from tests.unit.serving.swapping import OTHERS, A, Fleet, run

@@ -23,7 +23,7 @@ from forecaster.serving.storage.records import Columns
 from forecaster.serving.storage.sqlite.history import History
 from forecaster.serving.upkeep.idling import Idling
 from forecaster.serving.upkeep.returning import Returning
-from forecaster.serving.work.work import Chain
+from forecaster.serving.work.observing import Chain
 from tests.unit.serving.folding import Row, make_bundle, walk, work
 from tests.unit.serving.storages import Opener, prune_all
 from tests.unit.serving.swapping import A, B, Fleet, run

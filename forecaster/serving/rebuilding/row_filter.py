@@ -1,0 +1,66 @@
+"""Which rows of the journal's records are folded: those of some series behind the begin of each one's window.
+
+Knows a census and records; knows nothing of states.
+
+Shapes: N series of the census.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from forecaster.serving.rebuilding.census import Census
+from forecaster.serving.rebuilding.deletions import Deletions
+from forecaster.serving.states.buckets import Grouped, bucket
+from forecaster.serving.storage.issued import Issued
+from forecaster.serving.storage.records import Attributes, Columns, IntArray
+
+ALWAYS_US, NEVER_US = -(2**63), 2**63 - 1
+
+
+class RowFilter:
+    """The rows of series of some buckets.
+
+    Args:
+        census: of these buckets.
+        moving: the buckets, bool [1024].
+        behind_us: the time behind which rows of each series count, int64 [N].
+        offset: steps before that, int64 [N].
+    """
+
+    def __init__(self, census: Census, moving: np.ndarray, behind_us: IntArray, offset: IntArray) -> None:
+        self.census, self.moving = census, moving.copy()
+        self.index: dict[str, int] = {name: k for k, name in enumerate(census.names.tolist())}
+        self.behind_us, self.offset = behind_us, offset
+        self.first_us = np.full(len(census), NEVER_US)  # the first row that was found of each
+        self.settled = np.zeros(len(census), dtype=bool)  # rebuilt up to the census by another one
+        self.newer = Grouped()  # series that are not in the census
+        self.deletions = Deletions(census.deletions, lambda name: bool(self.moving[bucket(name)]))
+
+    def codes(self, names: Sequence[str], sequence: int) -> IntArray:
+        """Return the series' places in the census, -2 for those that are newer than it, -1 for others."""
+        codes = np.fromiter((self.index.get(name, -1) for name in names), np.int64, len(names))
+        gone = self.deletions.places(names, sequence)
+        if sequence > self.census.sequence:
+            for k in np.flatnonzero(codes < 0).tolist():
+                if self.moving[bucket(names[k])]:
+                    codes[k] = -2
+                    self.newer.add([names[k]])
+        elif self.settled.any():
+            codes[(codes >= 0) & self.settled[codes]] = -1
+        codes[gone] = -1
+        return codes
+
+    def part(self, record: Columns | Attributes | Issued, codes: IntArray) -> Columns | Attributes | Issued:
+        """Return what of a record is folded; `codes` are what `codes` said of its series."""
+        if not isinstance(record, Columns):
+            return record.of(np.flatnonzero(codes != -1).tolist())
+        behind = np.where(codes == -2, ALWAYS_US, NEVER_US)
+        behind[codes >= 0] = self.behind_us[codes[codes >= 0]]
+        part = record.rows(np.flatnonzero(record.time_us > behind[record.series]))
+        places = codes[part.series]
+        np.minimum.at(self.first_us, places[places >= 0], part.time_us[places >= 0])
+        used, series = np.unique(part.series, return_inverse=True)
+        names = tuple(part.series_ids[i] for i in used.tolist())
+        rest = (part.time_us, part.values, part.covariate_names, part.covariates)
+        return Columns(names, series.astype(np.int32), *rest)
