@@ -20,7 +20,7 @@ from forecaster.client import ForecastClient, read_csv
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = [
     *ROOT.glob("*.md"),
-    *ROOT.glob("docs/*.md"),
+    *ROOT.glob("docs/**/*.md"),
     ROOT / "deploy/README.md",
     ROOT / "forecaster/data/datasets/README.md",
 ]
