@@ -132,12 +132,12 @@ def evaluate(
     frame, first_us = _read(config, actual)
     inspect_frame(frame, config.data).raise_for_errors()
     series = latest_segments(frame, bundle.step_us, bundle.max_gap_steps, config.data)
-    end_us = max(int(one.time_us[-1]) for one in series) + bundle.step_us
+    end_us = max(one.end_us for one in series)
     if first_us is not None and origins == "last":
         _require_horizon(end_us - first_us, bundle)
     if first_us is None:
         steps = _scored_steps(bundle, series, 1 if origins == "last" else horizons)
-        first_us = end_us - steps * bundle.step_us if since is None else int(since.timestamp() * 1_000_000)
+        first_us = bundle.grid.time(end_us, -steps) if since is None else int(since.timestamp() * 1_000_000)
     scores = _score(bundle, series, first_us, first_us if origins == "last" else end_us)
     if scores["model"].origins == 0:
         raise DataError(
@@ -207,7 +207,7 @@ def _read(config: Config, actual: str | None) -> tuple[pl.DataFrame, int | None]
 
 
 def _require_horizon(length_us: int, bundle: Bundle) -> None:
-    steps, horizon = length_us // bundle.step_us, bundle.model.config.horizon
+    steps, horizon = bundle.grid.index(0, length_us), bundle.model.config.horizon
     if steps > horizon:
         raise ConfigError(f"--actual has {steps} steps, the model forecasts {horizon}: take --origins rolling")
 

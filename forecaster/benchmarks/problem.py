@@ -40,6 +40,6 @@ def before(series: Sequence[Series], time_us: int) -> list[Series]:
 
 def origins_of(problem: Problem, one: Series) -> np.ndarray:
     """Return the index of the last known step of each scored origin of a series, int64 [K]."""
-    first = (problem.first_time_us - one.start_us) // one.step_us - 1
-    last = (min(problem.last_time_us, int(one.time_us[-1])) - one.start_us) // one.step_us - 1
+    first = one.grid.index(one.start_us, problem.first_time_us) - 1
+    last = one.grid.index(one.start_us, min(problem.last_time_us, int(one.time_us[-1]))) - 1
     return np.arange(first, last + 1)

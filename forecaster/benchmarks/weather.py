@@ -33,19 +33,19 @@ def load(path: pathlib.Path) -> Problem:
 
 def beside_all(series: list[Series]) -> list[Series]:
     """Return the series, named `station/variable`, with all of them as past covariates, in their order."""
-    step_us = series[0].step_us
+    grid = series[0].grid
     start_us = min(one.start_us for one in series)
-    steps = max(one.start_us + len(one) * step_us for one in series) - start_us
+    steps = grid.index(start_us, max(one.end_us for one in series))
     names = sorted({one.unique_id for one in series})
-    grid = np.full((steps // step_us, len(names)), np.nan)
+    whole = np.full((steps, len(names)), np.nan)
     for one in series:
-        first = (one.start_us - start_us) // step_us
-        grid[first : first + len(one), names.index(one.unique_id)] = one.values
+        first = grid.index(start_us, one.start_us)
+        whole[first : first + len(one), names.index(one.unique_id)] = one.values
     found = []
     for one in series:
-        first = (one.start_us - start_us) // step_us
+        first = grid.index(start_us, one.start_us)
         station, variable = one.unique_id.split("/")
         attributes = Attributes(categories=(station, variable))
-        beside = grid[first : first + len(one)]
-        found.append(Series(one.unique_id, one.start_us, step_us, one.values, beside, attributes, one.ended))
+        beside = whole[first : first + len(one)]
+        found.append(Series(one.unique_id, one.start_us, one.step_us, one.values, beside, attributes, one.ended))
     return found

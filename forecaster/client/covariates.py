@@ -16,6 +16,7 @@ import polars as pl
 
 from forecaster.client.results import ModelInfo
 from forecaster.config import DataConfig
+from forecaster.data.grid import Grid
 from forecaster.data.schema import canonical_frame
 from forecaster.data.windows import is_past
 from forecaster.errors import DataError
@@ -221,7 +222,8 @@ def _one_future(
 ) -> forecast_pb2.FutureCovariates:
     """Return one series' future on its grid, from its first time to its last."""
     times = rows["ds"].dt.epoch("us").to_numpy()
-    steps, off_grid = np.divmod(times - times[0], step_us)
+    grid = Grid(step_us)
+    steps, off_grid = grid.index(times[0], times), ~grid.has(times[0], times)
     of_whom = f" of series {series_id!r}" if series_id else ""
     if off_grid.any() or (np.diff(steps) == 0).any():
         raise DataError(f"the future{of_whom} repeats a time, or has times that are not whole steps of the model apart")

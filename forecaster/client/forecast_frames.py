@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from forecaster.data.grid import Grid
 from forecaster.errors import ForecasterError
 from forecaster.v1 import forecast_pb2
 
@@ -92,5 +93,5 @@ def _times(messages: Sequence[forecast_pb2.SeriesForecast], lengths: npt.NDArray
     step_us = messages[0].step.ToMicroseconds() if messages else 0
     starts = np.cumsum(lengths) - lengths
     ahead = np.arange(1, int(lengths.sum()) + 1) - np.repeat(starts, lengths)
-    times = np.repeat(origins, lengths) + step_us * ahead
+    times = Grid(step_us).time(np.repeat(origins, lengths), ahead)
     return pl.Series(times, dtype=pl.Int64).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from forecaster.data.grid import Grid
 from forecaster.model.ensemble import Model
 from forecaster.model.inputs.observations import Observations
 from forecaster.threads import torch_threads
@@ -71,7 +72,7 @@ def _steps_us(model: Model, series: int) -> list[float]:
     width = len(model.covariates.dynamic)
     covariates = torch.zeros((series, width), dtype=torch.float64) if width else None
     for step in range(_STEPS):
-        time_us = torch.full((series,), step * model.step_us)
+        time_us = torch.full((series,), Grid(model.step_us).time(0, step))
         values = torch.full((series,), math.sin(step), dtype=torch.float64)
         observation = Observations.of(time_us, values, covariates)
         began = time.perf_counter()

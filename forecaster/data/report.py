@@ -16,6 +16,7 @@ import polars as pl
 
 from forecaster.config import DataConfig
 from forecaster.config.values import MAX_MAGNITUDE
+from forecaster.data.grid import Grid
 from forecaster.data.windows import past, too_large
 from forecaster.data.wording import UNITS_US, frequency_hint, frequency_text, from_us, shown, time_text
 from forecaster.errors import DataError
@@ -176,7 +177,7 @@ def _rows_finding(
 
 def _off_grid(rows: pl.DataFrame, step_us: int) -> pl.DataFrame:
     """Return the rows whose time has not the phase that most rows of their series have."""
-    phase = pl.col("us") % step_us
+    phase = Grid(step_us).phase(pl.col("us"))
     changed = pl.col("since").is_not_null() & (phase != phase.shift())
     if not rows.select(changed.any()).item():
         return rows.clear()
@@ -195,18 +196,19 @@ def _coarser(rows: pl.DataFrame, step_us: int) -> pl.DataFrame:
         return followers
     usual_us, _ = followers["since"].value_counts(sort=True).row(0)
     same = followers.filter(pl.col("since") == usual_us)
-    is_coarser = usual_us > step_us and usual_us % step_us == 0 and len(followers) >= FEWEST_STEPS
+    is_coarser = usual_us > step_us and Grid(step_us).has(0, usual_us) and len(followers) >= FEWEST_STEPS
     return same if is_coarser and len(same) >= NEARLY_ALL * len(followers) else rows.clear()
 
 
 def _gap(rows: pl.DataFrame, step_us: int, hint: str) -> Finding | None:
     """Return the runs of missing grid points; each example is the first missing point of a run."""
-    gaps = rows.with_columns(missing=pl.col("since") // step_us - 1).filter(pl.col("missing") > 0)
+    grid = Grid(step_us)
+    gaps = rows.with_columns(missing=grid.index(0, pl.col("since")) - 1).filter(pl.col("missing") > 0)
     if gaps.is_empty():
         return None
-    first = gaps.head(EXAMPLES).select("unique_id", pl.col("us") - pl.col("since") + step_us, "missing")
+    first = gaps.head(EXAMPLES).select("unique_id", grid.next(pl.col("us") - pl.col("since")), "missing")
     examples = tuple(
-        f"{name} at {time_text(from_us(us))} for {frequency_text(missing * step_us)}"
+        f"{name} at {time_text(from_us(us))} for {frequency_text(grid.span_us(missing))}"
         for name, us, missing in first.iter_rows()
     )
     total, longest = gaps.select(total=pl.col("missing").sum(), longest=pl.col("missing").max()).row(0)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from forecaster.config import DataConfig
+from forecaster.data.grid import Grid
 from forecaster.data.report import ROW
 from forecaster.errors import DataError
 
@@ -47,7 +48,7 @@ def to_rows(lines: pl.DataFrame, config: DataConfig, place: str) -> pl.DataFrame
     known = pl.when(pl.col("y").is_not_null()).then("step")
     rows = rows.with_columns(first=known.min().over(ROW), last=known.max().over(ROW))
     rows = rows.filter(pl.col("step").is_between("first", "last"))
-    since_us = (pl.col("step") + pl.col("last").max() - pl.col("last")) * config.step_us
+    since_us = Grid(config.step_us).time(0, pl.col("step") + pl.col("last").max() - pl.col("last"))
     return rows.select(
         ROW,
         pl.col("id").alias(config.id_column),

@@ -17,6 +17,7 @@ import polars as pl
 
 from forecaster.config import DataConfig
 from forecaster.config.values import MAX_MAGNITUDE
+from forecaster.data.grid import Grid
 from forecaster.errors import DataError
 
 FloatArray = npt.NDArray[np.float64]
@@ -64,6 +65,16 @@ class Series:
         return len(self.values)
 
     @property
+    def grid(self) -> Grid:
+        """The grid of its times."""
+        return Grid(self.step_us)
+
+    @property
+    def end_us(self) -> int:
+        """The time behind the last step."""
+        return int(self.grid.time(self.start_us, len(self)))
+
+    @property
     def dynamic(self) -> npt.NDArray[np.float64]:
         """The covariates that change, [T, C]."""
         return np.empty((len(self), 0)) if self.covariates is None else self.covariates
@@ -72,7 +83,7 @@ class Series:
         """Return the steps from `start` up to but not including `stop`; the arrays are views."""
         return Series(
             self.unique_id,
-            self.start_us + start * self.step_us,
+            self.grid.time(self.start_us, start),
             self.step_us,
             self.values[start:stop],
             None if self.covariates is None else self.covariates[start:stop],
@@ -86,13 +97,13 @@ class Series:
 
     def steps_before(self, time_us: int) -> int:
         """Return how many steps lie before a time, 0 to T."""
-        steps = -((self.start_us - time_us) // self.step_us)  # rounded up: the first step not before
-        return min(max(steps, 0), len(self))
+        return min(max(self.grid.first_from(self.start_us, time_us), 0), len(self))
 
     @property
     def time_us(self) -> npt.NDArray[np.int64]:
         """The times of the values in microseconds since the epoch, [T]."""
-        return self.start_us + self.step_us * np.arange(len(self.values), dtype=np.int64)
+        times: npt.NDArray[np.int64] = self.grid.time(self.start_us, np.arange(len(self), dtype=np.int64))
+        return times
 
 
 def too_large(values: pl.Expr) -> pl.Expr:
@@ -139,17 +150,17 @@ def to_segments(frame: pl.DataFrame, step_us: int, max_gap_steps: int, data: Dat
     rows = rows.sort("unique_id", _US)
     if rows.is_empty():
         return []
-    us = rows[_US].to_numpy()
+    us, grid = rows[_US].to_numpy(), Grid(step_us)
     same = (rows["unique_id"] == rows["unique_id"].shift()).fill_null(False).to_numpy()  # as the row before
     since = np.diff(us, prepend=us[0])  # meaningless where not `same`
-    _require_grid(rows, same & ((since == 0) | (since % step_us != 0)))
+    _require_grid(rows, same & ((since == 0) | ~grid.has(0, since)))
 
-    first = np.flatnonzero(~same | (since // step_us - 1 > max_gap_steps))  # of each segment's rows
+    first = np.flatnonzero(~same | (grid.index(0, since) - 1 > max_gap_steps))  # of each segment's rows
     segment = np.repeat(np.arange(len(first)), np.diff(first, append=len(us)))  # of each row
     last = np.append(first[1:], len(us)) - 1
-    lengths = (us[last] - us[first]) // step_us + 1
+    lengths = grid.index(us[first], us[last]) + 1
     offsets = np.cumsum(lengths) - lengths
-    at = offsets[segment] + (us - us[first][segment]) // step_us  # of each row, all grids one behind the other
+    at = offsets[segment] + grid.index(us[first][segment], us)  # of each row, all grids one behind the other
 
     def on_grids(*names: str) -> list[FloatArray]:
         grids = np.full((int(lengths.sum()), len(names)), np.nan)
@@ -192,11 +203,11 @@ def known_future(
     found = np.full((len(series), horizon, len(data.future_covariates)), np.nan)
     if not data.future_covariates or not series:
         return found
-    step_us = series[0].step_us
+    grid = series[0].grid
     known = {"unique_id": [one.unique_id for one in series], _US: [int(one.time_us[-1]) for one in series]}
-    since = pl.col("ds").dt.epoch("us") - pl.col(_US)
-    rows = frame.join(pl.DataFrame(known).with_row_index(_ROW), on="unique_id").filter(since % step_us == 0)
-    rows = rows.with_columns((since // step_us - 1).alias(_US)).filter(pl.col(_US).is_between(0, horizon - 1))
+    ends, times = pl.col(_US), pl.col("ds").dt.epoch("us")
+    rows = frame.join(pl.DataFrame(known).with_row_index(_ROW), on="unique_id").filter(grid.has(ends, times))
+    rows = rows.with_columns((grid.index(ends, times) - 1).alias(_US)).filter(pl.col(_US).is_between(0, horizon - 1))
     values = rows.select(pl.col(name).cast(pl.Float64).fill_null(np.nan) for name in data.future_covariates)
     found[rows[_ROW].to_numpy(), rows[_US].to_numpy()] = values.to_numpy()
     return found

@@ -222,7 +222,7 @@ def _scored(
     pictured = min(len(origin_us) - 1, 2 * len(origin_us) // 3)
     fans = []
     for row, one in enumerate(series):
-        at = (origin_us - one.start_us) // one.step_us  # [K]
+        at = one.grid.index(one.start_us, origin_us)  # [K]
         values = np.concatenate([one.values, np.full(horizon, np.nan)])
         ahead = at[:, None] + np.arange(1, horizon + 1)  # [K, D]
         target, naive = values[ahead], fill_by_season(one.values, _SEASON)[at[:, None] - back]
@@ -238,7 +238,7 @@ def _scored(
 
 def _fan(one: Series, values: np.ndarray, at: int, quantiles: np.ndarray, levels: tuple[float, ...]) -> Fan:
     steps = np.arange(max(at + 1 - 3 * len(quantiles), 0), at + 1 + len(quantiles))
-    time_us = one.start_us + one.step_us * steps
+    time_us = one.grid.time(one.start_us, steps)
     return Fan(one.unique_id, time_us.astype("datetime64[us]"), values[steps], quantiles, levels)
 
 

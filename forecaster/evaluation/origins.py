@@ -36,7 +36,7 @@ class Origins:
     def of(self, one: Series) -> npt.NDArray[np.int64]:
         """Return the last known step of each origin in a series, [K]."""
         known = np.isfinite(one.values).cumsum()
-        ahead_us = one.time_us + one.step_us
+        ahead_us = one.grid.next(one.time_us)
         usable = (known >= self.min_history) & (ahead_us >= self.first_time_us) & (ahead_us <= self.last_time_us)
         usable &= (ahead_us - self.first_time_us) % (self.stride * one.step_us) < one.step_us
         return np.flatnonzero(usable).astype(np.int64)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from forecaster.data.grid import Grid
 from forecaster.data.windows import Series
 from forecaster.evaluation.origins import Origins
 from forecaster.evaluation.scores import COVERAGES, Backtest, SeriesScore, Sums
@@ -159,7 +160,7 @@ def score_model(
         The figures of all origins, then those of each fold. A forecast belongs to the fold of its first step.
     """
     edges = [*folds, origins.last_time_us + 1] if folds else [origins.first_time_us, origins.last_time_us + 1]
-    scored = [one for one in series if one.start_us + len(one) * model.step_us > origins.first_time_us]
+    scored = [one for one in series if one.end_us > origins.first_time_us]
     scored = scored if shared is None else [one for one in scored if one.unique_id in shared.mine]
     ids = list(dict.fromkeys(one.unique_id for one in series))
     rows = {name: row for row, name in enumerate(ids)}
@@ -226,7 +227,7 @@ class _Batch:
         self._covariates = self._side_by_side(model, series).to(device)
         self._past = len(model.covariates.past)
         starts = torch.tensor([one.start_us for one in series], device=device)
-        self.time_us = starts[:, None] + model.step_us * torch.arange(self.steps, device=device)
+        self.time_us = Grid(model.step_us).time(starts[:, None], torch.arange(self.steps, device=device))
         self._ahead = torch.arange(1, self._horizon + 1, device=device)
         self._back = seasonal_steps_back(self._horizon, origins.season).to(device)
 
@@ -256,7 +257,7 @@ class _Batch:
 def _score(model: Model, series: Sequence[Series], origins: Origins, edges: Sequence[int]) -> list[Sums]:
     """Return the sums of the origins between each edge, a time, and the next one."""
     horizon, levels = origins.horizon, model.config.quantile_levels
-    batch, stride_us = _Batch(model, series, origins), origins.stride * model.step_us
+    batch, stride_us = _Batch(model, series, origins), Grid(model.step_us).span_us(origins.stride)
     sums = [_sums(model, len(series), horizon) for _ in edges[1:]]
     state = fresh_state(model, series)
     origins_at_once = max(_MAX_CELLS // (len(series) * horizon * len(levels)), 1)
@@ -267,7 +268,7 @@ def _score(model: Model, series: Sequence[Series], origins: Origins, edges: Sequ
             observations = batch.observations(start, stop)
             state, encoded = model.scan(state, observations)
             enough = seen_before + observations.observed.cumsum(dim=1) >= origins.min_history
-            ahead_us = observations.time_us + model.step_us
+            ahead_us = Grid(model.step_us).next(observations.time_us)
             usable = enough & (ahead_us >= origins.first_time_us) & (ahead_us <= origins.last_time_us)
             usable &= (ahead_us - origins.first_time_us) % stride_us < model.step_us
             steps = torch.nonzero(usable.any(dim=0))[:, 0]

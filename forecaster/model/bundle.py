@@ -16,6 +16,7 @@ import torch
 
 from forecaster.config import ModelConfig, to_dict
 from forecaster.config.frequency import parse_frequency
+from forecaster.data.grid import Grid
 from forecaster.errors import BundleError, ConfigError
 from forecaster.model.covariates import CovariateSpec
 from forecaster.model.ensemble import Ensemble, Model
@@ -49,6 +50,11 @@ class Bundle:
     frequency: str
     max_gap_steps: int
     fingerprint: str
+
+    @property
+    def grid(self) -> Grid:
+        """The grid that each of its series has."""
+        return Grid(self.step_us)
 
     @property
     def step_us(self) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from forecaster.config import ModelConfig
 from forecaster.data.features import calendar_features, calendar_size
+from forecaster.data.grid import Grid
 from forecaster.errors import UnsupportedError
 from forecaster.model.cells import make_stack
 from forecaster.model.covariates import NO_COVARIATES, CovariateInputs, CovariateSpec
@@ -274,16 +275,15 @@ class Seq2Seq(nn.Module):
         return calendar_features(time_us, self.step_us)
 
     def _origins(self, encoded: Encoded, steps: Tensor, horizon: int, future: Tensor | None, *, offset: int) -> Origins:
-        device = encoded.time_us.device
-        steps = steps.to(device)
+        steps = steps.to(device := encoded.time_us.device)
         if self.config.bidirectional:  # what is read backwards has to begin at the same step whatever is asked for
             horizon = self.config.horizon
         n = encoded.time_us.shape[0] * steps.shape[0]
         back = steps_back(torch.tensor(self.lags, dtype=torch.int64, device=device), horizon)
         index = (self.memory + offset + steps)[:, None, None] - back
         shape = (n, horizon, len(self.lags))
-        ahead_us = self.step_us * torch.arange(1, horizon + 1, device=device)
-        ahead = self._calendar(encoded.time_us[:, steps].reshape(n, 1) + ahead_us)
+        last_us, ahead = encoded.time_us[:, steps].reshape(n, 1), torch.arange(1, horizon + 1, device=device)
+        ahead = self._calendar(Grid(self.step_us).time(last_us, ahead))
         if self.inputs.future_size:
             ahead = torch.cat([ahead, self.inputs.future(self.inputs.padded(future, n, horizon).to(device))], dim=-1)
         static = encoded.static.repeat_interleave(steps.shape[0], dim=0)

@@ -60,8 +60,8 @@ class PyfuncForecaster(PythonModel):
         _require_history(segments, model.config.min_history or 1)
         future = torch.from_numpy(known_future(frame, segments, horizon, data))
         quantiles = forecast(model, segments, horizon, future).numpy()  # [B, D, Q]
-        starts = np.array([one.start_us + len(one) * one.step_us for one in segments])
-        times = starts[:, None] + bundle.step_us * np.arange(horizon)
+        starts = np.array([one.end_us for one in segments])
+        times = bundle.grid.time(starts[:, None], np.arange(horizon))
         columns = {f"q{level:g}": quantiles[..., i].ravel() for i, level in enumerate(model.config.quantile_levels)}
         return pd.DataFrame(
             {

@@ -106,7 +106,7 @@ class LaneDataset(IterableDataset[Chunk]):
     ) -> None:
         self._series, self._units, self._spec, self._mine = series, units, spec, mine
         self._horizon, self._chunk_steps = horizon, cut.chunk_steps
-        span_us = max(one.start_us + len(one) * one.step_us for one in series) - min(one.start_us for one in series)
+        span_us = max(one.end_us for one in series) - min(one.start_us for one in series)
         self._years_weeks = 52 if span_us < _YEARS_TO_LEARN * 52 * _WEEK_US else 1
         self._batches: list[list[_Lane]] = []
         rng = random.Random(seed)
@@ -163,7 +163,7 @@ class LaneDataset(IterableDataset[Chunk]):
             values[row, : len(one.values[seen])] = one.values[seen]
             if self._spec.dynamic:
                 covariates[row, : len(one.values[seen])] = one.dynamic[seen]
-            time_us[row] = one.start_us + lane.shift_us + one.step_us * (lane.start + np.arange(steps))
+            time_us[row] = one.grid.time(one.start_us + lane.shift_us, lane.start + np.arange(steps))
         return torch.from_numpy(values), torch.from_numpy(covariates), torch.from_numpy(time_us)
 
 

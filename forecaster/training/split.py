@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from forecaster.config import ModelConfig, TrainingConfig
+from forecaster.data.grid import Grid
 from forecaster.data.windows import Series, split_at
 from forecaster.errors import DataError
 from forecaster.evaluation.rolling import mase_units
@@ -78,8 +79,8 @@ def split(series: Sequence[Series], model: ModelConfig, training: TrainingConfig
     if not usable:
         raise DataError(f"no series changes before {_text(cut_us)}: there is nothing to learn")
     _tell_constant([one.unique_id for one in before if math.isnan(units[one.unique_id])])
-    _, recent = split_at(series, cut_us - warm_up_steps * step_us)
-    validation = [one for one in recent if one.start_us + len(one) * step_us > cut_us]
+    _, recent = split_at(series, Grid(step_us).time(cut_us, -warm_up_steps))
+    validation = [one for one in recent if one.end_us > cut_us]
     _require_scorable(validation, units, cut_us, model.min_history or 1)
     if not training.holdout:
         units = mase_units(series, (model.season_lengths or (1,))[0])
@@ -94,13 +95,13 @@ def tail_start(series: Sequence[Series], horizon: int, training: TrainingConfig)
     tail = training.validation_steps
     if tail is None:
         tail = max(min(_DEFAULT_HORIZONS * horizon, longest // _LARGEST_SHARE), horizon)
-    return max(one.start_us + len(one) * step_us for one in series) - tail * step_us
+    return max(one.end_us for one in series) - Grid(step_us).span_us(tail)
 
 
 def _require_length(series: Sequence[Series], before: Sequence[Series], needed: int, cut_us: int) -> None:
     if max((len(one) for one in before), default=0) < needed:
-        step_us, longest = series[0].step_us, max(len(one) for one in series)
-        tail = (max(one.start_us + len(one) * step_us for one in series) - cut_us) // step_us
+        longest = max(len(one) for one in series)
+        tail = series[0].grid.index(cut_us, max(one.end_us for one in series))
         raise DataError(
             f"no series is long enough: {needed + tail} steps are needed, {needed} to learn from (model.min_history"
             f" + model.horizon) and the last {tail} to validate on (training.validation_steps);"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from forecaster.config import DataConfig
+from forecaster.data.grid import Grid
 from forecaster.data.schema import canonical_frame
 from forecaster.data.windows import Series, split_at, to_segments
 from forecaster.errors import ConfigError
@@ -42,19 +43,20 @@ class Window:
     @classmethod
     def of(cls, first_us: int, last_us: int, step_us: int, folds: int) -> "Window":
         """Cut a window into stretches of about as many steps each, fewer than `folds` if it has fewer steps."""
-        steps = (last_us - first_us) // step_us + 1
+        grid = Grid(step_us)
+        steps = grid.index(first_us, last_us) + 1
         count = min(folds, steps)
-        starts = tuple(first_us + k * steps // count * step_us for k in range(count))
+        starts = tuple(grid.time(first_us, k * steps // count) for k in range(count))
         return cls(first_us=first_us, last_us=last_us, step_us=step_us, folds=starts)
 
     @property
     def steps(self) -> int:
         """How many times lie in it."""
-        return (self.last_us - self.first_us) // self.step_us + 1
+        return int(Grid(self.step_us).index(self.first_us, self.last_us)) + 1
 
     def stretches(self) -> list[tuple[int, int]]:
         """Return the first and the last time of each fold."""
-        lasts = [*(start - self.step_us for start in self.folds[1:]), self.last_us]
+        lasts = [*(Grid(self.step_us).time(start, -1) for start in self.folds[1:]), self.last_us]
         return list(zip(self.folds, lasts, strict=True))
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from forecaster.config import Config, TrackingConfig
+from forecaster.data.grid import Grid
 from forecaster.data.windows import Series, past
 from forecaster.errors import FailedPreconditionError
 from forecaster.evaluation.scores import Backtest
@@ -170,7 +171,8 @@ def _seen(versions: Mapping[str, RegisteredModel], window: Window) -> list[str]:
         return ["the champion does not say what it has learnt from: it may have seen the window"]
     if last[CHAMPION] < first:
         return []
-    known = min(round((last[CHAMPION] - first).total_seconds() * 1_000_000) // window.step_us + 1, steps)
+    learnt_us = round((last[CHAMPION] - first).total_seconds() * 1_000_000)
+    known = min(Grid(window.step_us).index(0, learnt_us) + 1, steps)
     return [f"the champion has learnt from the first {known:,} of the {steps:,} steps: it is harder to beat"]
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 
 from forecaster.config.ingest import Corrections
+from forecaster.data.grid import Grid
 from forecaster.data.manifest import Changes
 from forecaster.data.report import EXAMPLES, FEWEST_STEPS, NEARLY_ALL, Finding
 from forecaster.data.wording import frequency_hint, shown, time_text
@@ -119,7 +120,7 @@ class Merger:
             found.append(Finding("duplicate_time", "error", self._twice, tuple(self._twice_examples), detail))
         total = self._steps.total()
         usual_us, count = self._steps.most_common(1)[0] if total >= FEWEST_STEPS else (step_us, 0)
-        if usual_us > step_us and usual_us % step_us == 0 and count >= NEARLY_ALL * total:
+        if usual_us > step_us and Grid(step_us).has(0, usual_us) and count >= NEARLY_ALL * total:
             examples = self._step_examples.get(usual_us, ())
             found.append(Finding("coarser", "error", count, examples, frequency_hint(usual_us)))
         return found

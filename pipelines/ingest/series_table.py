@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from forecaster.data.grid import Grid
 from forecaster.data.report import EXAMPLES, Finding
 from forecaster.data.wording import shown, time_text
 from forecaster.errors import DataError
@@ -67,7 +68,7 @@ class SeriesTable:
 
     def note_times(self, codes: pl.Series, us: pl.Series) -> None:
         """Take the times of rows, microseconds, to see whether each series keeps to its grid."""
-        phase = us % self._step_us
+        phase = Grid(self._step_us).phase(us)
         rows = pl.DataFrame({"code": codes, "us": us, "phase": phase})
         self._times.append(rows.group_by("code", "phase").agg(rows=pl.len().cast(pl.Int64), us=pl.col("us").min()))
         if sum(map(len, self._times)) > _MOST_HELD:

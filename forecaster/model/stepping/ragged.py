@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from forecaster.data.grid import Grid
 from forecaster.model.ensemble import Model
 from forecaster.model.inputs.observations import Observations
 from forecaster.model.state import State, select
@@ -101,7 +102,7 @@ def _advance_group(model: Model, state: State, runs: Runs) -> State:
         if runs.covariates is not None:
             beside = torch.full((n, steps, runs.covariates.shape[-1]), torch.nan, dtype=torch.float64)
             beside[at] = runs.covariates[rows]
-        times = runs.start_us[alive:, None] + (begin + torch.arange(steps)) * model.step_us
+        times = Grid(model.step_us).time(runs.start_us[alive:, None], begin + torch.arange(steps))
         lengths = (runs.lengths[alive:] - begin).clamp_max(steps)
         observations = Observations.of(times, padded, beside).each(lambda field: field.to(device))
         part = {name: tensor[alive:] for name, tensor in state.items()}

@@ -198,7 +198,7 @@ def _series(served: Served, info: SeriesInfo) -> api.Series:
     return api.Series(
         series_id=info.series_id,
         last_observation_time=to_timestamp(info.clock_us),
-        expected_time=to_timestamp(info.clock_us + served.bundle.step_us),
+        expected_time=to_timestamp(served.bundle.grid.next(info.clock_us)),
         length=info.length,
         observed_length=info.observed_length,
         model_name=served.name,

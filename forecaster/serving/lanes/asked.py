@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from forecaster.data.grid import Grid
 from forecaster.errors import ForecasterError, InvalidArgumentError
 from forecaster.serving.lanes.drawing import unsupported
 from forecaster.serving.lanes.lane import Lane
@@ -45,7 +46,7 @@ def ask(lane: Lane, work: ForecastWork, broken: Mapping[str, ForecasterError]) -
     names = tuple(one.name for one in model.covariates.future)
     if work.futures and names:
         clocks = store.mirrors.clock_us[slots]
-        future, off_grid = _ahead(work, clocks, model.step_us, names)
+        future, off_grid = _ahead(work, clocks, Grid(model.step_us), names)
         for series_id in (work.series_ids[at] for at in np.flatnonzero(off_grid)):
             failed.setdefault(series_id, InvalidArgumentError(f"a future covariate is off the grid of {series_id!r}"))
     kept = [at for at, series_id in enumerate(work.series_ids) if series_id not in failed]
@@ -59,14 +60,15 @@ def ask(lane: Lane, work: ForecastWork, broken: Mapping[str, ForecasterError]) -
 
 
 def _ahead(
-    work: ForecastWork, clocks: npt.NDArray[np.int64], step_us: int, names: tuple[str, ...]
+    work: ForecastWork, clocks: npt.NDArray[np.int64], grid: Grid, names: tuple[str, ...]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Return known-future covariates step by step ahead of the clocks, [N, D, F], and whose times are off the grid."""
     ahead = np.full((len(work.series_ids), work.horizon, len(names)), np.nan)
     off_grid = np.zeros(len(work.series_ids), dtype=bool)
     for futures in (one.with_covariates(names) for one in work.futures):
-        since, rest = np.divmod(clocks[futures.series] + step_us - futures.first_us, step_us)
-        off_grid[futures.series] |= futures.timed & (rest != 0)
+        ahead_us = grid.next(clocks[futures.series])
+        off_grid[futures.series] |= futures.timed & ~grid.has(futures.first_us, ahead_us)
+        since = grid.index(futures.first_us, ahead_us)
         ahead[futures.series] = _laid_over(ahead[futures.series], futures, np.where(futures.timed, since, 0))
     return ahead, off_grid
 

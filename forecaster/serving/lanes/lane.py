@@ -77,7 +77,7 @@ class Lane:
             room: how many new series fit.
             latest_us: a later time is a mistake.
         """
-        store, step_us = self.store, self.bundle.step_us
+        store, grid = self.store, self.bundle.grid
         slots = store.bring(columns.series_ids)
         exists = slots >= 0
         if self.idle and not exists.all():
@@ -89,19 +89,20 @@ class Lane:
         )
 
         def held(series: IntArray, time_us: IntArray) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
-            found, values = store.held(slots[series], (clocks[series] - time_us) // step_us)
+            found, values = store.held(slots[series], grid.index(time_us, clocks[series]))
             if not found.all():  # before any row is judged one by one
                 raise _ForgottenError
             return found, values
 
         known = Known(clocks, exists, held, room, latest_us)
-        judge = functools.partial(admit, known=known, step_us=step_us, max_gap_steps=self.bundle.max_gap_steps)
+        judge = functools.partial(admit, known=known, grid=grid, max_gap_steps=self.bundle.max_gap_steps)
         try:
             return judge(columns), slots
         except _ForgottenError:
-            back_us = clocks[columns.series] - columns.time_us
-            old = np.flatnonzero(exists[columns.series] & (back_us >= 0) & (back_us % step_us == 0))
-            sought = old[~store.held(slots[columns.series[old]], back_us[old] // step_us)[0]]
+            clock_us, time_us = clocks[columns.series], columns.time_us
+            old = np.flatnonzero(exists[columns.series] & (time_us <= clock_us) & grid.has(time_us, clock_us))
+            back = grid.index(time_us[old], clock_us[old])
+            sought = old[~store.held(slots[columns.series[old]], back)[0]]
             others = np.setdiff1d(np.arange(len(columns)), sought, assume_unique=True)
             return judge(columns.rows(others)).among(others, sought, len(columns)), slots
 
@@ -112,7 +113,7 @@ class Lane:
         wanted = columns.rows(verdict.sought)
         wanted = dataclasses.replace(wanted, covariate_names=(), covariates=None)
         slots = self.store.bring(columns.series_ids)
-        expected_us = self.store.mirrors.clock_us[slots[wanted.series]] + self.bundle.step_us
+        expected_us = self.bundle.grid.next(self.store.mirrors.clock_us[slots[wanted.series]])
         return Sought(verdict.sought, wanted, expected_us)
 
     def new_attributes(
@@ -181,7 +182,7 @@ class Lane:
         if len(rows) == len(series) and issued is None and (steps == 1).all():  # as a rule
             self._one_step(slots, columns.rows(rows))
             return
-        runs = runs_of(columns, rows, steps, first, self.bundle.step_us)
+        runs = runs_of(columns, rows, steps, first, self.bundle.grid)
         fresh = steps[first] == 0
         if fresh.any():
             self.store.clear(slots[fresh], keep=STATIC)  # what never changes outlasts a long gap

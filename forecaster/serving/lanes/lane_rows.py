@@ -8,19 +8,20 @@ Shapes: R rows, N series.
 import numpy as np
 import torch
 
+from forecaster.data.grid import Grid
 from forecaster.model.stepping.ragged import Runs
 from forecaster.serving.storage.issued import Issued
 from forecaster.serving.storage.records import Attributes, Columns, IntArray
 from forecaster.serving.work.verdict import Verdict
 
 
-def runs_of(columns: Columns, rows: IntArray, steps: IntArray, first: IntArray, step_us: int) -> Runs:
+def runs_of(columns: Columns, rows: IntArray, steps: IntArray, first: IntArray, grid: Grid) -> Runs:
     """Return the runs of N series, of which `first` are the first rows."""
     counts = np.diff(np.append(first, len(rows)))
     steps = np.where(steps == 0, 1, steps)
     total = np.cumsum(steps)
     offsets = total - np.repeat(total[first] - steps[first], counts) - 1
-    start_us = columns.time_us[rows[first]] - (steps[first] - 1) * step_us
+    start_us = grid.time(columns.time_us[rows[first]], 1 - steps[first])
     return Runs(
         torch.from_numpy(start_us),
         torch.from_numpy(offsets[first + counts - 1] + 1),

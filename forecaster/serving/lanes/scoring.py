@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from forecaster.data.grid import Grid
 from forecaster.model.state import State
 from forecaster.model.stepping.ragged import Runs
 from forecaster.serving.calibration.calibration import Calibration
@@ -63,7 +64,9 @@ class Scoring:
         beside = np.array(sorted({slot for slot in wanted if slot >= 0} - set(run_of_slot)), dtype=np.int64)
         run_of_slot |= {slot: len(slots) + k for k, slot in enumerate(beside.tolist())}
         whole = Runs(
-            torch.cat([runs.start_us, torch.from_numpy(store.mirrors.clock_us[beside] + self._calibration.step_us)]),
+            torch.cat(
+                [runs.start_us, torch.from_numpy(Grid(self._calibration.step_us).next(store.mirrors.clock_us[beside]))]
+            ),
             torch.cat([runs.lengths, torch.zeros(len(beside), dtype=torch.int64)]),
             runs.row_run,
             runs.row_step,

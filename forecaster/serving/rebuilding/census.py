@@ -105,7 +105,7 @@ def windows(census: Census, bundle: Bundle, replay_steps: int) -> tuple[IntArray
     offset = np.maximum(census.position - steps, 0) // period * period
     # What stands at 0 has just started afresh, for it was broken: another version begins with what came before.
     counted = np.where(census.position > 0, census.position - offset, steps)
-    first_us = census.clock_us - (counted - 1) * bundle.step_us
+    first_us = bundle.grid.time(census.clock_us, 1 - counted)
     return np.where(offset > 0, first_us, first_us - 1), offset
 
 
@@ -121,7 +121,7 @@ def ring_rows(source: Lane, names: tuple[str, ...]) -> tuple[Columns, IntArray]:
     past = unroll(state["ring"].cpu(), state["ring_observed"].cpu(), state["position"].cpu())
     memory = past.values.shape[1]
     back = np.arange(memory)[::-1]
-    times = state["time_us"].cpu().numpy()[:, None] - back * source.bundle.step_us
+    times = source.bundle.grid.time(state["time_us"].cpu().numpy()[:, None], -back)
     there = back < state["position"].cpu().numpy()[:, None]
     values = torch.where(past.observed, past.values, torch.nan).numpy()
     series = np.broadcast_to(np.arange(len(names), dtype=np.int32)[:, None], there.shape)

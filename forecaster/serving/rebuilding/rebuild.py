@@ -140,7 +140,7 @@ class Staging:
         They are left out from now on. Where journal and history have everything there are none.
         """
         store, resident = self.lane.store, source.store.resident
-        memory, step_us = memory_steps(source.bundle), source.bundle.step_us
+        memory, grid = memory_steps(source.bundle), source.bundle.grid
         short = []
         for place in np.flatnonzero(moving[self._census.buckets]).tolist():
             name, first_us = self._census.names[place], self._rows.first_us[place]
@@ -153,7 +153,7 @@ class Staging:
             clock_us, position = self._census.clock_us[k], self._census.position[k]
             if (slot := resident.get(name, -1)) >= 0:
                 clock_us, position = source.store.mirrors.clock_us[slot], source.store.mirrors.position[slot]
-            if first_us > clock_us - (min(position, memory) - 1) * step_us:
+            if first_us > grid.time(clock_us, 1 - min(position, memory)):
                 short.append(name)
         if self.damage is not None and short:
             some = ", ".join(short[:_NAMED])

@@ -33,7 +33,7 @@ def verify(bundle: Bundle, served: Bundle | None = None) -> None:
         raise BundleError(why)
     with torch.inference_mode():
         steps = torch.arange(_PROBED_STEPS)
-        observations = Observations.of((steps * bundle.step_us)[None], steps.double().sin()[None], None)
+        observations = Observations.of(bundle.grid.time(0, steps)[None], steps.double().sin()[None], None)
         state, _ = bundle.model.scan(bundle.model.initial_state(1), observations)
         quantiles = bundle.model.decode(state, bundle.model.config.horizon)
     if not bool(torch.isfinite(quantiles).all()):

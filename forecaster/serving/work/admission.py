@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from forecaster.data.grid import Grid
 from forecaster.errors import ConflictError, ForecasterError, InvalidArgumentError, LimitReachedError, OutOfOrderError
 from forecaster.serving.storage.records import Columns, IntArray
 from forecaster.serving.work.verdict import Outcome, Verdict
@@ -53,9 +54,9 @@ class Known:
     latest_us: int = 2**63 - 1
 
 
-def admit(columns: Columns, known: Known, *, step_us: int, max_gap_steps: int) -> Verdict:
+def admit(columns: Columns, known: Known, *, grid: Grid, max_gap_steps: int) -> Verdict:
     """Judge all rows of `columns`."""
-    if len(columns) <= _FEW and _one_step_each(columns, known, step_us):
+    if len(columns) <= _FEW and _one_step_each(columns, known, grid):
         n = len(columns)
         steps = np.ones(n, dtype=np.int64)
         return Verdict(steps.astype(np.uint8) * _APPLIED, {}, np.arange(n), steps, one_step_each=True)
@@ -74,11 +75,11 @@ def admit(columns: Columns, known: Known, *, step_us: int, max_gap_steps: int) -
     before[first] = clock_us[first]
     before = np.where(exists, np.maximum(before, clock_us), before)  # a repeated row leaves the clock where it is
     fresh = first & ~exists
-    steps, off_grid = np.divmod(time_us - before, step_us)
-    held = _Held.of(known, series, time_us, exists, step_us)
+    steps, on_grid = grid.index(before, time_us), grid.has(before, time_us)
+    held = _Held.of(known, series, time_us, exists, grid)
     repeated = held.found & ((held.values == values) | (np.isnan(held.values) & np.isnan(values)))
     repeated[1:] &= first[1:] | repeated[:-1]  # behind a row that advances, the walk has to tell
-    usual = fresh | repeated | ((steps > 0) & (off_grid == 0) & (steps <= max_gap_steps + 1))
+    usual = fresh | repeated | ((steps > 0) & on_grid & (steps <= max_gap_steps + 1))
     outcomes = np.where(repeated, np.uint8(Outcome.DUPLICATE), np.uint8(Outcome.APPLIED))
     advance = np.where(fresh, 0, steps)
     errors: dict[int, ForecasterError] = {}
@@ -89,7 +90,7 @@ def admit(columns: Columns, known: Known, *, step_us: int, max_gap_steps: int) -
     for one in odd.tolist():
         low, high = np.searchsorted(series, [one, one + 1])
         full = not known.exists[one] and int(np.searchsorted(new, one)) >= known.room
-        walk = _Walk(columns, one, known, step_us, max_gap_steps, full)
+        walk = _Walk(columns, one, known, grid, max_gap_steps, full)
         for at in range(low, high):
             row = int(order[at])
             try:
@@ -103,14 +104,14 @@ def admit(columns: Columns, known: Known, *, step_us: int, max_gap_steps: int) -
     return Verdict(by_row, errors, order[accepted], advance[accepted], one_step_each)
 
 
-def _one_step_each(columns: Columns, known: Known, step_us: int) -> bool:
+def _one_step_each(columns: Columns, known: Known, grid: Grid) -> bool:
     """Whether all of few rows are the usual ones: a value of the next step for each of different series that exist.
 
     NumPy's fixed cost for a handful of rows is a hundred times that of looking at them.
     """
     clocks, exists, before = known.clock_us.tolist(), known.exists.tolist(), -1
     for series, time_us in zip(columns.series.tolist(), columns.time_us.tolist(), strict=True):
-        if series <= before or not exists[series] or time_us != clocks[series] + step_us or time_us > known.latest_us:
+        if series <= before or not exists[series] or time_us != grid.next(clocks[series]) or time_us > known.latest_us:
             return False
         before = series
     return True
@@ -125,12 +126,12 @@ class _Held:
 
     @classmethod
     def of(
-        cls, known: Known, series: IntArray, time_us: IntArray, exists: npt.NDArray[np.bool_], step_us: int
+        cls, known: Known, series: IntArray, time_us: IntArray, exists: npt.NDArray[np.bool_], grid: Grid
     ) -> "_Held":
         """Ask for all rows that are not after their series' clock at once."""
         found, values = np.zeros(len(series), dtype=bool), np.full(len(series), np.nan)
-        back_us = known.clock_us[series] - time_us
-        old = np.flatnonzero(exists & (back_us >= 0) & (back_us % step_us == 0))
+        clock_us = known.clock_us[series]
+        old = np.flatnonzero(exists & (time_us <= clock_us) & grid.has(time_us, clock_us))
         if len(old):
             found[old], values[old] = known.held(series[old], time_us[old])
         return cls(found, values)
@@ -143,11 +144,9 @@ class _Held:
 class _Walk:
     """One series' rows, judged in order."""
 
-    def __init__(
-        self, columns: Columns, series: int, known: Known, step_us: int, max_gap_steps: int, full: bool
-    ) -> None:
+    def __init__(self, columns: Columns, series: int, known: Known, grid: Grid, max_gap_steps: int, full: bool) -> None:
         self._columns, self._series, self._known = columns, series, known
-        self._step_us, self._max_gap_steps, self._full = step_us, max_gap_steps, full
+        self._grid, self._max_gap_steps, self._full = grid, max_gap_steps, full
         self._name = columns.series_ids[series]
         self._clock = int(known.clock_us[series]) if known.exists[series] else None
         # The runs of this batch: steps behind a start, up to its end, that have no row are missing ones.
@@ -168,11 +167,11 @@ class _Walk:
         if self._clock is None:
             self._check_not_ahead(time_us)
             return self._apply(time_us, value, 0)
-        steps, off_grid = divmod(time_us - self._clock, self._step_us)
-        if off_grid:
+        steps = self._grid.index(self._clock, time_us)
+        if not self._grid.has(self._clock, time_us):
             raise InvalidArgumentError(
                 f"{to_datetime(time_us).isoformat()} is off the grid of series {self._name!r}, "
-                f"which expects {self._expected().isoformat()} (step {dt.timedelta(microseconds=self._step_us)})"
+                f"which expects {self._expected().isoformat()} (step {dt.timedelta(microseconds=self._grid.step_us)})"
             )
         if steps > 0:
             self._check_not_ahead(time_us)
@@ -202,7 +201,7 @@ class _Walk:
         stored = self._lookup(time_us, held)
         if stored is not None and (stored == value or (math.isnan(stored) and math.isnan(value))):
             return
-        expected_us = self._clock + self._step_us
+        expected_us = self._grid.next(self._clock)
         raise differing((self._name, time_us, value), stored, expected_us, is_last=time_us == self._clock)
 
     def _lookup(self, time_us: int, held: float | None) -> float | None:
@@ -214,7 +213,7 @@ class _Walk:
 
     def _expected(self) -> dt.datetime:
         assert self._clock is not None
-        return to_datetime(self._clock + self._step_us)
+        return to_datetime(self._grid.next(self._clock))
 
 
 def differing(row: tuple[str, int, float], stored: float | None, expected_us: int, *, is_last: bool) -> ForecasterError:

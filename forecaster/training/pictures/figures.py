@@ -65,7 +65,7 @@ def fans(model: Model, series: Sequence[Series], origin_us: int) -> list[Fan]:
         actual = np.full(len(one) + horizon, np.nan)
         came = whole[one.unique_id, one.start_us].values[: len(actual)]
         actual[: len(came)] = came
-        time_us = one.start_us + one.step_us * np.arange(first, len(actual))
+        time_us = one.grid.time(one.start_us, np.arange(first, len(actual)))
         shown.append(
             Fan(one.unique_id, time_us.astype("datetime64[us]"), actual[first:], values, model.config.quantile_levels)
         )
@@ -74,7 +74,7 @@ def fans(model: Model, series: Sequence[Series], origin_us: int) -> list[Fan]:
 
 def last_origin(series: Sequence[Series], horizon: int, first_us: int) -> int:
     """Return the latest time from which a whole horizon is known of the longest series, `first_us` if that is later."""
-    end_us = max(one.start_us + len(one) * one.step_us for one in series)
+    end_us = max(one.end_us for one in series)
     return max(end_us - horizon * series[0].step_us, first_us)
 
 

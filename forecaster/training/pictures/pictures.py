@@ -72,7 +72,7 @@ class ForecastPictures(pl.Callback):
         scored = [one for one in known if np.isfinite(one.values[one.time_us >= origin_us]).any()]
         count = min(_SERIES, len(scored))
         chosen = [scored[(2 * i + 1) * len(scored) // (2 * count)] for i in range(count)]
-        starts = [max((origin_us - one.start_us) // one.step_us - steps, 0) for one in chosen]
+        starts = [max(one.grid.index(one.start_us, origin_us) - steps, 0) for one in chosen]
         return [one.part(start, len(one)) for one, start in zip(chosen, starts, strict=True)]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from forecaster.data.grid import Grid
 from forecaster.errors import ConflictError, InvalidArgumentError, LimitReachedError, OutOfOrderError
 from forecaster.serving.storage.records import Columns
 from forecaster.serving.work.admission import Known, admit, join
@@ -80,7 +81,7 @@ def test_it_judges_like_the_plain_reference(batches: list[list[tuple[int, int, f
             np.array(times, dtype=np.int64),
             np.array([r[2] for r in batch]),
         )
-        verdict = admit(columns, known, step_us=STEP, max_gap_steps=GAP)
+        verdict = admit(columns, known, grid=Grid(STEP), max_gap_steps=GAP)
         expected = [plain[r[0]].judge(t, r[2]) for r, t in zip(batch, times, strict=True)]
         found = [
             KINDS[type(verdict.errors[i])] if i in verdict.errors else Outcome(int(o)).name.lower()
@@ -107,7 +108,7 @@ def test_it_says_whether_all_rows_are_the_usual_ones(count: int, unusual: str) -
     columns = Columns(tuple(f"s{k}" for k in range(count)), series, times, np.ones(count))
     held = lambda asked, time: (time == 1_000, np.ones(len(asked)))  # noqa: E731
     known = Known(np.full(count, 1_000), exists, held, 1)
-    verdict = admit(columns, known, step_us=STEP, max_gap_steps=GAP)
+    verdict = admit(columns, known, grid=Grid(STEP), max_gap_steps=GAP)
     assert not verdict.errors
     assert verdict.one_step_each == (unusual == "")
 
@@ -121,7 +122,7 @@ def test_new_series_past_the_limit_are_refused_whole() -> None:
         ("a", "b", "c"), np.array([0, 1, 1, 2], np.int32), np.array([0, 0, 10, 0]), np.array([1.0, 1.0, 1.0, 1.0])
     )
     known = Known(np.array([0, 0, -10]), np.array([False, False, True]), nothing_held, 1)
-    verdict = admit(columns, known, step_us=STEP, max_gap_steps=GAP)
+    verdict = admit(columns, known, grid=Grid(STEP), max_gap_steps=GAP)
     assert verdict.outcomes.tolist() == [Outcome.APPLIED, Outcome.REJECTED, Outcome.REJECTED, Outcome.APPLIED]
     assert all(isinstance(error, LimitReachedError) for error in verdict.errors.values())
 
@@ -129,7 +130,7 @@ def test_new_series_past_the_limit_are_refused_whole() -> None:
 def test_refusals_say_what_is_expected() -> None:
     columns = Columns(("a",), np.zeros(2, np.int32), np.array([0, 1_003]), np.array([1.0, 1.0]))
     known = Known(np.array([1_000]), np.array([True]), lambda s, time: (time == 0, np.full(len(s), 5.0)), 1)
-    verdict = admit(columns, known, step_us=STEP, max_gap_steps=GAP)
+    verdict = admit(columns, known, grid=Grid(STEP), max_gap_steps=GAP)
     conflict, off_grid = verdict.errors[0], verdict.errors[1]
     assert isinstance(conflict, ConflictError)
     assert conflict.stored_value == 5.0
@@ -139,7 +140,7 @@ def test_refusals_say_what_is_expected() -> None:
 def test_a_time_without_a_row_is_out_of_order_with_the_expected_time() -> None:
     columns = Columns(("a",), np.zeros(1, np.int32), np.array([0]), np.array([1.0]))
     verdict = admit(
-        columns, Known(np.array([1_000]), np.array([True]), nothing_held, 1), step_us=STEP, max_gap_steps=GAP
+        columns, Known(np.array([1_000]), np.array([True]), nothing_held, 1), grid=Grid(STEP), max_gap_steps=GAP
     )
     error = verdict.errors[0]
     assert isinstance(error, OutOfOrderError)
