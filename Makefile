@@ -27,11 +27,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## train, register, serve, stream, kill -9, recover, report
 	$(BIN)/forecaster demo --output $(DEMO_OUTPUT)
 
-# Two at a time, except for those that kill, stop or hurry servers; WORKERS=0 runs all in one process.
+# Two files at a time; WORKERS=0 runs all in one process.
 test: setup  ## run the tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/unit
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not alone' tests/integration tests/e2e
-	$(BIN)/python -m pytest -m alone tests/integration
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests
 
 # WORDS='kills swaps' repeats the files whose names hold one of them. What was stopped is gone on with.
 test-again: setup  ## repeat the tests that start processes, wait or measure, TIMES=3 idle and beside busy processes

@@ -277,7 +277,6 @@ def servers(config: Config, run: Pipelines, tmp_path: pathlib.Path, nursery: Nur
     factory.end()
 
 
-@pytest.mark.alone
 def test_what_a_server_observed_comes_back_to_it_as_a_better_model(
     config: Config, servers: ServerFactory, run: Pipelines, tmp_path: pathlib.Path
 ) -> None:

@@ -4,8 +4,6 @@ import dataclasses
 import io
 import pathlib
 
-import pytest
-
 from forecaster.config import Config, ScheduleConfig, TrackingConfig
 from forecaster.registry import registry
 from pipelines.lease import held
@@ -18,7 +16,6 @@ from tests.integration.pipelines.test_retrain import config
 from tests.integration.pipelines.test_serving_quality import until
 
 __all__ = ["config"]  # a fixture
-pytestmark = pytest.mark.alone
 
 
 def is_training(tracking: TrackingConfig) -> bool:

@@ -30,8 +30,6 @@ from forecaster.v1 import forecast_pb2, forecast_service_pb2, observation_pb2
 from forecaster.v1.forecast_service_pb2_grpc import ForecastServiceStub
 from tests.integration.conftest import HOUR_US, START, Server, ServerFactory, wander
 
-pytestmark = pytest.mark.alone
-
 
 def refusal(server: Server, rpc: str, request: Message) -> str:
     """Return what a client that is not ours is told of a wrong request."""

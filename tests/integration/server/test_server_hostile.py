@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 
 import grpc
-import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -20,7 +19,6 @@ from tests.hostile.closed_window import ask
 from tests.integration.conftest import Server, ServerFactory, wander
 from tests.integration.server.test_server_faults import until
 
-pytestmark = pytest.mark.alone
 SERVICE = "/forecaster.v1.ForecastService/"
 HEALTH, REFLECTION = "/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/"
 

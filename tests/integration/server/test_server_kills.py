@@ -26,8 +26,6 @@ from tests.integration.nursery import Nursery
 from tests.integration.server.feeds import GAP, RESIDENT, RETRY, Feed, clients
 from tests.unit.serving import folding
 
-pytestmark = pytest.mark.alone
-
 KILLS = int(os.environ.get("FORECASTER_KILLS", "10"))
 OPTIONS = (
     f"--serving.max_resident_series={RESIDENT}",

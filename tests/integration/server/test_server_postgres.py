@@ -10,8 +10,6 @@ from tests.integration.conftest import Server, ServerFactory, wander
 from tests.integration.server.test_server_journey import assert_forecasts_are_the_offline_models
 from tests.postgres import Cluster
 
-pytestmark = pytest.mark.alone
-
 LEASE = ("--serving.lease_seconds=2", "--serving.lease_wait_seconds=30")
 
 

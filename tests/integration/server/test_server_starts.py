@@ -19,8 +19,6 @@ from forecaster.errors import UnavailableError
 from tests.integration.conftest import Server, ServerFactory, wander
 from tests.integration.server.test_server_faults import until
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.fixture
 def commands(servers: ServerFactory) -> ServerFactory:

@@ -18,7 +18,6 @@ from tests.integration.nursery import Nursery
 from tests.integration.server.test_server_swaps import OTHER, assert_forecasts, wait_for
 from tests.postgres import Cluster
 
-pytestmark = pytest.mark.alone
 HISTORY = wander(3, 40)
 
 

@@ -26,8 +26,6 @@ from forecaster.v1.forecast_service_pb2 import ForecastRequest, ObserveRequest, 
 from forecaster.v1.forecast_service_pb2_grpc import ForecastServiceStub
 from tests.integration.conftest import START, Server, ServerFactory, wander
 
-pytestmark = pytest.mark.alone
-
 HISTORY = 40
 KINDS = pytest.mark.parametrize("kind", ["blocking", "asyncio"])
 

@@ -30,8 +30,6 @@ from tests.integration.nursery import Nursery
 from tests.integration.server.test_server_faults import until
 from tests.integration.server.test_server_journey import offline
 
-pytestmark = pytest.mark.alone
-
 SERIES, HISTORY = 40, 60
 
 

@@ -19,7 +19,6 @@ from tests.integration.training.test_train_pipeline import make_config, write_cs
 pytest.importorskip("ray.train", reason="the extra `ray` is not installed")
 
 
-@pytest.mark.alone
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_two_workers_compute_what_one_process_does(tracking: TrackingConfig, tmp_path: Path) -> None:
