@@ -42,7 +42,7 @@ def _compare(arguments: Namespace) -> int:
     output = pathlib.Path(arguments.output) if arguments.output is not None else None
     found = compare(read_config(arguments), arguments.variants, budget_seconds=arguments.budget_seconds, output=output)
     print(found.table())
-    return 0 if any(not one.failure for one in found.outcomes) else 1
+    return 0 if any(not outcome.failure for outcome in found.outcomes) else 1
 
 
 def _add_evaluate_arguments(parser: ArgumentParser) -> None:

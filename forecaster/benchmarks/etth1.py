@@ -42,8 +42,8 @@ def load(path: pathlib.Path) -> Problem:
     def extra(backtest: Backtest) -> dict[str, float]:
         scores = backtest.series
         return {
-            "mse": float(np.mean([(one.rmse / deviations[one.unique_id]) ** 2 for one in scores])),
-            "mae": float(np.mean([one.mae / deviations[one.unique_id] for one in scores])),
+            "mse": float(np.mean([(score.rmse / deviations[score.unique_id]) ** 2 for score in scores])),
+            "mae": float(np.mean([score.mae / deviations[score.unique_id] for score in scores])),
         }
 
     first_us = start_us + (_TRAINING + _VALIDATION) * _STEP_US

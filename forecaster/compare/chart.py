@@ -29,7 +29,7 @@ def comparison_chart(outcomes: Sequence[Outcome]) -> Figure:
     figure = Figure(figsize=(11.0, height), dpi=_DPI, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     naive = outcomes[0].figures["seasonal_naive_mase"]
-    errors = [one.figures["mase"] for one in outcomes]
+    errors = [outcome.figures["mase"] for outcome in outcomes]
     room = 0.06 * (max(errors) - min(errors)) or 0.1
     left.set_ylim(min(errors) - room, max(errors) + room)
     _draw(left, outcomes, "state_bytes")
@@ -44,7 +44,7 @@ def comparison_chart(outcomes: Sequence[Outcome]) -> Figure:
 def _draw(ax: Axes, outcomes: Sequence[Outcome], figure: str) -> None:
     for one in outcomes:
         ax.axhline(one.figures["mase"], color=_PALE, linewidth=0.7, zorder=1)
-    x, y = ([one.figures[key] for one in outcomes] for key in (figure, "mase"))
+    x, y = ([outcome.figures[key] for outcome in outcomes] for key in (figure, "mase"))
     ax.scatter(x, y, color=_BLUE, s=26, zorder=3)
     ax.set_xscale("log")
     ax.set_xlim(min(x) / 1.3, max(x) * 1.3)

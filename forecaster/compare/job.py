@@ -86,7 +86,7 @@ def compare(
             stream.write(f"[{number}/{len(listed)}] {one.name}\n")
             outcomes.append(_train(one, frame, series, parent.run_id, stream))
         outcomes = ranked(outcomes)
-        done = [one for one in outcomes if math.isfinite(one.figures.get("mase", math.nan))]
+        done = [outcome for outcome in outcomes if math.isfinite(outcome.figures.get("mase", math.nan))]
         found = Comparison(parent.run_id, tuple(outcomes))
         picture = comparison_chart(done) if done else None
         parent.log_table(_columns(outcomes), "comparison.json")
@@ -126,10 +126,10 @@ def _train(variant: Variant, frame: pl.DataFrame, series: Sequence[Series], pare
 
 def _columns(outcomes: Sequence[Outcome]) -> dict[str, list[object]]:
     """Return the outcomes as the columns of MLflow's table."""
-    columns: dict[str, list[object]] = {"variant": [one.name for one in outcomes]}
+    columns: dict[str, list[object]] = {"variant": [outcome.name for outcome in outcomes]}
     for _, name, _ in COLUMNS:
-        columns[name] = [one.figures.get(name) for one in outcomes]
-    return columns | {"failure": [one.failure for one in outcomes]}
+        columns[name] = [outcome.figures.get(name) for outcome in outcomes]
+    return columns | {"failure": [outcome.failure for outcome in outcomes]}
 
 
 def _prepare(output: pathlib.Path | None) -> None:

@@ -89,7 +89,7 @@ def ranked(outcomes: Sequence[Outcome]) -> list[Outcome]:
 def table(outcomes: Sequence[Outcome]) -> str:
     """Return the outcomes, in their order, as a Markdown table whose columns line up in a terminal too."""
     head = ["variant", *(column for column, _, _ in COLUMNS)]
-    rows = [[one.name, *(_cell(one, name, form) for _, name, form in COLUMNS)] for one in outcomes]
+    rows = [[outcome.name, *(_cell(outcome, name, form) for _, name, form in COLUMNS)] for outcome in outcomes]
     widths = [max(len(row[k]) for row in [head, *rows]) for k in range(len(head))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [
@@ -98,7 +98,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
         )
         for row in [head, rule, *rows]
     ]
-    failures = [f"{one.name} failed: {one.failure}" for one in outcomes if one.failure]
+    failures = [f"{outcome.name} failed: {outcome.failure}" for outcome in outcomes if outcome.failure]
     return "\n".join([*(f"| {line} |" for line in lines), *([""] if failures else []), *failures])
 
 

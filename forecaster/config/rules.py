@@ -83,7 +83,7 @@ def unused(config: Any) -> Iterator[Conditional]:
 
 def usual(section: type, option: str) -> Any:
     """Return what an option of a section is if nobody sets it."""
-    return next(one.default for one in dataclasses.fields(section) if one.name == option)
+    return next(field.default for field in dataclasses.fields(section) if field.name == option)
 
 
 def require_consistent(config: Any) -> None:

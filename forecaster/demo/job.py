@@ -206,7 +206,7 @@ def _difference(bundle: Bundle, units: dict[str, float], sent: pl.DataFrame, onl
     """Return the largest relative difference of forecasts [B, D, Q] to the offline model's over what was sent."""
     segments = latest_segments(sent, bundle.step_us, bundle.max_gap_steps)
     offline = forecast(bundle.model, segments, online.shape[1]).numpy()
-    unit = np.array([units[one.unique_id] for one in segments])[:, None, None]
+    unit = np.array([units[segment.unique_id] for segment in segments])[:, None, None]
     return float((np.abs(online - offline) / np.maximum(np.abs(offline), unit)).max())
 
 

@@ -82,9 +82,9 @@ class CovariateSpec:
         return dataclasses.replace(
             data,
             past_covariates=tuple(one.name for one in self.past),
-            future_covariates=tuple(one.name for one in self.future),
-            static_covariates=tuple(one.name for one in self.static),
-            static_categories=tuple(one.name for one in self.categories),
+            future_covariates=tuple(covariate.name for covariate in self.future),
+            static_covariates=tuple(covariate.name for covariate in self.static),
+            static_categories=tuple(category.name for category in self.categories),
         )
 
     def __bool__(self) -> bool:
@@ -93,7 +93,7 @@ class CovariateSpec:
     def check(self) -> None:
         """Raise ValueError unless every covariate has a name of its own, and numbers that standardise it."""
         numbers = (*self.past, *self.future, *self.static)
-        names = [*(one.name for one in numbers), *(one.name for one in self.categories)]
+        names = [*(number.name for number in numbers), *(category.name for category in self.categories)]
         if not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
             raise ValueError("every covariate needs a name of its own")
         for one in numbers:
@@ -171,7 +171,7 @@ class CovariateInputs(nn.Module):
     def __init__(self, spec: CovariateSpec) -> None:
         super().__init__()
         self.spec = spec
-        sizes = [(len(one.values) + 1, one.embedding_size) for one in spec.categories]
+        sizes = [(len(category.values) + 1, category.embedding_size) for category in spec.categories]
         self.embeddings = nn.ModuleList(nn.Embedding(*size) for size in sizes)
         self.dynamic_size = 2 * len(spec.dynamic)
         self.future_size = 2 * len(spec.future)

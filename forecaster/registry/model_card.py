@@ -38,8 +38,8 @@ def signature(bundle: Bundle) -> "ModelSignature":
 
     series, spec = [ColSpec("string", "unique_id"), ColSpec("datetime", "ds")], bundle.model.covariates
     levels = [ColSpec("double", f"q{level:g}") for level in bundle.model.config.quantile_levels]
-    beside = [ColSpec("double", name) for name in ("y", *spec.dynamic, *(one.name for one in spec.static))]
-    beside += [ColSpec("string", one.name) for one in spec.categories]
+    beside = [ColSpec("double", name) for name in ("y", *spec.dynamic, *(covariate.name for covariate in spec.static))]
+    beside += [ColSpec("string", category.name) for category in spec.categories]
     return ModelSignature(
         inputs=Schema([*series, *beside]),
         outputs=Schema([*series, ColSpec("double", "y_hat"), *levels]),

@@ -60,12 +60,12 @@ class PyfuncForecaster(PythonModel):
         _require_history(segments, model.config.min_history or 1)
         future = torch.from_numpy(known_future(frame, segments, horizon, data))
         quantiles = forecast(model, segments, horizon, future).numpy()  # [B, D, Q]
-        starts = np.array([one.end_us for one in segments])
+        starts = np.array([segment.end_us for segment in segments])
         times = bundle.grid.time(starts[:, None], np.arange(horizon))
         columns = {f"q{level:g}": quantiles[..., i].ravel() for i, level in enumerate(model.config.quantile_levels)}
         return pd.DataFrame(
             {
-                "unique_id": np.repeat([one.unique_id for one in segments], horizon),
+                "unique_id": np.repeat([segment.unique_id for segment in segments], horizon),
                 "ds": times.ravel().astype("datetime64[us]"),
                 "y_hat": columns["q0.5"],
                 **columns,
@@ -74,7 +74,7 @@ class PyfuncForecaster(PythonModel):
 
 
 def _require_history(segments: list[Series], needed: int) -> None:
-    short = [one.unique_id for one in segments if np.isfinite(one.values).sum() < needed]
+    short = [segment.unique_id for segment in segments if np.isfinite(segment.values).sum() < needed]
     if short:
         raise TooLittleHistoryError(
             f"{len(short)} series have fewer than {needed} values after their last long gap, the first is {short[0]}"

@@ -84,7 +84,7 @@ class Verdict:
     @property
     def passed(self) -> bool:
         """Whether the challenger is to become the champion."""
-        return all(one.passed for one in self.clauses)
+        return all(clause.passed for clause in self.clauses)
 
 
 def judge(measured: Measured, config: PromotionConfig) -> Verdict:
@@ -96,7 +96,7 @@ def judge(measured: Measured, config: PromotionConfig) -> Verdict:
         _is_finite(measured),
         _is_enough(measured, config),
     )
-    failed = [f"{one.failure} ({one.numbers})" for one in clauses if not one.passed]
+    failed = [f"{clause.failure} ({clause.numbers})" for clause in clauses if not clause.passed]
     return Verdict(clauses, "it " + ", and ".join(failed) if failed else _praise(measured))
 
 
@@ -161,7 +161,7 @@ def _praise(measured: Measured) -> str:
 
 def _is_finite(measured: Measured) -> Clause:
     figures = (measured.mase, measured.naive_mase, measured.coverage)
-    passed = all(math.isfinite(one) for one in figures)
+    passed = all(math.isfinite(figure) for figure in figures)
     numbers = "all forecasts and figures are finite" if passed else "not all forecasts and figures are finite"
     return Clause("is finite", numbers, passed, "has forecasts or figures that are not finite")
 

@@ -144,7 +144,7 @@ def _memory(backend: Backend) -> Iterator[Metric]:
 
 def _work(models: Sequence[Served]) -> Iterator[Metric]:
     def each(read: Callable[[Served], float]) -> Samples:
-        return [((one.name,), read(one)) for one in models]
+        return [((model.name,), read(model)) for model in models]
 
     text = "Rows (observations, series to forecast) that wait or are being worked on."
     yield _gauge("queue_rows", text, _MODEL, each(lambda one: one.batcher.queued))
@@ -153,13 +153,15 @@ def _work(models: Sequence[Served]) -> Iterator[Metric]:
     text = "Micro-batches of observations and forecasts."
     yield _counter("turns", text, _MODEL, each(lambda one: one.batcher.turns))
     observations = [
-        ((one.name, outcome), float(sum(getattr(done, outcome) for done in one.batcher.done)))
-        for one in models
+        ((model.name, outcome), float(sum(getattr(done, outcome) for done in model.batcher.done)))
+        for model in models
         for outcome in ("applied", "duplicate", "rejected")
     ]
     text = "Observations by outcome, without those of requests that were refused whole."
     yield _counter("observations", text, ("model", "outcome"), observations)
-    rejected = [((one.name, reason), float(n)) for one in models for reason, n in reasons(one.batcher.done).items()]
+    rejected = [
+        ((model.name, reason), float(n)) for model in models for reason, n in reasons(model.batcher.done).items()
+    ]
     text = "Observations that were refused one by one, by the error's reason."
     yield _counter("rejected_observations", text, ("model", "reason"), rejected)
     text = "Forecasts that were answered, one for each series of a request."
@@ -173,7 +175,7 @@ def _work(models: Sequence[Served]) -> Iterator[Metric]:
 
 
 def _states(models: Sequence[Served], backend: Backend) -> Iterator[Metric]:
-    every = [(one, lane) for one in models for lane in _lanes(one)]
+    every = [(model, lane) for model in models for lane in _lanes(model)]
 
     def each(read: Callable[[Lane], float]) -> Samples:
         return [((one.name, lane.version), read(lane)) for one, lane in every]
@@ -181,7 +183,7 @@ def _states(models: Sequence[Served], backend: Backend) -> Iterator[Metric]:
     yield _gauge("series", "Series that there are, in memory or not.", _VERSION, each(lambda lane: len(lane.store)))
     text = "Series whose states are in memory."
     yield _gauge("series_resident", text, _VERSION, each(lambda lane: len(lane.store.resident)))
-    idle = [((one.name,), float(len(one.engine.idle))) for one in models]
+    idle = [((model.name,), float(len(model.engine.idle))) for model in models]
     text = "Series that were not observed for serving.series_idle_seconds: not among forecaster_series."
     yield _gauge("series_idle", text, _MODEL, idle)
     text = "States in memory that are newer than their snapshots."
@@ -200,7 +202,7 @@ def _lanes(served: Served) -> list[Lane]:
 
 
 def _versions(models: Sequence[Served]) -> Iterator[Metric]:
-    shown = [(one.name, version) for one in models for version in _recent(one)]
+    shown = [(model.name, version) for model in models for version in _recent(model)]
     states = [((name, one.registered.version, one.state.name.lower()), 1.0) for name, one in shown]
     text = "1 for the state of the served version, of those that are to replace it, and of those that failed since."
     yield _gauge("version_state", text, (*_VERSION, "state"), states)

@@ -137,7 +137,7 @@ class LaneDataset(IterableDataset[Chunk]):
             units = torch.tensor([self._units[lane.series] for lane in batch], dtype=torch.float64)
             owners = [self._series[lane.series] for lane in batch]
             stops = torch.tensor([len(one) - 1 - lane.start for one, lane in zip(owners, batch, strict=True)])
-            ended = torch.tensor([one.ended for one in owners])
+            ended = torch.tensor([owner.ended for owner in owners])
             numbers, codes = attributes_of(owners, self._spec)
             steps = time_us.shape[1]
             chunk_steps = self._chunk_steps or steps

@@ -141,7 +141,7 @@ def score_all(
         units = mase_units(split_at(series, window.first_us)[0], terms.season) if units is None else units
         scores[name] = score_model(bundle.model, series, origins, units, window.folds)
     parts = [origins, *_by_fold(origins, window)]
-    scores[NAIVE] = [score_baselines(series, one, units or {}, [NAIVE])[NAIVE] for one in parts]
+    scores[NAIVE] = [score_baselines(series, part, units or {}, [NAIVE])[NAIVE] for part in parts]
     counts = {tuple(one.pairs for one in score[0].series) for score in scores.values()}
     assert len(counts) == 1, "all are scored on the same pairs of origin and step"
     return scores
@@ -151,7 +151,11 @@ def absent_covariates(models: Mapping[str, Bundle], frame: pl.DataFrame) -> list
     """Return a note for each model that knows covariates which the data has not."""
     notes = []
     for name, bundle in models.items():
-        lacking = [one for one in bundle.model.covariates.read_by(DataConfig()).covariates if one not in frame.columns]
+        lacking = [
+            covariate
+            for covariate in bundle.model.covariates.read_by(DataConfig()).covariates
+            if covariate not in frame.columns
+        ]
         if lacking:
             notes.append(f"the data has no column {', '.join(lacking)}, which the {name} knows: it is missing for it")
     return notes

@@ -111,7 +111,10 @@ class Decision:
         """Return the verdict and the rule's clauses."""
         lines = [f"**{self.outcome.capitalize()}.** {self.line()}"]
         if self.clauses:
-            rows = [f"| {one.name} | {one.numbers} | {'pass' if one.passed else '**fail**'} |" for one in self.clauses]
+            rows = [
+                f"| {clause.name} | {clause.numbers} | {'pass' if clause.passed else '**fail**'} |"
+                for clause in self.clauses
+            ]
             lines += ["", "| the challenger … | measured, and asked for | |", "|---|---|---|", *rows]
         return "\n".join(lines) + "\n"
 

@@ -140,18 +140,21 @@ class TuningRun:
 def _table(trials: Sequence[FrozenTrial]) -> dict[str, list[Any]]:
     """Return the trials as columns, the best first, failed ones last."""
     ranked = sorted(trials, key=lambda one: (one.state is not TrialState.COMPLETE, _error(one), one.number))
-    options = sorted({name for one in trials for name in one.params})
+    options = sorted({name for trial in trials for name in trial.params})
     columns: dict[str, list[Any]] = {
-        "trial": [one.number for one in ranked],
-        "state": [STATES[one.state] for one in ranked],
+        "trial": [candidate.number for candidate in ranked],
+        "state": [STATES[candidate.state] for candidate in ranked],
         "val_mase": [
-            round(one.value, 5) if math.isfinite(_error(one)) and one.value is not None else None for one in ranked
+            round(candidate.value, 5) if math.isfinite(_error(candidate)) and candidate.value is not None else None
+            for candidate in ranked
         ],
     }
-    columns |= {name: [one.params.get(name) for one in ranked] for name in options}
-    columns["epochs"] = [len(one.intermediate_values) for one in ranked]
-    columns["seconds"] = [round(one.duration.total_seconds(), 1) if one.duration else None for one in ranked]
-    return columns | {"reason": [one.user_attrs.get(REASON, "") for one in ranked]}
+    columns |= {name: [candidate.params.get(name) for candidate in ranked] for name in options}
+    columns["epochs"] = [len(candidate.intermediate_values) for candidate in ranked]
+    columns["seconds"] = [
+        round(candidate.duration.total_seconds(), 1) if candidate.duration else None for candidate in ranked
+    ]
+    return columns | {"reason": [candidate.user_attrs.get(REASON, "") for candidate in ranked]}
 
 
 def _error(trial: FrozenTrial) -> float:

@@ -39,7 +39,7 @@ class PackedDecode:
         self.plan = np.array(first.lags, dtype=np.int64), periods, _turns(first, periods), self.trained.index(0.5)
         origin, *others = zip(*(_weights(member) for member in members), strict=True)
         parts = [in_blocks(origin, members, behind=_NEWEST), *others]
-        self.weights = tuple(np.ascontiguousarray(torch.stack(tuple(one)).numpy()) for one in parts)
+        self.weights = tuple(np.ascontiguousarray(torch.stack(tuple(part)).numpy()) for part in parts)
         self._memory = views(first)
         self.wanted: dict[tuple[float, ...], tuple[tuple[int, int], Array, Array]] = {}
 

@@ -116,7 +116,7 @@ def in_blocks(weights: Sequence[Tensor], members: Sequence[Seq2Seq], *, behind: 
 
 def views(model: Seq2Seq) -> Views:
     """Return the views of a slab in the kernels' order: hidden, cell (hidden again without one), and the others."""
-    names = {one.name for one in model.state_spec}
+    names = {tensor.name for tensor in model.state_spec}
     return Views(("hidden", "cell" if "cell" in names else "hidden", *_SLAB))
 
 

@@ -48,7 +48,11 @@ class Stepper:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        members = [one for one in model.members if isinstance(one, Seq2Seq)] if isinstance(model, Ensemble) else [model]
+        members = (
+            [member for member in model.members if isinstance(member, Seq2Seq)]
+            if isinstance(model, Ensemble)
+            else [model]
+        )
         first = self._first = members[0]
         # Each member embeds categories for itself; all else that covariates make is the same for all.
         self._static_inputs = [one.inputs for one in (members if first.covariates.categories else [first])]

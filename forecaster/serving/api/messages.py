@@ -172,15 +172,15 @@ def to_live_scores(scores: Iterable[LiveScores]) -> list[forecast_service_pb2.Li
     """Return live scores as messages; what is not known is absent."""
     return [
         forecast_service_pb2.LiveScores(
-            horizon=one.horizon,
-            scored_count=one.scored,
-            mase=_known(one.mase),
-            bias=_known(one.bias),
-            nominal_coverage=_known(one.nominal),
-            coverage=_known(one.coverage),
-            calibrated_coverage=_known(one.calibrated_coverage),
+            horizon=score.horizon,
+            scored_count=score.scored,
+            mase=_known(score.mase),
+            bias=_known(score.bias),
+            nominal_coverage=_known(score.nominal),
+            coverage=_known(score.coverage),
+            calibrated_coverage=_known(score.calibrated_coverage),
         )
-        for one in scores
+        for score in scores
     ]
 
 

@@ -121,7 +121,7 @@ class Engine:
         """Forecast a micro-batch of requests together; consumes nothing."""
         self._begin()
         answers = self.lanes.forecast(requests)
-        self.done.forecasts += sum(len(one.series_ids) for one in answers)
+        self.done.forecasts += sum(len(answer.series_ids) for answer in answers)
         return answers
 
     def check(self, request: ForecastWork | None) -> None:

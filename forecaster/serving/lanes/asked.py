@@ -65,7 +65,7 @@ def _ahead(
     """Return known-future covariates step by step ahead of the clocks, [N, D, F], and whose times are off the grid."""
     ahead = np.full((len(work.series_ids), work.horizon, len(names)), np.nan)
     off_grid = np.zeros(len(work.series_ids), dtype=bool)
-    for futures in (one.with_covariates(names) for one in work.futures):
+    for futures in (future.with_covariates(names) for future in work.futures):
         ahead_us = grid.next(clocks[futures.series])
         off_grid[futures.series] |= futures.timed & ~grid.has(futures.first_us, ahead_us)
         since = grid.index(futures.first_us, ahead_us)

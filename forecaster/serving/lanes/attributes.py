@@ -31,16 +31,20 @@ class AttributeCoder:
     def __init__(self, bundle: Bundle) -> None:
         spec = bundle.model.covariates
         self._numbers = [one.name for one in spec.static]
-        self._codes = [(one.name, {value: k + 1 for k, value in enumerate(one.values)}) for one in spec.categories]
-        self._tensors = {one.name: torch.empty(0) for one in bundle.model.state_spec if one.name in STATIC}
+        self._codes = [
+            (category.name, {value: k + 1 for k, value in enumerate(category.values)}) for category in spec.categories
+        ]
+        self._tensors = {tensor.name: torch.empty(0) for tensor in bundle.model.state_spec if tensor.name in STATIC}
 
     def __bool__(self) -> bool:
         return bool(self._tensors)
 
     def encode(self, attributes: Attributes) -> State:
         """Return the tensors of N series' static covariates, [N, ...] each."""
-        numbers = [[one.get(name, math.nan) for name in self._numbers] for one in attributes.numbers]
-        codes = [[known.get(one.get(name, ""), 0) for name, known in self._codes] for one in attributes.categories]
+        numbers = [[number.get(name, math.nan) for name in self._numbers] for number in attributes.numbers]
+        codes = [
+            [known.get(category.get(name, ""), 0) for name, known in self._codes] for category in attributes.categories
+        ]
         n = len(attributes)
         return with_attributes(
             self._tensors,

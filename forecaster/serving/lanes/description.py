@@ -33,7 +33,7 @@ def describe(lane: Lane, series_ids: Sequence[str]) -> dict[str, SeriesInfo]:
     for name, packed in (store.cold.peek(cold) if cold else {}).items():
         state = packed.state
         numbers = (state["time_us"], state["position"], state["observed_count"], packed.touched_us)
-        found[name] = _info(lane, name, tuple(int(one[0]) for one in numbers), state, 0)
+        found[name] = _info(lane, name, tuple(int(number[0]) for number in numbers), state, 0)
     if lost := store.cold.lost([name for name in cold if name not in found]):
         store.begin_turn()
         try:
@@ -57,7 +57,7 @@ def _live(lane: Lane, tensors: State, slot: int) -> tuple[LiveScores, ...]:
 
 def unknown(lane: Lane, series_ids: Sequence[str]) -> list[SeriesNotFoundError]:
     """Return what is said of series that have no state: of idle ones, how they get one again."""
-    idle = {one.series_id: one for one in lane.idle.among(series_ids)} if lane.idle else {}
+    idle = {idle_series.series_id: idle_series for idle_series in lane.idle.among(series_ids)} if lane.idle else {}
 
     def why(name: str) -> str:
         return idle[name].explained() if name in idle else f"no series {name!r}: observe it first"

@@ -82,20 +82,20 @@ def joined(request: ForecastWork, parts: Sequence[tuple[IntArray, Forecasts]]) -
     if len(parts) == 1:
         return parts[0][1]
     answers = [one for _, one in parts]
-    names = [name for one in answers for name in one.series_ids]
+    names = [name for answer in answers for name in answer.series_ids]
     place = {name: at for at, name in enumerate(request.series_ids)}
     order = np.argsort([place[name] for name in names], kind="stable")
-    each = (one.versions * (1 if len(one.versions) > 1 else len(one.series_ids)) for one in answers)
+    each = (answer.versions * (1 if len(answer.versions) > 1 else len(answer.series_ids)) for answer in answers)
     versions = [version for part in each for version in part]
-    ended = [np.zeros_like(one.median) if one.ended is None else one.ended for one in answers]
+    ended = [np.zeros_like(answer.median) if answer.ended is None else answer.ended for answer in answers]
     return Forecasts(
         tuple(names[i] for i in order),
-        np.concatenate([one.origin_us for one in answers])[order],
-        np.concatenate([one.median for one in answers])[order],
-        np.concatenate([one.quantiles for one in answers])[order],
-        {name: error for one in answers for name, error in one.failures.items()},
-        None if all(one.ended is None for one in answers) else np.concatenate(ended)[order],
-        joined_paths([one.drawn for one in answers if one.drawn is not None], order),
+        np.concatenate([answer.origin_us for answer in answers])[order],
+        np.concatenate([answer.median for answer in answers])[order],
+        np.concatenate([answer.quantiles for answer in answers])[order],
+        {name: error for answer in answers for name, error in answer.failures.items()},
+        None if all(answer.ended is None for answer in answers) else np.concatenate(ended)[order],
+        joined_paths([answer.drawn for answer in answers if answer.drawn is not None], order),
         tuple(versions[i] for i in order),
     )
 
@@ -116,7 +116,7 @@ def _predict(lane: Lane, asked: Sequence[Asked]) -> list[Prediction]:
         prediction = _decoded(lane, one.slots, one.work.horizon, one.future)
         _issue(lane, one, prediction)
         return [prediction]
-    plain = np.unique(np.concatenate([_NO_SLOTS, *(one.slots for one in asked if one.future is None)]))
+    plain = np.unique(np.concatenate([_NO_SLOTS, *(request.slots for request in asked if request.future is None)]))
     parts, places, start = [plain], [], len(plain)
     for one in asked:
         if one.future is None:
@@ -126,7 +126,7 @@ def _predict(lane: Lane, asked: Sequence[Asked]) -> list[Prediction]:
             parts.append(one.slots)
             start += len(one.slots)
     slots = np.concatenate(parts)
-    horizon = max(one.work.horizon for one in asked)
+    horizon = max(request.work.horizon for request in asked)
     future = None
     if len(slots) > len(plain):
         future = torch.full((len(slots), horizon, len(lane.model.covariates.future)), torch.nan, dtype=torch.float64)

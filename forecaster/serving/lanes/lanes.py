@@ -117,7 +117,7 @@ class Lanes:
             yield self.active, np.arange(len(columns)), columns, attributes
             return
         mine = self._mask(columns.series_ids)
-        given = [] if attributes is None else [self.of(one) is self.next for one in attributes.series_ids]
+        given = [] if attributes is None else [self.of(series_id) is self.next for series_id in attributes.series_ids]
         for lane, which in ((self.active, ~mine), (self.next, mine)):
             rows = np.flatnonzero(which[columns.series]) if len(columns.series_ids) else np.zeros(0, dtype=np.int64)
             some = [k for k, moved in enumerate(given) if moved is (lane is self.next)]

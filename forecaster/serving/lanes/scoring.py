@@ -81,7 +81,7 @@ class Scoring:
 
     def own(self, parts: Sequence[Issued]) -> Issued | None:
         """Return what of some records this model version issued, as one."""
-        mine = [one for one in parts if one.fingerprint == self._fingerprint and len(one)]
+        mine = [part for part in parts if part.fingerprint == self._fingerprint and len(part)]
         return Issued.joined(mine) if mine else None
 
     def issue(self, slots: IntArray, quantiles: Float64, ended: Float64, horizons: IntArray) -> None:

@@ -80,10 +80,10 @@ def take_census(
     names, clocks, positions = list(slots), [clock_us[at]], [position[at]]
     for batch in in_batches(snapshots.read(source.bundle.fingerprint), _SNAPSHOTS_AT_ONCE):
         check_going()
-        cold = [one for one in batch if one.series_id not in slots]
-        whole = [one for one in cold if source.store.cold.can_unpack(one)]
-        broken = [one.series_id for one in cold if not source.store.cold.can_unpack(one)]
-        names += [*(one.series_id for one in whole), *broken]
+        cold = [snapshot for snapshot in batch if snapshot.series_id not in slots]
+        whole = [snapshot for snapshot in cold if source.store.cold.can_unpack(snapshot)]
+        broken = [snapshot.series_id for snapshot in cold if not source.store.cold.can_unpack(snapshot)]
+        names += [*(snapshot.series_id for snapshot in whole), *broken]
         if whole:
             packed = source.store.cold.unpack(whole)
             clocks.append(packed.state["time_us"].numpy())
@@ -111,7 +111,7 @@ def windows(census: Census, bundle: Bundle, replay_steps: int) -> tuple[IntArray
 
 def memory_steps(bundle: Bundle) -> int:
     """Return how many values a state remembers."""
-    return int({one.name: one.shape for one in bundle.model.state_spec}["ring"][0])
+    return int({tensor.name: tensor.shape for tensor in bundle.model.state_spec}["ring"][0])
 
 
 def ring_rows(source: Lane, names: tuple[str, ...]) -> tuple[Columns, IntArray]:

@@ -225,7 +225,7 @@ class Staging:
         for start in range(0, len(names), _AT_ONCE):
             slots = store.bring(names[start : start + _AT_ONCE])
             absent = [names[start + k] for k in np.flatnonzero(slots < 0).tolist()]
-            lost.update(one.series_id for one in snapshots.fetch(RETURNED, absent))
+            lost.update(snapshot.series_id for snapshot in snapshots.fetch(RETURNED, absent))
         store.retire()
         self._goes_on[:] = [name not in lost for name in names]
         self._rows.behind_us[self._goes_on], self._rows.offset[self._goes_on] = ALWAYS_US, 0

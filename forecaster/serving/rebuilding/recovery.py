@@ -54,9 +54,9 @@ def _idle(lane: Lane, snapshots: Snapshots, through: int) -> dict[str, int]:
     found: dict[str, int] = {}
     for batch in in_batches(snapshots.read(IDLE), _SNAPSHOTS_AT_ONCE):
         if through:
-            found |= {one.series_id: one.sequence for one in batch}
+            found |= {snapshot.series_id: snapshot.sequence for snapshot in batch}
         else:
-            snapshots.end_idle(lane.bundle.fingerprint, (), [one.series_id for one in batch])
+            snapshots.end_idle(lane.bundle.fingerprint, (), [snapshot.series_id for snapshot in batch])
     return found
 
 

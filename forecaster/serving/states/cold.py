@@ -34,12 +34,16 @@ class ColdStates:
 
     def peek(self, series_ids: Sequence[str]) -> dict[str, Packed]:
         """Return what is known of series, but for those whose snapshots are corrupted."""
-        return {one.series_id: self.unpack([one]) for one in self.fetch(series_ids) if self.can_unpack(one)}
+        return {
+            snapshot.series_id: self.unpack([snapshot])
+            for snapshot in self.fetch(series_ids)
+            if self.can_unpack(snapshot)
+        }
 
     def peek_all(self, series_ids: Sequence[str]) -> tuple[list[str], Packed | None]:
         """Return those of the series that have a whole snapshot, and what is known of them, None without any."""
-        whole = [one for one in self.fetch(series_ids) if self.can_unpack(one)]
-        return [one.series_id for one in whole], self.unpack(whole) if whole else None
+        whole = [snapshot for snapshot in self.fetch(series_ids) if self.can_unpack(snapshot)]
+        return [snapshot.series_id for snapshot in whole], self.unpack(whole) if whole else None
 
     def lost(self, series_ids: Sequence[str]) -> list[str]:
         """Return those of the series whose snapshots are corrupted."""
@@ -73,7 +77,7 @@ class ColdStates:
 
     def unpack(self, snapshots: Sequence[Snapshot]) -> Packed:
         """Return what N whole snapshots hold."""
-        return self._packing.unpack([one.state for one in snapshots])
+        return self._packing.unpack([snapshot.state for snapshot in snapshots])
 
 
 def merged(first: Iterator[str], second: Iterator[str]) -> Iterator[str]:

@@ -83,14 +83,14 @@ class IdleRegister:
         """Return those of the series that are idle; none of them has a state."""
         if not self._count or not series_ids:
             return []
-        return [IdleSeries.of(one) for one in self._snapshots.fetch(IDLE, series_ids)]
+        return [IdleSeries.of(snapshot) for snapshot in self._snapshots.fetch(IDLE, series_ids)]
 
     def want(self, series_ids: Sequence[str]) -> None:
         """Raise ReturningError if any of the series, which have no state, is idle: `on_asked` has to be told.
 
         Raises StateLostError instead of those that could not a short while ago.
         """
-        if not (idle := [one.series_id for one in self.among(series_ids)]):
+        if not (idle := [idle_series.series_id for idle_series in self.among(series_ids)]):
             return
         self._failures = {name: why for name, why in self._failures.items() if why[1] > self._clock()}
         if failed := [name for name in idle if name in self._failures]:

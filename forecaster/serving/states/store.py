@@ -98,21 +98,25 @@ class SeriesStore(Residents):
     def make_room(self, series_ids: Sequence[str]) -> None:
         """Let others leave so that those of the series that are not resident fit; raises what `bring` raises."""
         if len(self._slots) + len(series_ids) > self._max_resident:
-            self._make_room(sum(one not in self._slots for one in series_ids))
+            self._make_room(sum(series_id not in self._slots for series_id in series_ids))
 
     def adopt(self, snapshots: Sequence[Snapshot]) -> list[str]:
         """Make cold series resident from their snapshots; return those whose snapshot is corrupted, which stay out."""
-        whole = [one for one in snapshots if self.cold.can_unpack(one)]
+        whole = [snapshot for snapshot in snapshots if self.cold.can_unpack(snapshot)]
         if whole:
             packed = self.cold.unpack(whole)
-            slots = self._place([one.series_id for one in whole])
+            slots = self._place([snapshot.series_id for snapshot in whole])
             self._cold -= len(whole)
-            self.mirrors.saved[slots] = [one.sequence for one in whole]
+            self.mirrors.saved[slots] = [snapshot.sequence for snapshot in whole]
             self.mirrors.dirty[slots] = False
             self.scatter(slots, packed.state)
             self.refresh_targets(slots)
             self.mirrors.take(slots, packed.static_digest, packed.touched_us)
-        broken = [one.series_id for one in snapshots if one not in whole] if len(whole) < len(snapshots) else []
+        broken = (
+            [snapshot.series_id for snapshot in snapshots if snapshot not in whole]
+            if len(whole) < len(snapshots)
+            else []
+        )
         for series_id in broken:
             LOGGER.warning(
                 "the snapshot of series %r is corrupted: it is folded again if all of it is there",
@@ -171,7 +175,7 @@ class SeriesStore(Residents):
     def forget(self, series_ids: Iterable[str]) -> None:
         """Drop series without a snapshot, resident or cold; all of them exist."""
         names = list(series_ids)
-        slots = np.array([self._slots.pop(one) for one in names if one in self._slots], dtype=np.int64)
+        slots = np.array([self._slots.pop(name) for name in names if name in self._slots], dtype=np.int64)
         self._free(slots)
         self._cold -= len(names) - len(slots) - len(self._lost.intersection(names))
         self._lost.difference_update(names)

@@ -73,8 +73,11 @@ class VolatileJournal:
     def attributes(self, series_ids: Sequence[str], through: int = 2**62) -> Attributes:
         """See `Journal.attributes`: no record can be read, so the latest ones are all that is known."""
         latest = [self._past[name][-1] for name in dict.fromkeys(series_ids) if name in self._past]
-        parts = (tuple(one.numbers[0] for one in latest), tuple(one.categories[0] for one in latest))
-        return Attributes(tuple(one.series_ids[0] for one in latest), *parts)
+        parts = (
+            tuple(snapshot.numbers[0] for snapshot in latest),
+            tuple(snapshot.categories[0] for snapshot in latest),
+        )
+        return Attributes(tuple(snapshot.series_ids[0] for snapshot in latest), *parts)
 
     def past_attributes(self, series_ids: Sequence[str]) -> list[Attributes]:
         """See `Journal.past_attributes`: the latest few of each series are kept."""
@@ -141,7 +144,7 @@ class VolatileSnapshots:
 
     def end_idle(self, fingerprint: str, snapshots: Sequence[Snapshot], series_ids: Sequence[str]) -> None:
         """See `Snapshots.end_idle`."""
-        idle = {one.series_id: one for one in self.fetch(IDLE, series_ids)}
+        idle = {snapshot.series_id: snapshot for snapshot in self.fetch(IDLE, series_ids)}
         self.save(fingerprint, snapshots)
         under = fingerprint.encode()
         with self._lock:

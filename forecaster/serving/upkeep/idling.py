@@ -94,7 +94,7 @@ class Idling:
         idle = idle_among(lane, store.cold.fetch(kept), through, before_us)
         if idle:
             self._engine.idle.add(idle)
-            store.forget([one.series_id for one in idle])
+            store.forget([idle_series.series_id for idle_series in idle])
         return len(idle)
 
 
@@ -107,7 +107,9 @@ def idle_among(lane: Lane, snapshots: Sequence[Snapshot], through: int, before_u
         through: the record up to which all snapshots were complete.
         before_us: whoever was observed later is not idle.
     """
-    whole = [one for one in snapshots if one.sequence <= through and lane.store.cold.can_unpack(one)]
+    whole = [
+        snapshot for snapshot in snapshots if snapshot.sequence <= through and lane.store.cold.can_unpack(snapshot)
+    ]
     if not whole:
         return []
     packed = lane.store.cold.unpack(whole)

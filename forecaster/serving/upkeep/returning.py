@@ -104,7 +104,7 @@ class Returning:
         lane, changes, through, deletions = begun
         rebuilt, damage = await self._in_thread(self._fold, lane, _census(through, idle, deletions))
         if damage is not None:
-            names = sorted({one.series_id for one in idle}.difference(rebuilt.names))
+            names = sorted({idle_series.series_id for idle_series in idle}.difference(rebuilt.names))
             LOGGER.warning("%d idle series cannot come back: %s", len(names), damage)
             await self._batcher.upkeep(functools.partial(engine.idle.fail, names, damage))
         packed = _standing_at(rebuilt, idle)
@@ -147,8 +147,12 @@ class Returning:
         """Write the snapshots of those that are idle still, and let them be the store's; on the engine's thread."""
         if self._engine.lanes.changes != changes:
             return False
-        known = {one.series_id: one for one in idle}
-        there = {one.series_id for one in self._engine.idle.among(names) if one == known[one.series_id]}
+        known = {idle_series.series_id: idle_series for idle_series in idle}
+        there = {
+            idle_series.series_id
+            for idle_series in self._engine.idle.among(names)
+            if idle_series == known[idle_series.series_id]
+        }
         rows = np.array([k for k, name in enumerate(names) if name in there], dtype=np.int64)
         if len(rows):
             kept = [names[k] for k in rows.tolist()]
@@ -173,18 +177,20 @@ def _begin_afresh(lane: Lane, census: Census, short: set[str], journal: Journal)
 
 
 def _census(through: int, idle: Sequence[IdleSeries], deletions: Sequence[tuple[int, str]]) -> Census:
-    names = np.array([one.series_id for one in idle], dtype=object)
-    buckets = np.fromiter((bucket(one.series_id) for one in idle), np.int64, len(idle))
+    names = np.array([idle_series.series_id for idle_series in idle], dtype=object)
+    buckets = np.fromiter((bucket(idle_series.series_id) for idle_series in idle), np.int64, len(idle))
     # Of one whose numbers are damaged everything counts.
-    clock_us = np.array([one.clock_us if one.position else EARLIEST_US for one in idle], dtype=np.int64)
-    position = np.array([one.position for one in idle], dtype=np.int64)
-    waiting = [one for one in deletions if one[0] <= through]
+    clock_us = np.array(
+        [idle_series.clock_us if idle_series.position else EARLIEST_US for idle_series in idle], dtype=np.int64
+    )
+    position = np.array([idle_series.position for idle_series in idle], dtype=np.int64)
+    waiting = [deletion for deletion in deletions if deletion[0] <= through]
     return Census(through, names, buckets, clock_us, position, waiting)
 
 
 def _standing_at(rebuilt: Rebuilt, idle: Sequence[IdleSeries]) -> Packed:
     """Return rebuilt states that count the steps before their windows too."""
-    known = {one.series_id: one for one in idle}
+    known = {idle_series.series_id: idle_series for idle_series in idle}
     state = {name: tensor.clone() for name, tensor in rebuilt.state.items()}
     for at in np.flatnonzero(rebuilt.offset > 0).tolist():
         one = known[rebuilt.names[at]]

@@ -113,7 +113,7 @@ class ForecastWork:
     def of(self, places: IntArray) -> "ForecastWork":
         """Return the same request for those series at some places, ascending, int64 [N]."""
         ids = tuple(self.series_ids[i] for i in places.tolist())
-        futures = tuple(one.of(places) for one in self.futures)
+        futures = tuple(future.of(places) for future in self.futures)
         return dataclasses.replace(self, series_ids=ids, futures=futures, start=0)
 
 

@@ -195,7 +195,7 @@ class Run:
         """Log which logged models the run uses."""
         from mlflow.entities import LoggedModelInput
 
-        self._client.log_inputs(self.run_id, models=[LoggedModelInput(one) for one in model_ids])
+        self._client.log_inputs(self.run_id, models=[LoggedModelInput(model_id) for model_id in model_ids])
 
     def log_figure(self, picture: "Figure", name: str) -> None:
         """Log a picture as a file."""

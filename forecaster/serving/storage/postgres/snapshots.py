@@ -82,7 +82,7 @@ class PostgresSnapshots:
 
     def set_idle(self, snapshots: Sequence[Snapshot]) -> None:
         """See `Snapshots.set_idle`."""
-        replaced = ([one.series_id for one in snapshots], [one.sequence for one in snapshots])
+        replaced = ([snapshot.series_id for snapshot in snapshots], [snapshot.sequence for snapshot in snapshots])
         replace = (_REPLACED, (*replaced, self._session.shard, IDLE))
         self._session.send((_UNAWAITED, None), replace, (_SAVE, self._parts(IDLE, snapshots)))
 
