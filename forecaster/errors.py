@@ -186,7 +186,7 @@ class ConflictError(ForecasterError):
 
 
 class LimitReachedError(ForecasterError):
-    """A queue, series or rate limit is reached; try again after `retry_after_seconds`, None if that is no use."""
+    """A limit of a queue, of series or of a rate: backpressure; retry after `retry_after_seconds`, None if no use."""
 
     reason = "LIMIT_REACHED"
     lasting = False

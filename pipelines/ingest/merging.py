@@ -1,4 +1,4 @@
-"""One partition: what is known of it, and what sources say, to its rows as they are from now on.
+"""One partition: what is known of it, and what sources say, to its rows as they are from now on, an upsert.
 
 The rule: rows go by series and time. A value comes to a row that lacked it; nothing, where a value is known, takes it
 away. Of two different values the later source's counts, or the first one's, as `ingest.corrections` says; within one

@@ -1,7 +1,7 @@
 """One bidirectional stream: messages are read ahead and begun in their order, and answered in it.
 
-What is unanswered is bounded by messages and by size. Past that nothing more is read, and HTTP/2's flow control holds
-the client back; a client that does not take its answers comes to the same.
+What is unanswered is bounded by messages and by size. Past that nothing more is read: backpressure, by HTTP/2's flow
+control, holds the client back; a client that does not take its answers comes to the same.
 
 A message has no task of its own: it is begun by the reader and answered by the writer. Knows nothing of what a message
 says.

@@ -19,8 +19,8 @@ from forecaster.serving.lanes.lanes import Lanes
 from forecaster.serving.storage.records import Attributes, Columns, IntArray, Record
 from forecaster.serving.work.admission import join
 from forecaster.serving.work.observing import Observed, ObserveWork
+from forecaster.serving.work.outcome import Verdict
 from forecaster.serving.work.sought import Sought
-from forecaster.serving.work.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True)

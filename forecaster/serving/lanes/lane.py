@@ -33,8 +33,8 @@ from forecaster.serving.storage.issued import Issued
 from forecaster.serving.storage.records import Attributes, Columns, IntArray
 from forecaster.serving.telemetry import LOGGER
 from forecaster.serving.work.admission import Known, admit
+from forecaster.serving.work.outcome import Verdict
 from forecaster.serving.work.sought import Sought
-from forecaster.serving.work.verdict import Verdict
 
 Past = Callable[[Sequence[str]], Sequence[Attributes]]
 _FEW_STEPS = 8  # of a run: steps in place cost less than a scan, which takes states out and puts them back

@@ -12,7 +12,7 @@ from forecaster.data.grid import Grid
 from forecaster.model.stepping.ragged import Runs
 from forecaster.serving.storage.issued import Issued
 from forecaster.serving.storage.records import Attributes, Columns, IntArray
-from forecaster.serving.work.verdict import Verdict
+from forecaster.serving.work.outcome import Verdict
 
 
 def runs_of(columns: Columns, rows: IntArray, steps: IntArray, first: IntArray, grid: Grid) -> Runs:

@@ -7,7 +7,7 @@ Shapes: N series.
 
 from collections.abc import Iterator, Sequence
 
-from forecaster.serving.states.packing import Packed, Packing
+from forecaster.serving.states.snapshot_bytes import Packed, Packing
 from forecaster.serving.storage.contract import Snapshots
 from forecaster.serving.storage.records import Snapshot
 

@@ -20,8 +20,8 @@ from forecaster.serving.calibration.calibration import Calibration
 from forecaster.serving.states.buckets import Grouped
 from forecaster.serving.states.cold import ColdStates, merged
 from forecaster.serving.states.mirrors import Standing
-from forecaster.serving.states.packing import Packed, Packing
 from forecaster.serving.states.residents import Residents
+from forecaster.serving.states.snapshot_bytes import Packed, Packing
 from forecaster.serving.storage.contract import Snapshots
 from forecaster.serving.storage.records import IntArray, Snapshot
 from forecaster.serving.telemetry import LOGGER

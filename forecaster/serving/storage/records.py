@@ -102,7 +102,7 @@ class Attributes:
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """A series was forgotten: nothing before this record counts for it."""
+    """A tombstone: a series was forgotten, and nothing before this record counts for it."""
 
     series_id: str
 

@@ -22,8 +22,8 @@ from forecaster.serving.engine.courtesy import Courtesy
 from forecaster.serving.engine.engine import Engine
 from forecaster.serving.lanes.lane import Lane
 from forecaster.serving.rebuilding.census import Census, take_census, windows
+from forecaster.serving.rebuilding.ended_series import groups, stragglers
 from forecaster.serving.rebuilding.rebuild import Staging
-from forecaster.serving.rebuilding.stragglers import groups, stragglers
 from forecaster.serving.states.buckets import BUCKETS, marked
 from forecaster.serving.storage.contract import Activation, Storage
 from forecaster.serving.storage.records import IntArray

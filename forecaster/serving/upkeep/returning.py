@@ -24,7 +24,7 @@ from forecaster.serving.rebuilding.rebuild import Staging
 from forecaster.serving.rebuilding.rebuilt import Rebuilt
 from forecaster.serving.states.buckets import bucket, marked
 from forecaster.serving.states.idle_series import IdleSeries
-from forecaster.serving.states.packing import Packed
+from forecaster.serving.states.snapshot_bytes import Packed
 from forecaster.serving.storage.contract import Journal, Storage
 from forecaster.serving.telemetry import LOGGER, log_internal_error
 

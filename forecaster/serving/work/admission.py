@@ -1,7 +1,8 @@
 """Decides of each observation whether it advances its series, repeats what is known, or is refused.
 
 Rows of one series are judged in their order against the series' clock. The usual cases, rows that advance the
-series after rows that repeat what it holds, are vectorised; series with anything else are walked row by row.
+series after rows that repeat what it holds, are vectorised; series with anything else are walked row by row. Late data,
+a row behind the clock with another value than the series holds there, is refused as out of order.
 
 Knows clocks and remembered values; knows nothing of models, journals or gRPC.
 
@@ -20,7 +21,7 @@ import numpy.typing as npt
 from forecaster.data.grid import Grid
 from forecaster.errors import ConflictError, ForecasterError, InvalidArgumentError, LimitReachedError, OutOfOrderError
 from forecaster.serving.storage.records import Columns, IntArray
-from forecaster.serving.work.verdict import Outcome, Verdict
+from forecaster.serving.work.outcome import Outcome, Verdict
 
 _FEW = 256  # rows
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)

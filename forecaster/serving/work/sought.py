@@ -14,7 +14,7 @@ import numpy.typing as npt
 from forecaster.errors import ForecasterError
 from forecaster.serving.storage.records import Columns, IntArray
 from forecaster.serving.work.admission import differing, join
-from forecaster.serving.work.verdict import Outcome
+from forecaster.serving.work.outcome import Outcome
 
 
 @dataclass(frozen=True, slots=True)

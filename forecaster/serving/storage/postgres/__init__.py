@@ -1,5 +1,5 @@
 """Journal, history and snapshots in a PostgreSQL database, under a lease with a fencing token.
 
-Knows psycopg, which only this wing loads; knows nothing of files. Read `schema` first, then `session` (fencing) and
+Knows psycopg, which only this wing loads; knows nothing of files. Read `schema` first, then `fenced_session` and
 `journal`.
 """

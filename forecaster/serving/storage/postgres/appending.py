@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from forecaster.serving.storage.postgres.erasure import times_us
-from forecaster.serving.storage.postgres.session import Values
+from forecaster.serving.storage.postgres.fenced_session import Values
 from forecaster.serving.storage.records import (
     Attributes,
     Deletion,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import psycopg
 
+from forecaster.serving.storage.postgres.fenced_session import Session
 from forecaster.serving.storage.postgres.head import NOTE_REMOVED
-from forecaster.serving.storage.postgres.session import Session
 from forecaster.serving.storage.records import Columns, Deletion, Record, decode, encode, without
 
 _MOST_SERIES = 1024  # looked for at once

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from forecaster.config import DurabilityName
 from forecaster.serving.storage.journal_end import check_end
-from forecaster.serving.storage.postgres.session import Session, Values
+from forecaster.serving.storage.postgres.fenced_session import Session, Values
 
 NOTE_REMOVED = "UPDATE forecaster.leases SET removed_through = greatest(removed_through, %s) WHERE shard = %s"
 NOTE_DROPPED = "UPDATE forecaster.leases SET dropped_through = greatest(dropped_through, %s) WHERE shard = %s"

@@ -16,8 +16,8 @@ from forecaster.serving.storage.contract import OnDamage
 from forecaster.serving.storage.postgres.appending import appended
 from forecaster.serving.storage.postgres.attributes import LATEST_ATTRIBUTES, OUTDATE_ATTRIBUTES, PAST_ATTRIBUTES
 from forecaster.serving.storage.postgres.erasure import Erasure
+from forecaster.serving.storage.postgres.fenced_session import OutcomeUnknownError, Session
 from forecaster.serving.storage.postgres.head import DROPPED, LAST, NOTE_DROPPED, NOTE_REMOVED, Head
-from forecaster.serving.storage.postgres.session import OutcomeUnknownError, Session
 from forecaster.serving.storage.records import (
     ATTRIBUTES,
     KIND_AT,

@@ -8,8 +8,8 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
 from forecaster.serving.storage.contract import IDLE, RETURNED, Activation
+from forecaster.serving.storage.postgres.fenced_session import Session
 from forecaster.serving.storage.postgres.head import Head
-from forecaster.serving.storage.postgres.session import Session
 from forecaster.serving.storage.records import Snapshot
 
 _PART = 1024  # snapshots that `read` takes at once

@@ -15,10 +15,10 @@ except ImportError as missing:
 
 from forecaster.serving.storage.postgres import schema as postgres_schema
 from forecaster.serving.storage.postgres.connection import Database
+from forecaster.serving.storage.postgres.fenced_session import Session
 from forecaster.serving.storage.postgres.head import Head, read_head
 from forecaster.serving.storage.postgres.journal import PostgresJournal
 from forecaster.serving.storage.postgres.lease import Lease
-from forecaster.serving.storage.postgres.session import Session
 from forecaster.serving.storage.postgres.snapshots import PostgresSnapshots
 
 SCHEMES = ("postgresql://", "postgres://")

@@ -1,4 +1,4 @@
-"""The last acknowledged sequence in a file of its own beside the journal: what a damaged journal is told by.
+"""The high watermark: the last acknowledged sequence, in a file of its own; what a damaged journal is told by.
 
 A log that was cut short or has one flipped byte ends there, and looks like one that never was longer; this file says
 that it was. It is mapped into memory, so that raising it is a store into a page and no call of the system: a process

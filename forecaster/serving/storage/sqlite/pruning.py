@@ -1,4 +1,4 @@
-"""Takes the oldest records out of the journal, into the history first where that is kept.
+"""Compaction of the journal: takes its oldest records out, into the history first where that is kept.
 
 Another connection appends meanwhile: what is read and written to the history holds no lock, and rows go in short
 transactions. A crash or a full disk between leaves rows that the history has already; `finish` removes them at the

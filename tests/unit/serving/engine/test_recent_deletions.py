@@ -14,7 +14,7 @@ from forecaster.serving.engine.recent_deletions import RecentDeletions
 from forecaster.serving.storage.records import Attributes
 from forecaster.serving.storage.volatile import VolatileStorage
 from forecaster.serving.work.observing import ObserveWork
-from forecaster.serving.work.verdict import Outcome
+from forecaster.serving.work.outcome import Outcome
 from forecaster.v1 import forecast_service_pb2 as api
 from tests.unit.serving.folding import BUNDLE, columns
 

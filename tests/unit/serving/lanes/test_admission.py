@@ -11,7 +11,7 @@ from forecaster.data.grid import Grid
 from forecaster.errors import ConflictError, InvalidArgumentError, LimitReachedError, OutOfOrderError
 from forecaster.serving.storage.records import Columns
 from forecaster.serving.work.admission import Known, admit, join
-from forecaster.serving.work.verdict import Outcome
+from forecaster.serving.work.outcome import Outcome
 
 STEP, GAP = 10, 4
 

@@ -13,7 +13,7 @@ from forecaster.serving.rebuilding import row_filter as row_filter_module
 from forecaster.serving.states import buckets as buckets_module
 from forecaster.serving.states.buckets import BUCKETS, Grouped, bucket
 from forecaster.serving.states.cold import ColdStates
-from forecaster.serving.states.packing import Packed
+from forecaster.serving.states.snapshot_bytes import Packed
 from forecaster.serving.storage.records import Snapshot
 from forecaster.serving.storage.volatile import VolatileStorage
 from forecaster.serving.swap import swap as swap_module

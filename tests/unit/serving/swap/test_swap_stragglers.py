@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from forecaster.serving.rebuilding.census import EARLIEST_US, Census
-from forecaster.serving.rebuilding.stragglers import groups, stragglers
+from forecaster.serving.rebuilding.ended_series import groups, stragglers
 from forecaster.serving.states.buckets import bucket
 from forecaster.serving.storage.contract import Storage
 from forecaster.serving.storage.records import Columns
@@ -26,7 +26,7 @@ def rows_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return how many rows were read of the history, which has many small files."""
     monkeypatch.setattr("forecaster.serving.storage.sqlite.history._MOST_ROWS_MERGED", 600)
     monkeypatch.setattr("forecaster.serving.storage.sqlite.pruning._MOST_ROWS", 300)
-    monkeypatch.setattr("forecaster.serving.rebuilding.stragglers._MOST_AT_ONCE", 3)
+    monkeypatch.setattr("forecaster.serving.rebuilding.ended_series._MOST_AT_ONCE", 3)
     read, rows = History.read, [0]
 
     def counted(self: History, file: HistoryFile, after: int) -> Iterator[tuple[int, Columns]]:

@@ -1,4 +1,7 @@
-"""One thread's work on PostgreSQL: queries, and writes that hold only while this server owns its shard."""
+"""One thread's work on PostgreSQL: queries, and writes that hold only while this server owns its shard.
+
+Each write checks the fencing token in its own transaction: one of a server that was replaced is refused, however late.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
