@@ -1,7 +1,8 @@
 """What the engine needs of storage: a journal, which is the truth, and snapshots, which are a cache of its fold.
 
-The journal is a write-ahead log: a record is in it before any state knows of it. Interfaces only. Storage knows series ids, times and values; it does not know models (a snapshot is bytes with a
-fingerprint), tensors or gRPC. All errors are `StorageError`.
+The journal is a write-ahead log: a record is in it before any state knows of it. Interfaces only. Storage knows series
+ids, times and values; it does not know models (a snapshot is bytes with a fingerprint), tensors or gRPC. All errors are
+`StorageError`.
 
 One thread at a time calls a `Storage`; another thread works with its own `Storage.beside()`.
 """
@@ -183,7 +184,7 @@ class Snapshots(Protocol):
         ...
 
     def complete(self, fingerprint: str, sequence: int) -> None:
-        """Note that snapshots hold all that records up to `sequence` changed, a low watermark: replay starts behind it."""
+        """Note that snapshots hold all that records up to `sequence` changed (a low watermark): replay starts there."""
         ...
 
     def complete_through(self, fingerprint: str) -> int | None:
