@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 DEMO_OUTPUT ?= demo-output
 WORKERS ?= 2
 
-.PHONY: help setup demo test test-again test-ray check bench hostile bench-peers bench-accuracy proto format clean
+.PHONY: help setup demo test test-again test-ray check bench hostile bench-peers bench-accuracy clients proto format clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -48,6 +48,7 @@ check: setup  ## lint, types, import order, API rules, generated code
 	$(BIN)/buf lint proto
 	$(BIN)/buf breaking proto --against proto/released.binpb
 	$(BIN)/python proto/generate.py --check
+	$(BIN)/python -m tests.clients --check
 
 # PEERS=0 leaves other servers out; GROUPS=recovery measures that alone; SCALE=0.05 is a quick look with fewer series.
 bench: setup $(if $(filter 0,$(PEERS)),,bench-peers)  ## measure serving against its bars and beside other servers
@@ -79,6 +80,9 @@ build/peers-venv/.installed: tests/benchmarks/peers.txt
 	build/peers-venv/bin/python -m pip install --quiet --disable-pip-version-check -c tests/benchmarks/peers.txt torch
 	build/peers-venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/benchmarks/peers.txt
 	@touch $@
+
+clients: setup  ## regenerate the blocking client from the asyncio one
+	$(BIN)/python -m tests.clients
 
 proto: setup  ## regenerate forecaster/v1 from proto/
 	$(BIN)/python proto/generate.py

@@ -1,7 +1,7 @@
-"""The asyncio client: the same calls, awaited."""
+"""The client: `ForecastClient` blocks, `AsyncForecastClient` is awaited; else they are the same."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Literal, TypeVar, overload
 
 import grpc
@@ -26,7 +26,13 @@ T = TypeVar("T")
 
 
 class AsyncForecastClient(AsyncClosing):
-    """Talks to one server from one event loop; see `ForecastClient` for the arguments and errors."""
+    """Talks to one server; `ForecastClient` may be shared between threads, `AsyncForecastClient` has one event loop.
+
+    Args:
+        address: `host:port`.
+        model: the registered model's name; left out, the server's own.
+        retry: how long and how often calls are tried.
+    """
 
     def __init__(self, address: str = "127.0.0.1:50051", *, model: str = "", retry: RetryPolicy | None = None) -> None:
         self._address, self._name = described(calls.checked_address(address)), model
@@ -36,7 +42,21 @@ class AsyncForecastClient(AsyncClosing):
         self._known = KnownModel()
 
     async def observe(self, frame: Frame, *, send_trailing: bool = False) -> ObserveResult:
-        """Send observations; see `ForecastClient.observe`."""
+        """Send observations, columns `unique_id`, `ds`, `y` (null is missing); safe to repeat.
+
+        Columns that the model knows by name go along: past and known-future covariates, and static ones, which have to
+        be the same in all rows of a series. Other columns are left alone, unless one is nearly named like a covariate
+        that the frame lacks.
+
+        In a frame with known-future covariates, rows behind the last value of a series are what is known of the time
+        ahead, not missing observations: they are not sent, and come back as the result's `future`, for `forecast`.
+
+        Args:
+            frame: Polars (lazy too), pandas, an Arrow table, or a dict of columns.
+            send_trailing: send such rows too, as missing observations; streams always do.
+
+        Raises DataError for a wrong frame; rows that the server refuses are in the result.
+        """
         given = as_frame(frame)
         model = await self._describe(has_more_columns(given))
         work = Observing(given, self._name, model, send_trailing=send_trailing)
@@ -80,7 +100,23 @@ class AsyncForecastClient(AsyncClosing):
         what_if: bool = False,
         allow_partial: bool = False,
     ) -> pl.DataFrame | ForecastResult:
-        """Return forecasts in long format; see `ForecastClient.forecast`."""
+        """Return forecasts in long format: unique_id, ds, y_hat (the median), q0.1 … for each level.
+
+        Models of series that end add p_ended, the probability that a series has ended before a step, and stop there.
+
+        Args:
+            series_ids: which: one id, or many, each forecast once, in as many requests as it takes.
+            horizon: steps ahead; left out, the model's.
+            quantile_levels: within the trained range; left out, all trained ones.
+            future: known-future covariates of the steps ahead, columns unique_id (left out: the same for every series),
+                ds and their names; what it does not say is missing, and series that are not asked for are left out.
+            calibrated: correct the quantiles by how often those of past forecasts held.
+            what_if: `future` is an assumption, not what is known: the forecast is not scored when its time comes.
+            allow_partial: return a ForecastResult, with the forecasts of those series that have one and why others have
+                none, instead of raising for the first of these.
+
+        Raises SeriesNotFoundError, TooLittleHistoryError, InvalidArgumentError.
+        """
         wanted = Wanted(horizon, quantile_levels, future, calibrated=calibrated, what_if=what_if)
         return await self._forecast(series_ids, wanted, allow_partial)
 
@@ -118,7 +154,12 @@ class AsyncForecastClient(AsyncClosing):
         future: Frame | None = None,
         allow_partial: bool = False,
     ) -> pl.DataFrame | ForecastResult:
-        """Return sampled paths in long format; see `ForecastClient.paths`."""
+        """Return sampled paths in long format: unique_id, path, ds, y_hat; each is one possible future as a whole.
+
+        The same seed gives a series the same paths, until its next observation. A path stops where its series ends.
+
+        Raises UnsupportedError if the model's decoder is not recurrent, and what `forecast` raises.
+        """
         wanted = Wanted(horizon, MEDIAN, future, paths=count, seed=seed)
         return await self._forecast(series_ids, wanted, allow_partial)
 
@@ -159,7 +200,18 @@ class AsyncForecastClient(AsyncClosing):
         future: Frame | None = None,
         allow_partial: bool = False,
     ) -> pl.DataFrame | ForecastResult:
-        """Return the most probable paths; see `ForecastClient.beams`."""
+        """Return the most probable paths, the best first: unique_id, path, ds, y_hat, log_probability.
+
+        Args:
+            series_ids: which.
+            count: of paths; there may be fewer.
+            horizon: steps ahead; left out, the model's.
+            width: beginnings kept at each step; left out, four times `count`.
+            length_power: rank by log-probability / length to this power.
+            future, allow_partial: see `forecast`.
+
+        Raises UnsupportedError unless the model has a recurrent decoder and a categorical head.
+        """
         wanted = Wanted(horizon, MEDIAN, future, beams=count, width=width, length_power=length_power)
         return await self._forecast(series_ids, wanted, allow_partial)
 
@@ -174,15 +226,9 @@ class AsyncForecastClient(AsyncClosing):
         """Describe one series; raises SeriesNotFoundError."""
         return await self._run(calls.get_series_call(series_name(series_id), self._name))
 
-    async def list_series(self) -> AsyncIterator[SeriesInfo]:
+    def list_series(self) -> AsyncIterator[SeriesInfo]:
         """Yield all series by ascending id."""
-        token = ""
-        while True:
-            page, token = await self._run(calls.list_series_call(token, self._name))
-            for info in page:
-                yield info
-            if not token:
-                return
+        return self._pages(lambda token: calls.list_series_call(token, self._name))
 
     async def delete_series(self, series_id: str | int) -> None:
         """Forget one series; raises SeriesNotFoundError."""
@@ -192,15 +238,9 @@ class AsyncForecastClient(AsyncClosing):
         """Describe one version of the model, the served one if none is named; raises ModelNotFoundError."""
         return await self._run(calls.get_model_call(self._name, version))
 
-    async def list_models(self) -> AsyncIterator[ModelInfo]:
+    def list_models(self) -> AsyncIterator[ModelInfo]:
         """Yield the versions, of all models, that the server has served or tried to, by ascending name and number."""
-        token = ""
-        while True:
-            page, token = await self._run(calls.list_models_call(token))
-            for info in page:
-                yield info
-            if not token:
-                return
+        return self._pages(calls.list_models_call)
 
     async def activate_model(self, version: str) -> ModelInfo:
         """Begin to replace the model's served version by a number or an alias; `get_model` says how far it is.
@@ -236,6 +276,15 @@ class AsyncForecastClient(AsyncClosing):
                 work.answered(await self._run(call))
             except (InvalidArgumentError, LimitReachedError) as error:
                 work.refused(error)
+
+    async def _pages(self, call: Callable[[str], Call[tuple[list[T], str]]]) -> AsyncIterator[T]:
+        token = ""
+        while True:
+            page, token = await self._run(call(token))
+            for info in page:
+                yield info
+            if not token:
+                return
 
     async def _run(self, call: Call[T]) -> T:
         attempts = Attempts(self._retry, self._address, gone_is_done=call.gone_is_done)

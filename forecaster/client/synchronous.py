@@ -1,4 +1,5 @@
-"""The blocking client."""
+# Generated from asynchronous.py by `make clients`, never edited.
+"""The client: `ForecastClient` blocks, `AsyncForecastClient` is awaited; else they are the same."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,7 @@ T = TypeVar("T")
 
 
 class ForecastClient(Closing):
-    """Talks to one server; safe to share between threads.
+    """Talks to one server; `ForecastClient` may be shared between threads, `AsyncForecastClient` has one event loop.
 
     Args:
         address: `host:port`.
@@ -36,7 +37,8 @@ class ForecastClient(Closing):
 
     def __init__(self, address: str = "127.0.0.1:50051", *, model: str = "", retry: RetryPolicy | None = None) -> None:
         self._address, self._name = described(calls.checked_address(address)), model
-        self._retry, self._channel = retry or RetryPolicy(), open_channel(address)
+        self._retry = retry or RetryPolicy()
+        self._channel = open_channel(address)
         self._stubs = calls.Stubs(self._channel)
         self._known = KnownModel()
 
@@ -280,7 +282,8 @@ class ForecastClient(Closing):
         token = ""
         while True:
             page, token = self._run(call(token))
-            yield from page
+            for info in page:
+                yield info
             if not token:
                 return
 
