@@ -36,10 +36,9 @@ class AsyncForecastClient(AsyncClosing):
 
     def __init__(self, address: str = "127.0.0.1:50051", *, model: str = "", retry: RetryPolicy | None = None) -> None:
         self._address, self._name = described(calls.checked_address(address)), model
-        self._retry = retry or RetryPolicy()
+        self._retry, self._known = retry or RetryPolicy(), KnownModel()
         self._channel = open_async_channel(address)
         self._stubs = calls.Stubs(self._channel)
-        self._known = KnownModel()
 
     async def observe(self, frame: Frame, *, send_trailing: bool = False) -> ObserveResult:
         """Send observations, columns `unique_id`, `ds`, `y` (null is missing); safe to repeat.
@@ -264,8 +263,7 @@ class AsyncForecastClient(AsyncClosing):
         return self._known.model if needed else None
 
     async def _forecast(self, series_ids: Ids, wanted: Wanted, allow_partial: bool) -> pl.DataFrame | ForecastResult:
-        wanted = wanted.framed()
-        model = await self._describe(wanted.future is not None)
+        wanted, model = wanted.framed(), await self._describe(wanted.future is not None)
         work = Forecasting(series_names(series_ids), wanted, self._name, model, allow_partial=allow_partial)
         await self._send(work)
         return work.result() if allow_partial else work.result().forecasts

@@ -14,7 +14,7 @@ GENERATED = ROOT / "forecaster" / "v1"
 def modules(*names: str) -> list[pathlib.Path]:
     """Return the modules in some folders, without those that are generated."""
     found = [path for name in names for path in (ROOT / name).rglob("*.py")]
-    return [path for path in found if GENERATED not in path.parents]
+    return [path for path in found if GENERATED not in path.parents and not path.read_text().startswith("# Generated")]
 
 
 @pytest.mark.parametrize(("names", "most"), [(("forecaster", "pipelines"), 16), (("tests",), 20)])
