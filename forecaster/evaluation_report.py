@@ -38,7 +38,7 @@ _NAMES = {"model": "model", "seasonal_naive": "seasonal naive", "naive": "naive"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class EvaluationReport:
     """What an evaluation found.
 
     Args:
@@ -107,7 +107,7 @@ def evaluate(
     since: dt.datetime | None = None,
     horizons: int | None = None,
     actual: str | None = None,
-) -> Report:
+) -> EvaluationReport:
     """Score a registered model on the configured data.
 
     Args:
@@ -144,7 +144,9 @@ def evaluate(
             f"no forecast of {_time(first_us)} on can be scored: each takes {bundle.model.config.min_history} values"
             " before it, one a season before, and a value to compare it with"
         )
-    return Report(model=f"{registered.name} version {registered.version}", first_time=_time(first_us), scores=scores)
+    return EvaluationReport(
+        model=f"{registered.name} version {registered.version}", first_time=_time(first_us), scores=scores
+    )
 
 
 def _check_choices(origins: Choice, since: dt.datetime | None, horizons: int | None, actual: str | None) -> None:

@@ -100,7 +100,7 @@ def _stat(pid: int) -> tuple[str, int] | None:
     return fields[0], int(fields[19])
 
 
-class Lease:
+class RetrainingLease:
     """The right to retrain, taken when made and renewed by a thread until `close`; see `held`.
 
     Args:
@@ -242,7 +242,7 @@ class Lease:
 
 
 @contextlib.contextmanager
-def held(config: Config, wait_seconds: float | None = None) -> Iterator[Lease]:
+def held(config: Config, wait_seconds: float | None = None) -> Iterator[RetrainingLease]:
     """Hold the lease of the configured model's retraining while the block runs.
 
     Args:
@@ -254,7 +254,9 @@ def held(config: Config, wait_seconds: float | None = None) -> Iterator[Lease]:
     """
     schedule = config.schedule
     wait = schedule.lease_wait_seconds if wait_seconds is None else wait_seconds
-    lease = Lease(lease_url(config), config.tracking.model, lease_seconds=schedule.lease_seconds, wait_seconds=wait)
+    lease = RetrainingLease(
+        lease_url(config), config.tracking.model, lease_seconds=schedule.lease_seconds, wait_seconds=wait
+    )
     try:
         yield lease
     finally:

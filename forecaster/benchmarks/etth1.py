@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from forecaster.benchmarks.problem import Problem
-from forecaster.data.windows import Attributes, Series
+from forecaster.data.windows import Series, StaticCovariates
 from forecaster.errors import DataError
 from forecaster.evaluation.scores import Backtest
 
@@ -34,7 +34,7 @@ def load(path: pathlib.Path) -> Problem:
     if values.shape[1] < _TRAINING + _VALIDATION + _TEST:
         raise DataError(f"{path} has {values.shape[1]} hours, {_TRAINING + _VALIDATION + _TEST} are needed")
     series = tuple(
-        Series(name, start_us, _STEP_US, row, attributes=Attributes(categories=(name,)))
+        Series(name, start_us, _STEP_US, row, attributes=StaticCovariates(categories=(name,)))
         for name, row in zip(columns, values, strict=True)
     )
     deviations = {one.unique_id: float(one.values[:_TRAINING].std()) for one in series}

@@ -11,7 +11,7 @@ import numpy as np
 from forecaster.benchmarks.problem import Problem
 from forecaster.config import DataConfig
 from forecaster.data.schema import read_frame
-from forecaster.data.windows import Attributes, Series, to_segments
+from forecaster.data.windows import Series, StaticCovariates, to_segments
 from forecaster.evaluation.scores import Backtest
 
 HORIZON, SEASON = 24, 24
@@ -45,7 +45,7 @@ def beside_all(series: list[Series]) -> list[Series]:
     for one in series:
         first = grid.index(start_us, one.start_us)
         station, variable = one.unique_id.split("/")
-        attributes = Attributes(categories=(station, variable))
+        attributes = StaticCovariates(categories=(station, variable))
         beside = whole[first : first + len(one)]
         found.append(Series(one.unique_id, one.start_us, one.step_us, one.values, beside, attributes, one.ended))
     return found

@@ -12,14 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from forecaster.compare.outcome import Outcome
+from forecaster.compare.outcome import VariantOutcome
 
 _BLUE, _GREY, _PALE = "#0072B2", "#7F7F7F", "#E6E6E6"
 _DPI = 110
 _INCHES_PER_NAME = 0.22
 
 
-def comparison_chart(outcomes: Sequence[Outcome]) -> Figure:
+def comparison_chart(outcomes: Sequence[VariantOutcome]) -> Figure:
     """Return MASE against the bytes of a state, and against the time of a step of 64 series.
 
     Args:
@@ -41,7 +41,7 @@ def comparison_chart(outcomes: Sequence[Outcome]) -> Figure:
     return figure
 
 
-def _draw(ax: Axes, outcomes: Sequence[Outcome], figure: str) -> None:
+def _draw(ax: Axes, outcomes: Sequence[VariantOutcome], figure: str) -> None:
     for one in outcomes:
         ax.axhline(one.figures["mase"], color=_PALE, linewidth=0.7, zorder=1)
     x, y = ([outcome.figures[key] for outcome in outcomes] for key in (figure, "mase"))
@@ -54,7 +54,7 @@ def _draw(ax: Axes, outcomes: Sequence[Outcome], figure: str) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _name(ax: Axes, outcomes: Sequence[Outcome], gap: float) -> None:
+def _name(ax: Axes, outcomes: Sequence[VariantOutcome], gap: float) -> None:
     """Write the names at the right of the axes, each as near its height as its neighbours let it."""
     low, high = ax.get_ylim()
     ordered = sorted(outcomes, key=lambda one: one.figures["mase"])

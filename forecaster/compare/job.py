@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 import polars as pl
 import yaml
 
-from forecaster.compare.outcome import COLUMNS, Outcome, cost_of, ranked, table
+from forecaster.compare.outcome import COLUMNS, VariantOutcome, cost_of, ranked, table
 from forecaster.compare.variants import Variant, read_variants
 from forecaster.config import Config, require
 from forecaster.data.windows import Series
@@ -38,7 +38,7 @@ class Comparison:
     """
 
     run_id: str
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[VariantOutcome, ...]
 
     def table(self) -> str:
         """Return the outcomes as a table for people."""
@@ -97,7 +97,9 @@ def compare(
         return found
 
 
-def _train(variant: Variant, frame: pl.DataFrame, series: Sequence[Series], parent: str, stream: TextIO) -> Outcome:
+def _train(
+    variant: Variant, frame: pl.DataFrame, series: Sequence[Series], parent: str, stream: TextIO
+) -> VariantOutcome:
     """Train one variant in a run of its own; whatever goes wrong with it must not stop the others."""
     from forecaster.training.callbacks import progress_on
     from forecaster.training.fit import fit
@@ -120,11 +122,11 @@ def _train(variant: Variant, frame: pl.DataFrame, series: Sequence[Series], pare
     except Exception as error:  # noqa: BLE001  # a training can fail in any way
         reason = " ".join(str(error).split()) or type(error).__name__
         stream.write(f"{variant.name} failed: {reason}\n")
-        return Outcome(variant.name, failure=reason)
-    return Outcome(variant.name, {**result.backtest.metrics(), "training_seconds": result.seconds, **cost})
+        return VariantOutcome(variant.name, failure=reason)
+    return VariantOutcome(variant.name, {**result.backtest.metrics(), "training_seconds": result.seconds, **cost})
 
 
-def _columns(outcomes: Sequence[Outcome]) -> dict[str, list[object]]:
+def _columns(outcomes: Sequence[VariantOutcome]) -> dict[str, list[object]]:
     """Return the outcomes as the columns of MLflow's table."""
     columns: dict[str, list[object]] = {"variant": [outcome.name for outcome in outcomes]}
     for _, name, _ in COLUMNS:

@@ -34,7 +34,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class VariantOutcome:
     """One variant after its training.
 
     Args:
@@ -81,12 +81,12 @@ def _steps_us(model: Model, series: int) -> list[float]:
     return taken
 
 
-def ranked(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def ranked(outcomes: Sequence[VariantOutcome]) -> list[VariantOutcome]:
     """Return the outcomes with the lowest MASE first, and those that failed last."""
     return sorted(outcomes, key=lambda one: (bool(one.failure), _or_last(one.figures.get("mase", math.nan))))
 
 
-def table(outcomes: Sequence[Outcome]) -> str:
+def table(outcomes: Sequence[VariantOutcome]) -> str:
     """Return the outcomes, in their order, as a Markdown table whose columns line up in a terminal too."""
     head = ["variant", *(column for column, _, _ in COLUMNS)]
     rows = [[outcome.name, *(_cell(outcome, name, form) for _, name, form in COLUMNS)] for outcome in outcomes]
@@ -102,7 +102,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join([*(f"| {line} |" for line in lines), *([""] if failures else []), *failures])
 
 
-def _cell(one: Outcome, name: str, form: str) -> str:
+def _cell(one: VariantOutcome, name: str, form: str) -> str:
     if one.failure:
         return "failed" if name == "mase" else ""
     return form.format(one.figures[name])

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import polars as pl
 
-from forecaster.data.report import FILE, ROW, Source
+from forecaster.data.report import FILE, ROW, Place
 from forecaster.data.wording import shown
 from forecaster.errors import DataError
 
@@ -23,7 +23,7 @@ _ISO_TIME = (
 )
 
 
-def ids(rows: pl.DataFrame, name: str, source: Source) -> pl.Series:
+def ids(rows: pl.DataFrame, name: str, source: Place) -> pl.Series:
     """Return the names of the series, String `unique_id`."""
     dtype = rows[name].dtype
     if not (dtype.is_integer() or _is_text(dtype)):
@@ -38,7 +38,7 @@ def ids(rows: pl.DataFrame, name: str, source: Source) -> pl.Series:
     return found
 
 
-def values(rows: pl.DataFrame, name: str, source: Source) -> pl.Series:
+def values(rows: pl.DataFrame, name: str, source: Place) -> pl.Series:
     """Return the values to forecast, Float64 `y`; null is missing."""
     column = rows[name]
     if not (_is_text(column.dtype) or column.dtype.is_numeric() or column.dtype == pl.Null):
@@ -46,7 +46,7 @@ def values(rows: pl.DataFrame, name: str, source: Source) -> pl.Series:
     return _numbers(rows, name, source).alias("y")
 
 
-def covariates(rows: pl.DataFrame, name: str, source: Source) -> pl.Series:
+def covariates(rows: pl.DataFrame, name: str, source: Place) -> pl.Series:
     """Return a covariate of numbers, Float64; null is missing, true is 1 and false 0."""
     column = rows[name]
     if _is_text(column.dtype):
@@ -59,7 +59,7 @@ def covariates(rows: pl.DataFrame, name: str, source: Source) -> pl.Series:
     return _numbers(rows, name, source)
 
 
-def categories(rows: pl.DataFrame, name: str, source: Source) -> pl.Series:
+def categories(rows: pl.DataFrame, name: str, source: Place) -> pl.Series:
     """Return a category, String without spaces around; null, also for an empty text, is missing."""
     dtype = rows[name].dtype
     if not (_is_text(dtype) or dtype.is_integer() or dtype in (pl.Boolean, pl.Null)):
@@ -68,7 +68,7 @@ def categories(rows: pl.DataFrame, name: str, source: Source) -> pl.Series:
     return text.set(text == "", None)
 
 
-def ends(rows: pl.DataFrame, name: str, source: Source) -> pl.Series:
+def ends(rows: pl.DataFrame, name: str, source: Place) -> pl.Series:
     """Return whether a series is over with a row, Boolean; missing is not."""
     numbers = covariates(rows, name, source).fill_null(0.0)
     advice = "write 1 (or true) in the row in which a series is over, 0 in all others"
@@ -80,7 +80,7 @@ def _is_text(dtype: pl.DataType) -> bool:
     return isinstance(dtype, pl.String | pl.Categorical | pl.Enum)
 
 
-def _numbers(rows: pl.DataFrame, name: str, source: Source) -> pl.Series:
+def _numbers(rows: pl.DataFrame, name: str, source: Place) -> pl.Series:
     """Return text or numbers as Float64; null and NaN are missing, and so are some words."""
     column = rows[name]
     if not _is_text(column.dtype):
@@ -93,7 +93,7 @@ def _numbers(rows: pl.DataFrame, name: str, source: Source) -> pl.Series:
     return numbers.fill_nan(None)
 
 
-def times(rows: pl.DataFrame, name: str, source: Source) -> pl.Series:
+def times(rows: pl.DataFrame, name: str, source: Place) -> pl.Series:
     """Return the times in UTC, Datetime("us", "UTC") `ds`."""
     column = rows[name]
     source.refuse(rows, column.is_null(), name, "is no time", "every row needs a time")
@@ -115,7 +115,7 @@ def times(rows: pl.DataFrame, name: str, source: Source) -> pl.Series:
     return utc
 
 
-def _parse_times(rows: pl.DataFrame, name: str, source: Source) -> pl.Series:
+def _parse_times(rows: pl.DataFrame, name: str, source: Place) -> pl.Series:
     """Return naive UTC times of ISO 8601 text; each distinct text is parsed once, series share them."""
     part = pl.col(name).str.strip_chars().str.extract_groups(_ISO_TIME).struct
     clock = [part["hm"].fill_null("00:00"), pl.lit(":"), part["s"].fill_null("00")]
@@ -150,6 +150,6 @@ def is_zoned(rows: pl.DataFrame, name: str) -> bool | None:
     return None if part["date"][0] is None else part["zone"][0] is not None
 
 
-def _refuse_type(rows: pl.DataFrame, name: str, source: Source, advice: str) -> NoReturn:
+def _refuse_type(rows: pl.DataFrame, name: str, source: Place, advice: str) -> NoReturn:
     first = shown(rows[name].drop_nulls().first())
     raise DataError(f"{source.names[0]}: column {name!r} holds {rows[name].dtype} ({first}); {advice}")

@@ -10,7 +10,7 @@ import polars as pl
 
 from forecaster.config import DataConfig, parse_frequency
 from forecaster.data.manifest import Manifest
-from forecaster.data.report import FILE, ROW, Source
+from forecaster.data.report import FILE, ROW, Place
 from forecaster.errors import DataError
 
 _ATTEMPTS = 5  # an ingest may replace files between the manifest and them
@@ -21,7 +21,7 @@ def canonical_names(config: DataConfig) -> DataConfig:
     return dataclasses.replace(config, id_column="unique_id", time_column="ds", target_column="y", layout="long")
 
 
-def read_dataset(path: Path, config: DataConfig) -> tuple[pl.DataFrame, Source]:
+def read_dataset(path: Path, config: DataConfig) -> tuple[pl.DataFrame, Place]:
     """Return a data set's rows, with the place of each, and what a place is called.
 
     Args:
@@ -43,7 +43,7 @@ def read_dataset(path: Path, config: DataConfig) -> tuple[pl.DataFrame, Source]:
             raise DataError(
                 f"{path} lists a file that is not there ({error.filename}): make the data set anew"
             ) from error
-        return rows, Source(tuple(str(path.parent / file.name) for file in manifest.files), "row")
+        return rows, Place(tuple(str(path.parent / file.name) for file in manifest.files), "row")
     raise AssertionError("unreachable")
 
 

@@ -1,6 +1,6 @@
 """Say what is wrong or noteworthy in data, with counts and first examples; change nothing.
 
-`Source` does it for the rows of an input that cannot be understood (used by `schema`), `inspect_frame`
+`Place` does it for the rows of an input that cannot be understood (used by `schema`), `inspect_frame`
 for a canonical frame: repeated times, times off the grid, infinite values, gaps, missing values and covariates,
 constant series. Errors stop training and serving, notices do not.
 
@@ -46,7 +46,7 @@ _MEANING = {
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Place:
     """Names the place of an input row for a person: 'meters.csv line 17', or 'the frame row 16'.
 
     Args:

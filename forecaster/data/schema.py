@@ -25,7 +25,7 @@ from forecaster.data.dataset import canonical_names, read_dataset
 from forecaster.data.datasets import weather_path
 from forecaster.data.files import find_files, kind_of
 from forecaster.data.manifest import manifest_at
-from forecaster.data.report import FILE, ROW, Source
+from forecaster.data.report import FILE, ROW, Place
 from forecaster.data.typed import typed
 from forecaster.data.wide import is_wide, to_rows
 from forecaster.data.wording import shown
@@ -59,7 +59,7 @@ def read_frame(config: DataConfig) -> pl.DataFrame:
     if len(paths) > 1 and has_made_up_times(config):
         raise DataError(f"{config.path!r} matches several wide files, whose times are unknown: read them one by one")
     frames = [load(path, config).with_columns(pl.lit(i).alias(FILE)) for i, path in enumerate(paths)]
-    source = Source(tuple(str(path) for path in paths), unit)
+    source = Place(tuple(str(path) for path in paths), unit)
     keys = (config.id_column, config.time_column, config.target_column)
     return _once(canonical_rows(_concatenate(frames, keys, source), config, source))
 
@@ -84,7 +84,7 @@ def read_csv(
     """
     frames = []
     for file in find_files(str(path), "path"):
-        source, header = Source((str(file),), "line"), header_of(file)
+        source, header = Place((str(file),), "line"), header_of(file)
         if time_column not in header:
             raise DataError(f"{file} has no column {time_column!r}, only {_listed(header)}: name it in time_column")
         text = _read_text(file, header)
@@ -108,10 +108,10 @@ def has_made_up_times(config: DataConfig) -> bool:
 def canonical_frame(frame: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
     """Return the canonical frame of a polars frame whose columns are named as `config` says."""
     rows = frame.with_row_index(ROW, offset=1).with_columns(pl.lit(0).alias(FILE))
-    return canonical_rows(rows, config, Source((_FRAME,), "row"))
+    return canonical_rows(rows, config, Place((_FRAME,), "row"))
 
 
-def canonical_rows(rows: pl.DataFrame, config: DataConfig, source: Source) -> pl.DataFrame:
+def canonical_rows(rows: pl.DataFrame, config: DataConfig, source: Place) -> pl.DataFrame:
     """Return the canonical frame of rows that have their places in the columns `FILE` and `ROW`."""
     names = (config.id_column, config.time_column, config.target_column)
     require_columns([name for name in rows.columns if name not in (FILE, ROW)], config, source.names[0])
@@ -227,7 +227,7 @@ def _once(frame: pl.DataFrame) -> pl.DataFrame:
     return pl.concat(parts).sort(*key, "y", nulls_last=True, maintain_order=True)
 
 
-def _concatenate(frames: Sequence[pl.DataFrame], keys: Sequence[str], source: Source) -> pl.DataFrame:
+def _concatenate(frames: Sequence[pl.DataFrame], keys: Sequence[str], source: Place) -> pl.DataFrame:
     """Return the rows of all files, whose keys have the same types; covariates may mix integers and decimals."""
     names, types = source.names, frames[0].schema
     for name, frame in zip(names, frames, strict=True):

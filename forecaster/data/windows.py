@@ -24,7 +24,7 @@ FloatArray = npt.NDArray[np.float64]
 _US, _ROW = "__us", "__row"  # columns of our own beside the file's
 
 
-class Attributes(NamedTuple):
+class StaticCovariates(NamedTuple):
     """What is known of a series and never changes.
 
     Args:
@@ -36,7 +36,7 @@ class Attributes(NamedTuple):
     categories: tuple[str, ...] = ()
 
 
-_NO_ATTRIBUTES = Attributes()
+_NO_ATTRIBUTES = StaticCovariates()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +58,7 @@ class Series:
     step_us: int
     values: npt.NDArray[np.float64]
     covariates: npt.NDArray[np.float64] | None = None
-    attributes: Attributes = _NO_ATTRIBUTES
+    attributes: StaticCovariates = _NO_ATTRIBUTES
     ended: bool = False
 
     def __len__(self) -> int:
@@ -239,7 +239,7 @@ def _require_grid(rows: pl.DataFrame, bad: npt.NDArray[np.bool_]) -> None:
         )
 
 
-def _attributes(rows: pl.DataFrame, data: DataConfig) -> dict[str, Attributes]:
+def _attributes(rows: pl.DataFrame, data: DataConfig) -> dict[str, StaticCovariates]:
     """Return each series' static covariates; every row that holds one has to agree."""
     columns = (*data.static_covariates, *data.static_categories)
     for name in columns:
@@ -258,7 +258,7 @@ def _attributes(rows: pl.DataFrame, data: DataConfig) -> dict[str, Attributes]:
     found = rows.group_by("unique_id").agg(pl.col(name).drop_nulls().first() for name in columns)
     split = 1 + len(data.static_covariates)
     return {
-        row[0]: Attributes(
+        row[0]: StaticCovariates(
             tuple(math.nan if number is None else number for number in row[1:split]),
             tuple(text or "" for text in row[split:]),
         )

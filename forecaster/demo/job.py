@@ -29,7 +29,7 @@ from forecaster.client import ForecastClient, RetryPolicy
 from forecaster.config import Config, DataConfig, ServingConfig, TrackingConfig, to_dict
 from forecaster.data.schema import read_frame
 from forecaster.data.windows import Series, latest_segments, to_segments
-from forecaster.demo.report import Report
+from forecaster.demo.report import DemoReport
 from forecaster.demo.server_process import ServerProcess
 from forecaster.demo.stream import Streamed, as_array, kept, load, stream
 from forecaster.errors import ConfigError, ForecasterError
@@ -57,7 +57,7 @@ class _Data:
     since: dt.datetime
 
 
-def run(config: Config, output: pathlib.Path, *, days: int = 14, stream_to: TextIO | None = None) -> Report:
+def run(config: Config, output: pathlib.Path, *, days: int = 14, stream_to: TextIO | None = None) -> DemoReport:
     """Run the demonstration on the bundled weather.
 
     Args:
@@ -108,7 +108,7 @@ def run(config: Config, output: pathlib.Path, *, days: int = 14, stream_to: Text
         server.stop()
     backtest, shown = _scored(bundle, units, everything, streamed)
     fan_chart(shown).savefig(output / _PICTURE)
-    report = Report(
+    report = DemoReport(
         series=len(units),
         hours=len(streamed.origins),
         horizon=model.horizon,

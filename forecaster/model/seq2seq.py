@@ -21,7 +21,7 @@ from forecaster.model.cells import make_stack
 from forecaster.model.covariates import NO_COVARIATES, CovariateInputs, CovariateSpec
 from forecaster.model.decoders.attention import recent_outputs
 from forecaster.model.decoders.beam import beam_search
-from forecaster.model.decoders.decoder import Decoded, Origins, Sizes
+from forecaster.model.decoders.decoder import Decoded, DecoderInputs, Sizes
 from forecaster.model.decoders.direct_decoder import DirectDecoder
 from forecaster.model.decoders.recurrent_decoder import RecurrentDecoder
 from forecaster.model.decoders.sampling import Paths, quantiles_of, sample_paths
@@ -182,7 +182,7 @@ class Seq2Seq(nn.Module):
         found = beam_search(self.decoder, origins, horizon, paths=paths, width=width, length_power=length_power)
         return found._replace(values=without_traces(found.values))
 
-    def origins_of(self, encoded: Encoded, steps: Tensor, horizon: int, future: Tensor | None = None) -> Origins:
+    def origins_of(self, encoded: Encoded, steps: Tensor, horizon: int, future: Tensor | None = None) -> DecoderInputs:
         """Return the origins just after `steps` (int64 [K]) of a scan, N = B · K, series by series.
 
         Args:
@@ -193,7 +193,7 @@ class Seq2Seq(nn.Module):
         """
         return self._origins(encoded, steps, horizon, future, offset=0)
 
-    def origins_at(self, state: State, horizon: int, future: Tensor | None = None) -> Origins:
+    def origins_at(self, state: State, horizon: int, future: Tensor | None = None) -> DecoderInputs:
         """Return the origins at the present states, N = B."""
         ring = ring_memory.unroll(state["ring"], state["ring_observed"], state["position"])
         context = self.encoder.summary(state)[:, None]
@@ -213,11 +213,11 @@ class Seq2Seq(nn.Module):
         """Return the forecasts just after `steps` (int64 [K]) of a scan, float64 [N, D, Q]; see `origins_of`."""
         return self._predict(self.origins_of(encoded, steps, horizon, future), horizon).quantiles
 
-    def quantiles(self, origins: Origins) -> Tensor:
+    def quantiles(self, origins: DecoderInputs) -> Tensor:
         """Return the quantiles of every step of the origins, float64 [N, D, Q]."""
         return self._predict(origins, origins.seasonal.shape[1]).quantiles
 
-    def teacher_forced(self, origins: Origins, target: Tensor) -> Decoded:
+    def teacher_forced(self, origins: DecoderInputs, target: Tensor) -> Decoded:
         """Return the distributions of all steps, given the actual values before each: float64 [N, D], NaN if missing.
 
         A direct decoder does not look at them.
@@ -234,7 +234,7 @@ class Seq2Seq(nn.Module):
         values = soft_clip(((observations.values - stats.level) / stats.scale).float())
         return self.encoder.one_step_loss(encoded.context, values, observations.observed)
 
-    def _predict(self, origins: Origins, horizon: int) -> Prediction:
+    def _predict(self, origins: DecoderInputs, horizon: int) -> Prediction:
         levels, frame, head = self.config.quantile_levels, origins.frame, self.decoder.readout.head
         if isinstance(self.decoder, RecurrentDecoder):
             seeds = torch.zeros(len(origins.context), dtype=torch.int64, device=origins.context.device)
@@ -274,7 +274,9 @@ class Seq2Seq(nn.Module):
             return torch.zeros((*time_us.shape, 0), device=time_us.device)
         return calendar_features(time_us, self.step_us)
 
-    def _origins(self, encoded: Encoded, steps: Tensor, horizon: int, future: Tensor | None, *, offset: int) -> Origins:
+    def _origins(
+        self, encoded: Encoded, steps: Tensor, horizon: int, future: Tensor | None, *, offset: int
+    ) -> DecoderInputs:
         steps = steps.to(device := encoded.time_us.device)
         if self.config.bidirectional:  # what is read backwards has to begin at the same step whatever is asked for
             horizon = self.config.horizon
@@ -289,7 +291,7 @@ class Seq2Seq(nn.Module):
         static = encoded.static.repeat_interleave(steps.shape[0], dim=0)
         stats = Statistics(*(x[:, steps].flatten(0, 1) for x in encoded.statistics))
         seasonal = encoded.extended.values[:, index].reshape(shape)
-        return Origins(
+        return DecoderInputs(
             encoded.context[:, steps].flatten(0, 1),
             stats,
             seasonal,

@@ -70,7 +70,7 @@ class Clause:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RuleVerdict:
     """How the rule came out: all of its clauses have to hold.
 
     Args:
@@ -87,7 +87,7 @@ class Verdict:
         return all(clause.passed for clause in self.clauses)
 
 
-def judge(measured: Measured, config: PromotionConfig) -> Verdict:
+def judge(measured: Measured, config: PromotionConfig) -> RuleVerdict:
     """Return how a challenger does under the rule; equal is not better, and what is not finite never is."""
     clauses = (
         beats_champion(measured, config),
@@ -97,7 +97,7 @@ def judge(measured: Measured, config: PromotionConfig) -> Verdict:
         _is_enough(measured, config),
     )
     failed = [f"{clause.failure} ({clause.numbers})" for clause in clauses if not clause.passed]
-    return Verdict(clauses, "it " + ", and ".join(failed) if failed else _praise(measured))
+    return RuleVerdict(clauses, "it " + ", and ".join(failed) if failed else _praise(measured))
 
 
 def beats_champion(measured: Measured, config: PromotionConfig) -> Clause:

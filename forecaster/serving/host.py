@@ -36,7 +36,7 @@ _ANSWER_SECONDS = 10.0  # of the model store, where a start can do without it
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Source:
+class ModelSource:
     """A model that is loaded and its storage, which is open: what can be wrong with them is said before serving.
 
     Args:
@@ -52,14 +52,14 @@ class Source:
     storage: Storage
 
 
-def open_sources(config: Config) -> list[Source]:
+def open_sources(config: Config) -> list[ModelSource]:
     """Load every configured model and open its storage.
 
     Raises ForecasterError: no champion, a broken bundle, a device that there is not, storage that is in use, unreadable
     or corrupted.
     """
     check_device(config.serving.device)
-    sources: list[Source] = []
+    sources: list[ModelSource] = []
     try:
         for name in config.serving.models or (config.tracking.model,):
             sources.append(_open(dataclasses.replace(config.tracking, model=name), config.serving))
@@ -79,7 +79,7 @@ def check_device(device: str) -> None:
         raise ConfigError(f"serving.device={device!r} cannot be used: {first}") from error
 
 
-def _open(tracking: TrackingConfig, config: ServingConfig) -> Source:
+def _open(tracking: TrackingConfig, config: ServingConfig) -> ModelSource:
     storage = open_storage(
         config.state,
         config.durability,
@@ -89,7 +89,7 @@ def _open(tracking: TrackingConfig, config: ServingConfig) -> Source:
         accepted_loss=config.accept_loss_through,
     )
     try:
-        return Source(tracking, *_load(tracking, config.alias, storage), storage)
+        return ModelSource(tracking, *_load(tracking, config.alias, storage), storage)
     except BaseException:
         storage.close()
         raise
@@ -163,7 +163,7 @@ class Host:
         on_defect: called with an exception after which the engine cannot go on.
     """
 
-    def __init__(self, source: Source, config: ServingConfig, on_defect: Callable[[Exception], None]) -> None:
+    def __init__(self, source: ModelSource, config: ServingConfig, on_defect: Callable[[Exception], None]) -> None:
         self._source, self._config = source, config
         self._engine = engine = Engine(
             source.bundle,

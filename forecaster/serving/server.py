@@ -31,7 +31,7 @@ from forecaster.serving.api.rpc_limit import RpcLimit
 from forecaster.serving.api.service import ForecastServicer
 from forecaster.serving.aside import within
 from forecaster.serving.backend import Backend, Phase
-from forecaster.serving.host import Host, Source, open_sources
+from forecaster.serving.host import Host, ModelSource, open_sources
 from forecaster.serving.metrics import exposed
 from forecaster.serving.telemetry import LOGGER
 from forecaster.v1 import forecast_service_pb2, model_service_pb2
@@ -97,7 +97,7 @@ class _Ending:
             self.leaves_threads = True
 
 
-async def _serve(sources: Sequence[Source], config: ServingConfig, ending: _Ending) -> int:
+async def _serve(sources: Sequence[ModelSource], config: ServingConfig, ending: _Ending) -> int:
     stop = asyncio.Event()
     defects: list[Exception] = []
     loop = asyncio.get_running_loop()

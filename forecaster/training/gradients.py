@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from forecaster.model.decoders.decoder import Origins
+from forecaster.model.decoders.decoder import DecoderInputs
 from forecaster.model.seq2seq import Seq2Seq
 from forecaster.model.state import State
 from forecaster.training.datamodule import Chunk
@@ -45,7 +45,7 @@ def gradient_norms(model: Seq2Seq, batch: Chunk, state: State) -> list[float]:
     return [norm / norms[0] for norm in norms] if norms[0] > 0 else []
 
 
-def _loss(model: Seq2Seq, origins: Origins, target: Tensor) -> Tensor:
+def _loss(model: Seq2Seq, origins: DecoderInputs, target: Tensor) -> Tensor:
     frame = origins.frame
     scored = torch.isfinite(target)
     decoded = model.teacher_forced(origins, target)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from forecaster.model.decoders.decoder import Decoded, Origins
+from forecaster.model.decoders.decoder import Decoded, DecoderInputs
 from forecaster.model.decoders.recurrent_decoder import RecurrentDecoder
 from forecaster.model.inputs.observations import Observations
 from forecaster.model.seq2seq import Seq2Seq
@@ -77,7 +77,7 @@ def chunk_loss(model: Seq2Seq, batch: Chunk, state: State, at: Tensor, teacher_s
     return Loss(state, (losses * weight).sum(), int(scored.sum()), beside)
 
 
-def _decoded(model: Seq2Seq, origins: Origins, target: Tensor, teacher_share: float) -> Decoded:
+def _decoded(model: Seq2Seq, origins: DecoderInputs, target: Tensor, teacher_share: float) -> Decoded:
     if teacher_share >= 1 or not isinstance(model.decoder, RecurrentDecoder):
         return model.teacher_forced(origins, target)
     frame, head = origins.frame, model.decoder.readout.head

@@ -12,8 +12,7 @@ import polars as pl
 from forecaster.config import DataConfig
 from forecaster.data import columns
 from forecaster.data.manifest import Mark
-from forecaster.data.report import FILE, ROW
-from forecaster.data.report import Source as Place
+from forecaster.data.report import FILE, ROW, Place
 from forecaster.data.schema import canonical_rows
 from forecaster.errors import DataError
 

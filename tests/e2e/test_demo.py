@@ -14,7 +14,7 @@ import pytest
 from forecaster.config import DataConfig, TrackingConfig
 from forecaster.data.schema import read_frame
 from forecaster.data.windows import latest_segments
-from forecaster.demo.report import Report
+from forecaster.demo.report import DemoReport
 from forecaster.evaluation.rolling import rolling_origin
 from forecaster.registry.registry import load_bundle
 from forecaster.serving.storage.opening import open_storage
@@ -41,23 +41,23 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="module")
-def report(output: pathlib.Path) -> Report:
-    return Report(**json.loads((output / "report.json").read_text()))
+def report(output: pathlib.Path) -> DemoReport:
+    return DemoReport(**json.loads((output / "report.json").read_text()))
 
 
-def test_nothing_is_lost_and_nothing_is_applied_twice(report: Report) -> None:
+def test_nothing_is_lost_and_nothing_is_applied_twice(report: DemoReport) -> None:
     assert (report.lost, report.applied_twice) == (0, 0)
     assert report.observations_acknowledged == report.observations_recovered
     frame = read_frame(DataConfig()).filter(pl.col("ds") <= dt.datetime(2013, 12, 29, 12, tzinfo=dt.UTC))
     assert report.observations_recovered == frame["y"].count()
 
 
-def test_the_servers_forecasts_are_the_offline_models(report: Report) -> None:
+def test_the_servers_forecasts_are_the_offline_models(report: DemoReport) -> None:
     assert report.offline_difference < 1e-4
     assert report.offline_difference_after_kill < 1e-4
 
 
-def test_the_figures_are_those_of_the_backtest(report: Report, output: pathlib.Path) -> None:
+def test_the_figures_are_those_of_the_backtest(report: DemoReport, output: pathlib.Path) -> None:
     """Forecasts that came through gRPC, hour by hour, score as the offline evaluation of the same model does."""
     _, bundle = load_bundle(TrackingConfig(uri=f"sqlite:///{output / 'mlflow.db'}"))
     series = latest_segments(read_frame(DataConfig()), bundle.step_us, bundle.max_gap_steps)

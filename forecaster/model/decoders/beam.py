@@ -11,14 +11,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from forecaster.model.decoders.decoder import Origins
+from forecaster.model.decoders.decoder import DecoderInputs
 from forecaster.model.decoders.recurrent_decoder import RecurrentDecoder
 from forecaster.model.decoders.sampling import Paths
 from forecaster.model.heads.discrete_heads import CategoricalHead
 
 
 def beam_search(
-    decoder: RecurrentDecoder, origins: Origins, horizon: int, *, paths: int, width: int, length_power: float = 0.0
+    decoder: RecurrentDecoder,
+    origins: DecoderInputs,
+    horizon: int,
+    *,
+    paths: int,
+    width: int,
+    length_power: float = 0.0,
 ) -> Paths:
     """Return the most probable paths, the best first; values are the middles of their bins.
 

@@ -26,7 +26,7 @@ MOST_SCALES = 1e15  # from the level, of a candidate
 AnyHead = QuantileHead | GaussianHead | StudentTHead | NegativeBinomialHead | CategoricalHead
 
 
-class Origins(NamedTuple):
+class DecoderInputs(NamedTuple):
     """What is known at N forecast origins.
 
     Args:
@@ -60,10 +60,10 @@ class Origins(NamedTuple):
         """What a head's parameters are relative to, for the steps of each origin: float64 [N, 1] each."""
         return Frame(self.statistics.level, self.unit, self.statistics.scale).expand()
 
-    def rows(self, rows: slice) -> "Origins":
+    def rows(self, rows: slice) -> "DecoderInputs":
         """Return some of the origins."""
         statistics = Statistics(*(part[rows] for part in self.statistics))
-        return Origins(self.context[rows], statistics, *(part[rows] for part in self[2:]))
+        return DecoderInputs(self.context[rows], statistics, *(part[rows] for part in self[2:]))
 
 
 class Decoded(NamedTuple):
@@ -80,7 +80,7 @@ class Decoded(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """Sizes of the parts of `Origins`: context H, lags S, step features F, static features E."""
+    """Sizes of the parts of `DecoderInputs`: context H, lags S, step features F, static features E."""
 
     context: int
     lags: int
@@ -105,7 +105,7 @@ class StepFeatures(nn.Module):
         self.size = 2 * (sizes.lags + 1) + sizes.ahead + (2 * both if reads else 0)
         self.context_size = sizes.context + 1 + sizes.lags + sizes.static
 
-    def forward(self, origins: Origins, candidates: Tensor, available: Tensor) -> Tensor:
+    def forward(self, origins: DecoderInputs, candidates: Tensor, available: Tensor) -> Tensor:
         """Return the features, float32 [N, D, `size`]."""
         clipped = soft_clip(candidates[..., :-1])  # the level itself is always zero here
         parts = [clipped, available[..., :-1].to(clipped.dtype), origins.ahead]
@@ -114,13 +114,13 @@ class StepFeatures(nn.Module):
         return torch.cat(parts, dim=-1)
 
     @staticmethod
-    def context(origins: Origins) -> Tensor:
+    def context(origins: DecoderInputs) -> Tensor:
         """Return what is known of an origin as a whole, float32 [N, `context_size`]."""
         ratios = torch.log(origins.statistics.changes / origins.statistics.scale[:, None]).float()
         return torch.cat([origins.context, ratios, origins.static], dim=-1)
 
     @staticmethod
-    def candidates(origins: Origins) -> tuple[Tensor, Tensor]:
+    def candidates(origins: DecoderInputs) -> tuple[Tensor, Tensor]:
         """Return the normalised candidates, float32 [N, D, C], and which are available, bool [N, D, C]."""
         level, scale, last, seen = (x[:, None, None] for x in origins.statistics[:4])
         seasonal = torch.where(origins.seasonal_observed, (origins.seasonal - level) / scale, 0.0)
@@ -156,7 +156,7 @@ class Readout(nn.Module):
         self.ending = nn.Linear(size, 1) if config.end_of_sequence else None
 
     def forward(
-        self, hidden: Tensor, candidates: Tensor, available: Tensor, origins: Origins
+        self, hidden: Tensor, candidates: Tensor, available: Tensor, origins: DecoderInputs
     ) -> tuple[Tensor, Tensor | None]:
         """Return the head's parameters [N, P, …] and the endings' logits [N, P].
 

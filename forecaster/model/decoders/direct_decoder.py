@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from forecaster.config import ModelConfig
-from forecaster.model.decoders.decoder import Decoded, Origins, Readout, Sizes, StepFeatures
+from forecaster.model.decoders.decoder import Decoded, DecoderInputs, Readout, Sizes, StepFeatures
 
 
 class DirectDecoder(nn.Module):
@@ -27,7 +27,7 @@ class DirectDecoder(nn.Module):
         self.readout = Readout(config, num_candidates=sizes.lags + 2, memory_size=sizes.context)
         nn.init.normal_(self.from_horizon.weight, std=0.1)
 
-    def forward(self, origins: Origins) -> Decoded:
+    def forward(self, origins: DecoderInputs) -> Decoded:
         """Return the distributions of all steps."""
         candidates, available = self.features.candidates(origins)
         step = self.features(origins, candidates, available)

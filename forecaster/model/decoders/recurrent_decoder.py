@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from forecaster.config import ModelConfig
 from forecaster.model.cells import make_stack
-from forecaster.model.decoders.decoder import Decoded, Origins, Readout, Sizes, StepFeatures, in_float
+from forecaster.model.decoders.decoder import Decoded, DecoderInputs, Readout, Sizes, StepFeatures, in_float
 from forecaster.model.inputs.normalizer import soft_clip
 from forecaster.model.state import State
 
@@ -24,7 +24,7 @@ from forecaster.model.state import State
 Choose = Callable[[int, Tensor, Tensor | None], Tensor]
 
 
-class Plan(NamedTuple):
+class Rollout(NamedTuple):
     """What of a decoding does not depend on the values that it draws.
 
     Args:
@@ -37,7 +37,7 @@ class Plan(NamedTuple):
         moves_known: bool [N, D, S].
     """
 
-    origins: Origins
+    origins: DecoderInputs
     steps: Tensor
     start: Tensor
     candidates: Tensor
@@ -68,7 +68,7 @@ class RecurrentDecoder(nn.Module):
         self.stack = make_stack(config, input_size=2 + size, hidden_size=size, periods=(1,))
         self.readout = Readout(config, num_candidates=2 * sizes.lags + 2, memory_size=sizes.context)
 
-    def plan(self, origins: Origins) -> Plan:
+    def plan(self, origins: DecoderInputs) -> Rollout:
         """Return what is the same for all paths."""
         candidates, available = self.features.candidates(origins)
         step = self.features(origins, candidates, available)
@@ -77,9 +77,9 @@ class RecurrentDecoder(nn.Module):
         if self.from_context is not None:
             steps = steps + self.from_context(context)[:, None]
         start = torch.zeros_like(steps[:, 0]) if self.start is None else self.start(context).tanh()
-        return Plan(origins, steps, start, candidates, available, *_moves(origins))
+        return Rollout(origins, steps, start, candidates, available, *_moves(origins))
 
-    def forward(self, origins: Origins, target: Tensor) -> Decoded:
+    def forward(self, origins: DecoderInputs, target: Tensor) -> Decoded:
         """Return the distributions of all steps given the actual values before each, in one pass.
 
         Args:
@@ -91,7 +91,7 @@ class RecurrentDecoder(nn.Module):
         _, hidden = self.stack(self._initial(plan, 1), self._inputs(plan.steps, before, origins))
         return Decoded(*self.readout(hidden, *_candidates(plan, slice(None), before), origins))
 
-    def rollout(self, origins: Origins, paths: int, choose: Choose) -> tuple[Decoded, Tensor]:
+    def rollout(self, origins: DecoderInputs, paths: int, choose: Choose) -> tuple[Decoded, Tensor]:
         """Walk P paths of every origin step by step, feeding each what `choose` makes of the step before.
 
         Returns:
@@ -109,7 +109,7 @@ class RecurrentDecoder(nn.Module):
         ending = None if endings[0] is None else torch.stack([e for e in endings if e is not None], dim=2)
         return Decoded(torch.stack(parameters, dim=2), ending), torch.stack(values, dim=2)
 
-    def step(self, plan: Plan, k: int, state: State, value: Tensor) -> tuple[State, Tensor, Tensor | None]:
+    def step(self, plan: Rollout, k: int, state: State, value: Tensor) -> tuple[State, Tensor, Tensor | None]:
         """Return the stack's state [N · P, …], parameters [N, P, …] and endings [N, P] of step k.
 
         Args:
@@ -125,23 +125,23 @@ class RecurrentDecoder(nn.Module):
         candidates = _candidates(plan, slice(k, k + 1), value)
         return state, *self.readout(hidden.reshape(n, paths, -1), *candidates, plan.origins)
 
-    def initial(self, plan: Plan, paths: int) -> tuple[State, Tensor]:
+    def initial(self, plan: Rollout, paths: int) -> tuple[State, Tensor]:
         """Return the stack's state before the first step, and the values before it, float64 [N, P]."""
         return self._initial(plan, paths), _newest(plan.origins)[:, None].expand(-1, paths)
 
-    def _initial(self, plan: Plan, paths: int) -> State:
+    def _initial(self, plan: Rollout, paths: int) -> State:
         hidden = plan.start.repeat_interleave(paths, dim=0)[:, None]  # [N · P, 1 layer, A]
         return {"hidden": hidden, "cell": torch.zeros_like(hidden)}
 
     @staticmethod
-    def _inputs(step: Tensor, before: Tensor, origins: Origins) -> Tensor:
+    def _inputs(step: Tensor, before: Tensor, origins: DecoderInputs) -> Tensor:
         """Return inputs [N, X, 2 + A] of steps [N, X, A] and the values before them [N, X]."""
         frame = origins.frame
         known = soft_clip(((before - frame.level) / frame.scale).float())[..., None]
         return torch.cat([known, torch.ones_like(known), step], dim=-1)
 
 
-def _moves(origins: Origins) -> tuple[Tensor, Tensor]:
+def _moves(origins: DecoderInputs) -> tuple[Tensor, Tensor]:
     """Return how the seasonal candidates move from each step to the next, normalised, and whether that is known."""
     known = origins.seasonal_observed[:, 1:] & origins.seasonal_observed[:, :-1]
     moves = origins.seasonal.diff(dim=1) / origins.statistics.scale[:, None, None]
@@ -149,7 +149,7 @@ def _moves(origins: Origins) -> tuple[Tensor, Tensor]:
     return functional.pad(in_float(torch.where(known, moves, 0.0)), first), functional.pad(known, first)
 
 
-def _candidates(plan: Plan, steps: slice, before: Tensor) -> tuple[Tensor, Tensor]:
+def _candidates(plan: Rollout, steps: slice, before: Tensor) -> tuple[Tensor, Tensor]:
     """Return the candidates of steps given the values before them, float32 and bool [N, X, C + S].
 
     What direct decoders take from the origin, the newest value, is here the value before the step; it also stands with
@@ -173,7 +173,7 @@ def _candidates(plan: Plan, steps: slice, before: Tensor) -> tuple[Tensor, Tenso
     )
 
 
-def _newest(origins: Origins) -> Tensor:
+def _newest(origins: DecoderInputs) -> Tensor:
     """Return the last observed value, float64 [N]; the level before the first."""
     return torch.where(origins.statistics.seen, origins.statistics.last, origins.statistics.level)
 

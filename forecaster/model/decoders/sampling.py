@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from forecaster.model.decoders.decoder import Origins
+from forecaster.model.decoders.decoder import DecoderInputs
 from forecaster.model.decoders.recurrent_decoder import RecurrentDecoder
 
 _ODD = 0x9E3779B97F4A7C15 - 2**64  # 2⁶⁴ divided by the golden ratio, as a signed number
@@ -78,7 +78,7 @@ def _mixed(z: Tensor) -> Tensor:
 
 
 def sample_paths(
-    decoder: RecurrentDecoder, origins: Origins, paths: int, seeds: Tensor, *, even: bool = False
+    decoder: RecurrentDecoder, origins: DecoderInputs, paths: int, seeds: Tensor, *, even: bool = False
 ) -> Paths:
     """Return paths drawn value by value, each fed to the next step (ancestral sampling).
 
@@ -101,7 +101,7 @@ def sample_paths(
     return Paths(torch.cat([part.values for part in parts]), torch.cat([part.lengths for part in parts]))
 
 
-def _sample(decoder: RecurrentDecoder, origins: Origins, paths: int, seeds: Tensor, even: bool) -> Paths:
+def _sample(decoder: RecurrentDecoder, origins: DecoderInputs, paths: int, seeds: Tensor, even: bool) -> Paths:
     horizon = origins.seasonal.shape[1]
     drawn, ends = (uniforms(seeds, paths, horizon, stream=stream) for stream in (0, 1))
     if even:

@@ -31,7 +31,7 @@ MAX_LENGTH_POWER = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class AnswerPlan:
     """Options that were checked, without the futures, which belong to series.
 
     Args:
@@ -71,7 +71,7 @@ class Plan:
             violations.add("series_ids", f"{shown}: split it")
 
 
-def forecast_plan(options: forecast_pb2.ForecastOptions, bundle: Bundle) -> Plan:
+def forecast_plan(options: forecast_pb2.ForecastOptions, bundle: Bundle) -> AnswerPlan:
     """Return the plan for options; raises what `forecast_work` does."""
     violations = Violations()
     plan = _plan(options, bundle, violations)
@@ -102,7 +102,7 @@ def forecast_work(
     return ForecastWork(ids, plan.horizon, plan.levels, futures, *options_of)
 
 
-def _plan(options: forecast_pb2.ForecastOptions, bundle: Bundle, violations: Violations) -> Plan:
+def _plan(options: forecast_pb2.ForecastOptions, bundle: Bundle, violations: Violations) -> AnswerPlan:
     config = bundle.model.config
     horizon = options.horizon or config.horizon
     if horizon > config.horizon:
@@ -117,7 +117,7 @@ def _plan(options: forecast_pb2.ForecastOptions, bundle: Bundle, violations: Vio
     each = horizon * (1 + len(levels) + drawn + own + known)
     if options.hypothetical and not options.future_covariates:
         violations.add("options.hypothetical", "nothing is assumed without options.future_covariates: leave it out")
-    return Plan(horizon, levels, drawing, options.packed, each, options.calibrated, options.hypothetical)
+    return AnswerPlan(horizon, levels, drawing, options.packed, each, options.calibrated, options.hypothetical)
 
 
 def _levels(

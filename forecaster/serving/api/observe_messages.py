@@ -20,7 +20,7 @@ from google.protobuf.duration_pb2 import Duration
 from forecaster.errors import InvalidArgumentError
 from forecaster.model.bundle import Bundle
 from forecaster.model.covariates import CovariateSpec
-from forecaster.serving.api.forecast_messages import Plan, forecast_plan, forecast_work
+from forecaster.serving.api.forecast_messages import AnswerPlan, forecast_plan, forecast_work
 from forecaster.serving.api.messages import (
     MAX_TIME_US,
     MAX_VIOLATIONS,
@@ -55,7 +55,7 @@ class Plans:
     def __init__(self) -> None:
         self._options: forecast_pb2.ForecastOptions | None = None
         self._bundle: Bundle | None = None
-        self._plan: Plan | None = None
+        self._plan: AnswerPlan | None = None
 
     @property
     def each(self) -> int:

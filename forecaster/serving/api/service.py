@@ -16,7 +16,7 @@ from forecaster.serving.api.handlers import Call
 from forecaster.serving.api.messages import Violations, check_series_id, to_duration, to_live_scores, to_timestamp
 from forecaster.serving.api.observe_messages import Plans, Validator, check_sizes
 from forecaster.serving.api.page_tokens import key_of, token_of
-from forecaster.serving.api.streams import Stream, Window
+from forecaster.serving.api.streams import FlowWindow, Stream
 from forecaster.serving.backend import Backend, Served
 from forecaster.serving.intake.decoding import LARGE_BYTES
 from forecaster.serving.work.forecasting import Forecasts
@@ -95,7 +95,7 @@ class ForecastServicer:
             await call.context.write(await self._stream_response(message, observed))
             call.account.give_back(message.num_bytes)
 
-        window = Window(self._backend.config.max_stream_in_flight)
+        window = FlowWindow(self._backend.config.max_stream_in_flight)
         await Stream(messages, prepare, _begin, write, window).run(self._backend.draining)
 
     async def _stream_response(self, message: "_Message", observed: Observed) -> Message | bytes:

@@ -19,7 +19,7 @@ Message = TypeVar("Message")
 Answer = TypeVar("Answer")
 
 
-class Window:
+class FlowWindow:
     """How much of one stream may be unanswered.
 
     Args:
@@ -66,7 +66,7 @@ class Stream(Generic[Request, Message, Answer]):
         prepare: Callable[[Request], Awaitable[tuple[float, Message]]],
         begin: "Callable[[Message], asyncio.Future[Answer]]",
         write: Callable[[Message, Answer], Awaitable[None]],
-        window: Window,
+        window: FlowWindow,
     ) -> None:
         self._requests, self._prepare, self._begin, self._write = requests, prepare, begin, write
         self._window = window

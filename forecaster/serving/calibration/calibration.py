@@ -30,7 +30,7 @@ from forecaster.model.inputs.inputs import seasonal_lags
 from forecaster.model.state import State, StateSpec, TensorSpec, Views
 from forecaster.model.stepping.ragged import Runs
 from forecaster.serving.calibration import issue_kernel, scoring_kernel
-from forecaster.serving.calibration.live_scores import Report
+from forecaster.serving.calibration.live_scores import LiveReport
 from forecaster.serving.storage.issued import Issued
 from forecaster.serving.storage.records import IntArray
 
@@ -212,10 +212,10 @@ class Calibration:
         flat = quantiles.reshape(n * ahead, trained), shares.reshape(n * ahead, len(levels))
         return self._distribution.uncrossed(*flat, levels).reshape(n, ahead, len(levels))
 
-    def report(self, tensors: State, slots: IntArray | slice) -> Report:
+    def report(self, tensors: State, slots: IntArray | slice) -> LiveReport:
         """Return the live scores of N series."""
         nominal = self.coverages[self._shown] if self.coverages else float("nan")
-        return Report.of_sums(self.horizons, nominal, tensors[_LEARNT].numpy()[slots][..., self._scores])
+        return LiveReport.of_sums(self.horizons, nominal, tensors[_LEARNT].numpy()[slots][..., self._scores])
 
     def warm_up(self, normalizer: torch.Size) -> None:
         """Run the kernels once on a state of their own, whose normaliser is of this shape; see `Stepper.warm_up`."""

@@ -28,7 +28,7 @@ def counted(counts: npt.NDArray[np.float32]) -> IntArray:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class LiveReport:
     """Live scores of N series at K horizons; NaN where nothing has been scored. See `work.LiveScores`.
 
     Args:
@@ -50,7 +50,7 @@ class Report:
     calibrated_coverage: Float64
 
     @classmethod
-    def of_sums(cls, horizons: tuple[int, ...], nominal: float, sums: npt.NDArray[np.float32]) -> "Report":
+    def of_sums(cls, horizons: tuple[int, ...], nominal: float, sums: npt.NDArray[np.float32]) -> "LiveReport":
         """Return what the sums of scores mean, [N, K, 5].
 
         They begin at zero: divided by the sum of their weights, 1 - (1 - 1/m)^count, few scores are a mean too.
@@ -64,7 +64,7 @@ class Report:
         return cls(horizons, nominal, scored, mase, bias, coverage, calibrated)
 
     @classmethod
-    def joined(cls, parts: Sequence["Report"]) -> "Report":
+    def joined(cls, parts: Sequence["LiveReport"]) -> "LiveReport":
         """Return reports of different series, one or more, as one."""
         return cls(
             parts[0].horizons,

@@ -15,7 +15,7 @@ from forecaster.data.grid import Grid
 from forecaster.model.state import State
 from forecaster.model.stepping.ragged import Runs
 from forecaster.serving.calibration.calibration import Calibration
-from forecaster.serving.calibration.live_scores import Report
+from forecaster.serving.calibration.live_scores import LiveReport
 from forecaster.serving.states.store import SeriesStore
 from forecaster.serving.storage.issued import Issued
 from forecaster.serving.storage.records import IntArray
@@ -113,6 +113,6 @@ class Scoring:
         """Return the live scores of one series."""
         return self._calibration.report(tensors, np.array([slot])).of(0)
 
-    def report(self, first: int, behind: int) -> Report:
+    def report(self, first: int, behind: int) -> LiveReport:
         """Return the live scores of the resident series in the slots from `first` on, before `behind`."""
         return self._calibration.report(self._store.slab.tensors, self._store.used_slots(first, behind))

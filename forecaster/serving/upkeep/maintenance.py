@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from forecaster.config import ServingConfig
 from forecaster.errors import FencedError
-from forecaster.serving.calibration.live_scores import Report
+from forecaster.serving.calibration.live_scores import LiveReport
 from forecaster.serving.engine.batcher import Batcher
 from forecaster.serving.engine.engine import Engine
 from forecaster.serving.storage.contract import Storage
@@ -114,11 +114,11 @@ class Maintenance:
         if lane.scoring is None:
             self.live = None
             return
-        parts: list[Report] = []
+        parts: list[LiveReport] = []
         for start in range(0, max(lane.store.slab.capacity, 1), _SCORED_AT_ONCE):
             read = functools.partial(lane.scoring.report, start, start + _SCORED_AT_ONCE)
             parts.append(await self._batcher.upkeep(read))
-        mean = await asyncio.get_running_loop().run_in_executor(self._pool, lambda: Report.joined(parts).mean())
+        mean = await asyncio.get_running_loop().run_in_executor(self._pool, lambda: LiveReport.joined(parts).mean())
         self.live = lane.version, mean
 
     async def round(self) -> None:

@@ -19,7 +19,7 @@ from forecaster.errors import ConfigError, FieldViolation, ModelNotFoundError
 from forecaster.evaluation.scores import Backtest
 from forecaster.registry import aliases, registry
 from forecaster.registry.registry import CHALLENGER, CHAMPION, RegisteredModel
-from forecaster.registry.rule import Measured, Verdict, judge, judged_interval
+from forecaster.registry.rule import Measured, RuleVerdict, judge, judged_interval
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,7 +29,7 @@ _SAMPLE = 64  # hashes of ids that a version keeps: so many of a fleet's ids tel
 _CANONICAL = "y"  # the target's name in an ingested data set, whatever it was in the sources
 
 
-def judged(backtest: Backtest, rule: PromotionConfig) -> Verdict:
+def judged(backtest: Backtest, rule: PromotionConfig) -> RuleVerdict:
     """Return how a model does under the rule where there is no champion.
 
     One series whose forecasts are not finite fails it: the means over the series leave that series out.

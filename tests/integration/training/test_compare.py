@@ -9,7 +9,7 @@ import pytest
 
 from forecaster.cli import main
 from forecaster.compare.chart import apart
-from forecaster.compare.outcome import Outcome, ranked, table
+from forecaster.compare.outcome import VariantOutcome, ranked, table
 from forecaster.compare.variants import READY, read_variants
 from forecaster.config import Config, DataConfig, ModelConfig, TrackingConfig, TrainingConfig
 from forecaster.errors import ConfigError
@@ -150,8 +150,10 @@ def test_a_base_configuration_is_what_the_variants_change(tmp_path: Path) -> Non
 def test_the_best_comes_first_and_failures_last() -> None:
     figures = dict.fromkeys(("parameters", "training_seconds", "state_bytes", "step_us_1", "step_us_64"), 1.0)
     figures |= dict.fromkeys(("smape", "pinball", "coverage_80", "skill"), 0.5)
-    outcomes = [Outcome("broken", failure="no luck")]
-    outcomes += [Outcome(name, {**figures, "mase": mase}) for name, mase in (("b", 0.9), ("nan", np.nan), ("a", 0.8))]
+    outcomes = [VariantOutcome("broken", failure="no luck")]
+    outcomes += [
+        VariantOutcome(name, {**figures, "mase": mase}) for name, mase in (("b", 0.9), ("nan", np.nan), ("a", 0.8))
+    ]
     assert [one.name for one in ranked(outcomes)] == ["a", "b", "nan", "broken"]
     assert "broken failed: no luck" in table(ranked(outcomes))
 

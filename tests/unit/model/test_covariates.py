@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from forecaster.data.windows import Attributes, Series
+from forecaster.data.windows import Series, StaticCovariates
 from forecaster.model.covariates import CovariateInputs, CovariateSpec, attributes_of, with_attributes
 from tests.unit.model.family import MODELS, SPEC, draw_for, fresh
 
@@ -17,10 +17,10 @@ HOUR = 3_600_000_000
 def make_series() -> list[Series]:
     beside = np.array([[1.0, 10.0], [np.nan, 10.0], [3.0, 10.0]])
     return [
-        Series("a", 0, HOUR, np.ones(3), beside, Attributes((5.0,), ("north",))),
-        Series("a", 99 * HOUR, HOUR, np.ones(1), np.array([[2.0, 10.0]]), Attributes((5.0,), ("north",))),
-        Series("b", 0, HOUR, np.ones(1), np.array([[2.0, 10.0]]), Attributes((7.0,), ("",))),
-        Series("c", 0, HOUR, np.ones(1), np.array([[2.0, 10.0]]), Attributes((math.nan,), ("east",))),
+        Series("a", 0, HOUR, np.ones(3), beside, StaticCovariates((5.0,), ("north",))),
+        Series("a", 99 * HOUR, HOUR, np.ones(1), np.array([[2.0, 10.0]]), StaticCovariates((5.0,), ("north",))),
+        Series("b", 0, HOUR, np.ones(1), np.array([[2.0, 10.0]]), StaticCovariates((7.0,), ("",))),
+        Series("c", 0, HOUR, np.ones(1), np.array([[2.0, 10.0]]), StaticCovariates((math.nan,), ("east",))),
     ]
 
 
@@ -56,7 +56,8 @@ def test_features_are_standardised_values_and_masks() -> None:
 def test_an_unseen_category_is_a_missing_one() -> None:
     model = MODELS["covariates"]
     known, unseen, missing = (
-        Series(name, 0, HOUR, np.ones(1), None, Attributes((50.0,), (name, "a"))) for name in ("north", "mars", "")
+        Series(name, 0, HOUR, np.ones(1), None, StaticCovariates((50.0,), (name, "a")))
+        for name in ("north", "mars", "")
     )
     observations = draw_for(model, 1, 1, 20, 0.0)
     forecasts = []

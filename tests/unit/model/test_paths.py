@@ -9,7 +9,7 @@ import torch
 
 from forecaster.errors import UnsupportedError
 from forecaster.model.decoders.beam import beam_search
-from forecaster.model.decoders.decoder import Origins
+from forecaster.model.decoders.decoder import DecoderInputs
 from forecaster.model.decoders.recurrent_decoder import RecurrentDecoder
 from forecaster.model.decoders.sampling import Paths, quantiles_of, sample_paths, uniforms
 from forecaster.model.heads.discrete_heads import CategoricalHead
@@ -163,14 +163,14 @@ def test_paths_end_as_often_as_their_probabilities_say() -> None:
     assert int(paths.lengths.max()) == HORIZON
 
 
-def tiny(end: bool) -> tuple[Seq2Seq, Origins]:
+def tiny(end: bool) -> tuple[Seq2Seq, DecoderInputs]:
     model = make_model(decoder="recurrent", head="categorical", num_bins=3, horizon=4, end_of_sequence=end)
     with torch.inference_mode():
         state, _ = model.scan(model.initial_state(2), draw_observations(4, 2, 30, 0.1))
         return model, model.origins_at(state, 4)
 
 
-def log_probability(model: Seq2Seq, origins: Origins, bins: tuple[int, ...], ended: bool) -> torch.Tensor:
+def log_probability(model: Seq2Seq, origins: DecoderInputs, bins: tuple[int, ...], ended: bool) -> torch.Tensor:
     """Return the log-probability of a path of bins by teacher forcing, float64 [N]."""
     decoder = decoder_of(model)
     head = decoder.readout.head
@@ -187,7 +187,7 @@ def log_probability(model: Seq2Seq, origins: Origins, bins: tuple[int, ...], end
     return total
 
 
-def every_path(model: Seq2Seq, origins: Origins, end: bool) -> list[tuple[torch.Tensor, int]]:
+def every_path(model: Seq2Seq, origins: DecoderInputs, end: bool) -> list[tuple[torch.Tensor, int]]:
     """Return every path's log-probability and length."""
     lengths = range(1, 5) if end else [4]
     kinds = [(n, bins) for n in lengths for bins in itertools.product(range(3), repeat=n)]

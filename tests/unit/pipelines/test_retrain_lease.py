@@ -17,13 +17,13 @@ import sqlalchemy as sa
 from forecaster.config import Config, IngestConfig, ScheduleConfig, TrackingConfig
 from forecaster.errors import ConfigError, FencedError, StorageError
 from pipelines import lease
-from pipelines.lease import Lease, held, lease_url
+from pipelines.lease import RetrainingLease, held, lease_url
 from tests.postgres import Cluster
 
 HOLDER = """
 import sys, time
-from pipelines.lease import Lease
-one = Lease(sys.argv[1], "load", lease_seconds=float(sys.argv[2]), wait_seconds=0)
+from pipelines.lease import RetrainingLease
+one = RetrainingLease(sys.argv[1], "load", lease_seconds=float(sys.argv[2]), wait_seconds=0)
 print(one.token, flush=True)
 sys.stdin.readline()
 try:
@@ -43,8 +43,8 @@ def url(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> str:
     return cluster.url(cluster.create_database())
 
 
-def take(url: str, *, wait_seconds: float = 0.0, lease_seconds: float = 30.0, name: str = "load") -> Lease:
-    return Lease(url, name, lease_seconds=lease_seconds, wait_seconds=wait_seconds)
+def take(url: str, *, wait_seconds: float = 0.0, lease_seconds: float = 30.0, name: str = "load") -> RetrainingLease:
+    return RetrainingLease(url, name, lease_seconds=lease_seconds, wait_seconds=wait_seconds)
 
 
 @contextlib.contextmanager
@@ -94,7 +94,7 @@ def test_models_do_not_stand_in_each_others_way(url: str) -> None:
 
 def test_of_many_at_once_one_gets_it(url: str) -> None:
     take(url).close()
-    got: list[Lease] = []
+    got: list[RetrainingLease] = []
     refused: list[StorageError] = []
     start = threading.Barrier(8)
 

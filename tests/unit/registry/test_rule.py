@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from forecaster.config import PromotionConfig
 from forecaster.errors import ConfigError
-from forecaster.registry.rule import Measured, Verdict, judge
+from forecaster.registry.rule import Measured, RuleVerdict, judge
 
 GOOD = Measured(mase=0.8, naive_mase=1.0, coverage=0.8, origins=100, champion_mase=0.9)
 RULE = PromotionConfig()
@@ -110,7 +110,7 @@ def test_a_lower_error_never_costs_a_promotion(measured: Measured, rule: Promoti
 
 @given(measurements, rules)
 def test_no_model_replaces_itself(measured: Measured, rule: PromotionConfig) -> None:
-    verdict: Verdict = judge(dataclasses.replace(measured, champion_mase=measured.mase), rule)
+    verdict: RuleVerdict = judge(dataclasses.replace(measured, champion_mase=measured.mase), rule)
     assert not verdict.passed
 
 

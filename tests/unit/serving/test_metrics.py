@@ -22,9 +22,9 @@ from forecaster.registry.registry import RegisteredModel
 from forecaster.serving.api.handlers import add_service
 from forecaster.serving.api.health import HEALTH, HealthServicer
 from forecaster.serving.backend import Backend, Phase
-from forecaster.serving.calibration.live_scores import Report
+from forecaster.serving.calibration.live_scores import LiveReport
 from forecaster.serving.counters import BOUNDS_SECONDS, Calls
-from forecaster.serving.host import Host, Source
+from forecaster.serving.host import Host, ModelSource
 from forecaster.serving.intake.decoding import Intake
 from forecaster.serving.metrics import ServerCollector, exposed
 from forecaster.serving.storage.opening import open_storage
@@ -66,7 +66,7 @@ async def running(folder: pathlib.Path) -> AsyncIterator[tuple[Host, Backend]]:
     config = ServingConfig(durability="none", metrics_port=0, max_queued_observations=70_000)
     registered = RegisteredModel("load", "7", "", "")
     with contextlib.closing(open_storage(str(folder), "none", "load")) as storage:
-        host = Host(Source(TrackingConfig(model="load"), registered, BUNDLE, storage), config, lambda error: None)
+        host = Host(ModelSource(TrackingConfig(model="load"), registered, BUNDLE, storage), config, lambda error: None)
         host.start()
         await host.recover(lambda: False)
         yield host, Backend([host.served], config)
@@ -173,9 +173,9 @@ def test_live_scores_are_the_mean_over_the_series(tmp_path: pathlib.Path, monkey
 def test_reports_join(tmp_path: pathlib.Path) -> None:
     sums = np.random.default_rng(1).uniform(0, 3, (7, 2, 5)).astype(np.float32)
     sums[2] = 0
-    whole = Report.of_sums((1, 6), 0.8, sums)
-    parts = [Report.of_sums((1, 6), 0.8, sums[rows]) for rows in (slice(0, 3), slice(3, 3), slice(3, 7))]
-    assert Report.joined(parts).mean() == whole.mean()
+    whole = LiveReport.of_sums((1, 6), 0.8, sums)
+    parts = [LiveReport.of_sums((1, 6), 0.8, sums[rows]) for rows in (slice(0, 3), slice(3, 3), slice(3, 7))]
+    assert LiveReport.joined(parts).mean() == whole.mean()
 
 
 def test_one_mad_value_moves_no_fleet() -> None:

@@ -8,7 +8,7 @@ import torch
 from small import HOUR, make_config, make_series
 
 from forecaster.config import Config
-from forecaster.data.windows import Attributes, Series
+from forecaster.data.windows import Series, StaticCovariates
 from forecaster.model.covariates import Category, Covariate, CovariateSpec
 from forecaster.model.ensemble import Ensemble
 from forecaster.model.seq2seq import Seq2Seq
@@ -90,7 +90,8 @@ def test_new_series_of_new_categories_train_on() -> None:
     def labelled(names: list[str], seed: int) -> list[Series]:
         made = make_series(len(names), seed=seed)
         return [
-            dataclasses.replace(one, attributes=Attributes((), (name,))) for one, name in zip(made, names, strict=True)
+            dataclasses.replace(one, attributes=StaticCovariates((), (name,)))
+            for one, name in zip(made, names, strict=True)
         ]
 
     config = make_config(max_epochs=1)

@@ -24,7 +24,7 @@ FROM forecaster.leases AS one WHERE shard = %s
 
 
 @dataclass(slots=True)
-class Head:
+class JournalHead:
     """The journal's end, shared by all sessions of the owner.
 
     Args:
@@ -38,7 +38,7 @@ class Head:
     mutex: threading.Lock = field(default_factory=threading.Lock)
 
 
-def read_head(session: Session, *, durability: DurabilityName, accepted_loss: int | None) -> Head:
+def read_head(session: Session, *, durability: DurabilityName, accepted_loss: int | None) -> JournalHead:
     """Return the end of what is stored; for a new owner, to whom everything there is acknowledged.
 
     Raises what `check_end` raises: snapshots were noted as complete after the records that they hold.
@@ -50,7 +50,7 @@ def read_head(session: Session, *, durability: DurabilityName, accepted_loss: in
     if known > end:
         reaches_back = end > 0 and int(session.rows(DROPPED, (shard,))[0][0]) == 0
         session.send(*((query, values) for query, values in _settling(shard, end, known, reaches_back=reaches_back)))
-    return Head(max(end, known))
+    return JournalHead(max(end, known))
 
 
 def _settling(shard: str, end: int, known: int, *, reaches_back: bool) -> Iterator[tuple[str, Values]]:

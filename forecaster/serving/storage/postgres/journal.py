@@ -17,7 +17,7 @@ from forecaster.serving.storage.postgres.appending import appended
 from forecaster.serving.storage.postgres.attributes import LATEST_ATTRIBUTES, OUTDATE_ATTRIBUTES, PAST_ATTRIBUTES
 from forecaster.serving.storage.postgres.erasure import Erasure
 from forecaster.serving.storage.postgres.fenced_session import OutcomeUnknownError, Session
-from forecaster.serving.storage.postgres.head import DROPPED, LAST, NOTE_DROPPED, NOTE_REMOVED, Head
+from forecaster.serving.storage.postgres.head import DROPPED, LAST, NOTE_DROPPED, NOTE_REMOVED, JournalHead
 from forecaster.serving.storage.records import (
     ATTRIBUTES,
     KIND_AT,
@@ -86,7 +86,7 @@ class PostgresJournal:
         head: shared by all journals of the owner.
     """
 
-    def __init__(self, session: Session, head: Head) -> None:
+    def __init__(self, session: Session, head: JournalHead) -> None:
         self._session, self._head = session, head
         self._erasure = Erasure(session)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from forecaster.serving.storage.contract import IDLE, RETURNED, Activation
 from forecaster.serving.storage.postgres.fenced_session import Session
-from forecaster.serving.storage.postgres.head import Head
+from forecaster.serving.storage.postgres.head import JournalHead
 from forecaster.serving.storage.records import Snapshot
 
 _PART = 1024  # snapshots that `read` takes at once
@@ -72,7 +72,7 @@ class PostgresSnapshots:
         head: the end of the journal.
     """
 
-    def __init__(self, session: Session, head: Head) -> None:
+    def __init__(self, session: Session, head: JournalHead) -> None:
         self._session, self._head = session, head
 
     def save(self, fingerprint: str, snapshots: Sequence[Snapshot]) -> None:

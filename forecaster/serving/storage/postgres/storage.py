@@ -16,7 +16,7 @@ except ImportError as missing:
 from forecaster.serving.storage.postgres import schema as postgres_schema
 from forecaster.serving.storage.postgres.connection import Database
 from forecaster.serving.storage.postgres.fenced_session import Session
-from forecaster.serving.storage.postgres.head import Head, read_head
+from forecaster.serving.storage.postgres.head import JournalHead, read_head
 from forecaster.serving.storage.postgres.journal import PostgresJournal
 from forecaster.serving.storage.postgres.lease import Lease
 from forecaster.serving.storage.postgres.snapshots import PostgresSnapshots
@@ -34,7 +34,7 @@ class PostgresStorage:
         accepted_loss: see `Storage.accepted_loss`.
     """
 
-    def __init__(self, session: Session, head: Head, lease: Lease | None, accepted_loss: int = 0) -> None:
+    def __init__(self, session: Session, head: JournalHead, lease: Lease | None, accepted_loss: int = 0) -> None:
         self._session, self._head, self._lease, self.accepted_loss = session, head, lease, accepted_loss
         self._journal, self._snapshots = PostgresJournal(session, head), PostgresSnapshots(session, head)
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from forecaster.config import Config, DataConfig, ModelConfig, TrainingConfig
 from forecaster.data.windows import Series
 from forecaster.model.bundle import Bundle
-from forecaster.serving.calibration.live_scores import Report
+from forecaster.serving.calibration.live_scores import LiveReport
 from forecaster.serving.engine.engine import Engine
 from forecaster.serving.storage.records import Columns
 from forecaster.serving.storage.volatile import VolatileStorage
@@ -81,6 +81,6 @@ class Groups:
                 yield step, [_part(whole, slice(k * size, (k + 1) * size)).mean() for k in range(groups)]
 
 
-def _part(whole: Report, rows: slice) -> Report:
+def _part(whole: LiveReport, rows: slice) -> LiveReport:
     parts = (whole.scored, whole.mase, whole.bias, whole.coverage, whole.calibrated_coverage)
-    return Report(whole.horizons, whole.nominal, *(part[rows] for part in parts))
+    return LiveReport(whole.horizons, whole.nominal, *(part[rows] for part in parts))

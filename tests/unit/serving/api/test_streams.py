@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Coroutine
 import pytest
 
 from forecaster.errors import InvalidArgumentError, UnavailableError
-from forecaster.serving.api.streams import Stream, Window
+from forecaster.serving.api.streams import FlowWindow, Stream
 
 
 async def sent(*messages: int, endless: bool = False) -> AsyncIterator[int]:
@@ -24,7 +24,7 @@ class Talk:
         self.go, self.taken = asyncio.Event(), asyncio.Event()
         self.taken.set()
         self.share = share
-        self.stream = Stream(messages, self.prepare, self.begin, self.write, Window(window))
+        self.stream = Stream(messages, self.prepare, self.begin, self.write, FlowWindow(window))
 
     async def prepare(self, message: int) -> tuple[float, int]:
         if message == 13:

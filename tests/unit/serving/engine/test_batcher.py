@@ -18,7 +18,7 @@ from forecaster.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from forecaster.serving.api.streams import Stream, Window
+from forecaster.serving.api.streams import FlowWindow, Stream
 from forecaster.serving.engine.batcher import Batcher
 from forecaster.serving.engine.engine import Engine
 from forecaster.serving.storage.records import Attributes, Columns
@@ -129,7 +129,7 @@ def test_a_stream_that_is_cancelled_between_two_turns_leaves_no_gap(pause: float
         chain = Chain()
         await queue.hold()
         begin = lambda hour: queue.batcher.begin(one(hour, chain))  # noqa: E731
-        stream = asyncio.ensure_future(Stream(requests(), prepare, begin, write, Window(64)).run(asyncio.Event()))
+        stream = asyncio.ensure_future(Stream(requests(), prepare, begin, write, FlowWindow(64)).run(asyncio.Event()))
         await asyncio.sleep(0.02)
         queue.go.set()
         time.sleep(pause)  # the turn has ended and the loop is about to hear of it

@@ -19,7 +19,7 @@ from forecaster.model.bundle import Bundle
 from forecaster.registry import registry
 from forecaster.registry.registry import RegisteredModel
 from forecaster.serving.engine.engine import Engine
-from forecaster.serving.host import Host, Source
+from forecaster.serving.host import Host, ModelSource
 from forecaster.serving.rebuilding.rebuild import Staging
 from forecaster.serving.storage.contract import Storage
 from forecaster.serving.storage.records import Columns, Record, Snapshot
@@ -288,7 +288,7 @@ def test_a_stop_amid_a_rebuild_is_soon(
 
     async def scenario() -> None:
         registered = RegisteredModel("load", "1", "", "")
-        host = Host(Source(TrackingConfig(model="load"), registered, A, storage), CONFIG, lambda error: None)
+        host = Host(ModelSource(TrackingConfig(model="load"), registered, A, storage), CONFIG, lambda error: None)
         host.start()
         await host.recover(lambda: False)
         async with host.kept_up():
