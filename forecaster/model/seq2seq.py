@@ -278,8 +278,7 @@ class Seq2Seq(nn.Module):
         self, encoded: Encoded, steps: Tensor, horizon: int, future: Tensor | None, *, offset: int
     ) -> DecoderInputs:
         steps = steps.to(device := encoded.time_us.device)
-        if self.config.bidirectional:  # what is read backwards has to begin at the same step whatever is asked for
-            horizon = self.config.horizon
+        horizon = self.config.horizon if self.config.bidirectional else horizon  # backwards always from the same step
         n = encoded.time_us.shape[0] * steps.shape[0]
         back = steps_back(torch.tensor(self.lags, dtype=torch.int64, device=device), horizon)
         index = (self.memory + offset + steps)[:, None, None] - back
@@ -288,7 +287,6 @@ class Seq2Seq(nn.Module):
         ahead = self._calendar(Grid(self.step_us).time(last_us, ahead))
         if self.inputs.future_size:
             ahead = torch.cat([ahead, self.inputs.future(self.inputs.padded(future, n, horizon).to(device))], dim=-1)
-        static = encoded.static.repeat_interleave(steps.shape[0], dim=0)
         stats = Statistics(*(x[:, steps].flatten(0, 1) for x in encoded.statistics))
         seasonal = encoded.extended.values[:, index].reshape(shape)
         return DecoderInputs(
@@ -297,6 +295,6 @@ class Seq2Seq(nn.Module):
             seasonal,
             encoded.extended.observed[:, index].reshape(shape) & stats.believes(seasonal),
             ahead,
-            static,
+            encoded.static.repeat_interleave(steps.shape[0], dim=0),
             *recent_outputs(encoded.outputs, encoded.position, steps + offset, self.attended),
         )
