@@ -26,7 +26,7 @@ from tests.integration.nursery import Nursery
 from tests.integration.server.feeds import GAP, RESIDENT, RETRY, Feed, clients
 from tests.unit.serving import folding
 
-KILLS = int(os.environ.get("FORECASTER_KILLS", "10"))
+KILLS = int(os.environ.get("FORECASTER_KILLS", "6"))
 OPTIONS = (
     f"--serving.max_resident_series={RESIDENT}",
     f"--serving.max_batch_observations={RESIDENT}",
