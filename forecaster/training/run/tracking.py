@@ -5,10 +5,12 @@ Knows MLflow's client and what is worth showing; knows nothing of Lightning or o
 
 import contextlib
 import datetime as dt
+import gc
 import math
 import pathlib
 import subprocess
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -248,6 +250,9 @@ def _tracked(config: Config, trigger: str, name: str | None, tags: Mapping[str, 
             yield Run(client, config, run_id, tags)
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+            # What a signal cut short amid a query of the store keeps its lock, which would refuse what is written here.
+            traceback.clear_frames(error.__traceback__)
+            gc.collect()
             said = without_secrets(f"{type(error).__name__}: {error}", config.tracking.uri)
             client.set_tag(run_id, "error", said[:500])
             client.set_terminated(run_id, "KILLED" if interrupted else "FAILED")
