@@ -77,7 +77,15 @@ def _litserve(rig: Rig, python: pathlib.Path, workers: int, batch: int) -> Itera
     """Run LitServe; yields its address."""
     port = free_port()
     levels = [str(level) for level in LEVELS]
-    fixed = ["-m", "tests.benchmarks.litserve_server", rig.folder / "bundle", "--port", port, "--levels", *levels]
+    fixed = [
+        "-m",
+        "tests.benchmarks.others.litserve_server",
+        rig.folder / "bundle",
+        "--port",
+        port,
+        "--levels",
+        *levels,
+    ]
     # A batch waits at most 2 ms: shorter than a step of the encoder takes, so that it costs nothing.
     command = [python, *fixed, "--workers", workers, "--batch", batch, "--wait", 0.002 if batch > 1 else 0.0]
     root = pathlib.Path(__file__).resolve().parents[2]

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 from tests.benchmarks.figures import Bar, Figure, percentile
 from tests.benchmarks.load import Plan, Run, stream, unary
+from tests.benchmarks.others.triton_server import requests, tritonserver
 from tests.benchmarks.processes import NotInstalledError, python_of
 from tests.benchmarks.rig import Rig
 from tests.benchmarks.stream import IN_FLIGHT, SECONDS, paces
 from tests.benchmarks.ticks import SERIES, tick_rate
-from tests.benchmarks.tritonserver.triton_server import requests, tritonserver
 
 SERVICE = "/inference.GRPCInferenceService/"
 MARK = b"\x1a\x09#"  # an answer's id: field 3, 9 bytes, # and 8 digits

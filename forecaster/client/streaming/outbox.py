@@ -11,13 +11,7 @@ from typing import Any
 
 from forecaster.client.results import StreamReply
 from forecaster.client.retry import say_age
-from forecaster.errors import (
-    ForecasterError,
-    InternalError,
-    InvalidArgumentError,
-    LimitReachedError,
-    UnavailableError,
-)
+from forecaster.errors import ForecasterError, InternalError, InvalidArgumentError, LimitReachedError, UnavailableError
 
 MOST = 1024  # frames without an answer: what is kept for another try
 FAREWELL_SECONDS = 1.0  # how long the end of a call is waited for

@@ -12,12 +12,7 @@ import numpy as np
 
 from forecaster.model.bundle import Bundle
 from forecaster.model.covariates import CovariateSpec
-from forecaster.serving.api.messages import (
-    Violations,
-    check_series_ids,
-    covariate_columns,
-    time_us,
-)
+from forecaster.serving.api.messages import Violations, check_series_ids, covariate_columns, time_us
 from forecaster.serving.intake.message_limits import MAX_LEVELS
 from forecaster.serving.lanes.drawing import unsupported
 from forecaster.serving.work.forecasting import ForecastWork, Futures, Sampling, Search

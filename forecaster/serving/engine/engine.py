@@ -9,12 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-from forecaster.errors import (
-    InternalError,
-    ReturningError,
-    StateLostError,
-    StorageError,
-)
+from forecaster.errors import InternalError, ReturningError, StateLostError, StorageError
 from forecaster.model.bundle import Bundle
 from forecaster.serving.counters import WorkDone
 from forecaster.serving.engine.isolation import UnwrittenError, observe_in_parts, refusals, refused

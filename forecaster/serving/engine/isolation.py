@@ -118,8 +118,10 @@ def _concerned(
     return rest, due
 
 
-def _own(error: ForecasterError, request: ObserveWork) -> ForecasterError:
-    """Return an error as a request is told it: nothing of others' series."""
+def _own(error: ForecasterError, request: ObserveWork) -> Exception:
+    """Return an error as a request is told it: of its own series, or what the one before in its chain was told."""
+    if request.chain is not None and request.chain.failed is not None:
+        return request.chain.failed
     if isinstance(error, ReturningError):
         mine = set(request.series_ids())
         return ReturningError([name for name in error.series_ids if name in mine])

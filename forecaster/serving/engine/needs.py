@@ -5,10 +5,7 @@ Reads lanes; changes nothing in them but which series are resident.
 
 import numpy as np
 
-from forecaster.errors import (
-    FieldViolation,
-    InvalidArgumentError,
-)
+from forecaster.errors import FieldViolation, InvalidArgumentError
 from forecaster.serving.lanes.lanes import Lanes
 from forecaster.serving.states.idle_series import IdleRegister
 from forecaster.serving.storage.records import IntArray

@@ -15,10 +15,7 @@ from forecaster.data.grid import Grid
 from forecaster.errors import ForecasterError, InvalidArgumentError
 from forecaster.serving.lanes.drawing import unsupported
 from forecaster.serving.lanes.lane import Lane
-from forecaster.serving.lanes.plain_forecasts import (
-    brought,
-    failures,
-)
+from forecaster.serving.lanes.plain_forecasts import brought, failures
 from forecaster.serving.storage.records import IntArray
 from forecaster.serving.work.forecasting import ForecastWork, Futures
 

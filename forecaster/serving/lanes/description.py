@@ -6,10 +6,7 @@ Reads states and changes none of them, but for those that have to be folded agai
 import time
 from collections.abc import Sequence
 
-from forecaster.errors import (
-    SeriesNotFoundError,
-    StateLostError,
-)
+from forecaster.errors import SeriesNotFoundError, StateLostError
 from forecaster.model.state import State
 from forecaster.serving.lanes.lane import Lane
 from forecaster.serving.work.series import LiveScores, SeriesInfo

@@ -18,13 +18,7 @@ from forecaster.model.seq2seq import Prediction
 from forecaster.serving.lanes.asked import Asked, ask
 from forecaster.serving.lanes.lane import Lane
 from forecaster.serving.lanes.paths import draw, joined_paths
-from forecaster.serving.lanes.plain_forecasts import (
-    NONE,
-    finite,
-    forecast_alike,
-    interpolated,
-    kind,
-)
+from forecaster.serving.lanes.plain_forecasts import NONE, finite, forecast_alike, interpolated, kind
 from forecaster.serving.storage.records import IntArray
 from forecaster.serving.work.forecasting import Forecasts, ForecastWork
 

@@ -15,10 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from forecaster.errors import (
-    BrokenStateError,
-    ForecasterError,
-)
+from forecaster.errors import BrokenStateError, ForecasterError
 from forecaster.model.bundle import Bundle
 from forecaster.model.stepping.ragged import Runs, advance
 from forecaster.model.stepping.stepping import Stepper
@@ -49,14 +46,15 @@ class Lane:
         bundle: the model.
         version: of the registered model.
         store: its series.
+        idle: those that come back when they are observed; None if there can be none.
     """
 
-    def __init__(self, bundle: Bundle, version: str, store: SeriesStore) -> None:
+    def __init__(self, bundle: Bundle, version: str, store: SeriesStore, idle: IdleRegister | None = None) -> None:
         self.bundle, self.version, self.store = bundle, version, store
         self.model = bundle.model
         self.stepper = Stepper(bundle.model)
         self.covariates, self.static = bundle.model.covariates.dynamic, AttributeCoder(bundle)
-        self.idle: IdleRegister | None = None  # of series that come back when they are observed
+        self.idle = idle
         self.scoring = None if store.calibration is None else Scoring(store.calibration, store)
         self.steps = 0  # that were computed, missing ones too
 
@@ -289,6 +287,4 @@ def make_lane(
     if torch.device(device).type == "cpu":  # it is NumPy's
         calibration = Calibration(bundle.model.config, bundle.step_us, bundle.fingerprint)
     limits: dict[str, Any] = {"max_resident": max_resident, "device": device, "empty": empty}
-    lane = Lane(bundle, version, SeriesStore(bundle, snapshots, calibration=calibration, **limits))
-    lane.idle = idle
-    return lane
+    return Lane(bundle, version, SeriesStore(bundle, snapshots, calibration=calibration, **limits), idle)

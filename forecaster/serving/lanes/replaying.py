@@ -4,9 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from forecaster.errors import (
-    StorageError,
-)
+from forecaster.errors import StorageError
 from forecaster.serving.lanes.attributes import merged
 from forecaster.serving.lanes.lane import Lane
 from forecaster.serving.lanes.lane_rows import behind, behind_issued, rows_behind

@@ -103,7 +103,7 @@ class IdleRegister:
         self._count += len(series)
 
     def end(self, series_ids: Sequence[str]) -> None:
-        """Note that series which were idle have states again, in storage too."""
+        """Note that series are idle no more: storage has states of theirs again."""
         self._count -= len(series_ids)
 
     def deleted(self, series_id: str) -> None:

@@ -14,13 +14,7 @@ from polars.testing import assert_frame_equal
 
 from forecaster.client import AsyncForecastClient, ForecastClient
 from forecaster.config import ModelConfig, TrackingConfig
-from forecaster.errors import (
-    DataError,
-    ForecasterError,
-    InvalidArgumentError,
-    SeriesNotFoundError,
-    UnsupportedError,
-)
+from forecaster.errors import DataError, ForecasterError, InvalidArgumentError, SeriesNotFoundError, UnsupportedError
 from forecaster.model.bundle import Bundle
 from forecaster.model.covariates import Category, Covariate, CovariateSpec, with_attributes
 from forecaster.model.decoders.beam import beam_search

@@ -13,9 +13,7 @@ import torch
 
 from forecaster.client import AsyncForecastClient, ForecastClient
 from forecaster.data.windows import latest_segments
-from forecaster.errors import (
-    SeriesNotFoundError,
-)
+from forecaster.errors import SeriesNotFoundError
 from forecaster.model.bundle import Bundle
 from forecaster.model.inputs.observations import Observations
 from tests.integration.conftest import START, Server, ServerFactory, wander

@@ -7,13 +7,7 @@ import grpc
 import pytest
 
 from forecaster.client import ForecastClient, RetryPolicy
-from forecaster.errors import (
-    FailedPreconditionError,
-    ForecasterError,
-    LimitReachedError,
-    RegistryError,
-    StateLostError,
-)
+from forecaster.errors import FailedPreconditionError, ForecasterError, LimitReachedError, RegistryError, StateLostError
 from forecaster.serving.api.status import DETAILS_KEY, status_code, to_status
 from forecaster.v1 import forecast_service_pb2 as api
 from forecaster.v1 import forecast_service_pb2_grpc

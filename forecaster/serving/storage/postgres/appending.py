@@ -5,12 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from forecaster.serving.storage.postgres.erasure import times_us
 from forecaster.serving.storage.postgres.fenced_session import Values
-from forecaster.serving.storage.records import (
-    Attributes,
-    Deletion,
-    Record,
-    encode,
-)
+from forecaster.serving.storage.records import Attributes, Deletion, Record, encode
 
 _INSERT = """
 INSERT INTO forecaster.journal (shard, sequence, committed_us, first_us, last_us, payload)

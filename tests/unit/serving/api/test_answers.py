@@ -20,12 +20,7 @@ from forecaster.serving.api.row_messages import from_rows
 from forecaster.serving.work.forecasting import Forecasts
 from forecaster.serving.work.observing import Observed
 from forecaster.v1.forecast_pb2 import ForecastOptions, FutureCovariates
-from forecaster.v1.forecast_service_pb2 import (
-    ForecastResponse,
-    ObserveRequest,
-    ObserveResponse,
-    StreamForecastsRequest,
-)
+from forecaster.v1.forecast_service_pb2 import ForecastResponse, ObserveRequest, ObserveResponse, StreamForecastsRequest
 from forecaster.v1.observation_pb2 import Observation, ObservationColumns
 from tests.unit.model.family import HORIZON
 from tests.unit.serving.api.test_messages import BINS, DIRECT, NAMES

@@ -1,0 +1,1 @@
+"""What runs of other people's servers, in environments of their own."""
