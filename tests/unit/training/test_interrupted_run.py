@@ -21,9 +21,15 @@ def test_a_signal_amid_a_query_of_the_store_does_not_keep_the_run_from_being_end
         return instances(*values)
 
     monkeypatch.setattr(loading, "instances", interrupted)
-    with pytest.raises(SystemExit), track(Config(tracking=tracking), trigger="test") as run:
-        client = registry.connect(tracking)
-        asked.append(True)
-        client.get_run(run.run_id)
-    ended = client.get_run(run.run_id)
+    client, run_ids = registry.connect(tracking), list[str]()
+
+    def training() -> None:
+        with track(Config(tracking=tracking), trigger="test") as run:
+            run_ids.append(run.run_id)
+            asked.append(True)
+            client.get_run(run.run_id)
+
+    with pytest.raises(SystemExit):
+        training()
+    ended = client.get_run(run_ids[0])
     assert (ended.info.status, ended.data.tags["error"]) == ("KILLED", "SystemExit: 143")
