@@ -6,6 +6,7 @@ states or of who brings a series back.
 Shapes: N series.
 """
 
+import datetime as dt
 import struct
 import time
 from collections.abc import Callable, Sequence
@@ -41,8 +42,8 @@ class IdleSeries:
 
     def explained(self) -> str:
         """Return why it cannot be forecast, and what to do, in one line."""
-        days = (time.time() - self.touched_us / 1e6) / 86_400
-        return f"series {self.series_id!r} is idle, not observed for {days:.3g} days: observe it, and it comes back"
+        since = dt.timedelta(seconds=round(time.time() - self.touched_us / 1e6))
+        return f"series {self.series_id!r} is idle, not observed for {since}: observe it, and it comes back"
 
     def snapshot(self) -> Snapshot:
         """Return it as it is kept."""
