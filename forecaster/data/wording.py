@@ -1,4 +1,4 @@
-"""Values, times and frequencies as sentences for people show them."""
+"""Values, times and frequencies as they stand in sentences for people."""
 
 import datetime as dt
 
@@ -37,6 +37,7 @@ def frequency_text(us: int) -> str:
 
 
 def from_us(us: int) -> dt.datetime:
+    """Return a time of so many microseconds since the Unix epoch, in UTC."""
     return _EPOCH + dt.timedelta(microseconds=us)
 
 

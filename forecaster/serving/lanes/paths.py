@@ -16,12 +16,11 @@ from forecaster.serving.storage.records import IntArray
 from forecaster.serving.work.forecasting import Drawn, Sampling, Search
 
 _SEARCH_CELLS = 2_097_152  # series × beams × continuations of one beam search
-
-
 _DRAW_CELLS = 4_194_304  # series × paths × steps of one drawing
 
 
 def joined_paths(parts: Sequence[Drawn], order: IntArray) -> Drawn | None:
+    """Return the paths of several parts as one, in an order of their series; None without any part."""
     if not parts:
         return None
     found = []

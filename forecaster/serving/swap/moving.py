@@ -11,7 +11,6 @@ from forecaster.serving.lanes.lane import Lane
 from forecaster.serving.rebuilding.rebuild import Staging
 from forecaster.serving.rebuilding.rebuilt import Rebuilt
 from forecaster.serving.states.mirrors import Standing
-from forecaster.serving.storage.records import IntArray
 
 
 def move(engine: Engine, staging: Staging, moving: np.ndarray, source: Lane, target: Lane, into_next: bool) -> None:
@@ -44,11 +43,11 @@ def _take(target: Lane, rebuilt: Rebuilt, standing: Standing) -> None:
         for start in range(0, len(rebuilt.names), at_once):
             target.store.begin_turn()  # those before may leave again
             rows = slice(start, start + at_once)
-            part, stood = rebuilt.of(rows), standing.of(rows)
+            stood = standing.of(rows)
+            part = rebuilt.of(rows).counted(stood.position, stood.observed_count)
             touched_us = np.where(stood.exists, stood.touched_us, part.touched_us)
             slots = target.store.take(part.names, part.state, part.static_digest, touched_us)
             taken += len(slots)
-            _count_on(target, part, stood, slots)
     except BaseException:  # who had to leave for them could not be saved, as a rule
         target.store.forget(rebuilt.names[:taken])
         raise
@@ -62,10 +61,3 @@ def _check(rebuilt: Rebuilt, standing: Standing) -> None:
         name = rebuilt.names[wrong[0]]
         what = f"the rebuilt state of series {name!r} does not stand where the serving one does"
         raise StorageError(what).told_as(what)
-
-
-def _count_on(target: Lane, rebuilt: Rebuilt, standing: Standing, slots: IntArray) -> None:
-    """Let series whose windows do not reach back to their start count the steps before as well."""
-    counted = target.store.mirrors.position[slots] + rebuilt.offset == standing.position
-    long = np.flatnonzero((rebuilt.offset > 0) & counted)
-    target.store.count_on(slots[long], standing.position[long], standing.observed_count[long])

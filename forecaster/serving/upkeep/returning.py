@@ -107,7 +107,7 @@ class Returning:
             names = sorted({idle_series.series_id for idle_series in idle}.difference(rebuilt.names))
             LOGGER.warning("%d idle series cannot come back: %s", len(names), damage)
             await self._batcher.upkeep(functools.partial(engine.idle.fail, names, damage))
-        packed = _standing_at(rebuilt, idle)
+        packed = _packed(rebuilt, idle)
         for start in range(0, len(rebuilt.names), _TAKEN_AT_ONCE):
             rows = slice(start, start + _TAKEN_AT_ONCE)
             take = functools.partial(self._take, changes, lane, through, idle, rebuilt.names[rows], _part(packed, rows))
@@ -188,15 +188,14 @@ def _census(through: int, idle: Sequence[IdleSeries], deletions: Sequence[tuple[
     return Census(through, names, buckets, clock_us, position, waiting)
 
 
-def _standing_at(rebuilt: Rebuilt, idle: Sequence[IdleSeries]) -> Packed:
-    """Return rebuilt states that count the steps before their windows too."""
+def _packed(rebuilt: Rebuilt, idle: Sequence[IdleSeries]) -> Packed:
+    """Return rebuilt states as they are kept, with the steps before their windows counted too."""
     known = {idle_series.series_id: idle_series for idle_series in idle}
-    state = {name: tensor.clone() for name, tensor in rebuilt.state.items()}
-    for at in np.flatnonzero(rebuilt.offset > 0).tolist():
-        one = known[rebuilt.names[at]]
-        if int(state["position"][at]) + int(rebuilt.offset[at]) == one.position:
-            state["position"][at], state["observed_count"][at] = one.position, one.observed_count
-    return Packed(state, rebuilt.static_digest, rebuilt.touched_us)
+    stood = [known[name] for name in rebuilt.names]
+    position = np.array([idle_series.position for idle_series in stood], dtype=np.int64)
+    observed_count = np.array([idle_series.observed_count for idle_series in stood], dtype=np.int64)
+    whole = rebuilt.counted(position, observed_count)
+    return Packed(whole.state, whole.static_digest, whole.touched_us)
 
 
 def _part(packed: Packed, rows: "slice | np.ndarray") -> Packed:

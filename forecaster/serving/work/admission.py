@@ -25,8 +25,6 @@ from forecaster.serving.work.outcome import Outcome, Verdict
 
 _FEW = 256  # rows
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-
-
 _APPLIED = np.uint8(Outcome.APPLIED)
 
 

@@ -12,14 +12,10 @@ INSERT INTO forecaster.journal (shard, sequence, committed_us, first_us, last_us
 SELECT %s, sequence, %s, first_us, last_us, payload
 FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[], %b::bytea[]) AS one (sequence, first_us, last_us, payload)
 """
-
-
 _INSERT_ATTRIBUTES = """
 INSERT INTO forecaster.attributes (shard, series_id, sequence, payload)
 SELECT %s, series_id, %s, payload FROM unnest(%b::text[], %b::bytea[]) AS one (series_id, payload)
 """
-
-
 _INSERT_ERASURE = "INSERT INTO forecaster.erasures (shard, series_id, sequence) VALUES (%s, %s, %s)"
 
 
