@@ -18,9 +18,9 @@ from forecaster.serving.engine.needs import at_hand, cost, nobodys_attributes, r
 from forecaster.serving.engine.recent_deletions import RecentDeletions
 from forecaster.serving.engine.turns import HELD_BACK, Turn
 from forecaster.serving.lanes.description import describe, unknown
+from forecaster.serving.lanes.forecastable import uncalibrated
 from forecaster.serving.lanes.lane import Lane, make_lane
 from forecaster.serving.lanes.lanes import Lanes
-from forecaster.serving.lanes.plain_forecasts import uncalibrated
 from forecaster.serving.rebuilding.recovery import recover
 from forecaster.serving.rebuilding.refolding import refold
 from forecaster.serving.states.idle_series import IdleRegister

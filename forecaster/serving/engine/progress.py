@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from forecaster.serving.engine.waiting import Job, Line
-from forecaster.serving.lanes.forecasting import joined
+from forecaster.serving.lanes.joining import joined
 from forecaster.serving.telemetry import told
 from forecaster.serving.work.forecasting import Forecasts, ForecastWork
 from forecaster.serving.work.observing import Observed, ObserveWork

@@ -14,6 +14,7 @@ import numpy as np
 
 from forecaster.errors import FailedPreconditionError
 from forecaster.serving.lanes import forecasting
+from forecaster.serving.lanes.joining import joined
 from forecaster.serving.lanes.known_covariates import united
 from forecaster.serving.lanes.lane import Lane
 from forecaster.serving.states.buckets import BUCKETS, bucket
@@ -137,7 +138,7 @@ class Lanes:
             works = [requests[at].of(places[at]) for at in asked]
             for at, answer in zip(asked, forecasting.forecast(lane, works) if works else [], strict=True):
                 answers[at].append((places[at], answer))
-        return [forecasting.joined(request, parts) for request, parts in zip(requests, answers, strict=True)]
+        return [joined(request, parts) for request, parts in zip(requests, answers, strict=True)]
 
     def _end(self, active: Lane) -> None:
         """Go on with one of the lanes; nobody asks any more which series began meanwhile."""

@@ -17,7 +17,7 @@ from forecaster.errors import ConflictError, OutOfOrderError, StorageError
 from forecaster.serving.engine.batcher import Batcher
 from forecaster.serving.engine.engine import Engine
 from forecaster.serving.engine.turns import HELD_BACK, Pace, Turn
-from forecaster.serving.lanes.forecasting import joined
+from forecaster.serving.lanes.joining import joined
 from forecaster.serving.rebuilding.census import take_census
 from forecaster.serving.rebuilding.rebuild import Staging
 from forecaster.serving.states.buckets import BUCKETS
