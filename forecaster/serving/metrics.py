@@ -19,7 +19,7 @@ from forecaster.errors import ConfigError
 from forecaster.serving.backend import Backend, Phase, Served
 from forecaster.serving.counters import BOUNDS_SECONDS, Calls, reasons
 from forecaster.serving.lanes.lane import Lane
-from forecaster.serving.swap.versions import ModelState, Version
+from forecaster.serving.swap.version import ModelState, Version
 from forecaster.serving.telemetry import LOGGER
 from forecaster.serving.work.series import LiveScores
 

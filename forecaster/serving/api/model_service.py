@@ -7,7 +7,7 @@ from forecaster.serving.api.messages import to_duration
 from forecaster.serving.api.page_tokens import key_of, token_of
 from forecaster.serving.api.status import shortened
 from forecaster.serving.backend import Backend, Served
-from forecaster.serving.swap.versions import Version
+from forecaster.serving.swap.version import Version
 from forecaster.v1 import model_service_pb2 as api
 
 _DEFAULT_PAGE, _MAX_PAGE = 100, 1000
@@ -64,10 +64,10 @@ def _describe(served: Served, version: Version) -> api.Model:
         fingerprint=version.fingerprint,
         state=int(version.state),  # type: ignore[arg-type]
         progress=version.progress,
-        failure=shortened(version.failure),
+        failure=shortened(str(version.failure or "")),
     )
     if version is served.versions.active:
-        message.registry_failure = served.versions.registry_failure
+        message.registry_failure = served.versions.registry.failure
     if version.bundle is not None:
         message.MergeFrom(_described(version.bundle))
     return message

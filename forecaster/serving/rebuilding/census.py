@@ -5,6 +5,7 @@ Knows lanes; knows nothing of journals.
 Shapes: N series.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import torch
 from forecaster.model.bundle import Bundle
 from forecaster.model.inputs.memory import unroll
 from forecaster.serving.lanes.lane import Lane
-from forecaster.serving.states.buckets import bucket
+from forecaster.serving.states.buckets import BUCKETS, bucket
 from forecaster.serving.storage.contract import Snapshots, in_batches
 from forecaster.serving.storage.records import Columns, IntArray
 
@@ -33,6 +34,7 @@ class Census:
         buckets: int64 [N].
         clock_us: int64 [N].
         position: int64 [N].
+        within: the buckets that it is of, bool [1024].
         deletions: that the journal may not tell of, because they are erased beside, sequence and series; there may be
             more at any time, each of them before the next record.
     """
@@ -42,6 +44,7 @@ class Census:
     buckets: IntArray
     clock_us: IntArray
     position: IntArray
+    within: np.ndarray
     deletions: Sequence[tuple[int, str]] = ()
 
     def __len__(self) -> int:
@@ -49,12 +52,12 @@ class Census:
 
     def of(self, moving: np.ndarray) -> "Census":
         """Return those whose buckets are marked, bool [1024]."""
-        return self.at(np.flatnonzero(moving[self.buckets]))
+        return dataclasses.replace(self.at(np.flatnonzero(moving[self.buckets])), within=moving)
 
     def at(self, rows: IntArray) -> "Census":
-        """Return those at some places."""
+        """Return those at some places, of the same buckets."""
         parts = (self.names[rows], self.buckets[rows], self.clock_us[rows], self.position[rows])
-        return Census(self.sequence, *parts, self.deletions)
+        return Census(self.sequence, *parts, self.within, self.deletions)
 
 
 def take_census(
@@ -93,7 +96,7 @@ def take_census(
     buckets = np.fromiter(map(bucket, names), np.int64, len(names))
     every = np.array(names, dtype=object)
     clock_us, position = np.concatenate(clocks), np.concatenate(positions)
-    return Census(sequence, every, buckets, clock_us, position, deletions)
+    return Census(sequence, every, buckets, clock_us, position, np.ones(BUCKETS, dtype=bool), deletions)
 
 
 def windows(census: Census, bundle: Bundle, replay_steps: int) -> tuple[IntArray, IntArray]:

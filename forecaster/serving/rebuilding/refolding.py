@@ -12,11 +12,10 @@ from forecaster.model.bundle import Bundle
 from forecaster.serving.calibration.calibration import Calibration
 from forecaster.serving.lanes.lane import Lane
 from forecaster.serving.rebuilding.census import EARLIEST_US, Census
-from forecaster.serving.rebuilding.rebuild import Staging
 from forecaster.serving.rebuilding.rebuilt import Rebuilt
+from forecaster.serving.rebuilding.starts import Source, from_everything
 from forecaster.serving.states.buckets import bucket, marked
 from forecaster.serving.storage.contract import Journal
-from forecaster.serving.storage.volatile import VolatileSnapshots
 
 _NAMED = 10  # series in an error
 
@@ -47,11 +46,10 @@ def refolded(
     every = np.array(names, dtype=object)
     buckets, zeros = np.fromiter(map(bucket, names), np.int64, len(names)), np.zeros(len(names), dtype=np.int64)
     clocks = np.full(len(names), EARLIEST_US)
-    moving = marked(buckets)
-    deletions = [one for one in journal.deletions() if one[0] <= through]  # they may be erased meanwhile
-    census = Census(through, every, buckets, clocks, zeros, deletions)
-    staging = Staging(bundle, census, moving, journal, VolatileSnapshots(), replay_steps=1, calibration=calibration)
-    staging.fold(through)
-    if staging.damage is not None:
-        raise staging.damage
-    return staging.rebuilt(moving)
+    deletions = [deletion for deletion in journal.deletions() if deletion[0] <= through]  # they may be erased meanwhile
+    census = Census(through, every, buckets, clocks, zeros, marked(buckets), deletions)
+    fold = from_everything(bundle, census, Source(journal, calibration))
+    fold.advance(through)
+    if fold.damage is not None:
+        raise fold.damage
+    return fold.rebuilt(census.within)

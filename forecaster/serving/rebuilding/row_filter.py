@@ -19,21 +19,21 @@ ALWAYS_US, NEVER_US = -(2**63), 2**63 - 1
 
 
 class RowFilter:
-    """The rows of series of some buckets.
+    """The rows of the series of a census, and of those that begin behind it.
 
     Args:
-        census: of these buckets.
-        moving: the buckets, bool [1024].
+        census: of some buckets.
         behind_us: the time behind which rows of each series count, int64 [N].
         offset: steps before that, int64 [N].
     """
 
-    def __init__(self, census: Census, moving: np.ndarray, behind_us: IntArray, offset: IntArray) -> None:
-        self.census, self.moving = census, moving.copy()
+    def __init__(self, census: Census, behind_us: IntArray, offset: IntArray) -> None:
+        self.census, self.moving = census, census.within.copy()
         self.index: dict[str, int] = {name: k for k, name in enumerate(census.names.tolist())}
         self.behind_us, self.offset = behind_us, offset
         self.first_us = np.full(len(census), NEVER_US)  # the first row that was found of each
-        self.settled = np.zeros(len(census), dtype=bool)  # rebuilt up to the census by another one
+        self.settled = np.zeros(len(census), dtype=bool)  # rebuilt up to the census by another fold
+        self.goes_on = np.zeros(len(census), dtype=bool)  # from a snapshot
         self.newer = Grouped()  # series that are not in the census
         self.deletions = Deletions(census.deletions, lambda name: bool(self.moving[bucket(name)]))
 
@@ -50,6 +50,13 @@ class RowFilter:
             codes[(codes >= 0) & self.settled[codes]] = -1
         codes[gone] = -1
         return codes
+
+    def release(self, names: Sequence[str], moving: np.ndarray) -> None:
+        """Let go of some buckets, bool [1024], and of these series of theirs."""
+        self.newer.discard(names)
+        for name in names:
+            self.index.pop(name, None)
+        self.moving &= ~moving
 
     def part(self, record: Columns | Attributes | Issued, codes: IntArray) -> Columns | Attributes | Issued:
         """Return what of a record is folded; `codes` are what `codes` said of its series."""

@@ -1,6 +1,6 @@
 """Series that were rebuilt become another lane's, all or none of a few buckets; on the engine's thread.
 
-Knows lanes and stagings; knows nothing of how a version is replaced.
+Knows lanes and folds; knows nothing of how a version is replaced.
 """
 
 import numpy as np
@@ -8,20 +8,21 @@ import numpy as np
 from forecaster.errors import StorageError
 from forecaster.serving.engine.engine import Engine
 from forecaster.serving.lanes.lane import Lane
-from forecaster.serving.rebuilding.rebuild import Staging
+from forecaster.serving.rebuilding.fold import Fold
 from forecaster.serving.rebuilding.rebuilt import Rebuilt
+from forecaster.serving.rebuilding.shortfall import forget_incomplete, take_rings
 from forecaster.serving.states.mirrors import Standing
 
 
-def move(engine: Engine, staging: Staging, moving: np.ndarray, source: Lane, target: Lane, into_next: bool) -> None:
+def move(engine: Engine, fold: Fold, moving: np.ndarray, source: Lane, target: Lane, into_next: bool) -> None:
     """Take the last records into rebuilt states, and let their series belong to the target; on the engine's thread."""
     for lane in engine.lanes:
         lane.store.begin_turn()
-    staging.fold()
-    short = staging.incomplete(source, moving)
+    fold.advance()
+    short = forget_incomplete(fold, source, moving)
     there = source.store.standing(short).exists
-    staging.take_rings(source, [name for name, known in zip(short, there.tolist(), strict=True) if known])
-    rebuilt = staging.rebuilt(moving)
+    take_rings(fold, source, [name for name, known in zip(short, there.tolist(), strict=True) if known])
+    rebuilt = fold.rebuilt(moving)
     standing = source.store.standing(rebuilt.names)
     _check(rebuilt, standing)
     lost = source.store.cold.lost([name for name, known in zip(short, there.tolist(), strict=True) if not known])

@@ -23,7 +23,8 @@ from forecaster.serving.engine.engine import Engine
 from forecaster.serving.lanes.lane import Lane
 from forecaster.serving.rebuilding.census import Census, take_census, windows
 from forecaster.serving.rebuilding.ended_series import groups, stragglers
-from forecaster.serving.rebuilding.rebuild import Staging
+from forecaster.serving.rebuilding.fold import Fold
+from forecaster.serving.rebuilding.starts import Source, from_snapshots, from_windows
 from forecaster.serving.states.buckets import BUCKETS, marked
 from forecaster.serving.storage.contract import Activation, Storage
 from forecaster.serving.storage.records import IntArray
@@ -132,15 +133,17 @@ class Swap:
         if not goes_on:
             late = await self._in_thread(self._stragglers, census, target, parts)
         for group in groups(census, late, parts):
-            rows = np.flatnonzero(late & marked(np.concatenate(group))[census.buckets])
-            settled = await self._staging(target, census.at(rows), np.concatenate(group)) if len(rows) else None
+            start: Callable[..., Fold] = from_windows
+            before = census.at(np.flatnonzero(late)).of(marked(np.concatenate(group)))
+            if goes_on:
+                start = functools.partial(from_snapshots, snapshots=self._storage.snapshots)
+            elif len(before):
+                start = functools.partial(from_windows, settled=await self._fold(target, before, from_windows))
             for buckets in group:
-                staging = await self._staging(
-                    target, census.of(marked(buckets)), buckets, goes_on=goes_on, settled=settled
-                )
+                fold = await self._fold(target, census.of(marked(buckets)), start)
                 if into_next:
-                    await self._in_thread(staging.check)
-                await self._move_part(staging, census, buckets, (source, target, into_next))
+                    await self._in_thread(fold.check)
+                await self._move_part(fold, census, buckets, (source, target, into_next))
                 done += 1
                 self._progress(done / count)
 
@@ -149,54 +152,37 @@ class Swap:
         late = stragglers(mine, windows(mine, target.bundle, self._replay_steps)[0], len(parts))
         return np.isin(census.names, mine.names[late]) if late.any() else np.zeros(len(census), dtype=bool)
 
-    async def _staging(
-        self, target: Lane, census: Census, buckets: IntArray, *, goes_on: bool = False, settled: Staging | None = None
-    ) -> Staging:
-        """Return series under the target's version, as of the census or later; those that are settled begin there."""
-        make = functools.partial(
-            Staging,
-            target.bundle,
-            census,
-            marked(buckets),
-            self._storage.journal,
-            self._storage.snapshots if goes_on else None,
-            replay_steps=self._replay_steps,
-            calibration=target.store.calibration,
-            should_stop=self._stopped.is_set,
-        )
-        staging: Staging = await self._in_thread(make)
-        if settled is not None:
-            await self._in_thread(staging.begin_with, settled)
+    async def _fold(self, target: Lane, census: Census, start: Callable[..., Fold]) -> Fold:
+        """Return series under the target's version, as of the census."""
+        source = Source(self._storage.journal, target.store.calibration, self._stopped.is_set)
+        begin = functools.partial(start, target.bundle, census, source, replay_steps=self._replay_steps)
+        fold: Fold = await self._in_thread(begin)
         give_way = Courtesy(self._is_busy).give_way
-        await self._in_thread(functools.partial(staging.fold, through=census.sequence, give_way=give_way))
-        return staging
+        await self._in_thread(functools.partial(fold.advance, through=census.sequence, give_way=give_way))
+        return fold
 
-    async def _move_part(
-        self, staging: Staging, census: Census, buckets: IntArray, how: tuple[Lane, Lane, bool]
-    ) -> None:
+    async def _move_part(self, fold: Fold, census: Census, buckets: IntArray, how: tuple[Lane, Lane, bool]) -> None:
         """Move the buckets of a part, some at a time."""
         left, series = buckets, np.bincount(census.buckets, minlength=BUCKETS)[buckets]
         while len(left):
             few = max(int(np.searchsorted(np.cumsum(series), self._pace.series, side="right")), 1)
-            await self._move_some(staging, marked(left[:few]), *how)
+            await self._move_some(fold, marked(left[:few]), *how)
             left, series = left[few:], series[few:]
 
-    async def _move_some(
-        self, staging: Staging, moving: np.ndarray, source: Lane, target: Lane, into_next: bool
-    ) -> None:
+    async def _move_some(self, fold: Fold, moving: np.ndarray, source: Lane, target: Lane, into_next: bool) -> None:
         """Move some of the buckets that are being rebuilt, as many as keep the engine's thread for a short while."""
         for attempt in range(_MOST_ROUNDS):
             give_way = Courtesy(self._is_busy).give_way if attempt < _POLITE_ROUNDS else None
-            if await self._in_thread(functools.partial(staging.fold, give_way=give_way)) <= _FEW_STEPS:
+            if await self._in_thread(functools.partial(fold.advance, give_way=give_way)) <= _FEW_STEPS:
                 break
 
         def timed() -> float:
             began = time.perf_counter()
-            move(self._engine, staging, moving, source, target, into_next)
+            move(self._engine, fold, moving, source, target, into_next)
             return time.perf_counter() - began
 
         self._pace.note(await self._batcher.upkeep(timed))
-        await self._in_thread(staging.release, moving)
+        await self._in_thread(fold.release, moving)
 
     async def _save_all(self, lane: Lane) -> int:
         """Write the new lane's snapshots, a few at a time; return the record up to which they hold everything."""

@@ -20,8 +20,8 @@ from forecaster.serving.engine.courtesy import Courtesy
 from forecaster.serving.engine.engine import Engine
 from forecaster.serving.lanes.lane import Lane
 from forecaster.serving.rebuilding.census import EARLIEST_US, Census
-from forecaster.serving.rebuilding.rebuild import Staging
 from forecaster.serving.rebuilding.rebuilt import Rebuilt
+from forecaster.serving.rebuilding.starts import Source, from_windows
 from forecaster.serving.states.buckets import bucket, marked
 from forecaster.serving.states.idle_series import IdleSeries
 from forecaster.serving.states.snapshot_bytes import Packed
@@ -118,22 +118,13 @@ class Returning:
 
     def _fold(self, lane: Lane, census: Census) -> tuple[Rebuilt, DamagedHistoryError | None]:
         """Return the states as of the census, and what is damaged; then without those that it may concern."""
-        moving = marked(census.buckets)
-        staging = Staging(
-            lane.bundle,
-            census,
-            moving,
-            self._storage.journal,
-            None,
-            replay_steps=self._replay_steps,
-            calibration=lane.store.calibration,
-            should_stop=lambda: self._is_stopped,
-        )
-        staging.fold(census.sequence, Courtesy(lambda: self._batcher.is_busy).give_way)
-        short = set(staging.short())
-        staging.lane.store.forget(name for name in staging.short() if name in staging.lane.store.resident)
-        _begin_afresh(staging.lane, census, short, self._storage.journal)
-        return staging.rebuilt(moving), staging.damage
+        source = Source(self._storage.journal, lane.store.calibration, lambda: self._is_stopped)
+        fold = from_windows(lane.bundle, census, source, replay_steps=self._replay_steps)
+        fold.advance(census.sequence, Courtesy(lambda: self._batcher.is_busy).give_way)
+        store, damaged = fold.lane.store, set(fold.damaged())
+        store.forget(name for name in damaged if name in store.resident)
+        _begin_afresh(fold.lane, census, damaged, self._storage.journal)
+        return fold.rebuilt(census.within), fold.damage
 
     def _take(
         self,
@@ -166,9 +157,9 @@ class Returning:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *values)
 
 
-def _begin_afresh(lane: Lane, census: Census, short: set[str], journal: Journal) -> None:
+def _begin_afresh(lane: Lane, census: Census, damaged: set[str], journal: Journal) -> None:
     """Let series of which nothing is left to be folded (there once was no history) stand where they stood."""
-    there = lane.store.resident.keys() | short
+    there = lane.store.resident.keys() | damaged
     absent = [k for k, name in enumerate(census.names.tolist()) if name not in there]
     if absent:
         names = census.names[absent].tolist()
@@ -185,7 +176,7 @@ def _census(through: int, idle: Sequence[IdleSeries], deletions: Sequence[tuple[
     )
     position = np.array([idle_series.position for idle_series in idle], dtype=np.int64)
     waiting = [deletion for deletion in deletions if deletion[0] <= through]
-    return Census(through, names, buckets, clock_us, position, waiting)
+    return Census(through, names, buckets, clock_us, position, marked(buckets), waiting)
 
 
 def _packed(rebuilt: Rebuilt, idle: Sequence[IdleSeries]) -> Packed:

@@ -28,7 +28,7 @@ from forecaster.serving.host import Host, ModelSource
 from forecaster.serving.intake.decoding import Intake
 from forecaster.serving.metrics import ServerCollector, exposed
 from forecaster.serving.storage.opening import open_storage
-from forecaster.serving.swap.versions import ModelState, Version
+from forecaster.serving.swap.version import ModelState, Version
 from forecaster.serving.work.forecasting import ForecastWork
 from tests.unit.serving.calibration.calibrating import GAUSSIAN, Series, calibration
 from tests.unit.serving.folding import BUNDLE, columns, make_bundle

@@ -19,8 +19,7 @@ from forecaster.serving.engine.engine import Engine
 from forecaster.serving.engine.turns import HELD_BACK, Pace, Turn
 from forecaster.serving.lanes.joining import joined
 from forecaster.serving.rebuilding.census import take_census
-from forecaster.serving.rebuilding.rebuild import Staging
-from forecaster.serving.states.buckets import BUCKETS
+from forecaster.serving.rebuilding.starts import Source, from_windows
 from forecaster.serving.storage.contract import Journal
 from forecaster.serving.storage.records import Columns
 from forecaster.serving.storage.sqlite.storage import SqliteStorage
@@ -518,9 +517,8 @@ def test_what_is_left_to_fold_while_the_engine_waits_weighs_its_steps(tmp_path: 
         census = take_census(
             lane, storage.snapshots, lambda: None, lane.store.inventory(), engine.storage.journal.last_sequence(), ()
         )
-        every = np.ones(BUCKETS, dtype=bool)
-        staging = Staging(make_bundle(4), census, every, storage.journal, None, replay_steps=10_000)
-        assert staging.fold() == 2 * (GAP + 1) + 1
+        fold = from_windows(make_bundle(4), census, Source(storage.journal), replay_steps=10_000)
+        assert fold.advance() == 2 * (GAP + 1) + 1
         engine.observe([skipping("a", 2, 3 * (GAP + 1))])
-        assert staging.fold() == 2 * (GAP + 1)
-        assert staging.fold() == 0
+        assert fold.advance() == 2 * (GAP + 1)
+        assert fold.advance() == 0

@@ -9,7 +9,7 @@ import pytest
 from forecaster.errors import ForecasterError, UnsupportedError
 from forecaster.model.bundle import Bundle
 from forecaster.serving.engine.courtesy import Courtesy
-from forecaster.serving.rebuilding.rebuild import Staging
+from forecaster.serving.rebuilding.fold import Fold
 from forecaster.serving.storage.contract import Storage
 from forecaster.serving.storage.records import Snapshot
 from forecaster.serving.storage.sqlite.snapshots import SqliteSnapshots
@@ -48,8 +48,8 @@ def test_there_and_back_again_while_clients_go_on(name: str, storage: Storage) -
 
 def test_a_reversal_goes_on_from_snapshots(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
-    fold = Staging.fold
-    monkeypatch.setattr(Staging, "fold", lambda self, **how: rows.append(fold(self, **how)) or rows[-1])
+    advance = Fold.advance
+    monkeypatch.setattr(Fold, "advance", lambda self, **how: rows.append(advance(self, **how)) or rows[-1])
 
     async def scenario() -> None:
         fleet = Fleet(storage, {"1": A, "2": OTHERS["other weights"]})

@@ -20,13 +20,14 @@ from forecaster.registry import registry
 from forecaster.registry.registry import RegisteredModel
 from forecaster.serving.engine.engine import Engine
 from forecaster.serving.host import Host, ModelSource
-from forecaster.serving.rebuilding.rebuild import Staging
+from forecaster.serving.rebuilding.fold import Fold
 from forecaster.serving.storage.contract import Storage
 from forecaster.serving.storage.records import Columns, Record, Snapshot
 from forecaster.serving.storage.sqlite.snapshots import SqliteSnapshots
 from forecaster.serving.storage.volatile import VolatileStorage
 from forecaster.serving.swap import versions as versions_module
-from forecaster.serving.swap.versions import ModelState, Versions
+from forecaster.serving.swap.version import ModelState
+from forecaster.serving.swap.versions import Versions
 from forecaster.serving.upkeep.maintenance import Maintenance
 from forecaster.serving.work.observing import ObserveWork
 from tests.unit.serving.folding import HOUR_US, walk
@@ -46,15 +47,15 @@ class Outage:
     """Folds that fail from the fourth one on, as long as it lasts."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.lasts, self.folds, fold = True, 0, Staging.fold
+        self.lasts, self.folds, advance = True, 0, Fold.advance
 
-        def broken(staging: Staging, **how: Any) -> int:
+        def broken(fold: Fold, **how: Any) -> int:
             self.folds += 1
             if self.lasts and self.folds >= 4:
                 raise StorageError("the disk cannot be read for a while")
-            return fold(staging, **how)
+            return advance(fold, **how)
 
-        monkeypatch.setattr(Staging, "fold", broken)
+        monkeypatch.setattr(Fold, "advance", broken)
 
 
 @pytest.mark.parametrize("saved", [True, False])
@@ -155,7 +156,7 @@ def test_the_server_tries_again_until_it_has_been_taken_back(storage: Storage, m
                 outage = Outage(monkeypatch)
                 version = await versions.activate("2")
                 await until(lambda: version.state is ModelState.FAILED and outage.folds > 7)  # after some attempts
-                assert "cannot be given back" in version.failure
+                assert "cannot be given back" in str(version.failure)
                 ended = maintenance.round_ended
                 await maintenance.round()
                 assert maintenance.round_ended == ended  # an alert can tell
@@ -164,7 +165,7 @@ def test_the_server_tries_again_until_it_has_been_taken_back(storage: Storage, m
                 await fleet.check()
                 outage.lasts = False
                 await until(lambda: fleet.engine.lanes.next is None)
-                await until(lambda: version.failure == "the server cannot use its storage now, see its log")
+                await until(lambda: str(version.failure) == "the server cannot use its storage now, see its log")
                 await maintenance.round()
                 assert maintenance.round_ended > ended
                 version = await versions.activate("2")
@@ -182,7 +183,7 @@ def test_nothing_that_is_still_to_be_read_is_pruned(
     """Without a history; of a reversal, and of the first activation of a version."""
     config = dataclasses.replace(CONFIG, history=False)
     rounds: list[float] = []
-    begin, mine = Staging._begin, Staging._mine
+    past, concerned = Fold._past, Fold._concerned
 
     async def scenario() -> None:
         loop, fleet = asyncio.get_running_loop(), Fleet(storage, {"1": A, "2": B})
@@ -194,20 +195,20 @@ def test_nothing_that_is_still_to_be_read_is_pruned(
                     asyncio.run_coroutine_threadsafe(maintenance.round(), loop).result(60)
                     rounds.append(maintenance.round_ended)
 
-                def later(staging: Staging) -> int:
+                def later(fold: Fold) -> Iterator[tuple[int, Record]]:
                     go_round()
-                    return begin(staging)
+                    return past(fold)
 
-                def overtaken(staging: Staging, records: Iterator[tuple[int, Record]]) -> Iterator[tuple[int, Record]]:
-                    for k, item in enumerate(mine(staging, records)):
+                def overtaken(fold: Fold, records: Iterator[tuple[int, Record]]) -> Iterator[tuple[int, Record]]:
+                    for k, item in enumerate(concerned(fold, records)):
                         if k == 10:
                             go_round()
                         yield item
 
                 if when == "before it reads":
-                    monkeypatch.setattr(Staging, "_begin", later)
+                    monkeypatch.setattr(Fold, "_past", later)
                 else:
-                    monkeypatch.setattr(Staging, "_mine", overtaken)
+                    monkeypatch.setattr(Fold, "_concerned", overtaken)
                 names = [f"s{k}" for k in range(4)]
                 for hour in range(150):
                     await fleet.observe([(name, hour, float(hour % 7), ()) for name in names])
@@ -273,18 +274,18 @@ def test_a_stop_amid_a_rebuild_is_soon(
 ) -> None:
     """The rebuilding would take a minute; the event loop goes on meanwhile, and the next start has every series."""
     registry_of({"1": A, "2": B}, monkeypatch)
-    mine, read = Staging._mine, [0]
+    concerned, read = Fold._concerned, [0]
 
-    def slow(staging: Staging, records: Iterator[tuple[int, Record]]) -> Iterator[tuple[int, Record]]:
+    def slow(fold: Fold, records: Iterator[tuple[int, Record]]) -> Iterator[tuple[int, Record]]:
         def slowed() -> Iterator[tuple[int, Record]]:
             for one in records:
                 read[0] += 1
                 time.sleep(0.3)
                 yield one
 
-        yield from mine(staging, slowed())
+        yield from concerned(fold, slowed())
 
-    monkeypatch.setattr(Staging, "_mine", slow)
+    monkeypatch.setattr(Fold, "_concerned", slow)
 
     async def scenario() -> None:
         registered = RegisteredModel("load", "1", "", "")

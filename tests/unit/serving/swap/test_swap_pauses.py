@@ -51,9 +51,9 @@ def test_as_many_series_move_at_once_as_take_a_short_while(monkeypatch: pytest.M
     moved: list[int] = []
     move = swap_module.move
 
-    def slow(engine: Any, staging: Any, moving: Any, source: Any, target: Any, into_next: bool) -> None:
+    def slow(engine: Any, fold: Any, moving: Any, source: Any, target: Any, into_next: bool) -> None:
         before = len(target.store)
-        move(engine, staging, moving, source, target, into_next)
+        move(engine, fold, moving, source, target, into_next)
         moved.append(len(target.store) - before)
         time.sleep(0.002 * moved[-1])
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import Phase, given, settings
 
 from forecaster.errors import StorageError
-from forecaster.serving.rebuilding.rebuild import Staging
+from forecaster.serving.rebuilding.fold import Fold
 from forecaster.serving.storage.contract import Storage
 from forecaster.serving.storage.opening import open_storage
 from forecaster.serving.storage.records import Snapshot
@@ -95,13 +95,13 @@ def test_a_failure_of_storage_takes_everything_back(
         async with fleet.running():
             await fleet.observe(history(8, 30))
             calls = [0]
-            fold, save = Staging.fold, SqliteSnapshots.save
+            advance, save = Fold.advance, SqliteSnapshots.save
 
-            def folded(self: Staging, **how: Any) -> int:
+            def folded(self: Fold, **how: Any) -> int:
                 calls[0] += self.lane.bundle is other
                 if calls[0] == 4 and self.lane.bundle is other:
                     fail()
-                return fold(self, **how)
+                return advance(self, **how)
 
             def saved(self: SqliteSnapshots, fingerprint: str, snapshots: list[Snapshot]) -> None:
                 calls[0] += fingerprint == other.fingerprint
@@ -110,7 +110,7 @@ def test_a_failure_of_storage_takes_everything_back(
                 save(self, fingerprint, snapshots)
 
             if what == "fold":
-                monkeypatch.setattr(Staging, "fold", folded)
+                monkeypatch.setattr(Fold, "advance", folded)
             else:
                 monkeypatch.setattr(SqliteSnapshots, "save", saved)
             with pytest.raises(StoppedError, match="the disk is full"):

@@ -7,7 +7,7 @@ import pytest
 
 from forecaster.serving.rebuilding.census import EARLIEST_US, Census
 from forecaster.serving.rebuilding.ended_series import groups, stragglers
-from forecaster.serving.states.buckets import bucket
+from forecaster.serving.states.buckets import BUCKETS, bucket
 from forecaster.serving.storage.contract import Storage
 from forecaster.serving.storage.records import Columns
 from forecaster.serving.storage.sqlite.history import History, HistoryFile
@@ -72,7 +72,9 @@ def test_a_few_that_ended_long_ago_are_chosen_and_nobody_else() -> None:
     names = np.array([f"s{k}" for k in range(100)], dtype=object)
     clocks = np.full(100, 1000)
     clocks[:7] = [3, 10, 500, 0, 1, 2, EARLIEST_US]
-    census = Census(9, names, np.array([bucket(name) for name in names]), clocks, np.full(100, 50))
+    census = Census(
+        9, names, np.array([bucket(name) for name in names]), clocks, np.full(100, 50), np.ones(BUCKETS, bool)
+    )
     behind = np.maximum(clocks - 50, EARLIEST_US)
     late = stragglers(census, behind, 20)
     assert np.flatnonzero(late).tolist() == [0, 1, 2, 3, 4, 5, 6]

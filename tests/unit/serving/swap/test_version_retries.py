@@ -13,7 +13,8 @@ from forecaster.model.bundle import Bundle
 from forecaster.registry import registry
 from forecaster.registry.registry import RegisteredModel
 from forecaster.serving.storage.contract import Storage
-from forecaster.serving.swap.versions import ModelState, Version, Versions
+from forecaster.serving.swap.version import Failure, ModelState, Version
+from forecaster.serving.swap.versions import Versions
 from tests.unit.serving.folding import make_bundle, walk
 from tests.unit.serving.swapping import A, B, Fleet, run
 
@@ -44,7 +45,7 @@ class Registry:
 async def ended(versions: Versions) -> Version:
     """Look once, wait until what that began has ended, and return version 2."""
     await versions.look()
-    while (version := versions.find("2")) is None or version.state in (ModelState.LOADING, ModelState.REBUILDING):
+    while (version := versions.find("2")) is None or version.is_coming:
         await asyncio.sleep(0.01)
     await asyncio.sleep(0)
     while versions.is_busy:
@@ -88,9 +89,10 @@ def test_what_failed_for_good_is_tried_once(
 
     async def scenario(fleet: Fleet, versions: Versions) -> None:
         failed = await ended(versions)
-        assert (failed.state, failed.lasting, known.loads) == (ModelState.FAILED, True, 1)
-        assert told in failed.failure
-        assert "/srv" not in failed.failure
+        assert (failed.state, known.loads) == (ModelState.FAILED, 1)
+        assert failed.failure.is_permanent
+        assert told in str(failed.failure)
+        assert "/srv" not in str(failed.failure)
         for _ in range(5):
             failed.changed -= 100_000
             assert await ended(versions) is failed
@@ -108,7 +110,8 @@ def test_what_may_pass_is_tried_again_more_and_more_seldom(storage: Storage, mon
     async def scenario(fleet: Fleet, versions: Versions) -> None:
         for attempt, seconds in enumerate([60, 120, 240, 480, 960, 1920, 3600, 3600], start=1):
             failed = await ended(versions)
-            assert (known.loads, failed.failure, failed.retry_seconds) == (attempt, "the model store is away", seconds)
+            assert failed.failure == Failure("the model store is away", attempt, is_permanent=False)
+            assert (known.loads, failed.failure.retry_seconds) == (attempt, seconds)
             failed.changed -= seconds - 30
             assert await ended(versions) is failed
             failed.changed -= 31
