@@ -31,7 +31,7 @@ from forecaster.data.schema import read_frame
 from forecaster.data.windows import Series, latest_segments, to_segments
 from forecaster.demo.report import DemoReport
 from forecaster.demo.server_process import ServerProcess
-from forecaster.demo.stream import Streamed, as_array, kept, load, stream
+from forecaster.demo.stream import Kept, Streamed, as_array, kept, load, stream
 from forecaster.errors import ConfigError, ForecasterError
 from forecaster.evaluation.rolling import fill_by_season, forecast, mase_units, seasonal_steps_back
 from forecaster.evaluation.scores import Backtest, Sums
@@ -55,6 +55,33 @@ class _Data:
     history: pl.DataFrame
     later: pl.DataFrame
     since: dt.datetime
+
+    @property
+    def everything(self) -> pl.DataFrame:
+        return pl.concat([self.history, self.later])
+
+    def units(self, bundle: Bundle) -> dict[str, float]:
+        """Return each series' unit of MASE, from its history."""
+        return mase_units(to_segments(self.history, bundle.step_us, bundle.max_gap_steps), _SEASON)
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """What the server did.
+
+    Args:
+        streamed: its forecasts, and what it had after it was killed.
+        at_end: what it had at the end.
+        history_seconds: it took to take the history.
+        difference_after_kill: of its forecasts to the offline model's, relative.
+        difference_at_end: likewise.
+    """
+
+    streamed: Streamed
+    at_end: Kept
+    history_seconds: float
+    difference_after_kill: float
+    difference_at_end: float
 
 
 def run(config: Config, output: pathlib.Path, *, days: int = 14, stream_to: TextIO | None = None) -> DemoReport:
@@ -85,14 +112,25 @@ def run(config: Config, output: pathlib.Path, *, days: int = 14, stream_to: Text
     config = _serving_the_newest(config)
     (output / _CONFIG).write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
     _, bundle = load_bundle(config.tracking, config.serving.alias)
+    served = _served(output, bundle, data, out)
+    backtest, shown = _scored(bundle, data.units(bundle), data.everything, served.streamed)
+    fan_chart(shown).savefig(output / _PICTURE)
+    report = _report(backtest, data, served, train_seconds)
+    report.write(output / _REPORT)
+    return report
+
+
+def _served(output: pathlib.Path, bundle: Bundle, data: _Data, out: TextIO) -> _Served:
+    """Let a server take the history and then hour by hour what came later, kill it half-way, and compare."""
+    differences: list[float] = []
     with ServerProcess(output / _CONFIG, output) as server:
         _say(out, "2/4  Starting the server (forecaster serve) and sending it the history …")
         server.start()
         with ForecastClient(server.address, retry=_RETRY) as client:
             history_seconds = load(client, data.history)
+            days = data.later["ds"].n_unique() // 24
             _say(out, f"3/4  Streaming {days} days hour by hour; half-way the server is killed (SIGKILL) …")
-            units = mase_units(to_segments(data.history, bundle.step_us, bundle.max_gap_steps), _SEASON)
-            differences: list[float] = []
+            units = data.units(bundle)
 
             def compare(sent: pl.DataFrame, forecasts: pl.DataFrame) -> None:
                 differences.append(_difference(bundle, units, sent, as_array(forecasts, client.get_model())))
@@ -102,37 +140,37 @@ def run(config: Config, output: pathlib.Path, *, days: int = 14, stream_to: Text
             )
             _say(out, "4/4  Comparing with the offline model and stopping the server …")
             model = client.get_model()
-            everything = pl.concat([data.history, data.later])
-            at_end = kept(client, everything, model)
-            compare(everything, client.forecast(sorted(units), quantile_levels=model.quantile_levels))
+            at_end = kept(client, data.everything, model)
+            compare(data.everything, client.forecast(sorted(units), quantile_levels=model.quantile_levels))
         server.stop()
-    backtest, shown = _scored(bundle, units, everything, streamed)
-    fan_chart(shown).savefig(output / _PICTURE)
-    report = DemoReport(
-        series=len(units),
+    return _Served(streamed, at_end, history_seconds, differences[0], differences[-1])
+
+
+def _report(backtest: Backtest, data: _Data, served: _Served, train_seconds: float) -> DemoReport:
+    streamed, after_kill = served.streamed, served.streamed.after_kill
+    return DemoReport(
+        series=len(streamed.quantiles),
         hours=len(streamed.origins),
-        horizon=model.horizon,
+        horizon=streamed.quantiles.shape[2],
         mase=backtest.mase,
         seasonal_naive_mase=backtest.seasonal_naive_mase,
         coverage_80=backtest.coverage[0.8],
-        observations_acknowledged=streamed.after_kill.acknowledged,
-        observations_recovered=streamed.after_kill.recovered,
-        lost=streamed.after_kill.lost + at_end.lost,
-        applied_twice=streamed.after_kill.applied_twice + at_end.applied_twice,
+        observations_acknowledged=after_kill.acknowledged,
+        observations_recovered=after_kill.recovered,
+        lost=after_kill.lost + served.at_end.lost,
+        applied_twice=after_kill.applied_twice + served.at_end.applied_twice,
         unanswered_at_kill=streamed.in_flight,
         restart_seconds=streamed.restart_seconds,
-        offline_difference=differences[-1],
-        offline_difference_after_kill=differences[0],
+        offline_difference=served.difference_at_end,
+        offline_difference_after_kill=served.difference_after_kill,
         forecast_p50_ms=float(np.percentile(streamed.forecast_ms, 50)),
         forecast_p99_ms=float(np.percentile(streamed.forecast_ms, 99)),
         observe_p50_ms=float(np.percentile(streamed.observe_ms, 50)),
         observe_p99_ms=float(np.percentile(streamed.observe_ms, 99)),
         history_rows=len(data.history),
-        history_seconds=history_seconds,
+        history_seconds=served.history_seconds,
         train_seconds=train_seconds,
     )
-    report.write(output / _REPORT)
-    return report
 
 
 def next_steps(output: pathlib.Path) -> str:
