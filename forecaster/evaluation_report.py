@@ -72,7 +72,7 @@ class EvaluationReport:
     def line(self) -> str:
         """Return what was scored."""
         model = self.scores["model"]
-        scored = sum(one.pairs > 0 for one in model.series)
+        scored = sum(one_series.pairs > 0 for one_series in model.series)
         since = self.first_time.isoformat().replace("+00:00", "Z")
         return f"{self.model}, {model.origins:,} origins of {scored:,} series, forecasts of {since} on"
 
@@ -90,7 +90,7 @@ class EvaluationReport:
         }
         if by_series:
             plain["by_series"] = {
-                name: [_of_series(one, name == "model") for one in scored.series]
+                name: [_of_series(one_series, name == "model") for one_series in scored.series]
                 for name, scored in self.scores.items()
             }
         try:
@@ -132,7 +132,7 @@ def evaluate(
     frame, first_us = _read(config, actual)
     inspect_frame(frame, config.data).raise_for_errors()
     series = latest_segments(frame, bundle.step_us, bundle.max_gap_steps, config.data)
-    end_us = max(one.end_us for one in series)
+    end_us = max(one_series.end_us for one_series in series)
     if first_us is not None and origins == "last":
         _require_horizon(end_us - first_us, bundle)
     if first_us is None:

@@ -49,7 +49,7 @@ class Memory:
 
     def save(self) -> None:
         """Write the file, whole or not at all."""
-        values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self) if one.name != "path"}
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "path"}
         try:
             make_folder(self.path.parent)
             write_durably(self.path, lambda file: file.write(json.dumps(values, indent=1).encode()))

@@ -93,7 +93,7 @@ def retrain(config: Config, *, trigger: str = "manual", stream: TextIO | None = 
         else:
             key = retrain_key(config, _ingest(client, config, trigger, stream))
         attempts = _attempts(client, config, key)
-        done = next((one for one in attempts if one.info.status == "FINISHED"), None)
+        done = next((attempt for attempt in attempts if attempt.info.status == "FINISHED"), None)
         if done is not None:
             before = done.data.tags.get("outcome", "")
             said = f"nothing new: this data, with this configuration, was through before; {before}"
@@ -125,7 +125,7 @@ def _interrupted_key(client: "MlflowClient", config: Config) -> str | None:
     if manifest_at(config.ingest.output) is None:
         return None
     key = retrain_key(config, read_manifest(config).content_hash)
-    ended = [one.info.status for one in _attempts(client, config, key)]
+    ended = [attempt.info.status for attempt in _attempts(client, config, key)]
     return key if 0 < ended.count("KILLED") == len(ended) < _MOST_INTERRUPTIONS else None
 
 

@@ -37,7 +37,7 @@ def load(path: pathlib.Path) -> Problem:
         Series(name, start_us, _STEP_US, row, attributes=StaticCovariates(categories=(name,)))
         for name, row in zip(columns, values, strict=True)
     )
-    deviations = {one.unique_id: float(one.values[:_TRAINING].std()) for one in series}
+    deviations = {one_series.unique_id: float(one_series.values[:_TRAINING].std()) for one_series in series}
 
     def extra(backtest: Backtest) -> dict[str, float]:
         scores = backtest.series

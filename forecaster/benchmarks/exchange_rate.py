@@ -42,9 +42,9 @@ def load(path: pathlib.Path) -> Problem:
 def _naive_mase(problem: Problem) -> float:
     """Return the MASE of repeating the last value, on the same origins."""
     errors = []
-    for one in problem.series:
-        at = origins_of(problem, one)
-        came = one.values[at[:, None] + np.arange(1, HORIZON + 1)]
-        unit = mase_unit(one.values[one.time_us < problem.first_time_us], problem.season)
-        errors.append(float(np.abs(came - one.values[at][:, None]).mean()) / unit)
+    for one_series in problem.series:
+        at = origins_of(problem, one_series)
+        came = one_series.values[at[:, None] + np.arange(1, HORIZON + 1)]
+        unit = mase_unit(one_series.values[one_series.time_us < problem.first_time_us], problem.season)
+        errors.append(float(np.abs(came - one_series.values[at][:, None]).mean()) / unit)
     return float(np.mean(errors))

@@ -100,7 +100,7 @@ def run(
     bundle.save(output / "bundle")
     metrics = _score(bundle.model, problem)
     networks = bundle.model.members if isinstance(bundle.model, Ensemble) else [bundle.model]
-    singles = [metrics] if len(networks) == 1 else [_score(one, problem) for one in networks]
+    singles = [metrics] if len(networks) == 1 else [_score(network, problem) for network in networks]
     by_seed = {config.training.seed + k: one for k, one in enumerate(singles)}
     result = Result(name, metrics, time.monotonic() - began, train_seconds, by_seed, config)
     result.write(output / "benchmark.json")

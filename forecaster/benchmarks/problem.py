@@ -35,11 +35,11 @@ class Problem:
 
 def before(series: Sequence[Series], time_us: int) -> list[Series]:
     """Return the parts before a time."""
-    return [one.before(time_us) for one in series]
+    return [one_series.before(time_us) for one_series in series]
 
 
-def origins_of(problem: Problem, one: Series) -> np.ndarray:
+def origins_of(problem: Problem, one_series: Series) -> np.ndarray:
     """Return the index of the last known step of each scored origin of a series, int64 [K]."""
-    first = one.grid.index(one.start_us, problem.first_time_us) - 1
-    last = one.grid.index(one.start_us, min(problem.last_time_us, int(one.time_us[-1]))) - 1
+    first = one_series.grid.index(one_series.start_us, problem.first_time_us) - 1
+    last = one_series.grid.index(one_series.start_us, min(problem.last_time_us, int(one_series.time_us[-1]))) - 1
     return np.arange(first, last + 1)

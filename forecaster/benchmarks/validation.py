@@ -32,7 +32,7 @@ def validate(name: str, data: pathlib.Path, *, overrides: Sequence[str] = (), wi
     problem = BENCHMARKS[name](data)
     end_us, found = problem.first_time_us, []
     for _ in range(windows):
-        history = [one for one in before(problem.series, end_us) if len(one)]
+        history = [one_series for one_series in before(problem.series, end_us) if len(one_series)]
         callbacks, report = progress_on(sys.stderr, config.training.max_epochs)
         result = fit(history, config, reporters=[report], callbacks=callbacks)
         found.append(result.backtest.metrics())

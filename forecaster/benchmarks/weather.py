@@ -27,25 +27,35 @@ def load(path: pathlib.Path) -> Problem:
         return {"mase_over_seasonal_naive": backtest.mase / backtest.seasonal_naive_mase}
 
     first_us = int(_SINCE.timestamp() * 1e6)
-    last_us = max(int(one.time_us[-1]) for one in series)
+    last_us = max(int(one_series.time_us[-1]) for one_series in series)
     return Problem(series=tuple(series), first_time_us=first_us, last_time_us=last_us, season=SEASON, extra=extra)
 
 
 def beside_all(series: list[Series]) -> list[Series]:
     """Return the series, named `station/variable`, with all of them as past covariates, in their order."""
     grid = series[0].grid
-    start_us = min(one.start_us for one in series)
-    steps = grid.index(start_us, max(one.end_us for one in series))
-    names = sorted({one.unique_id for one in series})
+    start_us = min(one_series.start_us for one_series in series)
+    steps = grid.index(start_us, max(one_series.end_us for one_series in series))
+    names = sorted({one_series.unique_id for one_series in series})
     whole = np.full((steps, len(names)), np.nan)
-    for one in series:
-        first = grid.index(start_us, one.start_us)
-        whole[first : first + len(one), names.index(one.unique_id)] = one.values
+    for one_series in series:
+        first = grid.index(start_us, one_series.start_us)
+        whole[first : first + len(one_series), names.index(one_series.unique_id)] = one_series.values
     found = []
-    for one in series:
-        first = grid.index(start_us, one.start_us)
-        station, variable = one.unique_id.split("/")
+    for one_series in series:
+        first = grid.index(start_us, one_series.start_us)
+        station, variable = one_series.unique_id.split("/")
         attributes = StaticCovariates(categories=(station, variable))
-        beside = whole[first : first + len(one)]
-        found.append(Series(one.unique_id, one.start_us, one.step_us, one.values, beside, attributes, one.ended))
+        beside = whole[first : first + len(one_series)]
+        found.append(
+            Series(
+                one_series.unique_id,
+                one_series.start_us,
+                one_series.step_us,
+                one_series.values,
+                beside,
+                attributes,
+                one_series.ended,
+            )
+        )
     return found

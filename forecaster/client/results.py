@@ -213,7 +213,7 @@ def series_info(message: forecast_service_pb2.Series) -> SeriesInfo:
         message.model_name,
         message.model_version,
         message.state_age.ToTimedelta(),
-        tuple(_live_scores(one) for one in message.live),
+        tuple(_live_scores(score) for score in message.live),
         message.failure,
     )
 

@@ -80,11 +80,13 @@ def compare(
     from forecaster.training.run.tracking import track
 
     with track(config, trigger="compare", name=f"compare {pathlib.Path(variants).stem}") as parent:
-        parent.log_text(yaml.safe_dump({one.name: one.options for one in listed}, sort_keys=False), "variants.yaml")
+        parent.log_text(
+            yaml.safe_dump({variant.name: variant.options for variant in listed}, sort_keys=False), "variants.yaml"
+        )
         outcomes = []
-        for number, one in enumerate(listed, start=1):
-            stream.write(f"[{number}/{len(listed)}] {one.name}\n")
-            outcomes.append(_train(one, frame, series, parent.run_id, stream))
+        for number, variant in enumerate(listed, start=1):
+            stream.write(f"[{number}/{len(listed)}] {variant.name}\n")
+            outcomes.append(_train(variant, frame, series, parent.run_id, stream))
         outcomes = ranked(outcomes)
         done = [outcome for outcome in outcomes if math.isfinite(outcome.figures.get("mase", math.nan))]
         found = Comparison(parent.run_id, tuple(outcomes))

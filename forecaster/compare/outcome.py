@@ -102,10 +102,10 @@ def table(outcomes: Sequence[VariantOutcome]) -> str:
     return "\n".join([*(f"| {line} |" for line in lines), *([""] if failures else []), *failures])
 
 
-def _cell(one: VariantOutcome, name: str, form: str) -> str:
-    if one.failure:
+def _cell(outcome: VariantOutcome, name: str, form: str) -> str:
+    if outcome.failure:
         return "failed" if name == "mase" else ""
-    return form.format(one.figures[name])
+    return form.format(outcome.figures[name])
 
 
 def _or_last(value: float) -> float:

@@ -204,7 +204,10 @@ def known_future(
     if not data.future_covariates or not series:
         return found
     grid = series[0].grid
-    known = {"unique_id": [one.unique_id for one in series], _US: [int(one.time_us[-1]) for one in series]}
+    known = {
+        "unique_id": [one_series.unique_id for one_series in series],
+        _US: [int(one_series.time_us[-1]) for one_series in series],
+    }
     ends, times = pl.col(_US), pl.col("ds").dt.epoch("us")
     rows = frame.join(pl.DataFrame(known).with_row_index(_ROW), on="unique_id").filter(grid.has(ends, times))
     rows = rows.with_columns((grid.index(ends, times) - 1).alias(_US)).filter(pl.col(_US).is_between(0, horizon - 1))

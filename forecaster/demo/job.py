@@ -259,25 +259,25 @@ def _scored(
     origin_us = np.array([int(time.timestamp() * 1e6) for time in streamed.origins])  # type: ignore[attr-defined]
     pictured = min(len(origin_us) - 1, 2 * len(origin_us) // 3)
     fans = []
-    for row, one in enumerate(series):
-        at = one.grid.index(one.start_us, origin_us)  # [K]
-        values = np.concatenate([one.values, np.full(horizon, np.nan)])
+    for row, one_series in enumerate(series):
+        at = one_series.grid.index(one_series.start_us, origin_us)  # [K]
+        values = np.concatenate([one_series.values, np.full(horizon, np.nan)])
         ahead = at[:, None] + np.arange(1, horizon + 1)  # [K, D]
-        target, naive = values[ahead], fill_by_season(one.values, _SEASON)[at[:, None] - back]
+        target, naive = values[ahead], fill_by_season(one_series.values, _SEASON)[at[:, None] - back]
         part = Sums.zeros(1, horizon, len(levels), torch.device("cpu"))
         quantiles, actual, other = (torch.from_numpy(a[None]) for a in (streamed.quantiles[row], target, naive))
         part.add(quantiles, actual, other, levels)
         sums.merge(part, torch.tensor([row]))
-        if one.unique_id in _PICTURED:
-            fans.append(_fan(one, values, int(at[pictured]), streamed.quantiles[row, pictured], levels))
-    known = torch.tensor([units[one.unique_id] for one in series], dtype=torch.float64)
-    return sums.summary([one.unique_id for one in series], known, levels), fans
+        if one_series.unique_id in _PICTURED:
+            fans.append(_fan(one_series, values, int(at[pictured]), streamed.quantiles[row, pictured], levels))
+    known = torch.tensor([units[one_series.unique_id] for one_series in series], dtype=torch.float64)
+    return sums.summary([one_series.unique_id for one_series in series], known, levels), fans
 
 
-def _fan(one: Series, values: np.ndarray, at: int, quantiles: np.ndarray, levels: tuple[float, ...]) -> Fan:
+def _fan(one_series: Series, values: np.ndarray, at: int, quantiles: np.ndarray, levels: tuple[float, ...]) -> Fan:
     steps = np.arange(max(at + 1 - 3 * len(quantiles), 0), at + 1 + len(quantiles))
-    time_us = one.grid.time(one.start_us, steps)
-    return Fan(one.unique_id, time_us.astype("datetime64[us]"), values[steps], quantiles, levels)
+    time_us = one_series.grid.time(one_series.start_us, steps)
+    return Fan(one_series.unique_id, time_us.astype("datetime64[us]"), values[steps], quantiles, levels)
 
 
 def _shown(hours: Iterable[pl.DataFrame], out: TextIO) -> Iterator[pl.DataFrame]:

@@ -44,18 +44,18 @@ def score(
         units: MASE's denominator for each series id.
         levels: [Q], with 0.5 among them.
     """
-    ids = list(dict.fromkeys(one.unique_id for one in series))
+    ids = list(dict.fromkeys(one_series.unique_id for one_series in series))
     rows = {name: row for row, name in enumerate(ids)}
     sums = Sums.zeros(len(ids), origins.horizon, len(levels), torch.device("cpu"))
-    for one in series:
+    for one_series in series:
         part = Sums.zeros(1, origins.horizon, len(levels), torch.device("cpu"))
-        at = origins.of(one)
+        at = origins.of(one_series)
         for chunk in np.split(at, range(_ORIGINS_AT_ONCE, len(at), _ORIGINS_AT_ONCE)):
             if len(chunk):
-                arrays = (forecasts(one, chunk), *_actual_and_naive(one, chunk, origins))
+                arrays = (forecasts(one_series, chunk), *_actual_and_naive(one_series, chunk, origins))
                 quantiles, target, naive = (torch.from_numpy(np.ascontiguousarray(x))[None] for x in arrays)
                 part.add(quantiles, target, naive, levels)
-        sums.merge(part, torch.tensor([rows[one.unique_id]]))
+        sums.merge(part, torch.tensor([rows[one_series.unique_id]]))
     known = torch.tensor([units.get(name, math.nan) for name in ids], dtype=torch.float64)
     return sums.summary(ids, known, levels)
 
@@ -65,14 +65,14 @@ def score_baselines(
 ) -> dict[str, Backtest]:
     """Return the scores of baselines by name; missing values are taken from a season before, else a step before."""
 
-    def seasonal_naive(one: Series, at: IntArray) -> FloatArray:
-        return _actual_and_naive(one, at, origins)[1][..., None]
+    def seasonal_naive(one_series: Series, at: IntArray) -> FloatArray:
+        return _actual_and_naive(one_series, at, origins)[1][..., None]
 
-    def naive(one: Series, at: IntArray) -> FloatArray:
-        return np.repeat(_filled(one.values)[at], origins.horizon).reshape(len(at), origins.horizon, 1)
+    def naive(one_series: Series, at: IntArray) -> FloatArray:
+        return np.repeat(_filled(one_series.values)[at], origins.horizon).reshape(len(at), origins.horizon, 1)
 
-    def naive_2(one: Series, at: IntArray) -> FloatArray:
-        values = _filled(fill_by_season(one.values, origins.season))
+    def naive_2(one_series: Series, at: IntArray) -> FloatArray:
+        values = _filled(fill_by_season(one_series.values, origins.season))
         first = int(np.isfinite(values).argmax())
         forecasts = np.empty((len(at), origins.horizon, 1))
         for row, step in enumerate(at):
@@ -83,11 +83,11 @@ def score_baselines(
     return {name: score(series, made[name], origins, units) for name in names}
 
 
-def _actual_and_naive(one: Series, at: IntArray, origins: Origins) -> tuple[FloatArray, FloatArray]:
+def _actual_and_naive(one_series: Series, at: IntArray, origins: Origins) -> tuple[FloatArray, FloatArray]:
     """Return what followed the steps `at` and its seasonal naive, NaN where there is none, both [K, D]."""
-    behind = np.concatenate([one.values, np.full(origins.horizon, np.nan)])
+    behind = np.concatenate([one_series.values, np.full(origins.horizon, np.nan)])
     index = at[:, None] - seasonal_steps_back(origins.horizon, origins.season).numpy()
-    naive = np.where(index >= 0, fill_by_season(one.values, origins.season)[index.clip(0)], np.nan)
+    naive = np.where(index >= 0, fill_by_season(one_series.values, origins.season)[index.clip(0)], np.nan)
     return behind[at[:, None] + np.arange(1, origins.horizon + 1)], naive
 
 

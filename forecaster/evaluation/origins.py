@@ -33,10 +33,10 @@ class Origins:
     min_history: int = 1
     stride: int = 1
 
-    def of(self, one: Series) -> npt.NDArray[np.int64]:
+    def of(self, one_series: Series) -> npt.NDArray[np.int64]:
         """Return the last known step of each origin in a series, [K]."""
-        known = np.isfinite(one.values).cumsum()
-        ahead_us = one.grid.next(one.time_us)
+        known = np.isfinite(one_series.values).cumsum()
+        ahead_us = one_series.grid.next(one_series.time_us)
         usable = (known >= self.min_history) & (ahead_us >= self.first_time_us) & (ahead_us <= self.last_time_us)
-        usable &= (ahead_us - self.first_time_us) % (self.stride * one.step_us) < one.step_us
+        usable &= (ahead_us - self.first_time_us) % (self.stride * one_series.step_us) < one_series.step_us
         return np.flatnonzero(usable).astype(np.int64)

@@ -75,8 +75,8 @@ def mase_units(series: Sequence[Series], season: int) -> dict[str, float]:
     Where no season repeats, it is the mean change from step to step; NaN for a series that never changes.
     """
     values: dict[str, list[FloatArray]] = {}
-    for one in series:
-        values.setdefault(one.unique_id, []).append(one.values)
+    for one_series in series:
+        values.setdefault(one_series.unique_id, []).append(one_series.values)
     units = {name: _mean_change(parts, season) for name, parts in values.items()}
     return {name: _mean_change(values[name], 1) if math.isnan(unit) else unit for name, unit in units.items()}
 
@@ -134,7 +134,7 @@ def rolling_origin(
         min_history=model.config.min_history or 1,
     )
     if units is None:
-        units = mase_units([one.before(first_time_us) for one in series], origins.season)
+        units = mase_units([one_series.before(first_time_us) for one_series in series], origins.season)
     return score_model(model, series, origins, units, shared=shared)[0]
 
 
@@ -160,9 +160,9 @@ def score_model(
         The figures of all origins, then those of each fold. A forecast belongs to the fold of its first step.
     """
     edges = [*folds, origins.last_time_us + 1] if folds else [origins.first_time_us, origins.last_time_us + 1]
-    scored = [one for one in series if one.end_us > origins.first_time_us]
+    scored = [one_series for one_series in series if one_series.end_us > origins.first_time_us]
     scored = scored if shared is None else [one for one in scored if one.unique_id in shared.mine]
-    ids = list(dict.fromkeys(one.unique_id for one in series))
+    ids = list(dict.fromkeys(one_series.unique_id for one_series in series))
     rows = {name: row for row, name in enumerate(ids)}
     totals = [_sums(model, len(ids), origins.horizon) for _ in edges[1:]]
     for start in range(0, len(scored), _SEGMENTS_PER_BATCH):
@@ -187,14 +187,16 @@ def forecast(model: Model, series: Sequence[Series], horizon: int, future: Tenso
         horizon: D.
         future: known-future covariates of the steps that follow, NaN where missing, float64 [B, D, F].
     """
-    lengths = torch.tensor([len(one) for one in series])
+    lengths = torch.tensor([len(one_series) for one_series in series])
     runs = Runs(
-        torch.tensor([one.start_us for one in series]),
+        torch.tensor([one_series.start_us for one_series in series]),
         lengths,
         torch.repeat_interleave(torch.arange(len(series)), lengths),
-        torch.cat([torch.arange(len(one)) for one in series]),
-        torch.from_numpy(np.concatenate([one.values for one in series])),
-        torch.from_numpy(np.concatenate([one.dynamic for one in series])) if model.covariates.dynamic else None,
+        torch.cat([torch.arange(len(one_series)) for one_series in series]),
+        torch.from_numpy(np.concatenate([one_series.values for one_series in series])),
+        torch.from_numpy(np.concatenate([one_series.dynamic for one_series in series]))
+        if model.covariates.dynamic
+        else None,
     )
     with torch.inference_mode():
         return model.decode(advance(model, fresh_state(model, series), runs), horizon, future)
@@ -217,16 +219,16 @@ class _Batch:
     """Segments side by side, [B, T + D] with NaN behind each segment's end, and their seasonal naive."""
 
     def __init__(self, model: Model, series: Sequence[Series], origins: Origins) -> None:
-        self.steps, self._horizon = max(len(one) for one in series), origins.horizon
+        self.steps, self._horizon = max(len(one_series) for one_series in series), origins.horizon
         padded = np.full((2, len(series), self.steps + self._horizon), np.nan)
-        for row, one in enumerate(series):
-            padded[0, row, : len(one)] = one.values
-            padded[1, row, : len(one)] = fill_by_season(one.values, origins.season)
+        for row, one_series in enumerate(series):
+            padded[0, row, : len(one_series)] = one_series.values
+            padded[1, row, : len(one_series)] = fill_by_season(one_series.values, origins.season)
         device = next(model.parameters()).device
         self.values, self._filled = torch.from_numpy(padded).to(device)
         self._covariates = self._side_by_side(model, series).to(device)
         self._past = len(model.covariates.past)
-        starts = torch.tensor([one.start_us for one in series], device=device)
+        starts = torch.tensor([one_series.start_us for one_series in series], device=device)
         self.time_us = Grid(model.step_us).time(starts[:, None], torch.arange(self.steps, device=device))
         self._ahead = torch.arange(1, self._horizon + 1, device=device)
         self._back = seasonal_steps_back(self._horizon, origins.season).to(device)
@@ -243,8 +245,8 @@ class _Batch:
         """Return the covariates of the segments, [B, T + D, C] with NaN behind each segment's end."""
         width = len(model.covariates.dynamic)
         padded = np.full((len(series), self.steps + self._horizon, width), np.nan)
-        for row, one in enumerate(series) if width else ():
-            padded[row, : len(one)] = one.dynamic
+        for row, one_series in enumerate(series) if width else ():
+            padded[row, : len(one_series)] = one_series.dynamic
         return torch.from_numpy(padded)
 
     def actual_and_naive(self, at: Tensor) -> tuple[Tensor, Tensor]:

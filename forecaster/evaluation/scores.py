@@ -87,7 +87,11 @@ class Backtest:
 
         The means over the series leave such a one out.
         """
-        scored = (one for one in self.series if one.pairs and math.isfinite(one.seasonal_naive_mase))
+        scored = (
+            one_series
+            for one_series in self.series
+            if one_series.pairs and math.isfinite(one_series.seasonal_naive_mase)
+        )
         return [one.unique_id for one in scored if not math.isfinite(one.mase)]
 
     def metrics(self) -> dict[str, float]:

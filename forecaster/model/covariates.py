@@ -75,13 +75,13 @@ class CovariateSpec:
     @property
     def dynamic(self) -> tuple[str, ...]:
         """The names of what an observation carries beside its value: past ones, then known-future ones."""
-        return tuple(one.name for one in (*self.past, *self.future))
+        return tuple(covariate.name for covariate in (*self.past, *self.future))
 
     def read_by(self, data: DataConfig) -> DataConfig:
         """Return the same data section with these covariates' names as its columns."""
         return dataclasses.replace(
             data,
-            past_covariates=tuple(one.name for one in self.past),
+            past_covariates=tuple(covariate.name for covariate in self.past),
             future_covariates=tuple(covariate.name for covariate in self.future),
             static_covariates=tuple(covariate.name for covariate in self.static),
             static_categories=tuple(category.name for category in self.categories),
@@ -119,9 +119,11 @@ class CovariateSpec:
     ) -> "CovariateSpec":
         """Return what the training part says of the covariates of these names, in the series' order."""
         names = (*past, *future)
-        columns = [[one.dynamic[:, k] for one in series] for k in range(len(names))]
+        columns = [[one_series.dynamic[:, k] for one_series in series] for k in range(len(names))]
         dynamic = [_standard(name, parts) for name, parts in zip(names, columns, strict=True)]
-        by_id = {one.unique_id: one.attributes for one in series}  # a series counts once, not once a segment
+        by_id = {
+            one_series.unique_id: one_series.attributes for one_series in series
+        }  # a series counts once, not once a segment
         numbers = [_standard(name, [np.array([a.numbers[k]]) for a in by_id.values()]) for k, name in enumerate(static)]
         found = [
             Category(name, tuple(sorted({a.categories[k] for a in by_id.values()} - {""})))
@@ -132,16 +134,19 @@ class CovariateSpec:
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists and scalars."""
         plain = dataclasses.asdict(self)
-        for one in plain["categories"]:
-            if one["width"] is None:  # nor did bundles have one before a training could begin from another
-                del one["width"]
+        for category in plain["categories"]:
+            if category["width"] is None:  # nor did bundles have one before a training could begin from another
+                del category["width"]
         return plain
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> "CovariateSpec":
         """Return what `to_dict` made, also after JSON; raises TypeError, KeyError or ValueError for anything else."""
         numbers = {name: tuple(Covariate(**one) for one in plain[name]) for name in ("past", "future", "static")}
-        found = tuple(Category(one["name"], tuple(one["values"]), one.get("width")) for one in plain["categories"])
+        found = tuple(
+            Category(category["name"], tuple(category["values"]), category.get("width"))
+            for category in plain["categories"]
+        )
         return cls(**numbers, categories=found)
 
 
@@ -240,8 +245,8 @@ def with_attributes(state: State, numbers: Tensor, codes: Tensor) -> State:
 
 def attributes_of(series: Sequence[Series], spec: CovariateSpec) -> tuple[Tensor, Tensor]:
     """Return the static covariates of series for `with_attributes`: numbers [B, S] and codes [B, G]."""
-    numbers = [one.attributes.numbers if spec.static else () for one in series]
-    codes = [spec.codes(one.attributes.categories) for one in series]
+    numbers = [one_series.attributes.numbers if spec.static else () for one_series in series]
+    codes = [spec.codes(one_series.attributes.categories) for one_series in series]
     shapes = (len(series), len(spec.static)), (len(series), len(spec.categories))
     return (
         torch.tensor(numbers, dtype=torch.float64).reshape(shapes[0]),

@@ -73,7 +73,7 @@ class Backend:
 
     def __init__(self, served: Sequence[Served], config: ServingConfig) -> None:
         self.models = tuple(served)
-        self._served = {one.name: one for one in served}
+        self._served = {model.name: model for model in served}
         self._first = served[0]
         self.calls = Calls()
         self.intake = Intake(config.max_request_observations, config.max_request_memory_bytes)

@@ -214,15 +214,15 @@ def _versions(models: Sequence[Served]) -> Iterator[Metric]:
 def _recent(served: Served) -> list[Version]:
     """Return the served version and those that came up since: over the years there are many others."""
     active = served.versions.active
-    others = [one for one in served.versions.all() if one.state is not ModelState.RETIRED]
-    return [active, *(one for one in others if one is not active and one.changed > active.changed)]
+    others = [version for version in served.versions.all() if version.state is not ModelState.RETIRED]
+    return [active, *(version for version in others if version is not active and version.changed > active.changed)]
 
 
 def _live(models: Sequence[Served]) -> Iterator[Metric]:
     scores: list[tuple[tuple[str, ...], LiveScores]] = []
-    for one in models:
-        version, found = one.maintenance.live or ("", ())
-        scores += [((one.name, version, str(score.horizon)), score) for score in found]
+    for model in models:
+        version, found = model.maintenance.live or ("", ())
+        scores += [((model.name, version, str(score.horizon)), score) for score in found]
     known = [(labels, score) for labels, score in scores if score.scored]
     text = "Forecasts whose actual value has come, of all series in memory; falls when some leave. " + _TAKEN
     yield _gauge("live_scored_forecasts", text, _HORIZON, [(labels, score.scored) for labels, score in scores])

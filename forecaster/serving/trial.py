@@ -79,7 +79,7 @@ def observe_and_forecast(engine: Engine, bundle: Bundle, series: Sequence[Series
     Raises BundleError if a forecast fails, is not finite, or its quantiles cross.
     """
     engine.observe([_observations(bundle, series)])
-    config, names = bundle.model.config, tuple(one.unique_id for one in series)
+    config, names = bundle.model.config, tuple(one_series.unique_id for one_series in series)
     none = np.zeros(len(names), np.int64)
     told = (Futures(np.arange(len(names)), none.astype(bool), none, future),) if future.shape[-1] else ()
     work = [ForecastWork(names, config.horizon, config.quantile_levels, futures) for futures in (told, ())]
@@ -112,22 +112,22 @@ def _made_up(bundle: Bundle) -> Series:
     model, spec = bundle.model, bundle.model.covariates
     steps = min(max(model.config.min_history or 1, 64) + 8, _MOST_STEPS)
     values = 10.0 + np.sin(np.arange(steps)).round(3)
-    beside = np.broadcast_to([one.mean for one in (*spec.past, *spec.future)], (steps, len(spec.dynamic)))
+    beside = np.broadcast_to([covariate.mean for covariate in (*spec.past, *spec.future)], (steps, len(spec.dynamic)))
     return Series(_MADE_UP, 0, bundle.step_us, values, beside)
 
 
 def _observations(bundle: Bundle, series: Sequence[Series]) -> ObserveWork:
     spec = bundle.model.covariates
     columns = Columns(
-        tuple(one.unique_id for one in series),
-        np.repeat(np.arange(len(series), dtype=np.int32), [len(one) for one in series]),
-        np.concatenate([one.time_us for one in series]),
-        np.concatenate([one.values for one in series]),
+        tuple(one_series.unique_id for one_series in series),
+        np.repeat(np.arange(len(series), dtype=np.int32), [len(one_series) for one_series in series]),
+        np.concatenate([one_series.time_us for one_series in series]),
+        np.concatenate([one_series.values for one_series in series]),
     )
     if spec.dynamic:
-        beside = np.concatenate([one.dynamic for one in series])
+        beside = np.concatenate([one_series.dynamic for one_series in series])
         columns = dataclasses.replace(columns, covariate_names=spec.dynamic, covariates=beside)
-    known = [one for one in series if one.attributes.numbers or one.attributes.categories]
+    known = [one_series for one_series in series if one_series.attributes.numbers or one_series.attributes.categories]
     if not known:
         return ObserveWork(columns)
     numbers = tuple(

@@ -106,7 +106,7 @@ class LaneDataset(IterableDataset[Chunk]):
     ) -> None:
         self._series, self._units, self._spec, self._mine = series, units, spec, mine
         self._horizon, self._chunk_steps = horizon, cut.chunk_steps
-        span_us = max(one.end_us for one in series) - min(one.start_us for one in series)
+        span_us = max(one_series.end_us for one_series in series) - min(one_series.start_us for one_series in series)
         self._years_weeks = 52 if span_us < _YEARS_TO_LEARN * 52 * _WEEK_US else 1
         self._batches: list[list[_Lane]] = []
         rng = random.Random(seed)
@@ -116,8 +116,8 @@ class LaneDataset(IterableDataset[Chunk]):
     def _one_pass(self, lane_steps: int, lanes_per_batch: int, rng: random.Random) -> list[list[_Lane]]:
         lanes = [
             _Lane(index, start, stop, rng.randrange(self._years_weeks) * _WEEK_US)
-            for index, one in enumerate(self._series)
-            for start, stop in _cut(len(one), lane_steps, rng)
+            for index, one_series in enumerate(self._series)
+            for start, stop in _cut(len(one_series), lane_steps, rng)
         ]
         rng.shuffle(lanes)
         lanes.sort(key=lambda lane: lane.stop - lane.start)  # equal lengths side by side: little padding
@@ -136,7 +136,9 @@ class LaneDataset(IterableDataset[Chunk]):
             values, covariates, time_us = self._side_by_side(batch, _longest(whole))
             units = torch.tensor([self._units[lane.series] for lane in batch], dtype=torch.float64)
             owners = [self._series[lane.series] for lane in batch]
-            stops = torch.tensor([len(one) - 1 - lane.start for one, lane in zip(owners, batch, strict=True)])
+            stops = torch.tensor(
+                [len(one_series) - 1 - lane.start for one_series, lane in zip(owners, batch, strict=True)]
+            )
             ended = torch.tensor([owner.ended for owner in owners])
             numbers, codes = attributes_of(owners, self._spec)
             steps = time_us.shape[1]
@@ -158,12 +160,12 @@ class LaneDataset(IterableDataset[Chunk]):
         covariates = np.full((*values.shape, len(self._spec.dynamic)), np.nan)
         time_us = np.empty((len(batch), steps), dtype=np.int64)
         for row, lane in enumerate(batch):
-            one = self._series[lane.series]
+            one_series = self._series[lane.series]
             seen = slice(lane.start, lane.stop + self._horizon if self._is_mine(lane) else lane.start)
-            values[row, : len(one.values[seen])] = one.values[seen]
+            values[row, : len(one_series.values[seen])] = one_series.values[seen]
             if self._spec.dynamic:
-                covariates[row, : len(one.values[seen])] = one.dynamic[seen]
-            time_us[row] = one.grid.time(one.start_us + lane.shift_us, lane.start + np.arange(steps))
+                covariates[row, : len(one_series.values[seen])] = one_series.dynamic[seen]
+            time_us[row] = one_series.grid.time(one_series.start_us + lane.shift_us, lane.start + np.arange(steps))
         return torch.from_numpy(values), torch.from_numpy(covariates), torch.from_numpy(time_us)
 
 

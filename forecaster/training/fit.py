@@ -205,7 +205,7 @@ class _Training:
         )
         data = SeriesDataModule(
             self._parts.training,
-            [units[one.unique_id] for one in self._parts.training],
+            [units[one_series.unique_id] for one_series in self._parts.training],
             settings,
             horizon=self._module.model.config.horizon,
             spec=self._module.model.covariates,

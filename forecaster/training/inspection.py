@@ -65,6 +65,6 @@ def describe(model: ModelConfig) -> str:
 
 
 def _are_counts(series: Sequence[Series]) -> bool:
-    values = np.concatenate([np.empty(0), *(one.values for one in series)])
+    values = np.concatenate([np.empty(0), *(one_series.values for one_series in series)])
     values = values[np.isfinite(values)]
     return bool(len(values)) and bool(((values >= 0) & (values == np.round(values))).all())

@@ -13,13 +13,13 @@ _WORST_SERIES = 20
 
 def ranked(backtest: Backtest) -> list[SeriesScore]:
     """Return the scored series, the best against the seasonal naive first."""
-    scored = [one for one in backtest.series if math.isfinite(one.mase)]
+    scored = [one_series for one_series in backtest.series if math.isfinite(one_series.mase)]
     return sorted(scored, key=lambda one: (one.mase / max(one.seasonal_naive_mase, 1e-12), one.unique_id))
 
 
 def from_best_to_worst(backtest: Backtest, count: int) -> set[str]:
     """Return the ids of up to `count` series, spread evenly over the ranking."""
-    ids = [one.unique_id for one in ranked(backtest)]
+    ids = [one_series.unique_id for one_series in ranked(backtest)]
     return set(ids) if len(ids) <= count else {ids[i * (len(ids) - 1) // (count - 1)] for i in range(count)}
 
 

@@ -47,11 +47,11 @@ class Split:
 def digest_of(series: Sequence[Series], also: str = "") -> str:
     """Return a SHA-256 over series and a text."""
     digest = hashlib.sha256(also.encode())
-    for one in series:
-        digest.update(f"\n{one.unique_id} {one.start_us} {one.step_us} ".encode())
-        for array in (one.values, one.dynamic):
+    for one_series in series:
+        digest.update(f"\n{one_series.unique_id} {one_series.start_us} {one_series.step_us} ".encode())
+        for array in (one_series.values, one_series.dynamic):
             digest.update(np.ascontiguousarray(array).tobytes())
-        digest.update(f"{one.attributes} {one.ended}".encode())
+        digest.update(f"{one_series.attributes} {one_series.ended}".encode())
     return digest.hexdigest()
 
 
@@ -84,24 +84,24 @@ def split(series: Sequence[Series], model: ModelConfig, training: TrainingConfig
     _require_scorable(validation, units, cut_us, model.min_history or 1)
     if not training.holdout:
         units = mase_units(series, (model.season_lengths or (1,))[0])
-        usable = [one for one in series if not math.isnan(units[one.unique_id])]
-    learnable = [one for one in usable if len(one) > (model.min_history or 1)]
+        usable = [one_series for one_series in series if not math.isnan(units[one_series.unique_id])]
+    learnable = [one_series for one_series in usable if len(one_series) > (model.min_history or 1)]
     return Split(tuple(learnable), units, tuple(validation), cut_us)
 
 
 def tail_start(series: Sequence[Series], horizon: int, training: TrainingConfig) -> int:
     """Return the validation tail's first time, in microseconds; there must be a series."""
-    step_us, longest = series[0].step_us, max(len(one) for one in series)
+    step_us, longest = series[0].step_us, max(len(one_series) for one_series in series)
     tail = training.validation_steps
     if tail is None:
         tail = max(min(_DEFAULT_HORIZONS * horizon, longest // _LARGEST_SHARE), horizon)
-    return max(one.end_us for one in series) - Grid(step_us).span_us(tail)
+    return max(one_series.end_us for one_series in series) - Grid(step_us).span_us(tail)
 
 
 def _require_length(series: Sequence[Series], before: Sequence[Series], needed: int, cut_us: int) -> None:
     if max((len(one) for one in before), default=0) < needed:
-        longest = max(len(one) for one in series)
-        tail = series[0].grid.index(cut_us, max(one.end_us for one in series))
+        longest = max(len(one_series) for one_series in series)
+        tail = series[0].grid.index(cut_us, max(one_series.end_us for one_series in series))
         raise DataError(
             f"no series is long enough: {needed + tail} steps are needed, {needed} to learn from (model.min_history"
             f" + model.horizon) and the last {tail} to validate on (training.validation_steps);"
@@ -110,12 +110,12 @@ def _require_length(series: Sequence[Series], before: Sequence[Series], needed: 
 
 
 def _require_scorable(validation: Sequence[Series], units: dict[str, float], cut_us: int, history: int) -> None:
-    for one in validation:
-        observed = np.isfinite(one.values)
-        if math.isnan(units.get(one.unique_id, math.nan)) or not observed.any():
+    for one_series in validation:
+        observed = np.isfinite(one_series.values)
+        if math.isnan(units.get(one_series.unique_id, math.nan)) or not observed.any():
             continue
         enough = np.cumsum(observed) - observed >= history  # values known before each step
-        if (observed & enough & (one.time_us >= cut_us)).any():
+        if (observed & enough & (one_series.time_us >= cut_us)).any():
             return
     raise DataError(
         f"there is nothing to validate on: from {_text(cut_us)} on no series that has {history} values or more"

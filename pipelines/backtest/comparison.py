@@ -82,14 +82,14 @@ class Terms:
 def common_terms(models: Mapping[str, Bundle]) -> Terms:
     """Return the terms of models by name; raises ConfigError if their time steps differ."""
     first = next(iter(models.values()))
-    if odd := [name for name, one in models.items() if one.step_us != first.step_us]:
-        steps = ", ".join(f"{name} {one.frequency}" for name, one in models.items())
+    if odd := [name for name, model in models.items() if model.step_us != first.step_us]:
+        steps = ", ".join(f"{name} {model.frequency}" for name, model in models.items())
         raise ConfigError(f"models of different time steps cannot be compared ({steps}): register {odd[0]} elsewhere")
-    configs = {name: one.model.config for name, one in models.items()}
-    horizons = {name: one.horizon for name, one in configs.items()}
-    histories = {name: one.min_history or 1 for name, one in configs.items()}
-    seasons = {name: (one.season_lengths or (1,))[0] for name, one in configs.items()}
-    gaps = {name: one.max_gap_steps for name, one in models.items()}
+    configs = {name: model.model.config for name, model in models.items()}
+    horizons = {name: config.horizon for name, config in configs.items()}
+    histories = {name: config.min_history or 1 for name, config in configs.items()}
+    seasons = {name: (config.season_lengths or (1,))[0] for name, config in configs.items()}
+    gaps = {name: model.max_gap_steps for name, model in models.items()}
     season = seasons[next(iter(seasons))]
     notes = [
         *_note("horizons", horizons, f"the first {min(horizons.values())} steps are compared"),
@@ -98,7 +98,7 @@ def common_terms(models: Mapping[str, Bundle]) -> Terms:
         *_note("data.max_gap_steps", gaps, f"a gap of more than {min(gaps.values())} steps cuts series for all"),
         *_note(
             "quantile levels",
-            {name: one.quantile_levels for name, one in configs.items()},
+            {name: config.quantile_levels for name, config in configs.items()},
             "their pinball losses cannot be compared",
         ),
     ]
@@ -142,7 +142,7 @@ def score_all(
         scores[name] = score_model(bundle.model, series, origins, units, window.folds)
     parts = [origins, *_by_fold(origins, window)]
     scores[NAIVE] = [score_baselines(series, part, units or {}, [NAIVE])[NAIVE] for part in parts]
-    counts = {tuple(one.pairs for one in score[0].series) for score in scores.values()}
+    counts = {tuple(one_series.pairs for one_series in score[0].series) for score in scores.values()}
     assert len(counts) == 1, "all are scored on the same pairs of origin and step"
     return scores
 

@@ -63,7 +63,7 @@ def by_fold(result: BacktestResult) -> Figure:
             label=result.title(name),
         )
         if len(result.folds) * len(candidates) <= 15:
-            ax.bar_label(bars, labels=[_number(one) for one in heights], fontsize=8, padding=2)
+            ax.bar_label(bars, labels=[_number(height) for height in heights], fontsize=8, padding=2)
     labels = [f"{fold.first_time:%Y-%m-%d %H:%M}\n{fold.origins:,} forecasts" for fold in result.folds]
     ax.set_xticks(at, labels, fontsize="small")
     ax.set(xlabel="fold, by the time (UTC) of its first forecast", ylabel=_MASE)

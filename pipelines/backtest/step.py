@@ -104,12 +104,14 @@ def _backtest(
     window = _window(config, frame)
     seen = _seen(versions, window)
     tags = {**context.tags(STEP), "registered_model": config.tracking.model}
-    tags |= {f"{name}_version": one.version for name, one in versions.items()}
+    tags |= {f"{name}_version": version.version for name, version in versions.items()}
     with track(config, trigger=context.trigger, name=STEP, tags=tags) as run, torch_threads(config.training.threads):
         run.log_config(config)
         data = run.log_data(frame, series, STEP)
-        run.log_models([one.model_id for one in versions.values() if one.model_id])
-        bundles = {name: registry.load_bundle(config.tracking, one.version)[1] for name, one in versions.items()}
+        run.log_models([version.model_id for version in versions.values() if version.model_id])
+        bundles = {
+            name: registry.load_bundle(config.tracking, version.version)[1] for name, version in versions.items()
+        }
         terms = common_terms(bundles)
         scores = score_all(bundles, frame, config.data, window, terms)
         notes = [*seen, *terms.notes, *absent_covariates(bundles, frame), *_broken(scores)]
@@ -135,14 +137,14 @@ def _result(
     return BacktestResult(
         run_id=run_id,
         model=config.tracking.model,
-        versions={name: one.version for name, one in versions.items()},
+        versions={name: version.version for name, version in versions.items()},
         frequency=config.data.frequency,
         horizon=terms.horizon,
         data=read_manifest(config).content_hash,
         whole=_fold(scores, 0, window.first_us, window.last_us),
         folds=tuple(_fold(scores, number, since, until) for number, (since, until) in stretches),
         by_horizon={name: found[0].mase_by_horizon for name, found in scores.items()},
-        series=sum(one.pairs > 0 for one in scores[CHALLENGER][0].series),
+        series=sum(one_series.pairs > 0 for one_series in scores[CHALLENGER][0].series),
         difference=Difference.of(scores[CHALLENGER][0], scores[CHAMPION][0]) if CHAMPION in scores else None,
         notes=tuple(notes),
     )
@@ -157,7 +159,7 @@ def _window(config: Config, frame: pl.DataFrame) -> Window:
 def _seen(versions: Mapping[str, RegisteredModel], window: Window) -> list[str]:
     """Refuse a challenger that has learnt from the window; return a note for a champion that has."""
     first, steps = _time(window.first_us), window.steps
-    ends = {name: one.tags.get(_SEEN_UNTIL) for name, one in versions.items()}
+    ends = {name: version.tags.get(_SEEN_UNTIL) for name, version in versions.items()}
     last = {name: dt.datetime.fromisoformat(end) for name, end in ends.items() if end is not None}
     if CHALLENGER not in last or last[CHALLENGER] >= first:
         seen = f"has seen data up to {ends[CHALLENGER]}" if CHALLENGER in last else "does not say what it has seen"
@@ -194,13 +196,16 @@ def _fold(scores: Mapping[str, Sequence[Backtest]], number: int, first_us: int, 
 def _by_series(scores: Mapping[str, Sequence[Backtest]]) -> pl.DataFrame:
     """Return a row for each scored series, the challenger's worst against what it has to beat first."""
     series = {name: found[0].series for name, found in scores.items()}
-    columns = {"unique_id": [one.unique_id for one in series[CHALLENGER]]}
-    table = pl.DataFrame(columns | {"pairs": [one.pairs for one in series[CHALLENGER]]})
+    columns = {"unique_id": [one_series.unique_id for one_series in series[CHALLENGER]]}
+    table = pl.DataFrame(columns | {"pairs": [one_series.pairs for one_series in series[CHALLENGER]]})
     for name, found in series.items():
         table = table.with_columns(pl.Series(f"{name}_mase", [one.mase for one in found]))
-    for name in (one for one in series if one != NAIVE):
-        own = (("smape", [one.smape for one in series[name]]), ("bias", [one.bias for one in series[name]]))
-        coverage = ("coverage_80", [one.coverage[0.8] for one in series[name]])
+    for name in (one_series for one_series in series if one_series != NAIVE):
+        own = (
+            ("smape", [one_series.smape for one_series in series[name]]),
+            ("bias", [one_series.bias for one_series in series[name]]),
+        )
+        coverage = ("coverage_80", [one_series.coverage[0.8] for one_series in series[name]])
         table = table.with_columns(pl.Series(f"{name}_{figure}", values) for figure, values in (*own, coverage))
     other = CHAMPION if CHAMPION in series else NAIVE
     worse = (pl.col(f"{CHALLENGER}_mase") - pl.col(f"{other}_mase")).fill_nan(None)

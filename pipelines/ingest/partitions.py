@@ -49,7 +49,7 @@ class Partitions:
         if name not in self._files:
             return rows
         held = read_file(self._folder / self._files[name].name)
-        values = [pl.col(one).cast(pl.Float64) for one in self._values if one in held.columns]
+        values = [pl.col(covariate).cast(pl.Float64) for covariate in self._values if covariate in held.columns]
         known = held.select(
             self._table.codes(held["unique_id"]),
             pl.lit(KNOWN, pl.Int32).alias("order"),
@@ -66,10 +66,10 @@ class Partitions:
     def write(self, name: str, rows: pl.DataFrame) -> None:
         """Write a partition's rows, sorted, unless its file says the same already."""
         ids = self._table.names.gather(rows["code"]).alias("unique_id")
-        digest = digest_of(ids, rows["us"], {one: rows[one] for one in self._values})
+        digest = digest_of(ids, rows["us"], {covariate: rows[covariate] for covariate in self._values})
         if name in self._files and self._files[name].digest == digest:
             return
-        flags = [pl.col(one).cast(pl.Boolean) for one in self._values if one in self._flags]
+        flags = [pl.col(covariate).cast(pl.Boolean) for covariate in self._values if covariate in self._flags]
         times = pl.from_epoch(rows["us"], "us").dt.replace_time_zone("UTC").alias("ds")
         frame = pl.DataFrame([ids, times]).hstack(rows.select(self._values).with_columns(flags))
         file = partition_file(name, digest)

@@ -131,7 +131,7 @@ class Decision:
         measured = read["measured"]
         named = {
             "time": dt.datetime.fromisoformat(read["time"]),
-            "clauses": tuple(Clause(**one) for one in read["clauses"]),
+            "clauses": tuple(Clause(**clause) for clause in read["clauses"]),
             "measured": _measured(measured, read["champion"] is not None) if measured is not None else None,
         }
         return cls(**(read | named))

@@ -77,7 +77,7 @@ def markdown_report(decision: Decision, result: BacktestResult) -> str:
             "",
             *(f"| {' | '.join(row)} |" for row in table),
             "",
-            *(f"- {one}" for one in result.remarks()),
+            *(f"- {remark}" for remark in result.remarks()),
             *([""] if result.remarks() else []),
             *(f"{name}: {value}  " for name, value in _facts(decision).items()),
             "",
@@ -98,16 +98,16 @@ def _section(title: str, *parts: str) -> str:
 
 def _rule(decision: Decision) -> str:
     rows = []
-    for one in decision.clauses:
-        kind, word = ("good", "✓ pass") if one.passed else ("bad", "✗ fail")
-        cells = f"<td>{escape(one.name)}</td><td>{escape(one.numbers)}</td>"
+    for clause in decision.clauses:
+        kind, word = ("good", "✓ pass") if clause.passed else ("bad", "✗ fail")
+        cells = f"<td>{escape(clause.name)}</td><td>{escape(clause.numbers)}</td>"
         rows.append(f'<tr>{cells}<td class="{kind}">{word}</td></tr>')
     head = "<tr><th>the challenger …</th><th>measured, and asked for</th><th></th></tr>"
     return _scrolling(f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>")
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, kind: str) -> str:
-    head = "".join(f"<th>{escape(one)}</th>" for one in heads)
+    head = "".join(f"<th>{escape(head)}</th>" for head in heads)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return _scrolling(f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>')
 
@@ -117,7 +117,7 @@ def _scrolling(table: str) -> str:
 
 
 def _list(lines: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{escape(_sentence(one))}</li>' for one in lines)}</ul>"
+    return f"<ul>{''.join(f'<li>{escape(_sentence(line))}</li>' for line in lines)}</ul>"
 
 
 def _figure(title: str, picture: bytes) -> str:

@@ -112,7 +112,7 @@ def _folder(config: Config) -> pathlib.Path:
 def _reason(error: BaseException) -> str:
     """Return the last line of the error that a worker failed with."""
     failures = getattr(error, "worker_failures", None) or {}
-    first = next((one for one in failures.values() if isinstance(one, ForecasterError)), None)
+    first = next((failure for failure in failures.values() if isinstance(failure, ForecasterError)), None)
     found = first or next(iter(failures.values()), error)
     return (str(found).strip().splitlines() or [type(found).__name__])[-1]
 

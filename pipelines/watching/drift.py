@@ -154,12 +154,12 @@ def look(
     """
     seen = dict(state["horizons"]) if state.get("version") == version else {}
     drifted = []
-    for one in live:
-        key = str(one.horizon)
+    for score in live:
+        key = str(score.horizon)
         before = seen.get(key, {"scored": 0, "suspects": []})
-        if abs(one.scored - before["scored"]) < max(_ANEW * config.min_scored, 1.0):
+        if abs(score.scored - before["scored"]) < max(_ANEW * config.min_scored, 1.0):
             continue  # nearly the same forecasts again
-        found = suspects(one, series, reference, config)
+        found = suspects(score, series, reference, config)
         drifted += [signal for signal in found if signal.kind in before["suspects"]]
-        seen[key] = {"scored": one.scored, "suspects": sorted({signal.kind for signal in found})}
+        seen[key] = {"scored": score.scored, "suspects": sorted({signal.kind for signal in found})}
     return {"version": version, "horizons": seen}, drifted

@@ -100,11 +100,11 @@ class ServingQuality:
 
 def figures(page: MetricsPage) -> Iterator[tuple[str, float]]:
     """Yield what a page says, by the names that the dashboard groups; what is not known is left out."""
-    width = max((len(str(one.horizon)) for one in page.live), default=1)
-    for one in page.live:
-        for name, value in dataclasses.asdict(one).items():
+    width = max((len(str(score.horizon)) for score in page.live), default=1)
+    for score in page.live:
+        for name, value in dataclasses.asdict(score).items():
             if name != "horizon" and math.isfinite(value):
-                yield f"live_{name}/horizon_{one.horizon:0{width}d}", float(value)
+                yield f"live_{name}/horizon_{score.horizon:0{width}d}", float(value)
     yield from page.counts.items()
 
 

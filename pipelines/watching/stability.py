@@ -76,7 +76,7 @@ def stability(
     if newest.sum() < _LEAST_VALUES or len(stretches) < _LEAST_STRETCHES:
         return None
     whole = stretches.sum(axis=0)
-    usual = max(stability_index(one, whole) for one in stretches)
+    usual = max(stability_index(stretch, whole) for stretch in stretches)
     return Stability(stability_index(newest, whole), usual, int(newest.sum()), since)
 
 

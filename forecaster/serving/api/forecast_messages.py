@@ -158,7 +158,7 @@ def _futures(
 ) -> Iterator[Futures]:
     """Yield what is known of the steps ahead: of all series first, then of each one's own."""
     violations = Violations()
-    known = [one.name for one in spec.future]
+    known = [covariate.name for covariate in spec.future]
     position = {series_id: i for i, series_id in enumerate(ids)} | {"": -1}
     rows: list[tuple[int, bool, int, np.ndarray]] = []
     for k, message in enumerate(options.future_covariates):

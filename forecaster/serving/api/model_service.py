@@ -84,7 +84,7 @@ def _described(bundle: Bundle) -> api.Model:
         min_history=config.min_history or 1,
         max_gap=bundle.max_gap_steps,
         state_bytes=bundle.model.state_spec.num_bytes,
-        past_covariates=[one.name for one in spec.past],
+        past_covariates=[covariate.name for covariate in spec.past],
         future_covariates=[covariate.name for covariate in spec.future],
         static_covariates=[covariate.name for covariate in spec.static],
         static_categories=[category.name for category in spec.categories],

@@ -154,10 +154,13 @@ def _block_covariates(
     if not known:
         return np.empty((len(block), 0))
     maps = [row.covariates for row in block]
-    found = np.array([[one.get(name, math.inf) for one in maps] for name in known]).T
+    found = np.array([[mapping.get(name, math.inf) for mapping in maps] for name in known]).T
     is_given = found != math.inf
     # An infinite number is taken for a missing one and a name that is not known for none: the numbers differ.
-    if is_given.sum() != sum([len(one) for one in maps]) or not (np.abs(found[is_given]) <= MAX_MAGNITUDE).all():
+    if (
+        is_given.sum() != sum([len(mapping) for mapping in maps])
+        or not (np.abs(found[is_given]) <= MAX_MAGNITUDE).all()
+    ):
         return None
     found[~is_given] = math.nan
     return found

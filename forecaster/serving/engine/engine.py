@@ -229,7 +229,9 @@ class Engine:
             try:
                 batch = self._judge(requests, counts)
             except (ReturningError, StateLostError):  # to find that out has cost something
-                turn.spend(sum(cost(self.lanes, self.idle, *one) for one in zip(requests, counts, strict=True)), 0)
+                turn.spend(
+                    sum(cost(self.lanes, self.idle, *request) for request in zip(requests, counts, strict=True)), 0
+                )
                 raise
             if (steps := batch.missing_steps()).sum() > turn.steps - turn.steps_done:
                 counts = turn.by_steps(requests, counts, [steps[rows] for rows in batch.slices])
@@ -245,7 +247,7 @@ class Engine:
 
     def _judge(self, requests: Sequence[ObserveWork], counts: Sequence[int]) -> MicroBatch:
         """Judge so many rows of each request."""
-        parts = [one.part(count) for one, count in zip(requests, counts, strict=True) if count != HELD_BACK]
+        parts = [request.part(count) for request, count in zip(requests, counts, strict=True) if count != HELD_BACK]
         latest_us = int(min((time.time() + self._max_ahead_seconds) * 1e6, _FOR_EVER_US))
         room = max(self._max_series - len(self.lanes), 0)
         past = self._journal.past_attributes

@@ -30,7 +30,7 @@ class AttributeCoder:
 
     def __init__(self, bundle: Bundle) -> None:
         spec = bundle.model.covariates
-        self._numbers = [one.name for one in spec.static]
+        self._numbers = [covariate.name for covariate in spec.static]
         self._codes = [
             (category.name, {value: k + 1 for k, value in enumerate(category.values)}) for category in spec.categories
         ]

@@ -22,7 +22,7 @@ def united(known: CovariateSpec, more: CovariateSpec) -> CovariateSpec:
     """Return the covariates of both by name; what one of them knows of the future counts as such."""
     future = _different((*known.future, *more.future))
     names = {one.name for one in future}
-    past = _different(one for one in (*known.past, *more.past) if one.name not in names)
+    past = _different(covariate for covariate in (*known.past, *more.past) if covariate.name not in names)
     static, categories = (*known.static, *more.static), (*known.categories, *more.categories)
     return CovariateSpec(past=past, future=future, static=_different(static), categories=_different(categories))
 
@@ -30,6 +30,6 @@ def united(known: CovariateSpec, more: CovariateSpec) -> CovariateSpec:
 def _different(covariates: Iterable[N]) -> tuple[N, ...]:
     """Return one of each name, the first."""
     found: dict[str, N] = {}
-    for one in covariates:
-        found.setdefault(one.name, one)
+    for covariate in covariates:
+        found.setdefault(covariate.name, covariate)
     return tuple(found.values())

@@ -149,7 +149,7 @@ class Lanes:
 
     def _page(self, lane: Lane, after: str) -> Iterator[str]:
         """Yield a lane's series; snapshots of those that have left it may still be there."""
-        return (one for one in lane.store.page(after) if self.of(one) is lane)
+        return (series_id for series_id in lane.store.page(after) if self.of(series_id) is lane)
 
     def _mask(self, series_ids: Sequence[str]) -> np.ndarray:
         """Return which series belong to the next lane, bool [N]."""

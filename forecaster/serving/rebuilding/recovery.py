@@ -37,7 +37,9 @@ def recover(lane: Lane, storage: Storage, should_stop: Callable[[], bool], max_r
     lane.store.sequence = through
     replayed = 0
     records: Iterator[tuple[int, Record]]
-    records = ((sequence, rest) for sequence, one in journal.read(through) if (rest := without(one, lost)) is not None)
+    records = (
+        (sequence, rest) for sequence, record in journal.read(through) if (rest := without(record, lost)) is not None
+    )
     if idle := _idle(lane, storage.snapshots, through):
         records = _beside_idle(lane, storage.snapshots, records, idle)
     for part in in_parts(records, most_series=max_resident // 2, should_stop=should_stop):

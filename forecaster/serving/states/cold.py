@@ -57,7 +57,7 @@ class ColdStates:
 
     def page(self, after: str) -> Iterator[str]:
         """Yield the series ids behind `after`, ascending by code points."""
-        return (one.series_id for one in self._snapshots.read(self.fingerprint, after))
+        return (snapshot.series_id for snapshot in self._snapshots.read(self.fingerprint, after))
 
     def save(self, series_ids: Sequence[str], sequence: int, packed: Packed) -> None:
         """Write snapshots of N series as of a record."""

@@ -100,7 +100,7 @@ class IdleRegister:
 
     def add(self, series: Sequence[IdleSeries]) -> None:
         """Let series be idle, whose states the caller then lets go of; raises StorageError."""
-        self._snapshots.set_idle([one.snapshot() for one in series])
+        self._snapshots.set_idle([one_series.snapshot() for one_series in series])
         self._count += len(series)
 
     def end(self, series_ids: Sequence[str]) -> None:

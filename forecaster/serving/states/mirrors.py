@@ -74,8 +74,8 @@ class Mirrors:
         """Grow to so many slots."""
         missing = capacity - len(self.used)
         if missing > 0:
-            for one in fields(self):
-                setattr(self, one.name, np.pad(getattr(self, one.name), (0, missing)))
+            for field in fields(self):
+                setattr(self, field.name, np.pad(getattr(self, field.name), (0, missing)))
 
     def standing(self, slots: IntArray) -> Standing:
         """Return where the series in slots [N] stand, -1 being none."""

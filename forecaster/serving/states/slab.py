@@ -29,7 +29,9 @@ class Slab:
         self._spec, self._max_slots = spec, max_slots
         self.tensors: State = spec.zeros(0, device)
         self.device = torch.device(device)
-        self._paged = {one.name: PagedTensor(one) for one in spec} if self.device.type == "cpu" else {}
+        self._paged = (
+            {tensor_spec.name: PagedTensor(tensor_spec) for tensor_spec in spec} if self.device.type == "cpu" else {}
+        )
         self._capacity = 0
         self._free: list[int] = []
 

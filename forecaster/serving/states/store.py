@@ -207,7 +207,7 @@ class SeriesStore(Residents):
         if self._sorted_unsaved is None:
             slots = np.flatnonzero(self.mirrors.used & (self.mirrors.saved == 0))
             self._sorted_unsaved = sorted(self.mirrors.ids[slots].tolist())
-        unsaved = (one for one in self._sorted_unsaved if one > after)
+        unsaved = (series_id for series_id in self._sorted_unsaved if series_id > after)
         return merged(unsaved, self.cold.page(after))
 
     def inventory(self) -> tuple[dict[str, int], IntArray, IntArray]:

@@ -112,9 +112,9 @@ class VolatileSnapshots:
         """See `Snapshots.save`."""
         with self._lock:
             states = self._states.setdefault(fingerprint, {})
-            for one in snapshots:
-                if one.series_id not in states or states[one.series_id].sequence <= one.sequence:
-                    states[one.series_id] = one
+            for snapshot in snapshots:
+                if snapshot.series_id not in states or states[snapshot.series_id].sequence <= snapshot.sequence:
+                    states[snapshot.series_id] = snapshot
 
     def fetch(self, fingerprint: str, series_ids: Sequence[str]) -> list[Snapshot]:
         """See `Snapshots.fetch`."""
@@ -137,9 +137,9 @@ class VolatileSnapshots:
         """See `Snapshots.set_idle`."""
         with self._lock:
             for states in self._states.values():
-                for one in snapshots:
-                    if one.series_id in states and states[one.series_id].sequence <= one.sequence:
-                        del states[one.series_id]
+                for snapshot in snapshots:
+                    if snapshot.series_id in states and states[snapshot.series_id].sequence <= snapshot.sequence:
+                        del states[snapshot.series_id]
         self.save(IDLE, snapshots)
 
     def end_idle(self, fingerprint: str, snapshots: Sequence[Snapshot], series_ids: Sequence[str]) -> None:

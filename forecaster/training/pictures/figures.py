@@ -53,7 +53,7 @@ def fans(model: Model, series: Sequence[Series], origin_us: int) -> list[Fan]:
     """Forecast the whole horizon of each of the series from the last step before `origin_us` on."""
     horizon, before = model.config.horizon, split_at(series, origin_us)[0]
     known = {one.unique_id: one for one in before}  # the latest segment of each
-    whole = {(one.unique_id, one.start_us): one for one in series}
+    whole = {(one_series.unique_id, one_series.start_us): one_series for one_series in series}
     pairs = [(one, whole[one.unique_id, one.start_us]) for one in known.values()]
     if not pairs:
         return []
@@ -74,7 +74,7 @@ def fans(model: Model, series: Sequence[Series], origin_us: int) -> list[Fan]:
 
 def last_origin(series: Sequence[Series], horizon: int, first_us: int) -> int:
     """Return the latest time from which a whole horizon is known of the longest series, `first_us` if that is later."""
-    end_us = max(one.end_us for one in series)
+    end_us = max(one_series.end_us for one_series in series)
     return max(end_us - horizon * series[0].step_us, first_us)
 
 

@@ -68,12 +68,12 @@ class ForecastPictures(pl.Callback):
 
     def _chosen(self, origin_us: int, steps: int) -> list[Series]:
         """Return the newest part of a few series, spread over those that have a value behind the origin."""
-        known = [one for one in self._series if one.start_us < origin_us]
+        known = [one_series for one_series in self._series if one_series.start_us < origin_us]
         scored = [one for one in known if np.isfinite(one.values[one.time_us >= origin_us]).any()]
         count = min(_SERIES, len(scored))
         chosen = [scored[(2 * i + 1) * len(scored) // (2 * count)] for i in range(count)]
-        starts = [max(one.grid.index(one.start_us, origin_us) - steps, 0) for one in chosen]
-        return [one.part(start, len(one)) for one, start in zip(chosen, starts, strict=True)]
+        starts = [max(one_series.grid.index(one_series.start_us, origin_us) - steps, 0) for one_series in chosen]
+        return [one_series.part(start, len(one_series)) for one_series, start in zip(chosen, starts, strict=True)]
 
 
 def _drawn(shown: Sequence[figures.Fan], title: str) -> "Image":

@@ -22,7 +22,7 @@ def figures_of(result: FitResult, series: Sequence[Series]) -> "dict[str, Figure
     backtest, model = result.backtest, result.bundle.model
     chosen = from_best_to_worst(backtest, _SERIES_IN_FAN_CHART)
     origin_us = figures.last_origin(series, model.config.horizon, result.validation_time_us)
-    shown = figures.fans(model, [one for one in series if one.unique_id in chosen], origin_us)
+    shown = figures.fans(model, [one_series for one_series in series if one_series.unique_id in chosen], origin_us)
     pictures = {
         "calibration.png": figures.calibration_chart(backtest.calibration),
         "error_by_horizon.png": figures.horizon_chart(

@@ -68,8 +68,8 @@ class Group:
     def share(self, series: Sequence[Series]) -> frozenset[str]:
         """Return the ids of this process's series: each belongs to one process, and all have about the same steps."""
         steps: dict[str, int] = {}
-        for one in series:
-            steps[one.unique_id] = steps.get(one.unique_id, 0) + len(one)
+        for one_series in series:
+            steps[one_series.unique_id] = steps.get(one_series.unique_id, 0) + len(one_series)
         loads = [0] * self.place.size
         mine = set()
         for name, length in sorted(steps.items(), key=lambda item: (-item[1], item[0])):

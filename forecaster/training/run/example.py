@@ -24,22 +24,22 @@ def example_of(series: Sequence[Series], model: Model) -> "pd.DataFrame":
     """
     needed, horizon = model.config.min_history or 1, model.config.horizon if model.covariates.future else 0
     for ahead in (horizon, 0):
-        for one in series:
-            seen = np.isfinite(one.values[: len(one) - ahead]).nonzero()[0]
+        for one_series in series:
+            seen = np.isfinite(one_series.values[: len(one_series) - ahead]).nonzero()[0]
             if len(seen) >= needed:
-                return _frame(one.part(int(seen[-needed]), int(seen[-1]) + 1 + ahead), model.covariates, ahead)
+                return _frame(one_series.part(int(seen[-needed]), int(seen[-1]) + 1 + ahead), model.covariates, ahead)
     raise AssertionError("a training has a series that is long enough")
 
 
-def _frame(one: Series, spec: CovariateSpec, ahead: int) -> "pd.DataFrame":
-    values, dynamic = one.values.copy(), one.dynamic.copy()
-    known = len(one) - ahead
+def _frame(one_series: Series, spec: CovariateSpec, ahead: int) -> "pd.DataFrame":
+    values, dynamic = one_series.values.copy(), one_series.dynamic.copy()
+    known = len(one_series) - ahead
     values[known:] = np.nan
     dynamic[known:, : len(spec.past)] = np.nan
     names = [*(number.name for number in spec.static), *(category.name for category in spec.categories)]
-    static = zip(names, (*one.attributes.numbers, *one.attributes.categories), strict=True)
-    frame = pl.DataFrame({"ds": one.time_us, "y": values}).select(
-        pl.lit(one.unique_id).alias("unique_id"),
+    static = zip(names, (*one_series.attributes.numbers, *one_series.attributes.categories), strict=True)
+    frame = pl.DataFrame({"ds": one_series.time_us, "y": values}).select(
+        pl.lit(one_series.unique_id).alias("unique_id"),
         pl.col("ds").cast(pl.Datetime("us")),
         "y",
         *(pl.Series(name, dynamic[:, k]) for k, name in enumerate(spec.dynamic)),

@@ -212,7 +212,7 @@ def _start(config: Config, series: Sequence[Series], stream: TextIO) -> "Start |
         say("from scratch: there is no champion yet")
         return None
     seen = found.tags.get("data_window_end")
-    end_us = max(int(one.time_us[-1]) for one in series)
+    end_us = max(int(one_series.time_us[-1]) for one_series in series)
     if seen is None or dt.datetime.fromisoformat(seen) > dt.datetime.fromtimestamp(end_us / 1e6, dt.UTC):
         told = f"has seen data up to {seen}, later than this training" if seen else "does not say what it has seen"
         say(f"from scratch: {found.name} version {found.version} {told}")

@@ -72,7 +72,7 @@ def take_place(
 
 def data_tags(config: Config, series: Sequence[Series]) -> dict[str, str]:
     """Return the tags of a version that tell of which data it is: the time step, the target, and some of the ids."""
-    hashes = sorted({_hash(one.unique_id) for one in series})
+    hashes = sorted({_hash(one_series.unique_id) for one_series in series})
     return {
         _STEP_US: str(series[0].step_us),
         _TARGET: config.data.target_column,
@@ -115,7 +115,7 @@ def _differences(tags: dict[str, str], config: Config, series: Sequence[Series])
     names = theirs[_TARGET], ours[_TARGET]
     if names[0] != names[1] and _CANONICAL not in names:
         found.append(f"it forecasts the column {names[0]!r}, not {names[1]!r}")
-    if not set(theirs[_IDS].split()) & {_hash(one.unique_id) for one in series}:
+    if not set(theirs[_IDS].split()) & {_hash(one_series.unique_id) for one_series in series}:
         found.append(f"none of its series is among these ({series[0].unique_id!r} …)")
     return found
 

@@ -157,7 +157,7 @@ class Run:
 
     def _origin(self, result: FitResult, series: Sequence[Series]) -> dict[str, str]:
         """Return the tags of a version that tell what it was made of."""
-        end_us = max(int(one.time_us[-1]) for one in series)
+        end_us = max(int(one_series.time_us[-1]) for one_series in series)
         tags = {"data_window_end": _time_text(end_us), "fingerprint": result.bundle.fingerprint}
         tags |= data_tags(self._config, series)
         tags |= {"dataset": f"{self._data.name} {self._data.digest}"} if self._data is not None else {}

@@ -28,7 +28,7 @@ def folder_of(state: str, model: str) -> pathlib.Path:
     path = pathlib.Path(state.removeprefix(SQLITE)).expanduser()
     if path.suffix == ".db":  # as `open_storage` takes it
         path = path.parent if path.name == JOURNAL else path.with_suffix("")
-    folders = {urllib.parse.unquote(one.parent.name): one.parent for one in path.glob(f"*/{JOURNAL}")}
+    folders = {urllib.parse.unquote(database.parent.name): database.parent for database in path.glob(f"*/{JOURNAL}")}
     if (path / JOURNAL).is_file():  # a storage without a model's name
         folders[""] = path
     name = chosen(model, list(folders), str(path))
