@@ -7,12 +7,14 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
 import torch
+from torch.overrides import TorchFunctionMode
 
 from forecaster.config import ModelConfig, to_dict
 from forecaster.config.frequency import parse_frequency
@@ -31,6 +33,7 @@ _BEFORE = {"statistics": "plain"}
 _MOST_CONFIG_BYTES = 8 * 2**20  # categories are what may be long
 _MOST_MEMBERS, _LONGEST_STEP_US = 1000, 2**53
 _MOST_CHARACTERS = 200
+_FILLING = (torch.nn.init.normal_, torch.nn.init.uniform_, torch.Tensor.normal_, torch.Tensor.uniform_)
 # What comes of a configuration that somebody wrote by hand, or that was damaged.
 _MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
 
@@ -156,8 +159,20 @@ class _Plan(NamedTuple):
 
     def sizes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the weights by name; nothing is allocated for them."""
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             return {name: tuple(tensor.shape) for name, tensor in self.make().state_dict().items()}
+
+
+class _Unfilled(TorchFunctionMode):
+    """Computes no weights: for tensors without memory that would import torch's compiler, which takes a second."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        if func in _FILLING:
+            return args[0] if args else named["tensor"]
+        return named["out"] if func is torch.eye and "out" in named else func(*args, **named)
 
 
 def fingerprint(described: dict[str, Any], weights: dict[str, torch.Tensor]) -> str:

@@ -97,7 +97,7 @@ class CategoricalHead(nn.Module):
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
         reach = float(np.arcsinh(_OUTERMOST))
-        edges = torch.linspace(-reach, reach, num_bins + 1, dtype=torch.float64).sinh()
+        edges = torch.linspace(-reach, reach, num_bins + 1, dtype=torch.float64, device="cpu").sinh()
         self.register_buffer("edges", edges, persistent=False)
 
     def forward(self, hidden: Tensor, centre: Tensor) -> Tensor:

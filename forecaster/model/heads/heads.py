@@ -89,7 +89,7 @@ class QuantileHead(nn.Module):
         self.linear = nn.Linear(hidden_size, len(levels))
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
-        gaps = torch.tensor(levels).diff()
+        gaps = torch.tensor(levels, device="cpu").diff()  # also where the weights have no memory, see `Bundle`
         # Start near a unit-width distribution: softplus(b) = 4 · (gap between the two levels).
         self.linear.bias.data[: self.median_index] = torch.log(torch.expm1(4 * gaps[: self.median_index]))
         self.linear.bias.data[self.median_index + 1 :] = torch.log(torch.expm1(4 * gaps[self.median_index :]))
