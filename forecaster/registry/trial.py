@@ -3,7 +3,7 @@
 What becomes champion is served to everybody. A fault of a combination of options, of the files in the store, or of this
 installation shows here, and not when the server follows the alias.
 
-Knows how the process is started and what it says; what it does is `forecaster.serving.trial`.
+Knows how the process is started and what it says; what it does is `forecaster.serving.trial_process`.
 """
 
 import json
@@ -72,7 +72,7 @@ def try_version(
         asked = {"tracking": to_dict(tracking), "version": version, "rows": path and str(path)}
         try:
             ended = subprocess.run(
-                [sys.executable, "-P", "-m", "forecaster.serving.trial"],
+                [sys.executable, "-P", "-m", "forecaster.serving.trial_process"],
                 input=json.dumps(asked).encode(),
                 capture_output=True,
                 env=_environment(),

@@ -1,16 +1,12 @@
-"""The process that tries a version: loads it as the server does, observes, forecasts; see `forecaster.registry.trial`.
+"""Trying a version: loads it as the server does, observes, forecasts.
 
-Reads what to try from standard input, and writes the outcome as one line of JSON.
+Knows nothing of who asks; `trial_process` does that in a process of its own.
 
 Shapes: N series, D horizon steps, Q quantiles.
 """
 
 import dataclasses
-import json
-import sys
-import traceback
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,7 +14,7 @@ import torch
 
 from forecaster.config import DataConfig, TrackingConfig
 from forecaster.data.windows import Series, known_future, latest_segments
-from forecaster.errors import BundleError, ForecasterError, TooLittleHistoryError, UnavailableError
+from forecaster.errors import BundleError, TooLittleHistoryError
 from forecaster.model.bundle import Bundle
 from forecaster.registry import registry
 from forecaster.serving.engine.engine import Engine
@@ -29,23 +25,6 @@ from forecaster.serving.work.forecasting import ForecastWork, Futures
 from forecaster.serving.work.observing import ObserveWork
 
 _MADE_UP, _MOST_STEPS = "made up", 20_000
-
-
-def main() -> None:
-    """Try what standard input says."""
-    asked = json.loads(sys.stdin.read())
-    said: dict[str, Any] = {"failure": "", "unavailable": False, "series": 0}
-    try:
-        rows = None if asked["rows"] is None else pl.read_parquet(asked["rows"])
-        said["series"] = try_here(TrackingConfig(**asked["tracking"]), asked["version"], rows)
-    except UnavailableError as error:
-        said |= {"failure": str(error), "unavailable": True}
-    except ForecasterError as error:
-        said["failure"] = f"cannot be served: {error}"
-    except Exception as error:  # noqa: BLE001 -- whatever it is, the version is not fit for use
-        traceback.print_exc()
-        said["failure"] = f"cannot be served: {type(error).__name__}: {error}"
-    sys.stdout.write(json.dumps(said) + "\n")
 
 
 def try_here(tracking: TrackingConfig, version: str, rows: pl.DataFrame | None) -> int:
@@ -137,7 +116,3 @@ def _observations(bundle: Bundle, series: Sequence[Series]) -> ObserveWork:
         {c.name: x for c, x in zip(spec.categories, one.attributes.categories, strict=True) if x} for one in known
     )
     return ObserveWork(columns, Attributes(tuple(one.unique_id for one in known), numbers, categories))
-
-
-if __name__ == "__main__":
-    main()

@@ -33,6 +33,11 @@ _SERVING = (
 )
 _STEPS = (
     "forecaster.registry.registry",
+    "forecaster.training.fit",
+    "forecaster.training.run.tracking",
+    "lightning.pytorch.callbacks",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
     "mlflow.artifacts",
     "mlflow.pyfunc",
     "mlflow.store.model_registry.sqlalchemy_store",

@@ -42,6 +42,21 @@ def test_garbage_is_collected_again_after_an_import_that_failed() -> None:
     assert gc.isenabled()
 
 
+def test_later_collections_pass_over_what_was_imported() -> None:
+    code = """
+import gc
+from forecaster.imports import without_collections
+with without_collections():
+    import wave
+assert gc.get_freeze_count() == 0
+with without_collections():
+    import asyncio, http.server, unittest, xml.dom.minidom
+print(gc.get_freeze_count() > 1000, gc.isenabled())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout.split() == ["True", "True"]
+
+
 def test_a_package_is_absent_for_a_while_only() -> None:
     code = """
 import sys
