@@ -27,10 +27,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## train, register, serve, stream, kill -9, recover, report
 	$(BIN)/forecaster demo --output $(DEMO_OUTPUT)
 
-# Two files at a time; WORKERS=0 runs all in one process. What is marked `alone` has a fault that a busy machine shows.
+# Two files at a time, those that take longest first; WORKERS=0 runs all in one process.
 test: setup  ## run the tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not alone' tests
-	$(BIN)/python -m pytest -m alone tests/integration/pipelines
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests/e2e tests/integration tests/unit
 
 # WORDS='kills swaps' repeats the files whose names hold one of them. What was stopped is gone on with.
 test-again: setup  ## repeat the tests that start processes, wait or measure, TIMES=3 idle and beside busy processes

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, Timer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from forecaster.config import Config, TrainingConfig, to_dict
 from forecaster.config.training import StartFrom
@@ -265,10 +266,15 @@ def _require_device(settings: TrainingConfig, place: Place) -> None:
 
 @contextlib.contextmanager
 def _interruptible(trainer: pl.Trainer) -> Iterator[None]:
-    """Let Ctrl-C be a KeyboardInterrupt, which Lightning turns into sys.exit(1) with SIGINT ignored from then on."""
+    """Let Ctrl-C be a KeyboardInterrupt, which Lightning turns into sys.exit(1) with SIGINT ignored from then on.
+
+    And let SIGTERM be an exit status that says so: Lightning ends the loops by an exception that exits with 0.
+    """
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
+    except SIGTERMException:
+        raise SystemExit(128 + signal.SIGTERM) from None
     except SystemExit as error:
         if trainer.interrupted and isinstance(error.__context__, KeyboardInterrupt):
             signal.signal(signal.SIGINT, handler)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Dataset
     from mlflow.entities import Run as MlflowRun
 
-    from forecaster.training.run.tracking import Run
+    from forecaster.training.run.run import Run
 
 STEP = "backtest"
 _RESULT = "backtest.json"

@@ -20,7 +20,8 @@ from forecaster.errors import ForecasterError, UnavailableError
 from forecaster.training.callbacks import Epoch, Reporter, progress_on
 from forecaster.training.fit import FitResult, fit
 from forecaster.training.inspection import settle
-from forecaster.training.run.tracking import Run, track
+from forecaster.training.run.run import Run
+from forecaster.training.run.tracking import track
 from pipelines.context import Context
 from pipelines.tuning.run import TuningRun
 from pipelines.tuning.space import SearchSpace

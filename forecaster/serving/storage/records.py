@@ -9,7 +9,7 @@ import dataclasses
 import json
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 
@@ -152,6 +152,19 @@ def without(record: Record, names: set[str]) -> Record | None:
     rows = record.rows(place[record.series] >= 0)
     left = tuple(mine[k] for k in kept)
     return dataclasses.replace(rows, series_ids=left, series=place[rows.series]) if len(rows) else None
+
+
+def surviving(record: Record, sequence: int, deleted: Mapping[str, int]) -> Record | None:
+    """Return what is left of a record once series are erased: itself if that is all of it, None if it is nothing.
+
+    Args:
+        record: of a journal.
+        sequence: its own.
+        deleted: sequences of deletions by series; what was written behind one is the series' new life.
+    """
+    named = (record.series_id,) if isinstance(record, Deletion) else record.series_ids
+    erased = {name for name in deleted.keys() & named if sequence < deleted[name]}
+    return without(record, erased) if erased else record
 
 
 def encode(record: Record) -> bytes:

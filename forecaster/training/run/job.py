@@ -27,7 +27,7 @@ from forecaster.training.processes.place import place_of
 if TYPE_CHECKING:
     from forecaster.registry.registry import RegisteredModel
     from forecaster.training.fit import FitResult
-    from forecaster.training.run.tracking import Run
+    from forecaster.training.run.run import Run
     from forecaster.training.warm_start import Start
 
 Until = dt.datetime | Callable[[pl.DataFrame], dt.datetime] | None

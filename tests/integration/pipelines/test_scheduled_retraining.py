@@ -4,8 +4,6 @@ import dataclasses
 import io
 import pathlib
 
-import pytest
-
 from forecaster.config import Config, ScheduleConfig, TrackingConfig
 from forecaster.registry import registry
 from pipelines.lease import held
@@ -34,8 +32,6 @@ def retrainings(tracking: TrackingConfig) -> list[tuple[str, str]]:
     return [(one.info.status, one.data.tags["trigger"]) for one in found]
 
 
-# A signal amid a query of MLflow's SQLite store leaves its lock behind at times, and the run's end cannot be written.
-@pytest.mark.alone
 def test_sigterm_amid_a_retraining_and_the_next_start(config: Config, tmp_path: pathlib.Path) -> None:
     stream = io.StringIO()
     begun = dataclasses.replace(config, schedule=ScheduleConfig(every="1s"))

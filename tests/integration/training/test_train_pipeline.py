@@ -21,7 +21,7 @@ from forecaster.config import Config, DataConfig, ModelConfig, TrackingConfig, T
 from forecaster.errors import DataError, ModelNotFoundError
 from forecaster.registry import registry
 from forecaster.training.run.job import TrainResult, train
-from forecaster.training.run.tracking import Run
+from forecaster.training.run.run import Run
 
 START = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
 STEPS = 300

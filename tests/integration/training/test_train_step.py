@@ -12,7 +12,7 @@ from forecaster.config import BacktestConfig, Config, IngestConfig, TrackingConf
 from forecaster.errors import DataError
 from forecaster.registry import registry
 from forecaster.training.run import job
-from forecaster.training.run.tracking import Run
+from forecaster.training.run.run import Run
 from pipelines.context import Context
 from pipelines.ingest.step import ingest
 from pipelines.training.step import train

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import math
+import os
 import signal
 from pathlib import Path
 
@@ -107,6 +108,17 @@ def test_the_time_limit_ends_it_and_the_learning_rate_knows(series: list[Series]
     assert result.seconds < 6
     assert math.isfinite(result.backtest.mase)
     assert result.history[-1].learning_rate < 0.5 * max(epoch.learning_rate for epoch in result.history)
+
+
+def test_sigterm_is_an_exit_status_that_says_so(series: list[Series]) -> None:
+    """Lightning's own one is 0: whoever started the training would take it for done."""
+
+    def ask_to_end(epoch: Epoch) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as raised:
+        fit(series, make_config(), reporters=[ask_to_end])
+    assert raised.value.code == 128 + signal.SIGTERM
 
 
 def test_ctrl_c_is_a_keyboard_interrupt(series: list[Series]) -> None:

@@ -10,7 +10,7 @@ import psycopg
 
 from forecaster.serving.storage.postgres.fenced_session import Session
 from forecaster.serving.storage.postgres.head import NOTE_REMOVED
-from forecaster.serving.storage.records import Columns, Deletion, Record, decode, encode, without
+from forecaster.serving.storage.records import Columns, Deletion, Record, decode, encode, surviving
 
 _MOST_SERIES = 1024  # looked for at once
 _FEW_SERIES = 16  # that the database looks for in the bytes of records; more ids are looked for in records themselves
@@ -115,9 +115,8 @@ class Erasure:
         query, values = (_MENTIONING, (*part, group.needles())) if few else (_BETWEEN, part)
         for sequence, payload in connection.execute(query, values, binary=True).fetchall():
             record = decode(payload)
-            mine = () if isinstance(record, Deletion) else group.gone.keys() & record.series_ids
-            names = {name for name in mine if sequence < group.gone[name]}
-            rest = record if isinstance(record, Deletion) else without(record, names)
+            # Deletions go last, when nothing is left that they hide.
+            rest = record if isinstance(record, Deletion) else surviving(record, sequence, group.gone)
             if rest is not record:
                 changed += 1
                 self._replace(connection, sequence, rest)

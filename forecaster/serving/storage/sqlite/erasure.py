@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from forecaster.serving.storage.records import Deletion, Record, encode, without
+from forecaster.serving.storage.records import encode, surviving
 from forecaster.serving.storage.sqlite.database import Database
 from forecaster.serving.storage.sqlite.history import History
 from forecaster.serving.storage.sqlite.schema import decoded, remember_last, times
@@ -83,8 +83,7 @@ class Erasure:
             changed = []
             for sequence, payload in self._database.rows(query, (after, through)):
                 record = decoded(self._database, sequence, payload)
-                mine = deleted.keys() & _names(record)
-                rest = without(record, {name for name in mine if sequence < deleted[name]}) if mine else record
+                rest = surviving(record, sequence, deleted)
                 if rest is not record:
                     changed.append((sequence, None if rest is None else (*times(rest), encode(rest), sequence)))
             after = through
@@ -138,7 +137,3 @@ class Erasure:
             for name, sequence in items:
                 if self._deleted.get(name) == sequence:
                     del self._deleted[name]
-
-
-def _names(record: Record) -> tuple[str, ...]:
-    return (record.series_id,) if isinstance(record, Deletion) else record.series_ids
