@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _PATIENCE_SECONDS = 5.0
 _POLL_SECONDS = 0.2
 _SHOWN = 5  # of many lines of the same kind
+_LEVELS = (0.1, 0.9)
 _OUTPUT = "a .csv, .json, .jsonl or .parquet file instead of a table; - writes CSV to the standard output"
 
 
@@ -53,6 +54,8 @@ def _add_observe_arguments(parser: ArgumentParser) -> None:
     _add_server(parser)
     shown = "the registered model, also written --model NAME; left out, the server's first"
     parser.add_argument("--served-model", type=str, default="", metavar="NAME", help=shown)
+    shown = "forecast the series of the file right after it, with the levels 0.1 and 0.9, into a CSV or Parquet file"
+    parser.add_argument("--forecasts", type=str, metavar="FILE", help=shown)
 
 
 def _observe(arguments: Namespace) -> int:
@@ -63,6 +66,7 @@ def _observe(arguments: Namespace) -> int:
     data = read_config(arguments).data
     if data.path is None:
         raise ConfigError("name the file to send: --data.path mine.csv")
+    check_output(arguments.forecasts)
     frame = past(read_frame(data), data)
     client, model = _connect(arguments.server, arguments.served_model)
     with client:
@@ -71,13 +75,17 @@ def _observe(arguments: Namespace) -> int:
             raise ConfigError(f"the server's model has a step of {model.step}, --data.frequency says {step}")
         known = _known_by(model, data, frame.columns)
         inspect_frame(canonical_frame(frame, known), known).raise_for_errors()
-        result = client.observe(frame)
+        reply = client.observe_and_forecast(frame, quantile_levels=_LEVELS) if arguments.forecasts else None
+        result = reply.observed if reply is not None else client.observe(frame)
     print(f"{result.applied} applied, {result.duplicates} known already, {len(result.rejected)} refused")
     for message in result.rejected["message"].head(_SHOWN):
         print(f"  refused: {message}")
     if result.future is not None:
         print(f"  {len(result.future)} rows of the time ahead left out: forecast --future takes them")
     _say_unused(frame.columns, model, data.end_column)
+    if reply is not None:
+        show(reply.forecasts, arguments.forecasts)
+        _say_failures(list(reply.failures.values()))
     return 1 if len(result.rejected) else 0
 
 
@@ -106,7 +114,7 @@ def _add_forecast_arguments(parser: ArgumentParser) -> None:
     shown = "forecast the series that can be, and name the others, instead of failing for the first of these"
     parser.add_argument("--allow-partial", action="store_true", help=shown)
     parser.add_argument("--horizon", type=int, metavar="STEPS", help="steps ahead; left out, the model's horizon")
-    parser.add_argument("--levels", type=float, nargs="+", default=[0.1, 0.9], help="quantile levels")
+    parser.add_argument("--levels", type=float, nargs="+", default=list(_LEVELS), help="quantile levels")
     shown = (
         "a CSV or Parquet file of known-future covariates: unique_id (left out: the same for all), ds, their names;"
         " it may hold other series, and be a file of observations"
@@ -134,11 +142,16 @@ def _forecast(arguments: Namespace) -> int:
             future = _without_unused(future, model)
         found = _ask(client, series, arguments, future)
     show(found.forecasts, arguments.output)
-    for message in found.failures["message"].head(_SHOWN):
-        print(f"  no forecast: {message}", file=sys.stderr)
-    if (more := len(found.failures) - _SHOWN) > 0:
-        print(f"  and of {more} other series", file=sys.stderr)
+    _say_failures(found.failures["message"].to_list())
     return 0 if len(found.forecasts) else 1
+
+
+def _say_failures(messages: list[str]) -> None:
+    """Say why series have no forecast, of the first ones."""
+    for message in messages[:_SHOWN]:
+        print(f"  no forecast: {message}", file=sys.stderr)
+    if (more := len(messages) - _SHOWN) > 0:
+        print(f"  and of {more} other series", file=sys.stderr)
 
 
 def _ask(

@@ -1,8 +1,8 @@
-"""Write the blocking client, which is the asyncio one without its `async` and `await`.
+"""Write the blocking client, which is the asyncio one without its `async` and `await`: two modules.
 
     python -m tests.clients [--check]
 
-With `--check` nothing is written, and the exit status says whether the file is what would be written.
+With `--check` nothing is written, and the exit status says whether the files are what would be written.
 """
 
 import pathlib
@@ -13,42 +13,45 @@ import tempfile
 
 import unasync
 
-SOURCE, TARGET = "asynchronous.py", "synchronous.py"
+TARGETS = {"asynchronous.py": "synchronous.py", "async_calling.py": "calling.py"}
 CLIENT = pathlib.Path(__file__).resolve().parents[1] / "forecaster" / "client"
 NAMES = {
     "AsyncForecastClient": "ForecastClient",
     "AsyncForecastStream": "ForecastStream",
+    "AsyncCalling": "Calling",
     "AsyncClosing": "Closing",
+    "async_calling": "calling",
     "async_stream": "stream",
     "open_async_channel": "open_channel",
     "asyncio": "time",
 }
-HEADER = f"# Generated from {SOURCE} by `make clients`, never edited.\n"
 
 
-def blocking() -> str:
-    """Return the blocking client's code."""
+def blocking(source: str) -> str:
+    """Return the blocking code of a module."""
+    target = TARGETS[source]
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        shutil.copyfile(CLIENT / SOURCE, folder / SOURCE)
-        rule = unasync.Rule(f"/{SOURCE}", f"/{TARGET}", NAMES)
-        unasync.unasync_files([str(folder / SOURCE)], [rule])
-        code = HEADER + (folder / TARGET).read_text()
+        shutil.copyfile(CLIENT / source, folder / source)
+        rule = unasync.Rule(f"/{source}", f"/{target}", NAMES)
+        unasync.unasync_files([str(folder / source)], [rule])
+        code = f"# Generated from {source} by `make clients`, never edited.\n" + (folder / target).read_text()
     for how in (["check", "--quiet", "--fix-only", "--select", "I"], ["format", "--quiet"]):
-        command = [sys.executable, "-m", "ruff", *how, "--stdin-filename", str(CLIENT / TARGET), "-"]
+        command = [sys.executable, "-m", "ruff", *how, "--stdin-filename", str(CLIENT / target), "-"]
         code = subprocess.run(command, input=code, capture_output=True, text=True, check=True).stdout
     return code
 
 
 def main() -> int:
-    """Write the file, or look whether it is right."""
-    if "--check" not in sys.argv[1:]:
-        (CLIENT / TARGET).write_text(blocking())
-        return 0
-    if (CLIENT / TARGET).read_text() == blocking():
-        return 0
-    print(f"{CLIENT / TARGET} is not what {SOURCE} makes: run `make clients`", file=sys.stderr)
-    return 1
+    """Write the files, or look whether they are right."""
+    wrong = 0
+    for source, target in TARGETS.items():
+        if "--check" not in sys.argv[1:]:
+            (CLIENT / target).write_text(blocking(source))
+        elif (CLIENT / target).read_text() != blocking(source):
+            print(f"{CLIENT / target} is not what {source} makes: run `make clients`", file=sys.stderr)
+            wrong = 1
+    return wrong
 
 
 if __name__ == "__main__":

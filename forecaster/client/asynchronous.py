@@ -1,31 +1,23 @@
 """The client: `ForecastClient` blocks, `AsyncForecastClient` is awaited; else they are the same."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Literal, TypeVar, overload
+from collections.abc import AsyncIterator, Sequence
+from typing import Literal, overload
 
-import grpc
 import polars as pl
 
 from forecaster.client import calls
-from forecaster.client.calls import MEDIAN, Call, Wanted, Work
-from forecaster.client.channel import described, open_async_channel
-from forecaster.client.closing import AsyncClosing
+from forecaster.client.async_calling import AsyncCalling
+from forecaster.client.calls import MEDIAN, Wanted
 from forecaster.client.covariates import has_more_columns
-from forecaster.client.forecast_frames import ForecastResult
+from forecaster.client.forecast_frames import ForecastResult, no_forecasts
 from forecaster.client.forecasting import Forecasting
 from forecaster.client.inputs import Frame, Ids, as_frame, series_name, series_names
-from forecaster.client.known_model import KnownModel
 from forecaster.client.observing import Observing
-from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo
-from forecaster.client.retry import Attempts, RetryPolicy
+from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo, StreamReply
 from forecaster.client.streaming.async_stream import AsyncForecastStream
-from forecaster.errors import ForecasterError, InvalidArgumentError, LimitReachedError
-
-T = TypeVar("T")
 
 
-class AsyncForecastClient(AsyncClosing):
+class AsyncForecastClient(AsyncCalling):
     """Talks to one server; `ForecastClient` may be shared between threads, `AsyncForecastClient` has one event loop.
 
     Args:
@@ -33,12 +25,6 @@ class AsyncForecastClient(AsyncClosing):
         model: the registered model's name; left out, the server's own.
         retry: how long and how often calls are tried.
     """
-
-    def __init__(self, address: str = "127.0.0.1:50051", *, model: str = "", retry: RetryPolicy | None = None) -> None:
-        self._address, self._name = described(calls.checked_address(address)), model
-        self._retry, self._known = retry or RetryPolicy(), KnownModel()
-        self._channel = open_async_channel(address)
-        self._stubs = calls.Stubs(self._channel)
 
     async def observe(self, frame: Frame, *, send_trailing: bool = False) -> ObserveResult:
         """Send observations, columns `unique_id`, `ds`, `y` (null is missing); safe to repeat.
@@ -61,6 +47,37 @@ class AsyncForecastClient(AsyncClosing):
         work = Observing(given, self._name, model, send_trailing=send_trailing)
         await self._send(work)
         return work.result
+
+    async def observe_and_forecast(
+        self,
+        frame: Frame,
+        *,
+        horizon: int | None = None,
+        quantile_levels: Sequence[float] = (),
+        future: Frame | None = None,
+        calibrated: bool = False,
+    ) -> StreamReply:
+        """Send observations and return the forecasts of their series after them, in one call; safe to repeat.
+
+        A frame that takes several requests is observed first, and forecast then.
+
+        Args:
+            frame: see `observe`. Left out, `future` is what it says of the time behind the last value of a series.
+            horizon, quantile_levels, future, calibrated: see `forecast`.
+
+        Raises what `observe` and `forecast` raise, but for series that cannot be forecast: the result says why.
+        """
+        given, wanted = as_frame(frame), Wanted(horizon, quantile_levels, future, calibrated=calibrated).framed()
+        model = await self._describe(has_more_columns(given) or future is not None)
+        work = Observing(given, self._name, model, send_trailing=False, wanted=wanted)
+        await self._send(work)
+        if work.reply is not None:
+            return work.reply
+        if not work.series_ids:
+            return StreamReply(work.result, no_forecasts(), {})
+        asked = Forecasting(work.series_ids, work.wanted or wanted, self._name, model, allow_partial=True)
+        await self._send(asked)
+        return StreamReply(work.result, asked.result().forecasts, asked.result().reasons())
 
     @overload
     async def forecast(
@@ -248,53 +265,8 @@ class AsyncForecastClient(AsyncClosing):
         """
         return await self._run(calls.activate_model_call(self._name, version))
 
-    async def close(self) -> None:
-        """Close the channel."""
-        await self._channel.close()
-
-    async def _describe(self, needed: bool) -> ModelInfo | None:
-        """Return what the model knows, None if it is not needed; asked now and then, and after a refused request."""
-        if needed and self._known.is_due():
-            try:
-                self._known.model = await self.get_model()
-            except ForecasterError:
-                if self._known.model is None:
-                    raise
-        return self._known.model if needed else None
-
     async def _forecast(self, series_ids: Ids, wanted: Wanted, allow_partial: bool) -> pl.DataFrame | ForecastResult:
         wanted, model = wanted.framed(), await self._describe(wanted.future is not None)
         work = Forecasting(series_names(series_ids), wanted, self._name, model, allow_partial=allow_partial)
         await self._send(work)
         return work.result() if allow_partial else work.result().forecasts
-
-    async def _send(self, work: Work) -> None:
-        while (call := work.next()) is not None:
-            try:
-                work.answered(await self._run(call))
-            except (InvalidArgumentError, LimitReachedError) as error:
-                work.refused(error)
-
-    async def _pages(self, call: Callable[[str], Call[tuple[list[T], str]]]) -> AsyncIterator[T]:
-        token = ""
-        while True:
-            page, token = await self._run(call(token))
-            for info in page:
-                yield info
-            if not token:
-                return
-
-    async def _run(self, call: Call[T]) -> T:
-        attempts = Attempts(self._retry, self._address, gone_is_done=call.gone_is_done)
-        while True:
-            attempts.begin(call.request)
-            try:
-                answer = await call.method(self._stubs)(call.request, timeout=attempts.remaining_seconds)
-            except grpc.RpcError as failure:
-                if attempts.was_done(failure):
-                    return call.parse(None)
-                if failure.code() is grpc.StatusCode.INVALID_ARGUMENT:
-                    self._known.forget()  # another one may have taken its place: the next call asks again
-                await asyncio.sleep(attempts.delay(failure))
-            else:
-                return call.parse(answer)

@@ -26,11 +26,9 @@ from forecaster.client.forecast_frames import ForecastResult, failure_frame, for
 from forecaster.client.inputs import as_frame
 from forecaster.client.results import (
     ModelInfo,
-    ObserveResult,
     SeriesInfo,
     StreamReply,
     model_info,
-    observe_result,
     series_info,
     stream_reply,
 )
@@ -147,8 +145,12 @@ class Wanted:
 
 
 def observe_call(
-    rows: pl.DataFrame, static: pl.DataFrame | None, name: str, model: ModelInfo | None
-) -> Call[ObserveResult]:
+    rows: pl.DataFrame,
+    static: pl.DataFrame | None,
+    name: str,
+    model: ModelInfo | None,
+    options: forecast_pb2.ForecastOptions | None = None,
+) -> Call[StreamReply]:
     """Return the call that sends observations.
 
     Args:
@@ -156,10 +158,12 @@ def observe_call(
         static: as `covariates.static_values` returns them, of these series or more.
         name: of the model asked for.
         model: says which covariates there are; None sends none.
+        options: what to forecast of their series afterwards, in columns; None forecasts nothing.
     """
-    attributes = series_attributes(static, rows, model)
-    request = forecast_service_pb2.ObserveRequest(model=name, columns=_columns(rows, model), attributes=attributes)
-    return Call(lambda stubs: stubs.forecast.Observe, request, functools.partial(observe_result, rows))
+    attributes, columns = series_attributes(static, rows, model), _columns(rows, model)
+    request = forecast_service_pb2.ObserveRequest(model=name, columns=columns, attributes=attributes, options=options)
+    asked = tuple(columns.series_ids)
+    return Call(lambda stubs: stubs.forecast.Observe, request, functools.partial(stream_reply, rows, asked))
 
 
 def forecast_call(

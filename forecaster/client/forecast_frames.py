@@ -28,6 +28,10 @@ class ForecastResult:
     forecasts: pl.DataFrame
     failures: pl.DataFrame
 
+    def reasons(self) -> dict[str, str]:
+        """Return why series have none, as sentences by id."""
+        return dict(self.failures.select("unique_id", "message").iter_rows())
+
     def raise_for_failures(self) -> None:
         """Raise ForecasterError naming the first series without a forecast and how many there are."""
         if len(self.failures):
@@ -41,6 +45,11 @@ def failure_frame(failures: Iterable[forecast_pb2.ForecastFailure]) -> pl.DataFr
     return pl.DataFrame(rows, schema=dict.fromkeys(("unique_id", "reason", "message"), pl.String), orient="row")
 
 
+def no_forecasts() -> pl.DataFrame:
+    """Return forecasts of no series."""
+    return pl.DataFrame(schema={"unique_id": pl.String, "ds": pl.Datetime("us", "UTC"), "y_hat": pl.Float64})
+
+
 def forecast_frame(message: forecast_pb2.ForecastColumns, asked: Sequence[str]) -> pl.DataFrame:
     """Return forecasts in long format: unique_id, ds, y_hat (the median), and q0.1 … for each level.
 
@@ -52,7 +61,7 @@ def forecast_frame(message: forecast_pb2.ForecastColumns, asked: Sequence[str]) 
     """
     origins, horizon = np.array(message.origin_times_us, dtype=np.int64), message.horizon
     if not len(origins):
-        return pl.DataFrame(schema={"unique_id": pl.String, "ds": pl.Datetime("us", "UTC"), "y_hat": pl.Float64})
+        return no_forecasts()
     ahead = message.step.ToMicroseconds() * np.arange(1, horizon + 1)
     ids = pl.Series("unique_id", message.series_ids[:] or asked, dtype=pl.String)
     columns = [

@@ -71,7 +71,7 @@ class ObserveResult:
 
 @dataclass(frozen=True, slots=True)
 class StreamReply:
-    """The answer to one frame of a stream: what became of it, and the forecasts after it."""
+    """The answer to one frame: what became of it, the forecasts after it, and why other series of it have none."""
 
     observed: ObserveResult
     forecasts: pl.DataFrame
@@ -195,9 +195,11 @@ def observe_result(rows: pl.DataFrame, answer: Any) -> ObserveResult:
 
 
 def stream_reply(
-    rows: pl.DataFrame, asked: Sequence[str], answer: forecast_service_pb2.StreamForecastsResponse
+    rows: pl.DataFrame,
+    asked: Sequence[str],
+    answer: forecast_service_pb2.ObserveResponse | forecast_service_pb2.StreamForecastsResponse,
 ) -> StreamReply:
-    """Return the answer to one frame of a stream; `asked` is its series, in their order."""
+    """Return the answer to one frame; `asked` is its series, in their order."""
     failures = {failure.series_id: failure.message for failure in answer.failures}
     return StreamReply(observe_result(rows, answer), forecast_frame(answer.columns, asked), failures)
 

@@ -1,32 +1,24 @@
 # Generated from asynchronous.py by `make clients`, never edited.
 """The client: `ForecastClient` blocks, `AsyncForecastClient` is awaited; else they are the same."""
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, TypeVar, overload
+from collections.abc import Iterator, Sequence
+from typing import Literal, overload
 
-import grpc
 import polars as pl
 
 from forecaster.client import calls
-from forecaster.client.calls import MEDIAN, Call, Wanted, Work
-from forecaster.client.channel import described, open_channel
-from forecaster.client.closing import Closing
+from forecaster.client.calling import Calling
+from forecaster.client.calls import MEDIAN, Wanted
 from forecaster.client.covariates import has_more_columns
-from forecaster.client.forecast_frames import ForecastResult
+from forecaster.client.forecast_frames import ForecastResult, no_forecasts
 from forecaster.client.forecasting import Forecasting
 from forecaster.client.inputs import Frame, Ids, as_frame, series_name, series_names
-from forecaster.client.known_model import KnownModel
 from forecaster.client.observing import Observing
-from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo
-from forecaster.client.retry import Attempts, RetryPolicy
+from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo, StreamReply
 from forecaster.client.streaming.stream import ForecastStream
-from forecaster.errors import ForecasterError, InvalidArgumentError, LimitReachedError
-
-T = TypeVar("T")
 
 
-class ForecastClient(Closing):
+class ForecastClient(Calling):
     """Talks to one server; `ForecastClient` may be shared between threads, `AsyncForecastClient` has one event loop.
 
     Args:
@@ -34,12 +26,6 @@ class ForecastClient(Closing):
         model: the registered model's name; left out, the server's own.
         retry: how long and how often calls are tried.
     """
-
-    def __init__(self, address: str = "127.0.0.1:50051", *, model: str = "", retry: RetryPolicy | None = None) -> None:
-        self._address, self._name = described(calls.checked_address(address)), model
-        self._retry, self._known = retry or RetryPolicy(), KnownModel()
-        self._channel = open_channel(address)
-        self._stubs = calls.Stubs(self._channel)
 
     def observe(self, frame: Frame, *, send_trailing: bool = False) -> ObserveResult:
         """Send observations, columns `unique_id`, `ds`, `y` (null is missing); safe to repeat.
@@ -62,6 +48,37 @@ class ForecastClient(Closing):
         work = Observing(given, self._name, model, send_trailing=send_trailing)
         self._send(work)
         return work.result
+
+    def observe_and_forecast(
+        self,
+        frame: Frame,
+        *,
+        horizon: int | None = None,
+        quantile_levels: Sequence[float] = (),
+        future: Frame | None = None,
+        calibrated: bool = False,
+    ) -> StreamReply:
+        """Send observations and return the forecasts of their series after them, in one call; safe to repeat.
+
+        A frame that takes several requests is observed first, and forecast then.
+
+        Args:
+            frame: see `observe`. Left out, `future` is what it says of the time behind the last value of a series.
+            horizon, quantile_levels, future, calibrated: see `forecast`.
+
+        Raises what `observe` and `forecast` raise, but for series that cannot be forecast: the result says why.
+        """
+        given, wanted = as_frame(frame), Wanted(horizon, quantile_levels, future, calibrated=calibrated).framed()
+        model = self._describe(has_more_columns(given) or future is not None)
+        work = Observing(given, self._name, model, send_trailing=False, wanted=wanted)
+        self._send(work)
+        if work.reply is not None:
+            return work.reply
+        if not work.series_ids:
+            return StreamReply(work.result, no_forecasts(), {})
+        asked = Forecasting(work.series_ids, work.wanted or wanted, self._name, model, allow_partial=True)
+        self._send(asked)
+        return StreamReply(work.result, asked.result().forecasts, asked.result().reasons())
 
     @overload
     def forecast(
@@ -249,53 +266,8 @@ class ForecastClient(Closing):
         """
         return self._run(calls.activate_model_call(self._name, version))
 
-    def close(self) -> None:
-        """Close the channel."""
-        self._channel.close()
-
-    def _describe(self, needed: bool) -> ModelInfo | None:
-        """Return what the model knows, None if it is not needed; asked now and then, and after a refused request."""
-        if needed and self._known.is_due():
-            try:
-                self._known.model = self.get_model()
-            except ForecasterError:
-                if self._known.model is None:
-                    raise
-        return self._known.model if needed else None
-
     def _forecast(self, series_ids: Ids, wanted: Wanted, allow_partial: bool) -> pl.DataFrame | ForecastResult:
         wanted, model = wanted.framed(), self._describe(wanted.future is not None)
         work = Forecasting(series_names(series_ids), wanted, self._name, model, allow_partial=allow_partial)
         self._send(work)
         return work.result() if allow_partial else work.result().forecasts
-
-    def _send(self, work: Work) -> None:
-        while (call := work.next()) is not None:
-            try:
-                work.answered(self._run(call))
-            except (InvalidArgumentError, LimitReachedError) as error:
-                work.refused(error)
-
-    def _pages(self, call: Callable[[str], Call[tuple[list[T], str]]]) -> Iterator[T]:
-        token = ""
-        while True:
-            page, token = self._run(call(token))
-            for info in page:
-                yield info
-            if not token:
-                return
-
-    def _run(self, call: Call[T]) -> T:
-        attempts = Attempts(self._retry, self._address, gone_is_done=call.gone_is_done)
-        while True:
-            attempts.begin(call.request)
-            try:
-                answer = call.method(self._stubs)(call.request, timeout=attempts.remaining_seconds)
-            except grpc.RpcError as failure:
-                if attempts.was_done(failure):
-                    return call.parse(None)
-                if failure.code() is grpc.StatusCode.INVALID_ARGUMENT:
-                    self._known.forget()  # another one may have taken its place: the next call asks again
-                time.sleep(attempts.delay(failure))
-            else:
-                return call.parse(answer)

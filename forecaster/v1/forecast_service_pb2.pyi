@@ -13,28 +13,36 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ObserveRequest(_message.Message):
-    __slots__ = ("model", "observations", "columns", "attributes", "age")
+    __slots__ = ("model", "observations", "columns", "attributes", "age", "options")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     OBSERVATIONS_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
     ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
     AGE_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
     model: str
     observations: _containers.RepeatedCompositeFieldContainer[_observation_pb2.Observation]
     columns: _observation_pb2.ObservationColumns
     attributes: _containers.RepeatedCompositeFieldContainer[_observation_pb2.SeriesAttributes]
     age: _duration_pb2.Duration
-    def __init__(self, model: _Optional[str] = ..., observations: _Optional[_Iterable[_Union[_observation_pb2.Observation, _Mapping]]] = ..., columns: _Optional[_Union[_observation_pb2.ObservationColumns, _Mapping]] = ..., attributes: _Optional[_Iterable[_Union[_observation_pb2.SeriesAttributes, _Mapping]]] = ..., age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    options: _forecast_pb2.ForecastOptions
+    def __init__(self, model: _Optional[str] = ..., observations: _Optional[_Iterable[_Union[_observation_pb2.Observation, _Mapping]]] = ..., columns: _Optional[_Union[_observation_pb2.ObservationColumns, _Mapping]] = ..., attributes: _Optional[_Iterable[_Union[_observation_pb2.SeriesAttributes, _Mapping]]] = ..., age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., options: _Optional[_Union[_forecast_pb2.ForecastOptions, _Mapping]] = ...) -> None: ...
 
 class ObserveResponse(_message.Message):
-    __slots__ = ("outcomes", "rejections", "durability")
+    __slots__ = ("outcomes", "rejections", "durability", "forecasts", "failures", "columns")
     OUTCOMES_FIELD_NUMBER: _ClassVar[int]
     REJECTIONS_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
+    FORECASTS_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
     outcomes: _containers.RepeatedScalarFieldContainer[_observation_pb2.Outcome]
     rejections: _containers.RepeatedCompositeFieldContainer[_observation_pb2.Rejection]
     durability: _observation_pb2.Durability
-    def __init__(self, outcomes: _Optional[_Iterable[_Union[_observation_pb2.Outcome, str]]] = ..., rejections: _Optional[_Iterable[_Union[_observation_pb2.Rejection, _Mapping]]] = ..., durability: _Optional[_Union[_observation_pb2.Durability, str]] = ...) -> None: ...
+    forecasts: _containers.RepeatedCompositeFieldContainer[_forecast_pb2.SeriesForecast]
+    failures: _containers.RepeatedCompositeFieldContainer[_forecast_pb2.ForecastFailure]
+    columns: _forecast_pb2.ForecastColumns
+    def __init__(self, outcomes: _Optional[_Iterable[_Union[_observation_pb2.Outcome, str]]] = ..., rejections: _Optional[_Iterable[_Union[_observation_pb2.Rejection, _Mapping]]] = ..., durability: _Optional[_Union[_observation_pb2.Durability, str]] = ..., forecasts: _Optional[_Iterable[_Union[_forecast_pb2.SeriesForecast, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[_forecast_pb2.ForecastFailure, _Mapping]]] = ..., columns: _Optional[_Union[_forecast_pb2.ForecastColumns, _Mapping]] = ...) -> None: ...
 
 class ForecastRequest(_message.Message):
     __slots__ = ("model", "series_ids", "options", "allow_partial")
@@ -57,6 +65,22 @@ class ForecastResponse(_message.Message):
     failures: _containers.RepeatedCompositeFieldContainer[_forecast_pb2.ForecastFailure]
     columns: _forecast_pb2.ForecastColumns
     def __init__(self, forecasts: _Optional[_Iterable[_Union[_forecast_pb2.SeriesForecast, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[_forecast_pb2.ForecastFailure, _Mapping]]] = ..., columns: _Optional[_Union[_forecast_pb2.ForecastColumns, _Mapping]] = ...) -> None: ...
+
+class GetForecastRequest(_message.Message):
+    __slots__ = ("model", "series_id", "options")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SERIES_ID_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    series_id: str
+    options: _forecast_pb2.ForecastOptions
+    def __init__(self, model: _Optional[str] = ..., series_id: _Optional[str] = ..., options: _Optional[_Union[_forecast_pb2.ForecastOptions, _Mapping]] = ...) -> None: ...
+
+class GetForecastResponse(_message.Message):
+    __slots__ = ("forecast",)
+    FORECAST_FIELD_NUMBER: _ClassVar[int]
+    forecast: _forecast_pb2.SeriesForecast
+    def __init__(self, forecast: _Optional[_Union[_forecast_pb2.SeriesForecast, _Mapping]] = ...) -> None: ...
 
 class StreamForecastsRequest(_message.Message):
     __slots__ = ("sequence", "model", "observations", "options", "attributes", "columns", "age")

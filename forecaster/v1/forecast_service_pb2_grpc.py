@@ -52,6 +52,11 @@ class ForecastServiceStub:
                 request_serializer=forecaster_dot_v1_dot_forecast__service__pb2.ForecastRequest.SerializeToString,
                 response_deserializer=forecaster_dot_v1_dot_forecast__service__pb2.ForecastResponse.FromString,
                 _registered_method=True)
+        self.GetForecast = channel.unary_unary(
+                '/forecaster.v1.ForecastService/GetForecast',
+                request_serializer=forecaster_dot_v1_dot_forecast__service__pb2.GetForecastRequest.SerializeToString,
+                response_deserializer=forecaster_dot_v1_dot_forecast__service__pb2.GetForecastResponse.FromString,
+                _registered_method=True)
         self.StreamForecasts = channel.stream_stream(
                 '/forecaster.v1.ForecastService/StreamForecasts',
                 request_serializer=forecaster_dot_v1_dot_forecast__service__pb2.StreamForecastsRequest.SerializeToString,
@@ -102,6 +107,13 @@ class ForecastServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetForecast(self, request, context):
+        """Forecasts one series from its present state; consumes nothing. What `Forecast` does, for one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StreamForecasts(self, request_iterator, context):
         """Observations in; an acknowledgement and fresh forecasts out for each message, in order. Messages may be sent without
         waiting for the answers to those before; past some (the server's `max_stream_in_flight`) it stops reading until the
@@ -144,6 +156,11 @@ def add_ForecastServiceServicer_to_server(servicer, server):
                     servicer.Forecast,
                     request_deserializer=forecaster_dot_v1_dot_forecast__service__pb2.ForecastRequest.FromString,
                     response_serializer=forecaster_dot_v1_dot_forecast__service__pb2.ForecastResponse.SerializeToString,
+            ),
+            'GetForecast': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetForecast,
+                    request_deserializer=forecaster_dot_v1_dot_forecast__service__pb2.GetForecastRequest.FromString,
+                    response_serializer=forecaster_dot_v1_dot_forecast__service__pb2.GetForecastResponse.SerializeToString,
             ),
             'StreamForecasts': grpc.stream_stream_rpc_method_handler(
                     servicer.StreamForecasts,
@@ -228,6 +245,33 @@ class ForecastService:
             '/forecaster.v1.ForecastService/Forecast',
             forecaster_dot_v1_dot_forecast__service__pb2.ForecastRequest.SerializeToString,
             forecaster_dot_v1_dot_forecast__service__pb2.ForecastResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetForecast(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/forecaster.v1.ForecastService/GetForecast',
+            forecaster_dot_v1_dot_forecast__service__pb2.GetForecastRequest.SerializeToString,
+            forecaster_dot_v1_dot_forecast__service__pb2.GetForecastResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -58,7 +58,9 @@ async def add_outcomes(
 
 
 async def with_forecasts(
-    response: forecast_service_pb2.ForecastResponse | forecast_service_pb2.StreamForecastsResponse,
+    response: forecast_service_pb2.ForecastResponse
+    | forecast_service_pb2.ObserveResponse
+    | forecast_service_pb2.StreamForecastsResponse,
     answer: Forecasts,
     levels: Sequence[float],
     step: Duration,

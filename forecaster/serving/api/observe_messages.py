@@ -103,9 +103,7 @@ class Validator:
         """Return what a request, which takes so much memory, asks for; see `observe_work`."""
         came = time.monotonic()  # before it waits for its turn
         validate = functools.partial(observe_work, request, bundle, self._largest, chain, plans, spec, came)
-        messages = len(request.observations) + len(request.attributes)
-        if plans is not None:  # of a stream, where there are options
-            messages += len(request.options.future_covariates)  # type: ignore[union-attr]
+        messages = len(request.observations) + len(request.attributes) + len(request.options.future_covariates)
         return await self.run(validate, messages, num_bytes)
 
     async def run(self, validate: Callable[[], T], messages: int, num_bytes: int) -> T:
@@ -133,7 +131,7 @@ def observe_work(
         bundle: the model.
         largest: most rows, and most of everything else, of one request.
         chain: the requests that this one follows.
-        plans: of a stream, where forecasts may be asked for too.
+        plans: of a stream, whose messages have the same options as a rule.
         spec: the covariates that may be given; left out, the model's.
         came: when it did, by `time.monotonic`; left out, now.
 
@@ -151,8 +149,8 @@ def observe_work(
     spec = spec or bundle.model.covariates
     columns = from_columns(request.columns, spec.dynamic) if packed else from_rows(request.observations, spec.dynamic)
     then = None
-    if plans is not None and request.HasField("options"):
-        then = plans.work(columns.series_ids, request.options, bundle, spec)  # type: ignore[union-attr]
+    if request.HasField("options"):
+        then = (plans or Plans()).work(columns.series_ids, request.options, bundle, spec)
     work = ObserveWork(columns, from_attributes(request.attributes, spec), then, chain)
     return dataclasses.replace(work, sent_seconds=_first_sent(request.age, came)) if request.HasField("age") else work
 

@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from forecaster.config import DurabilityName
-from forecaster.serving.api.answers import add_outcomes, answer_bytes, joined_failures, with_forecasts
+from forecaster.serving.api.answers import add_outcomes, answer_bytes, joined_failures, to_forecasts, with_forecasts
 from forecaster.serving.api.forecast_messages import MAX_FORECAST_VALUES, forecast_work
 from forecaster.serving.api.handlers import Call
 from forecaster.serving.api.messages import Violations, check_series_id, to_duration, to_live_scores, to_timestamp
@@ -42,16 +42,17 @@ class ForecastServicer:
         self._largest = backend.config.max_request_observations
         self._validator = Validator(self._largest, self.intake.pieces)
 
-    async def Observe(self, request: api.ObserveRequest, call: Call) -> api.ObserveResponse:
+    async def Observe(self, request: api.ObserveRequest, call: Call) -> Message | bytes:
         """Advance series by observations."""
         served = self._backend.served(request.model)
         # Not begun, it is dropped whole if the caller goes away; begun, it is done whole, and a retry finds duplicates.
         validated = self._validator.work(request, served.bundle, spec=served.covariates, num_bytes=call.num_bytes)
         work = await validated
+        if work.then is not None:
+            served.engine.check(work.then)
+            call.account.take(answer_bytes(work.then))
         observed = await served.batcher.observe(work)
-        response = api.ObserveResponse(durability=self._durability)
-        await add_outcomes(response, observed)
-        return response
+        return await self._observed(served, api.ObserveResponse(), work, observed, packed=request.options.packed)
 
     async def Forecast(self, request: api.ForecastRequest, call: Call) -> Message | bytes:
         """Forecast series from their present state."""
@@ -69,6 +70,22 @@ class ForecastServicer:
         return await self._with_forecasts(
             served, api.ForecastResponse(), answer, work.levels, packed=request.options.packed
         )
+
+    async def GetForecast(self, request: api.GetForecastRequest, call: Call) -> api.GetForecastResponse:
+        """Forecast one series from its present state."""
+        served = self._named(request.model, request.series_id)
+        if request.options.packed:
+            violations = Violations()
+            violations.add("options.packed", "columns are for many series: leave it out, or call Forecast")
+            violations.raise_if_any()
+        work = forecast_work([request.series_id], request.options, served.bundle, served.covariates)
+        served.engine.check(work)
+        call.account.take(answer_bytes(work))
+        answer = await served.batcher.forecast(work)
+        if answer.failures:
+            raise joined_failures(answer)
+        (forecast,) = to_forecasts(answer, work.levels, _step(served.bundle.step_us), served.name)
+        return api.GetForecastResponse(forecast=forecast)
 
     async def StreamForecasts(
         self, messages: AsyncIterator[tuple[api.StreamForecastsRequest, int]], call: Call
@@ -101,22 +118,32 @@ class ForecastServicer:
     async def _stream_response(self, message: "_Message", observed: Observed) -> Message | bytes:
         if observed.refused is not None:
             raise observed.refused
-        response = api.StreamForecastsResponse(sequence=message.sequence, durability=self._durability)
-        await add_outcomes(response, observed)
-        answered: Message | bytes = response
-        if message.work.then is not None:
-            assert observed.forecasts is not None
-            levels = message.work.then.levels
-            answered = await self._with_forecasts(
-                message.served, response, observed.forecasts, levels, packed=message.packed
-            )
+        response = api.StreamForecastsResponse(sequence=message.sequence)
+        answered = await self._observed(message.served, response, message.work, observed, packed=message.packed)
         self.calls.took("StreamForecasts", time.perf_counter() - message.began)
         return answered
+
+    async def _observed(
+        self,
+        served: Served,
+        response: api.ObserveResponse | api.StreamForecastsResponse,
+        work: ObserveWork,
+        observed: Observed,
+        *,
+        packed: bool,
+    ) -> Message | bytes:
+        """Return a response with the outcomes, and with the forecasts that were asked for."""
+        response.durability = self._durability
+        await add_outcomes(response, observed)
+        if work.then is None:
+            return response
+        assert observed.forecasts is not None
+        return await self._with_forecasts(served, response, observed.forecasts, work.then.levels, packed=packed)
 
     async def _with_forecasts(
         self,
         served: Served,
-        response: api.ForecastResponse | api.StreamForecastsResponse,
+        response: api.ForecastResponse | api.ObserveResponse | api.StreamForecastsResponse,
         answer: Forecasts,
         levels: tuple[float, ...],
         *,

@@ -19,7 +19,7 @@ from forecaster.client.forecast_frames import ForecastResult, failure_frame
 from forecaster.client.forecasting import Forecasting
 from forecaster.client.inputs import as_frame, series_name, series_names
 from forecaster.client.observing import Observing
-from forecaster.client.results import empty_result
+from forecaster.client.results import StreamReply, empty_result
 from forecaster.errors import DataError, FieldViolation, InvalidArgumentError, LimitReachedError
 
 ROWS = {"unique_id": ["b", "a", "a"], "ds": [START, START + HOUR, START], "y": [3.0, None, 1.0]}
@@ -178,6 +178,32 @@ def test_times_of_a_day_are_enough() -> None:
     assert sent["unique_id"].to_list() == ["1", "1"]
 
 
+NO_FORECASTS = StreamReply(empty_result(), pl.DataFrame(), {})
+
+
+def test_forecasts_are_asked_for_with_the_rows_if_one_request_takes_both() -> None:
+    """Refused for its size it is sent again without, and only then in halves."""
+    rows = pl.DataFrame({"unique_id": "a", "ds": [START + k * HOUR for k in range(4)], "y": [1.0, 2.0, 3.0, 4.0]})
+    sending = Observing(rows, "", None, send_trailing=False, wanted=Wanted(horizon=3))
+    call = sending.next()
+    assert call is not None
+    assert call.request.options.horizon == 3
+    sending.answered(NO_FORECASTS)
+    assert sending.next() is None
+    assert sending.reply is not None
+    again = Observing(rows, "", None, send_trailing=False, wanted=Wanted(horizon=3))
+    sizes = []
+    while (call := again.next()) is not None:
+        sizes.append((len(call.request.columns.values), call.request.HasField("options")))
+        if len(sizes) <= 2:
+            again.refused(LimitReachedError("message larger than max", None))
+        else:
+            again.answered(NO_FORECASTS)
+    assert sizes == [(4, True), (4, False), (2, False), (2, False)]
+    assert again.reply is None
+    assert again.series_ids == ["a"]
+
+
 def test_what_is_refused_for_its_size_is_sent_in_halves_in_order() -> None:
     """A server that takes three rows, or two series, at a time; any other refusal is raised at once."""
     rows = pl.DataFrame(
@@ -193,7 +219,7 @@ def test_what_is_refused_for_its_size_is_sent_in_halves_in_order() -> None:
             sending.refused(too_many)
             continue
         values += call.request.columns.values
-        sending.answered(empty_result())
+        sending.answered(NO_FORECASTS)
     assert values == list(range(10))
     asking = Forecasting(list("abcdefg"), Wanted(), "", None, allow_partial=True)
     asked: list[str] = []
