@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from forecaster import server_commands, steps
+from forecaster import steps
 from forecaster.arguments import Command, add_until, dispatch, read_config, read_until, utc_time
 from forecaster.benchmarks import NAMES
 from forecaster.config import require
 from forecaster.imports import without_collections
 from forecaster.registry import dashboard
+from forecaster.server_commands.commands import COMMANDS
 
 
 def _train(arguments: Namespace) -> int:
@@ -171,7 +172,7 @@ _COMMANDS = {
         ("tracking", "serving"),
         _verify_state,
     ),
-    **server_commands.COMMANDS,
+    **COMMANDS,
     steps.NAME: Command(
         "the steps from data to a champion: forecaster pipelines --help", (), lambda _: steps.run(()), has_config=False
     ),
