@@ -239,12 +239,12 @@ class AsyncForecastClient(AsyncCalling):
         return AsyncForecastStream(self._stubs, self._retry, self._address, self._describe, wanted, self._name)
 
     async def get_series(self, series_id: str | int) -> SeriesInfo:
-        """Describe one series; raises SeriesNotFoundError."""
+        """Describe one series, with its static covariates; raises SeriesNotFoundError."""
         return await self._run(calls.get_series_call(series_name(series_id), self._name))
 
-    def list_series(self) -> AsyncIterator[SeriesInfo]:
-        """Yield all series by ascending id."""
-        return self._pages(lambda token: calls.list_series_call(token, self._name))
+    def list_series(self, prefix: str = "") -> AsyncIterator[SeriesInfo]:
+        """Yield the series whose ids begin with a prefix, all if it is left out, by ascending id."""
+        return self._pages(lambda token: calls.list_series_call(token, self._name, prefix))
 
     async def delete_series(self, series_id: str | int) -> None:
         """Forget one series; raises SeriesNotFoundError."""

@@ -227,9 +227,9 @@ def get_series_call(series_id: str, model: str) -> Call[SeriesInfo]:
     return Call(lambda stubs: stubs.forecast.GetSeries, request, lambda answer: series_info(answer.series))
 
 
-def list_series_call(page_token: str, model: str) -> Call[tuple[list[SeriesInfo], str]]:
+def list_series_call(page_token: str, model: str, prefix: str = "") -> Call[tuple[list[SeriesInfo], str]]:
     """Return the call for one page of series; its result is the page and the next page's token."""
-    request = forecast_service_pb2.ListSeriesRequest(model=model, page_size=_PAGE, page_token=page_token)
+    request = forecast_service_pb2.ListSeriesRequest(model=model, page_size=_PAGE, page_token=page_token, prefix=prefix)
     return Call(
         lambda stubs: stubs.forecast.ListSeries,
         request,

@@ -5,7 +5,7 @@ Knows nothing of requests, channels or waiting.
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -108,7 +108,8 @@ class LiveScores:
 class SeriesInfo:
     """One series on the server; `length` counts missing steps too, `observed_length` does not.
 
-    `failure` says why its state cannot be had, empty as a rule; else nothing but names is known of it.
+    `failure` says why its state cannot be had, empty as a rule; else nothing but names is known of it. `static` has the
+    static covariates that hold for it now, numbers and categories by name; only of `get_series`.
     """
 
     unique_id: str
@@ -121,6 +122,7 @@ class SeriesInfo:
     state_age: dt.timedelta
     live: tuple[LiveScores, ...]
     failure: str = ""
+    static: dict[str, float | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +219,7 @@ def series_info(message: forecast_service_pb2.Series) -> SeriesInfo:
         message.state_age.ToTimedelta(),
         tuple(_live_scores(score) for score in message.live),
         message.failure,
+        {**message.attributes.numbers, **message.attributes.categories},
     )
 
 

@@ -14,6 +14,7 @@ def add_series_arguments(parser: ArgumentParser) -> None:
     """Add what `series` takes."""
     add_model(parser)
     parser.add_argument("series", type=str, nargs="*", help="which; left out, all")
+    parser.add_argument("--prefix", type=str, default="", help="those whose ids begin with this")
     parser.add_argument("--output", type=str, metavar="FILE", help=OUTPUT)
 
 
@@ -24,7 +25,7 @@ def list_series(arguments: Namespace) -> int:
     check_output(arguments.output)
     client, _ = connect(arguments.server, arguments.model)
     with client:
-        infos = [client.get_series(name) for name in arguments.series] or list(client.list_series())
+        infos = [client.get_series(name) for name in arguments.series] or list(client.list_series(arguments.prefix))
     names = ("unique_id", "last_ds", "expected_ds", "length", "observed_length", "model_name", "model_version")
     rows = [[getattr(info, name) for name in names] for info in infos]
     clock, text = pl.Datetime("us", "UTC"), pl.String

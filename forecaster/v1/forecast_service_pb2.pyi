@@ -119,7 +119,7 @@ class StreamForecastsResponse(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[_observation_pb2.Outcome, str]]] = ..., rejections: _Optional[_Iterable[_Union[_observation_pb2.Rejection, _Mapping]]] = ..., durability: _Optional[_Union[_observation_pb2.Durability, str]] = ..., forecasts: _Optional[_Iterable[_Union[_forecast_pb2.SeriesForecast, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[_forecast_pb2.ForecastFailure, _Mapping]]] = ..., columns: _Optional[_Union[_forecast_pb2.ForecastColumns, _Mapping]] = ...) -> None: ...
 
 class Series(_message.Message):
-    __slots__ = ("series_id", "last_observation_time", "expected_time", "length", "observed_length", "model_name", "model_version", "state_age", "live", "failure")
+    __slots__ = ("series_id", "last_observation_time", "expected_time", "length", "observed_length", "model_name", "model_version", "state_age", "live", "failure", "attributes")
     SERIES_ID_FIELD_NUMBER: _ClassVar[int]
     LAST_OBSERVATION_TIME_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -130,6 +130,7 @@ class Series(_message.Message):
     STATE_AGE_FIELD_NUMBER: _ClassVar[int]
     LIVE_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
     series_id: str
     last_observation_time: _timestamp_pb2.Timestamp
     expected_time: _timestamp_pb2.Timestamp
@@ -140,7 +141,8 @@ class Series(_message.Message):
     state_age: _duration_pb2.Duration
     live: _containers.RepeatedCompositeFieldContainer[LiveScores]
     failure: str
-    def __init__(self, series_id: _Optional[str] = ..., last_observation_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expected_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., length: _Optional[int] = ..., observed_length: _Optional[int] = ..., model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., state_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., live: _Optional[_Iterable[_Union[LiveScores, _Mapping]]] = ..., failure: _Optional[str] = ...) -> None: ...
+    attributes: _observation_pb2.SeriesAttributes
+    def __init__(self, series_id: _Optional[str] = ..., last_observation_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expected_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., length: _Optional[int] = ..., observed_length: _Optional[int] = ..., model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., state_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., live: _Optional[_Iterable[_Union[LiveScores, _Mapping]]] = ..., failure: _Optional[str] = ..., attributes: _Optional[_Union[_observation_pb2.SeriesAttributes, _Mapping]] = ...) -> None: ...
 
 class LiveScores(_message.Message):
     __slots__ = ("horizon", "scored_count", "mase", "bias", "nominal_coverage", "coverage", "calibrated_coverage")
@@ -175,14 +177,16 @@ class GetSeriesResponse(_message.Message):
     def __init__(self, series: _Optional[_Union[Series, _Mapping]] = ...) -> None: ...
 
 class ListSeriesRequest(_message.Message):
-    __slots__ = ("model", "page_size", "page_token")
+    __slots__ = ("model", "page_size", "page_token", "prefix")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
     model: str
     page_size: int
     page_token: str
-    def __init__(self, model: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    prefix: str
+    def __init__(self, model: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., prefix: _Optional[str] = ...) -> None: ...
 
 class ListSeriesResponse(_message.Message):
     __slots__ = ("series", "next_page_token", "total_size")

@@ -131,7 +131,7 @@ class ForecastServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSeries(self, request, context):
-        """Lists the series by ascending id, in pages.
+        """Lists the series by ascending id (by code points), in pages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -13,7 +13,14 @@ from forecaster.config import DurabilityName
 from forecaster.serving.api.answers import add_outcomes, answer_bytes, joined_failures, to_forecasts, with_forecasts
 from forecaster.serving.api.forecast_messages import MAX_FORECAST_VALUES, forecast_work
 from forecaster.serving.api.handlers import Call
-from forecaster.serving.api.messages import Violations, check_series_id, to_duration, to_live_scores, to_timestamp
+from forecaster.serving.api.messages import (
+    MAX_ID_CHARACTERS,
+    Violations,
+    check_series_id,
+    to_duration,
+    to_live_scores,
+    to_timestamp,
+)
 from forecaster.serving.api.observe_messages import Plans, Validator, check_sizes
 from forecaster.serving.api.page_tokens import key_of, token_of
 from forecaster.serving.api.streams import FlowWindow, Stream
@@ -163,9 +170,13 @@ class ForecastServicer:
         """List the series by ascending id."""
         served = self._backend.served(request.model)
         size = min(request.page_size or _DEFAULT_PAGE, _MAX_PAGE)
-        listing = f"series of {served.name}"
+        violations = Violations()
+        if len(request.prefix) > MAX_ID_CHARACTERS:
+            violations.add("prefix", f"{len(request.prefix)} characters, {MAX_ID_CHARACTERS} are allowed")
+        violations.raise_if_any()
+        listing = f"series of {served.name}" + (f" that begin with {request.prefix!r}" if request.prefix else "")
         after = key_of(listing, request.page_token)
-        infos, total = await served.batcher.call(lambda: served.engine.page(after, size + 1))
+        infos, total = await served.batcher.call(lambda: served.engine.page(after, size + 1, request.prefix))
         return api.ListSeriesResponse(
             series=[_series(served, info) for info in infos[:size]],
             next_page_token=token_of(listing, infos[size - 1].series_id) if len(infos) > size else "",
@@ -222,6 +233,10 @@ def _series(served: Served, info: SeriesInfo) -> api.Series:
     if info.failure:
         names = (info.series_id, served.name, info.version)
         return api.Series(series_id=names[0], model_name=names[1], model_version=names[2], failure=info.failure)
+    attributes = None
+    if (held := info.attributes) is not None:
+        numbers, categories = held.numbers[0], held.categories[0]
+        attributes = observation_pb2.SeriesAttributes(series_id=info.series_id, numbers=numbers, categories=categories)
     return api.Series(
         series_id=info.series_id,
         last_observation_time=to_timestamp(info.clock_us),
@@ -232,4 +247,5 @@ def _series(served: Served, info: SeriesInfo) -> api.Series:
         model_version=info.version,
         state_age=to_duration(max(int(info.age_seconds * 1e6), 0)),
         live=to_live_scores(info.live),
+        attributes=attributes,
     )

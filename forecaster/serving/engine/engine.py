@@ -3,6 +3,7 @@
 One thread at a time calls it. It knows nothing of gRPC, asyncio or SQL.
 """
 
+import dataclasses
 import functools
 import math
 import time
@@ -125,16 +126,17 @@ class Engine:
             raise error
 
     def describe(self, series_id: str) -> SeriesInfo:
-        """Describe one series; raises SeriesNotFoundError."""
+        """Describe one series, with its static covariates; raises SeriesNotFoundError."""
         lane = self.lanes.of(series_id)
         info = describe(lane, [series_id])
         if not info:
             raise unknown(lane, [series_id])[0]
-        return info[series_id]
+        held = self._journal.attributes([series_id])
+        return dataclasses.replace(info[series_id], attributes=held if len(held) else None)
 
-    def page(self, after: str, size: int) -> tuple[list[SeriesInfo], int]:
-        """Return up to `size` series behind `after` by ascending id, and how many there are in all."""
-        names = list(islice(self.lanes.page(after), size))
+    def page(self, after: str, size: int, prefix: str = "") -> tuple[list[SeriesInfo], int]:
+        """Return up to `size` series with a prefix, behind `after` by ascending id, and how many there are in all."""
+        names = list(islice(self.lanes.page(after, prefix), size))
         found: dict[str, SeriesInfo] = {}
         for lane in self.lanes:
             found |= describe(lane, [name for name in names if self.lanes.of(name) is lane])

@@ -7,6 +7,7 @@ Shapes: R rows, N series.
 """
 
 import heapq
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -21,6 +22,7 @@ from forecaster.serving.states.buckets import BUCKETS, bucket
 from forecaster.serving.storage.contract import Snapshots
 from forecaster.serving.storage.records import Attributes, Columns, IntArray
 from forecaster.serving.work.forecasting import Forecasts, ForecastWork
+from forecaster.serving.work.series import before
 
 
 class Lanes:
@@ -96,11 +98,17 @@ class Lanes:
         with self._pruning:
             pass
 
-    def page(self, after: str) -> Iterator[str]:
-        """Yield the series behind `after`, ascending by code points."""
+    def page(self, after: str, prefix: str = "") -> Iterator[str]:
+        """Yield the series with a prefix that are behind `after`, ascending by code points."""
+        begin = max(after, before(prefix))
         if self.next is None:
-            return self.active.store.page(after)
-        return heapq.merge(*(self._page(lane, after) for lane in self))
+            names = self.active.store.page(begin)
+        else:
+            names = heapq.merge(*(self._page(lane, begin) for lane in self))
+        if not prefix:
+            return names
+        with_prefix = itertools.dropwhile(lambda name: name < prefix, names)
+        return itertools.takewhile(lambda name: name.startswith(prefix), with_prefix)
 
     def complete(self, snapshots: Snapshots, sequence: int) -> None:
         """Note that the active lane's snapshots hold all records up to `sequence`.

@@ -3,6 +3,10 @@
 import math
 from dataclasses import dataclass
 
+from forecaster.serving.storage.records import Attributes
+
+_LAST = "\U0010ffff"
+
 
 @dataclass(frozen=True, slots=True)
 class LiveScores:
@@ -44,8 +48,19 @@ class SeriesInfo:
     version: str = ""
     live: tuple[LiveScores, ...] = ()
     failure: str = ""  # why its state cannot be had; then nothing else is known
+    attributes: Attributes | None = None  # its static covariates; only where a single series is described
 
     @classmethod
     def lost(cls, series_id: str, version: str, failure: str) -> "SeriesInfo":
         """Return the description of a series whose state cannot be had."""
         return cls(series_id, 0, 0, 0, 0.0, version, (), failure)
+
+
+def before(prefix: str) -> str:
+    """Return an id before all ids with a prefix, by code points, and behind as good as all that are before these."""
+    if not prefix:
+        return ""
+    last = ord(prefix[-1]) - 1
+    if last < 0:
+        return prefix[:-1]
+    return prefix[:-1] + chr(0xD7FF if 0xD800 <= last <= 0xDFFF else last) + _LAST

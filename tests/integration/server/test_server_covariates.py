@@ -231,6 +231,9 @@ def test_static_covariates_may_come_alone_and_hold(servers: ServerFactory) -> No
             await client.observe(history.drop("area", "region"))
             before = await client.forecast(IDS)
             assert (await client.observe(history.filter(unique_id="s0"))).duplicates == 30  # only static ones are new
+            assert (await client.get_series("s0")).static == {"area": AREAS["s0"], "region": REGIONS["s0"]}
+            assert (await client.get_series("s1")).static == {}
+            assert [info.static async for info in client.list_series()] == [{}, {}, {}]
             after = await client.forecast(IDS)
             assert not after.filter(unique_id="s0").equals(before.filter(unique_id="s0"))
             assert after.filter(unique_id="s1").equals(before.filter(unique_id="s1"))
@@ -274,6 +277,7 @@ def check_static_covariates_alone(address: str, client: ForecastClient) -> None:
         assert list(stub.Observe(ObserveRequest(attributes=[moved])).outcomes) == []
         after = client.forecast(["s0"])
         assert not after.equals(before)
+        assert client.get_series("s0").static == {"area": 90.0, "region": "south"}
         again = next(stub.StreamForecasts(iter([StreamForecastsRequest(sequence=4, attributes=[moved])])))
         assert (again.sequence, len(again.outcomes)) == (4, 0)
         assert client.forecast(["s0"]).equals(after)
