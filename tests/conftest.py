@@ -1,7 +1,9 @@
 """What several kinds of tests need: an empty MLflow store that is made once and copied."""
 
+import logging
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,16 @@ from tests.postgres import postgres  # noqa: F401 -- a fixture
 # where `CI` is set: a slow machine is no fault.
 settings.register_profile("any machine", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_was() -> Iterator[None]:
+    """Undo what a command that runs in the tests' own process does to the project's log."""
+    log = logging.getLogger("forecaster")
+    handlers, level, propagates = log.handlers[:], log.level, log.propagate
+    yield
+    log.handlers[:], log.propagate = handlers, propagates
+    log.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from forecaster.client.calls import MEDIAN, Wanted
 from forecaster.client.covariates import has_more_columns
 from forecaster.client.forecast_frames import ForecastResult, no_forecasts
 from forecaster.client.forecasting import Forecasting
+from forecaster.client.history import HistoryForecasting
 from forecaster.client.inputs import Frame, Ids, as_frame, series_name, series_names
 from forecaster.client.observing import Observing
 from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo, StreamReply
@@ -135,6 +136,23 @@ class AsyncForecastClient(AsyncCalling):
         """
         wanted = Wanted(horizon, quantile_levels, future, calibrated=calibrated, what_if=what_if)
         return await self._forecast(series_ids, wanted, allow_partial)
+
+    async def forecast_history(
+        self, frame: Frame, *, horizon: int | None = None, quantile_levels: Sequence[float] = ()
+    ) -> ForecastResult:
+        """Return forecasts of the series of a frame from its values alone; the server keeps nothing of them.
+
+        Args:
+            frame: see `observe`; the whole past of each series, and what is known of the time ahead.
+            horizon, quantile_levels: see `forecast`.
+
+        Raises DataError for a wrong frame, and ForecasterError for the first row that the server refuses.
+        """
+        given = as_frame(frame)
+        model = await self._describe(has_more_columns(given))
+        work = HistoryForecasting(given, Wanted(horizon, quantile_levels), self._name, model)
+        await self._send(work)
+        return work.result()
 
     @overload
     async def paths(

@@ -160,7 +160,7 @@ def observe_call(
         model: says which covariates there are; None sends none.
         options: what to forecast of their series afterwards, in columns; None forecasts nothing.
     """
-    attributes, columns = series_attributes(static, rows, model), _columns(rows, model)
+    attributes, columns = series_attributes(static, rows, model), packed_columns(rows, model)
     request = forecast_service_pb2.ObserveRequest(model=name, columns=columns, attributes=attributes, options=options)
     asked = tuple(columns.series_ids)
     return Call(lambda stubs: stubs.forecast.Observe, request, functools.partial(stream_reply, rows, asked))
@@ -213,7 +213,7 @@ def stream_request(
         attributes=series_attributes(static_values(rows, model), rows, model),
     )
     if len(rows) > SMALL or model is not None:
-        request.columns.CopyFrom(_columns(rows, model))
+        request.columns.CopyFrom(packed_columns(rows, model))
     else:
         for series_id, time, value in rows.rows():
             message = request.observations.add(series_id=series_id, value=value)
@@ -265,7 +265,7 @@ def activate_model_call(name: str, version: str) -> Call[ModelInfo]:
     return Call(lambda stubs: stubs.model.ActivateModel, request, lambda answer: model_info(answer.model))
 
 
-def _columns(rows: pl.DataFrame, model: ModelInfo | None) -> observation_pb2.ObservationColumns:
+def packed_columns(rows: pl.DataFrame, model: ModelInfo | None) -> observation_pb2.ObservationColumns:
     """Return canonical rows, which are sorted by series, as packed columns."""
     ids, values = rows["unique_id"], rows["y"]
     message = observation_pb2.ObservationColumns(

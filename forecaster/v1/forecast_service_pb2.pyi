@@ -82,6 +82,30 @@ class GetForecastResponse(_message.Message):
     forecast: _forecast_pb2.SeriesForecast
     def __init__(self, forecast: _Optional[_Union[_forecast_pb2.SeriesForecast, _Mapping]] = ...) -> None: ...
 
+class ForecastHistoryRequest(_message.Message):
+    __slots__ = ("model", "observations", "columns", "attributes", "options")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    OBSERVATIONS_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    observations: _containers.RepeatedCompositeFieldContainer[_observation_pb2.Observation]
+    columns: _observation_pb2.ObservationColumns
+    attributes: _containers.RepeatedCompositeFieldContainer[_observation_pb2.SeriesAttributes]
+    options: _forecast_pb2.ForecastOptions
+    def __init__(self, model: _Optional[str] = ..., observations: _Optional[_Iterable[_Union[_observation_pb2.Observation, _Mapping]]] = ..., columns: _Optional[_Union[_observation_pb2.ObservationColumns, _Mapping]] = ..., attributes: _Optional[_Iterable[_Union[_observation_pb2.SeriesAttributes, _Mapping]]] = ..., options: _Optional[_Union[_forecast_pb2.ForecastOptions, _Mapping]] = ...) -> None: ...
+
+class ForecastHistoryResponse(_message.Message):
+    __slots__ = ("forecasts", "failures", "columns")
+    FORECASTS_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    forecasts: _containers.RepeatedCompositeFieldContainer[_forecast_pb2.SeriesForecast]
+    failures: _containers.RepeatedCompositeFieldContainer[_forecast_pb2.ForecastFailure]
+    columns: _forecast_pb2.ForecastColumns
+    def __init__(self, forecasts: _Optional[_Iterable[_Union[_forecast_pb2.SeriesForecast, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[_forecast_pb2.ForecastFailure, _Mapping]]] = ..., columns: _Optional[_Union[_forecast_pb2.ForecastColumns, _Mapping]] = ...) -> None: ...
+
 class StreamForecastsRequest(_message.Message):
     __slots__ = ("sequence", "model", "observations", "options", "attributes", "columns", "age")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]

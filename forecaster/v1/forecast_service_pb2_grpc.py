@@ -57,6 +57,11 @@ class ForecastServiceStub:
                 request_serializer=forecaster_dot_v1_dot_forecast__service__pb2.GetForecastRequest.SerializeToString,
                 response_deserializer=forecaster_dot_v1_dot_forecast__service__pb2.GetForecastResponse.FromString,
                 _registered_method=True)
+        self.ForecastHistory = channel.unary_unary(
+                '/forecaster.v1.ForecastService/ForecastHistory',
+                request_serializer=forecaster_dot_v1_dot_forecast__service__pb2.ForecastHistoryRequest.SerializeToString,
+                response_deserializer=forecaster_dot_v1_dot_forecast__service__pb2.ForecastHistoryResponse.FromString,
+                _registered_method=True)
         self.StreamForecasts = channel.stream_stream(
                 '/forecaster.v1.ForecastService/StreamForecasts',
                 request_serializer=forecaster_dot_v1_dot_forecast__service__pb2.StreamForecastsRequest.SerializeToString,
@@ -114,6 +119,14 @@ class ForecastServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForecastHistory(self, request, context):
+        """Forecasts series from observations that stand in the request, and keeps nothing of them: no series of the server is
+        read or changed. For tests, notebooks, and whoever has the whole past at hand at every call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StreamForecasts(self, request_iterator, context):
         """Observations in; an acknowledgement and fresh forecasts out for each message, in order. Messages may be sent without
         waiting for the answers to those before; past some (the server's `max_stream_in_flight`) it stops reading until the
@@ -161,6 +174,11 @@ def add_ForecastServiceServicer_to_server(servicer, server):
                     servicer.GetForecast,
                     request_deserializer=forecaster_dot_v1_dot_forecast__service__pb2.GetForecastRequest.FromString,
                     response_serializer=forecaster_dot_v1_dot_forecast__service__pb2.GetForecastResponse.SerializeToString,
+            ),
+            'ForecastHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForecastHistory,
+                    request_deserializer=forecaster_dot_v1_dot_forecast__service__pb2.ForecastHistoryRequest.FromString,
+                    response_serializer=forecaster_dot_v1_dot_forecast__service__pb2.ForecastHistoryResponse.SerializeToString,
             ),
             'StreamForecasts': grpc.stream_stream_rpc_method_handler(
                     servicer.StreamForecasts,
@@ -272,6 +290,33 @@ class ForecastService:
             '/forecaster.v1.ForecastService/GetForecast',
             forecaster_dot_v1_dot_forecast__service__pb2.GetForecastRequest.SerializeToString,
             forecaster_dot_v1_dot_forecast__service__pb2.GetForecastResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForecastHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/forecaster.v1.ForecastService/ForecastHistory',
+            forecaster_dot_v1_dot_forecast__service__pb2.ForecastHistoryRequest.SerializeToString,
+            forecaster_dot_v1_dot_forecast__service__pb2.ForecastHistoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -29,6 +29,12 @@ from forecaster.serving.work.observing import Observed
 from forecaster.v1 import forecast_pb2, forecast_service_pb2, observation_pb2
 
 T = TypeVar("T", bound=Message)
+Answer = (
+    forecast_service_pb2.ForecastResponse
+    | forecast_service_pb2.ForecastHistoryResponse
+    | forecast_service_pb2.ObserveResponse
+    | forecast_service_pb2.StreamForecastsResponse
+)
 _FEW = 64  # rows
 _COPIES = 4  # of an answer: arrays, message, bytes, and gRPC's own
 _FEW_LEVELS = 100  # what is made of more is not kept: somebody may ask for others in each request
@@ -58,9 +64,7 @@ async def add_outcomes(
 
 
 async def with_forecasts(
-    response: forecast_service_pb2.ForecastResponse
-    | forecast_service_pb2.ObserveResponse
-    | forecast_service_pb2.StreamForecastsResponse,
+    response: Answer,
     answer: Forecasts,
     levels: Sequence[float],
     step: Duration,

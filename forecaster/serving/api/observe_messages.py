@@ -46,7 +46,11 @@ MAX_CATEGORY_CHARACTERS = 256
 _MANY, _MANY_BYTES = 1000, 2 << 20
 _FEW = 64
 T = TypeVar("T")
-Request = forecast_service_pb2.ObserveRequest | forecast_service_pb2.StreamForecastsRequest
+Request = (
+    forecast_service_pb2.ObserveRequest
+    | forecast_service_pb2.ForecastHistoryRequest
+    | forecast_service_pb2.StreamForecastsRequest
+)
 
 
 class Plans:
@@ -149,10 +153,12 @@ def observe_work(
     spec = spec or bundle.model.covariates
     columns = from_columns(request.columns, spec.dynamic) if packed else from_rows(request.observations, spec.dynamic)
     then = None
-    if request.HasField("options"):
+    if request.HasField("options") or isinstance(request, forecast_service_pb2.ForecastHistoryRequest):
         then = (plans or Plans()).work(columns.series_ids, request.options, bundle, spec)
     work = ObserveWork(columns, from_attributes(request.attributes, spec), then, chain)
-    return dataclasses.replace(work, sent_seconds=_first_sent(request.age, came)) if request.HasField("age") else work
+    if not isinstance(request, forecast_service_pb2.ForecastHistoryRequest) and request.HasField("age"):
+        work = dataclasses.replace(work, sent_seconds=_first_sent(request.age, came))
+    return work
 
 
 def _first_sent(age: Duration, came: float | None) -> float:

@@ -10,7 +10,14 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from forecaster.config import DurabilityName
-from forecaster.serving.api.answers import add_outcomes, answer_bytes, joined_failures, to_forecasts, with_forecasts
+from forecaster.serving.api.answers import (
+    Answer,
+    add_outcomes,
+    answer_bytes,
+    joined_failures,
+    to_forecasts,
+    with_forecasts,
+)
 from forecaster.serving.api.forecast_messages import MAX_FORECAST_VALUES, forecast_work
 from forecaster.serving.api.handlers import Call
 from forecaster.serving.api.messages import (
@@ -25,6 +32,7 @@ from forecaster.serving.api.observe_messages import Plans, Validator, check_size
 from forecaster.serving.api.page_tokens import key_of, token_of
 from forecaster.serving.api.streams import FlowWindow, Stream
 from forecaster.serving.backend import Backend, Served
+from forecaster.serving.engine.scratch import Scratch
 from forecaster.serving.intake.decoding import LARGE_BYTES
 from forecaster.serving.work.forecasting import Forecasts
 from forecaster.serving.work.observing import Chain, Observed, ObserveWork
@@ -47,7 +55,7 @@ class ForecastServicer:
         self._backend, self.calls, self.intake = backend, backend.calls, backend.intake
         self._durability = _DURABILITY[backend.config.durability]
         self._largest = backend.config.max_request_observations
-        self._validator = Validator(self._largest, self.intake.pieces)
+        self._validator, self._scratch = Validator(self._largest, self.intake.pieces), Scratch(self._largest)
 
     async def Observe(self, request: api.ObserveRequest, call: Call) -> Message | bytes:
         """Advance series by observations."""
@@ -93,6 +101,22 @@ class ForecastServicer:
             raise joined_failures(answer)
         (forecast,) = to_forecasts(answer, work.levels, _step(served.bundle.step_us), served.name)
         return api.GetForecastResponse(forecast=forecast)
+
+    async def ForecastHistory(self, request: api.ForecastHistoryRequest, call: Call) -> Message | bytes:
+        """Forecast series from the observations of the request, and keep nothing."""
+        served = self._backend.served(request.model)
+        spec = served.bundle.model.covariates
+        work = await self._validator.work(request, served.bundle, spec=spec, num_bytes=call.num_bytes)
+        assert work.then is not None
+        if work.then.calibrated:
+            violations = Violations()
+            violations.add("options.calibrated", "nothing is known of how intervals of these series held: leave it out")
+            violations.raise_if_any()
+        call.account.take(answer_bytes(work.then))
+        lane, busy = served.engine.lanes.active, served.batcher
+        answer = await self._scratch.forecast(lane, work, lambda: busy.is_busy)
+        response, packed = api.ForecastHistoryResponse(), request.options.packed
+        return await self._with_forecasts(served, response, answer, work.then.levels, packed=packed)
 
     async def StreamForecasts(
         self, messages: AsyncIterator[tuple[api.StreamForecastsRequest, int]], call: Call
@@ -150,7 +174,7 @@ class ForecastServicer:
     async def _with_forecasts(
         self,
         served: Served,
-        response: api.ForecastResponse | api.ObserveResponse | api.StreamForecastsResponse,
+        response: Answer,
         answer: Forecasts,
         levels: tuple[float, ...],
         *,

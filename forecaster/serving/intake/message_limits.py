@@ -28,6 +28,8 @@ def _by_field(rows: int) -> dict[str, Most]:
     return {
         "ObserveRequest.observations": series,
         "ObserveRequest.attributes": series,
+        "ForecastHistoryRequest.observations": series,
+        "ForecastHistoryRequest.attributes": series,
         "StreamForecastsRequest.observations": series,
         "StreamForecastsRequest.attributes": series,
         "Observation.covariates": names,

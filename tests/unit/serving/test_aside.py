@@ -65,8 +65,7 @@ def test_work_within_some_time_is_done_or_left() -> None:
         within(10, lambda: (_ for _ in ()).throw(OSError("no")))
 
 
-def test_a_million_of_a_kind_are_a_line(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging.getLogger("forecaster"), "propagate", True)
+def test_a_million_of_a_kind_are_a_line(caplog: pytest.LogCaptureFixture) -> None:
     now = 0.0
     sampled = Sampled(10.0, lambda: now)
     made = []
