@@ -20,12 +20,12 @@ from forecaster.errors import FieldViolation, InvalidArgumentError, UnavailableE
 from forecaster.serving.engine.courtesy import Courtesy
 from forecaster.serving.engine.engine import Engine
 from forecaster.serving.lanes.lane import Lane
-from forecaster.serving.storage.records import Columns
+from forecaster.serving.storage.records import Columns, IntArray
 from forecaster.serving.storage.volatile import VolatileStorage
 from forecaster.serving.work.forecasting import Forecasts
 from forecaster.serving.work.observing import ObserveWork
 
-_ROWS = 512  # between two looks whether others wait, or nobody does any more
+_STEPS = 4096  # between two looks whether others wait, or nobody does any more
 
 
 class Scratch:
@@ -50,38 +50,38 @@ class Scratch:
         Raises the first row's error that has one, InvalidArgumentError if there are too many steps, and what
         `Engine.forecast` raises.
         """
-        self._check_size(work.columns, lane)
+        total = steps_through(work.columns, lane.bundle.grid, lane.bundle.max_gap_steps)
+        if len(total) and (steps := int(total[-1])) > self._most_steps:
+            what = f"{steps} steps, the missing ones between rows too, {self._most_steps} are allowed: split it"
+            raise InvalidArgumentError(f"observations: {what}", [FieldViolation("observations", what)])
         gone = threading.Event()
-        fold = functools.partial(_folded, lane, work, gone, Courtesy(is_busy))
+        fold = functools.partial(_folded, lane, work, total, gone, Courtesy(is_busy))
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, fold)
         finally:
             gone.set()
 
-    def _check_size(self, columns: Columns, lane: Lane) -> None:
-        steps = steps_of(columns, lane.bundle.grid, lane.bundle.max_gap_steps)
-        if steps > self._most_steps:
-            what = f"{steps} steps, the missing ones between rows too, {self._most_steps} are allowed: split it"
-            raise InvalidArgumentError(f"observations: {what}", [FieldViolation("observations", what)])
 
-
-def steps_of(columns: Columns, grid: Grid, max_gap_steps: int) -> int:
-    """Return about how many steps rows take, the missing ones between them too; never less than they do take."""
+def steps_through(columns: Columns, grid: Grid, max_gap_steps: int) -> IntArray:
+    """Return how many steps the rows take up to each of them, the missing ones before it too, int64 [R]."""
     order = np.argsort(columns.series, kind="stable")
     series, time_us = columns.series[order], columns.time_us[order]
     between = grid.index(time_us[:-1], time_us[1:])
-    walked = (series[1:] == series[:-1]) & (between > 1) & (between <= max_gap_steps + 1)
-    return len(columns) + int((between[walked] - 1).sum())
+    is_walked = (series[1:] == series[:-1]) & (between > 1) & (between <= max_gap_steps + 1)
+    steps = np.ones(len(columns), dtype=np.int64)
+    steps[order[1:][is_walked]] = between[is_walked]
+    return np.cumsum(steps)
 
 
-def _folded(lane: Lane, work: ObserveWork, gone: threading.Event, courtesy: Courtesy) -> Forecasts:
+def _folded(lane: Lane, work: ObserveWork, total: IntArray, gone: threading.Event, courtesy: Courtesy) -> Forecasts:
     device = str(lane.store.slab.device)
     engine = Engine(lane.bundle, VolatileStorage(), version=lane.version, device=device)
     done, rows = 0, len(work.columns)
     while done < rows:
         if gone.is_set():
             raise UnavailableError("the caller went away")
-        count = min(_ROWS, rows - done)
+        reached = int(total[done - 1]) if done else 0
+        count = max(int(np.searchsorted(total, reached + _STEPS, side="right")) - done, 1)
         part = dataclasses.replace(work, then=None, chain=None, start=done).part(count)
         (answer,) = engine.observe([part])
         if answer.refused is not None:
