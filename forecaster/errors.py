@@ -27,7 +27,7 @@
     └── InternalError                   a defect of ours; carries an id that the log has
 
 This module knows nothing of gRPC: `forecaster.serving.api.status` maps the tree to status codes on the
-server, `forecaster.client.retry` maps it back for the caller.
+server, `forecaster.client.transport.retry` maps it back for the caller.
 """
 
 import copy

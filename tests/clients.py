@@ -1,4 +1,4 @@
-"""Write the blocking client, which is the asyncio one without its `async` and `await`: two modules.
+"""Write the blocking client, which is the asyncio one without its `async` and `await`: three modules.
 
     python -m tests.clients [--check]
 
@@ -13,18 +13,25 @@ import tempfile
 
 import unasync
 
-TARGETS = {"asynchronous.py": "synchronous.py", "async_calling.py": "calling.py"}
+TARGETS = {
+    "asynchronous.py": "synchronous.py",
+    "async_asking.py": "asking.py",
+    "transport/async_calling.py": "transport/calling.py",
+}
 CLIENT = pathlib.Path(__file__).resolve().parents[1] / "forecaster" / "client"
 NAMES = {
     "AsyncForecastClient": "ForecastClient",
     "AsyncForecastStream": "ForecastStream",
+    "AsyncAsking": "Asking",
     "AsyncCalling": "Calling",
     "AsyncClosing": "Closing",
+    "async_asking": "asking",
     "async_calling": "calling",
     "async_stream": "stream",
     "open_async_channel": "open_channel",
     "asyncio": "time",
 }
+HEADER = "# Generated from {} by `make clients`, never edited.\n"
 
 
 def blocking(source: str) -> str:
@@ -32,10 +39,14 @@ def blocking(source: str) -> str:
     target = TARGETS[source]
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
+        (folder / source).parent.mkdir(exist_ok=True)
         shutil.copyfile(CLIENT / source, folder / source)
         rule = unasync.Rule(f"/{source}", f"/{target}", NAMES)
         unasync.unasync_files([str(folder / source)], [rule])
-        code = f"# Generated from {source} by `make clients`, never edited.\n" + (folder / target).read_text()
+        code = (
+            f"# Generated from {pathlib.Path(source).name} by `make clients`, never edited.\n"
+            + (folder / target).read_text()
+        )
     for how in (["check", "--quiet", "--fix-only", "--select", "I"], ["format", "--quiet"]):
         command = [sys.executable, "-m", "ruff", *how, "--stdin-filename", str(CLIENT / target), "-"]
         code = subprocess.run(command, input=code, capture_output=True, text=True, check=True).stdout

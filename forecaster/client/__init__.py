@@ -13,8 +13,8 @@ safe, because the server applies nothing twice.
 from forecaster.client.asynchronous import AsyncForecastClient
 from forecaster.client.forecast_frames import ForecastResult
 from forecaster.client.results import LiveScores, ModelInfo, ObserveResult, SeriesInfo, StreamReply
-from forecaster.client.retry import RetryPolicy
 from forecaster.client.synchronous import ForecastClient
+from forecaster.client.transport.retry import RetryPolicy
 from forecaster.data.schema import read_csv
 
 __all__ = [

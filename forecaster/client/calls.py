@@ -195,6 +195,16 @@ def forecast_call(
     return Call(_forecast_method, request, parse)
 
 
+def watch_call(series_ids: Sequence[str], wanted: Wanted, name: str) -> Call[ForecastResult]:
+    """Return the call that watches series; it has many answers."""
+    request = forecast_service_pb2.WatchForecastsRequest(model=name, series_ids=series_ids, options=wanted.options())
+
+    def parse(answer: Any) -> ForecastResult:
+        return ForecastResult(forecast_frame(answer.columns, ()), failure_frame(answer.failures))
+
+    return Call(lambda stubs: stubs.forecast.WatchForecasts, request, parse)
+
+
 def _forecast_method(stubs: Stubs) -> Method:
     return stubs.forecast.Forecast  # type: ignore[no-any-return]
 

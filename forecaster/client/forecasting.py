@@ -14,7 +14,7 @@ from forecaster.client.calls import Call, Wanted, forecast_call
 from forecaster.client.covariates import future_covariates
 from forecaster.client.forecast_frames import ForecastResult, failure_frame
 from forecaster.client.results import ModelInfo
-from forecaster.client.retry import is_too_large
+from forecaster.client.transport.retry import is_too_large
 from forecaster.errors import DataError, ForecasterError
 
 _SERIES_PER_REQUEST = 8192

@@ -21,7 +21,7 @@ from forecaster.client.covariates import (
 )
 from forecaster.client.forecast_frames import ForecastResult, failure_frame, forecast_frame, no_forecasts
 from forecaster.client.results import ModelInfo
-from forecaster.client.retry import is_too_large
+from forecaster.client.transport.retry import is_too_large
 from forecaster.errors import ForecasterError
 from forecaster.v1 import forecast_service_pb2
 

@@ -12,7 +12,7 @@ import polars as pl
 from forecaster.client.calls import Call, Wanted, observe_call
 from forecaster.client.covariates import future_covariates, futures_of, known_rows, split_future, static_values
 from forecaster.client.results import ModelInfo, StreamReply, empty_result
-from forecaster.client.retry import is_too_large
+from forecaster.client.transport.retry import is_too_large
 from forecaster.errors import ForecasterError
 
 _ROWS_PER_REQUEST = 32_768

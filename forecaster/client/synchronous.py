@@ -7,19 +7,19 @@ from typing import Literal, overload
 import polars as pl
 
 from forecaster.client import calls
-from forecaster.client.calling import Calling
+from forecaster.client.asking import Asking
 from forecaster.client.calls import MEDIAN, Wanted
 from forecaster.client.covariates import has_more_columns
 from forecaster.client.forecast_frames import ForecastResult, no_forecasts
 from forecaster.client.forecasting import Forecasting
 from forecaster.client.history import HistoryForecasting
-from forecaster.client.inputs import Frame, Ids, as_frame, series_name, series_names
+from forecaster.client.inputs import Frame, Ids, as_frame, series_names
 from forecaster.client.observing import Observing
-from forecaster.client.results import ModelInfo, ObserveResult, SeriesInfo, StreamReply
+from forecaster.client.results import ObserveResult, StreamReply
 from forecaster.client.streaming.stream import ForecastStream
 
 
-class ForecastClient(Calling):
+class ForecastClient(Asking):
     """Talks to one server; `ForecastClient` may be shared between threads, `AsyncForecastClient` has one event loop.
 
     Args:
@@ -250,39 +250,30 @@ class ForecastClient(Calling):
         wanted = Wanted(horizon, MEDIAN, future, beams=count, width=width, length_power=length_power)
         return self._forecast(series_ids, wanted, allow_partial)
 
+    def watch(
+        self, series_ids: Ids, *, horizon: int | None = None, quantile_levels: Sequence[float] = ()
+    ) -> Iterator[ForecastResult]:
+        """Yield the forecasts of series as they are, and then new ones of those that have changed, for ever.
+
+        Whoever observes them, or replaces the model: each result has the series that are new, by `forecast`'s columns,
+        and those that have no forecast now. What changes while nobody takes a result comes as it is by then. When the
+        server comes back after an end, all come again.
+
+        Args:
+            series_ids: which; they need not exist yet.
+            horizon, quantile_levels: see `forecast`.
+
+        Raises UnavailableError if the server is away for longer than the policy's time.
+        """
+        wanted = Wanted(horizon, quantile_levels)
+        return self._watch(calls.watch_call(series_names(series_ids), wanted, self._name))
+
     def stream(
         self, *, horizon: int | None = None, quantile_levels: Sequence[float] = (), calibrated: bool = False
     ) -> ForecastStream:
         """Open a stream: each frame sent is answered by its outcome and fresh forecasts of its series."""
         wanted = Wanted(horizon, quantile_levels, calibrated=calibrated)
         return ForecastStream(self._stubs, self._retry, self._address, self._describe, wanted, self._name)
-
-    def get_series(self, series_id: str | int) -> SeriesInfo:
-        """Describe one series, with its static covariates; raises SeriesNotFoundError."""
-        return self._run(calls.get_series_call(series_name(series_id), self._name))
-
-    def list_series(self, prefix: str = "") -> Iterator[SeriesInfo]:
-        """Yield the series whose ids begin with a prefix, all if it is left out, by ascending id."""
-        return self._pages(lambda token: calls.list_series_call(token, self._name, prefix))
-
-    def delete_series(self, series_id: str | int) -> None:
-        """Forget one series; raises SeriesNotFoundError."""
-        self._run(calls.delete_series_call(series_name(series_id), self._name))
-
-    def get_model(self, version: str = "") -> ModelInfo:
-        """Describe one version of the model, the served one if none is named; raises ModelNotFoundError."""
-        return self._run(calls.get_model_call(self._name, version))
-
-    def list_models(self) -> Iterator[ModelInfo]:
-        """Yield the versions, of all models, that the server has served or tried to, by ascending name and number."""
-        return self._pages(calls.list_models_call)
-
-    def activate_model(self, version: str) -> ModelInfo:
-        """Begin to replace the model's served version by a number or an alias; `get_model` says how far it is.
-
-        Raises ModelNotFoundError, and FailedPreconditionError while another replacement is under way.
-        """
-        return self._run(calls.activate_model_call(self._name, version))
 
     def _forecast(self, series_ids: Ids, wanted: Wanted, allow_partial: bool) -> pl.DataFrame | ForecastResult:
         wanted, model = wanted.framed(), self._describe(wanted.future is not None)

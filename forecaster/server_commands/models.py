@@ -44,7 +44,7 @@ def health(arguments: Namespace) -> int:
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     from forecaster.client.calls import checked_address
-    from forecaster.client.channel import open_channel
+    from forecaster.client.transport.channel import open_channel
 
     address = checked_address(arguments.server)
     with open_channel(address) as channel:

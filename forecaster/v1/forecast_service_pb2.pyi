@@ -106,6 +106,26 @@ class ForecastHistoryResponse(_message.Message):
     columns: _forecast_pb2.ForecastColumns
     def __init__(self, forecasts: _Optional[_Iterable[_Union[_forecast_pb2.SeriesForecast, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[_forecast_pb2.ForecastFailure, _Mapping]]] = ..., columns: _Optional[_Union[_forecast_pb2.ForecastColumns, _Mapping]] = ...) -> None: ...
 
+class WatchForecastsRequest(_message.Message):
+    __slots__ = ("model", "series_ids", "options")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SERIES_IDS_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    series_ids: _containers.RepeatedScalarFieldContainer[str]
+    options: _forecast_pb2.ForecastOptions
+    def __init__(self, model: _Optional[str] = ..., series_ids: _Optional[_Iterable[str]] = ..., options: _Optional[_Union[_forecast_pb2.ForecastOptions, _Mapping]] = ...) -> None: ...
+
+class WatchForecastsResponse(_message.Message):
+    __slots__ = ("forecasts", "failures", "columns")
+    FORECASTS_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    forecasts: _containers.RepeatedCompositeFieldContainer[_forecast_pb2.SeriesForecast]
+    failures: _containers.RepeatedCompositeFieldContainer[_forecast_pb2.ForecastFailure]
+    columns: _forecast_pb2.ForecastColumns
+    def __init__(self, forecasts: _Optional[_Iterable[_Union[_forecast_pb2.SeriesForecast, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[_forecast_pb2.ForecastFailure, _Mapping]]] = ..., columns: _Optional[_Union[_forecast_pb2.ForecastColumns, _Mapping]] = ...) -> None: ...
+
 class StreamForecastsRequest(_message.Message):
     __slots__ = ("sequence", "model", "observations", "options", "attributes", "columns", "age")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]

@@ -62,6 +62,11 @@ class ForecastServiceStub:
                 request_serializer=forecaster_dot_v1_dot_forecast__service__pb2.ForecastHistoryRequest.SerializeToString,
                 response_deserializer=forecaster_dot_v1_dot_forecast__service__pb2.ForecastHistoryResponse.FromString,
                 _registered_method=True)
+        self.WatchForecasts = channel.unary_stream(
+                '/forecaster.v1.ForecastService/WatchForecasts',
+                request_serializer=forecaster_dot_v1_dot_forecast__service__pb2.WatchForecastsRequest.SerializeToString,
+                response_deserializer=forecaster_dot_v1_dot_forecast__service__pb2.WatchForecastsResponse.FromString,
+                _registered_method=True)
         self.StreamForecasts = channel.stream_stream(
                 '/forecaster.v1.ForecastService/StreamForecasts',
                 request_serializer=forecaster_dot_v1_dot_forecast__service__pb2.StreamForecastsRequest.SerializeToString,
@@ -127,6 +132,17 @@ class ForecastServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchForecasts(self, request, context):
+        """The current forecasts of some series, and new ones whenever one of them has changed: by observations of whoever, by
+        another model version, or by its deletion, after which it is among the failures until it begins anew. What changes
+        while the client does not read is told once, as it is by then: of a series each message is newer than the one before,
+        and the last one is never left out. Ends only by the client, or `UNAVAILABLE` when the server ends: begin again, and
+        the current forecasts come first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StreamForecasts(self, request_iterator, context):
         """Observations in; an acknowledgement and fresh forecasts out for each message, in order. Messages may be sent without
         waiting for the answers to those before; past some (the server's `max_stream_in_flight`) it stops reading until the
@@ -179,6 +195,11 @@ def add_ForecastServiceServicer_to_server(servicer, server):
                     servicer.ForecastHistory,
                     request_deserializer=forecaster_dot_v1_dot_forecast__service__pb2.ForecastHistoryRequest.FromString,
                     response_serializer=forecaster_dot_v1_dot_forecast__service__pb2.ForecastHistoryResponse.SerializeToString,
+            ),
+            'WatchForecasts': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchForecasts,
+                    request_deserializer=forecaster_dot_v1_dot_forecast__service__pb2.WatchForecastsRequest.FromString,
+                    response_serializer=forecaster_dot_v1_dot_forecast__service__pb2.WatchForecastsResponse.SerializeToString,
             ),
             'StreamForecasts': grpc.stream_stream_rpc_method_handler(
                     servicer.StreamForecasts,
@@ -317,6 +338,33 @@ class ForecastService:
             '/forecaster.v1.ForecastService/ForecastHistory',
             forecaster_dot_v1_dot_forecast__service__pb2.ForecastHistoryRequest.SerializeToString,
             forecaster_dot_v1_dot_forecast__service__pb2.ForecastHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchForecasts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/forecaster.v1.ForecastService/WatchForecasts',
+            forecaster_dot_v1_dot_forecast__service__pb2.WatchForecastsRequest.SerializeToString,
+            forecaster_dot_v1_dot_forecast__service__pb2.WatchForecastsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,7 +13,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from forecaster.client.channel import described, open_channel
+from forecaster.client.transport.channel import described, open_channel
 from forecaster.proxies import grpc_proxy, is_loopback, spare_loopback
 
 PROXY = "http://me:secret@proxy.example:3128"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from forecaster.client.results import StreamReply
-from forecaster.client.retry import say_age
+from forecaster.client.transport.retry import say_age
 from forecaster.errors import ForecasterError, InternalError, InvalidArgumentError, LimitReachedError, UnavailableError
 
 MOST = 1024  # frames without an answer: what is kept for another try

@@ -11,12 +11,12 @@ import grpc
 
 from forecaster.client import calls
 from forecaster.client.calls import Wanted
-from forecaster.client.closing import Closing
 from forecaster.client.covariates import has_more_columns
 from forecaster.client.inputs import Frame, as_frame
 from forecaster.client.results import ModelInfo, StreamReply
-from forecaster.client.retry import Attempts, RetryPolicy, StreamEnded
 from forecaster.client.streaming.outbox import FAREWELL_SECONDS, Outbox, OutgoingFrame
+from forecaster.client.transport.closing import Closing
+from forecaster.client.transport.retry import Attempts, RetryPolicy, StreamEnded
 from forecaster.errors import DeadlineError, ForecasterError
 
 

@@ -34,6 +34,7 @@ Answer = (
     | forecast_service_pb2.ForecastHistoryResponse
     | forecast_service_pb2.ObserveResponse
     | forecast_service_pb2.StreamForecastsResponse
+    | forecast_service_pb2.WatchForecastsResponse
 )
 _FEW = 64  # rows
 _COPIES = 4  # of an answer: arrays, message, bytes, and gRPC's own
@@ -83,7 +84,9 @@ async def with_forecasts(
         await _add(response.forecasts, to_forecasts(answer, levels, step, model))
         return response
     parts, size, before = [], 0, 0
-    for part in _column_parts(answer, levels, step, model):
+    # Who watches has not asked for just these series.
+    is_named = bool(answer.failures) or isinstance(response, forecast_service_pb2.WatchForecastsResponse)
+    for part in _column_parts(answer, levels, step, model, is_named=is_named):
         parts.append(part)
         size += len(part)
         if size - before > _BYTES_AT_ONCE:
@@ -115,7 +118,9 @@ def to_rejections(errors: dict[int, ForecasterError]) -> Iterator[observation_pb
         yield message
 
 
-def _column_parts(answer: Forecasts, levels: Sequence[float], step: Duration, model: str) -> Iterator[bytes]:
+def _column_parts(
+    answer: Forecasts, levels: Sequence[float], step: Duration, model: str, *, is_named: bool
+) -> Iterator[bytes]:
     """Yield the bytes of the engine's forecasts as `ForecastColumns`, one part after the other; `model` is its name."""
     kind = forecast_pb2.ForecastColumns
     message = kind(step=step, horizon=answer.median.shape[1], model_name=model)
@@ -123,7 +128,7 @@ def _column_parts(answer: Forecasts, levels: Sequence[float], step: Duration, mo
         message.model_version = answer.versions[0]
     else:
         message.model_versions.extend(answer.versions)
-    if answer.failures:
+    if is_named:
         message.series_ids.extend(answer.series_ids)
     yield message.SerializeToString()
     yield from _packed("origin_times_us", answer.origin_us.astype("<i8", copy=False))

@@ -5,6 +5,7 @@ contexts and the project's errors; knows nothing of series or models.
 """
 
 import asyncio
+import functools
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def _handler(method: MethodDescriptor, servicer: Servicer) -> "grpc.RpcMethodHan
     if method.client_streaming:
         make, behavior = grpc.stream_stream_rpc_method_handler, streaming
     elif method.server_streaming:
-        make = grpc.unary_stream_rpc_method_handler
+        make, behavior = grpc.unary_stream_rpc_method_handler, functools.partial(unary, timed=False)
     handle = behavior(getattr(servicer, method.name), decoder, servicer.calls, servicer.intake.account)
     return make(handle, request_deserializer=None, response_serializer=_written)  # type: ignore[no-any-return]
 
@@ -83,15 +84,23 @@ def _written(answer: Any) -> bytes:
 
 
 def unary(
-    method: Callable[[Any, Call], Any], decoder: Decoder[Any], calls: Calls, open_account: Callable[[], Account]
+    method: Callable[[Any, Call], Any],
+    decoder: Decoder[Any],
+    calls: Calls,
+    open_account: Callable[[], Account],
+    *,
+    timed: bool = True,
 ) -> Callable[[bytes, Context], Any]:
-    """Return what answers a call's bytes by a method for its message; it is counted and timed."""
+    """Return what answers a call's bytes by a method for its message; it is counted and timed.
+
+    A method that answers by several messages writes them itself, and how long it takes says nothing.
+    """
 
     async def answer(raw: bytes, context: Context, account: Account) -> Any:
         message, num_bytes = await decoder.decode(raw, account)
         return await method(message, Call(context, account, num_bytes))
 
-    return _counted(answer, method.__name__, calls, open_account, timed=True)
+    return _counted(answer, method.__name__, calls, open_account, timed=timed)
 
 
 def streaming(

@@ -3,13 +3,14 @@
 import asyncio
 import functools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from forecaster.config import DurabilityName
+from forecaster.errors import UnavailableError
 from forecaster.serving.api.answers import (
     Answer,
     add_outcomes,
@@ -21,22 +22,18 @@ from forecaster.serving.api.answers import (
 from forecaster.serving.api.forecast_messages import MAX_FORECAST_VALUES, forecast_work
 from forecaster.serving.api.handlers import Call
 from forecaster.serving.api.messages import (
-    MAX_ID_CHARACTERS,
     Violations,
-    check_series_id,
     to_duration,
-    to_live_scores,
-    to_timestamp,
 )
 from forecaster.serving.api.observe_messages import Plans, Validator, check_sizes
-from forecaster.serving.api.page_tokens import key_of, token_of
+from forecaster.serving.api.series_service import SeriesServicer
 from forecaster.serving.api.streams import FlowWindow, Stream
-from forecaster.serving.backend import Backend, Served
+from forecaster.serving.backend import Backend, Phase, Served
 from forecaster.serving.engine.scratch import Scratch
+from forecaster.serving.engine.watches import PAIR_BYTES, watched
 from forecaster.serving.intake.decoding import LARGE_BYTES
-from forecaster.serving.work.forecasting import Forecasts
+from forecaster.serving.work.forecasting import Forecasts, ForecastWork
 from forecaster.serving.work.observing import Chain, Observed, ObserveWork
-from forecaster.serving.work.series import SeriesInfo
 from forecaster.v1 import forecast_service_pb2 as api
 from forecaster.v1 import observation_pb2
 
@@ -45,14 +42,16 @@ _DURABILITY: dict[DurabilityName, observation_pb2.Durability] = {
     "interval": observation_pb2.DURABILITY_INTERVAL,
     "none": observation_pb2.DURABILITY_NONE,
 }
-_DEFAULT_PAGE, _MAX_PAGE = 100, 1000
+# Of one message: series, and bytes of memory of its answer, a quarter of them on the wire; clients take 4 MB as a rule.
+_MOST_WATCHED, _WATCHED_BYTES = 4096, 4 << 20
 
 
-class ForecastServicer:
+class ForecastServicer(SeriesServicer):
     """`forecaster.v1.ForecastService`."""
 
     def __init__(self, backend: Backend) -> None:
-        self._backend, self.calls, self.intake = backend, backend.calls, backend.intake
+        super().__init__(backend)
+        self.calls, self.intake = backend.calls, backend.intake
         self._durability = _DURABILITY[backend.config.durability]
         self._largest = backend.config.max_request_observations
         self._validator, self._scratch = Validator(self._largest, self.intake.pieces), Scratch(self._largest)
@@ -73,11 +72,7 @@ class ForecastServicer:
         """Forecast series from their present state."""
         served = self._backend.served(request.model)
         check_sizes({"series_ids": len(request.series_ids)}, self._largest)
-        validate = functools.partial(
-            forecast_work, request.series_ids, request.options, served.bundle, served.covariates
-        )
-        work = await self._validator.run(validate, len(request.options.future_covariates), call.num_bytes)
-        served.engine.check(work)
+        work = await self._work_of(served, request, request.series_ids, call)
         call.account.take(answer_bytes(work))
         answer = await served.batcher.forecast(work)
         if answer.failures and not request.allow_partial:
@@ -85,6 +80,19 @@ class ForecastServicer:
         return await self._with_forecasts(
             served, api.ForecastResponse(), answer, work.levels, packed=request.options.packed
         )
+
+    async def _work_of(
+        self,
+        served: Served,
+        request: api.ForecastRequest | api.WatchForecastsRequest,
+        series_ids: Sequence[str],
+        call: Call,
+    ) -> ForecastWork:
+        """Return what a request asks for of some of its series; raises what `forecast_work` and `Engine.check` do."""
+        validate = functools.partial(forecast_work, series_ids, request.options, served.bundle, served.covariates)
+        work = await self._validator.run(validate, len(request.options.future_covariates), call.num_bytes)
+        served.engine.check(work)
+        return work
 
     async def GetForecast(self, request: api.GetForecastRequest, call: Call) -> api.GetForecastResponse:
         """Forecast one series from its present state."""
@@ -117,6 +125,43 @@ class ForecastServicer:
         answer = await self._scratch.forecast(lane, work, lambda: busy.is_busy)
         response, packed = api.ForecastHistoryResponse(), request.options.packed
         return await self._with_forecasts(served, response, answer, work.then.levels, packed=packed)
+
+    async def WatchForecasts(self, request: api.WatchForecastsRequest, call: Call) -> None:
+        """Write the forecasts of series now, and again whenever they change, until the client or the server ends."""
+        served = self._backend.served(request.model)
+        check_sizes({"series_ids": len(request.series_ids)}, self._largest)
+        if request.options.future_covariates:
+            violations = Violations()
+            violations.add("options.future_covariates", "what is known of the time ahead grows old: call Forecast")
+            violations.raise_if_any()
+        whole = await self._work_of(served, request, request.series_ids, call)  # what is wrong is said at once
+        most = max(_WATCHED_BYTES * len(whole.series_ids) // answer_bytes(whole), 1)
+        call.account.take(PAIR_BYTES * len(whole.series_ids))
+        draining = asyncio.create_task(self._backend.draining.wait())
+        try:
+            with watched(served.engine.watches, request.series_ids) as watch:
+                while not draining.done():
+                    changed = asyncio.create_task(watch.changed(min(most, _MOST_WATCHED)))
+                    await asyncio.wait({changed, draining}, return_when=asyncio.FIRST_COMPLETED)
+                    if changed.done():
+                        await self._write_watched(served, request, changed.result(), call)
+                    else:
+                        changed.cancel()
+        finally:
+            draining.cancel()
+        raise UnavailableError(f"the server is {Phase.DRAINING.value}: try again shortly")
+
+    async def _write_watched(
+        self, served: Served, request: api.WatchForecastsRequest, series_ids: Sequence[str], call: Call
+    ) -> None:
+        """Write what is new of some series, and wait while the client does not take it."""
+        work = await self._work_of(served, request, series_ids, call)
+        call.account.take(num_bytes := answer_bytes(work))
+        answer = await served.batcher.forecast(work)
+        response, packed = api.WatchForecastsResponse(), request.options.packed
+        written = await self._with_forecasts(served, response, answer, work.levels, packed=packed)
+        await call.context.write(written)
+        call.account.give_back(num_bytes)
 
     async def StreamForecasts(
         self, messages: AsyncIterator[tuple[api.StreamForecastsRequest, int]], call: Call
@@ -184,43 +229,6 @@ class ForecastServicer:
             await self.intake.pieces.turn()
         return await with_forecasts(response, answer, levels, _step(served.bundle.step_us), served.name, packed=packed)
 
-    async def GetSeries(self, request: api.GetSeriesRequest, call: Call) -> api.GetSeriesResponse:
-        """Describe one series."""
-        served = self._named(request.model, request.series_id)
-        info = await served.batcher.call(lambda: served.engine.describe(request.series_id))
-        return api.GetSeriesResponse(series=_series(served, info))
-
-    async def ListSeries(self, request: api.ListSeriesRequest, call: Call) -> api.ListSeriesResponse:
-        """List the series by ascending id."""
-        served = self._backend.served(request.model)
-        size = min(request.page_size or _DEFAULT_PAGE, _MAX_PAGE)
-        violations = Violations()
-        if len(request.prefix) > MAX_ID_CHARACTERS:
-            violations.add("prefix", f"{len(request.prefix)} characters, {MAX_ID_CHARACTERS} are allowed")
-        violations.raise_if_any()
-        listing = f"series of {served.name}" + (f" that begin with {request.prefix!r}" if request.prefix else "")
-        after = key_of(listing, request.page_token)
-        infos, total = await served.batcher.call(lambda: served.engine.page(after, size + 1, request.prefix))
-        return api.ListSeriesResponse(
-            series=[_series(served, info) for info in infos[:size]],
-            next_page_token=token_of(listing, infos[size - 1].series_id) if len(infos) > size else "",
-            total_size=total,
-        )
-
-    async def DeleteSeries(self, request: api.DeleteSeriesRequest, call: Call) -> api.DeleteSeriesResponse:
-        """Forget a series; what files hold of it is removed right after."""
-        served = self._named(request.model, request.series_id)
-        await served.batcher.call(lambda: served.engine.delete(request.series_id))
-        served.maintenance.hasten()
-        return api.DeleteSeriesResponse()
-
-    def _named(self, model: str, series_id: str) -> Served:
-        served = self._backend.served(model)
-        violations = Violations()
-        check_series_id(series_id, "series_id", violations)
-        violations.raise_if_any()
-        return served
-
 
 @dataclass(slots=True)
 class _Message:
@@ -251,25 +259,3 @@ def _begin(message: _Message) -> "asyncio.Future[Observed]":
 @functools.cache
 def _step(step_us: int) -> Duration:
     return to_duration(step_us)
-
-
-def _series(served: Served, info: SeriesInfo) -> api.Series:
-    if info.failure:
-        names = (info.series_id, served.name, info.version)
-        return api.Series(series_id=names[0], model_name=names[1], model_version=names[2], failure=info.failure)
-    attributes = None
-    if (held := info.attributes) is not None:
-        numbers, categories = held.numbers[0], held.categories[0]
-        attributes = observation_pb2.SeriesAttributes(series_id=info.series_id, numbers=numbers, categories=categories)
-    return api.Series(
-        series_id=info.series_id,
-        last_observation_time=to_timestamp(info.clock_us),
-        expected_time=to_timestamp(served.bundle.grid.next(info.clock_us)),
-        length=info.length,
-        observed_length=info.observed_length,
-        model_name=served.name,
-        model_version=info.version,
-        state_age=to_duration(max(int(info.age_seconds * 1e6), 0)),
-        live=to_live_scores(info.live),
-        attributes=attributes,
-    )

@@ -18,6 +18,7 @@ from forecaster.serving.engine.micro_batch import MicroBatch, ended, judged, unb
 from forecaster.serving.engine.needs import at_hand, cost, nobodys_attributes, row_costs
 from forecaster.serving.engine.recent_deletions import RecentDeletions
 from forecaster.serving.engine.turns import HELD_BACK, Turn
+from forecaster.serving.engine.watches import Watches
 from forecaster.serving.lanes.description import describe, unknown
 from forecaster.serving.lanes.forecastable import uncalibrated
 from forecaster.serving.lanes.lane import Lane, make_lane
@@ -65,7 +66,7 @@ class Engine:
         self._make_lane = functools.partial(made, max_resident=max_resident, device=device)
         self.lanes = Lanes(self.make_lane(bundle, version))
         self.broken: Exception | None = None
-        self.done, self._recent_deletions = WorkDone(), RecentDeletions()
+        self.done, self._recent_deletions, self.watches = WorkDone(), RecentDeletions(), Watches()
         self._journal_seconds = 0.0  # that appends have taken
 
     def make_lane(self, bundle: Bundle, version: str, *, empty: bool = False) -> Lane:
@@ -128,8 +129,7 @@ class Engine:
     def describe(self, series_id: str) -> SeriesInfo:
         """Describe one series, with its static covariates; raises SeriesNotFoundError."""
         lane = self.lanes.of(series_id)
-        info = describe(lane, [series_id])
-        if not info:
+        if not (info := describe(lane, [series_id])):
             raise unknown(lane, [series_id])[0]
         held = self._journal.attributes([series_id])
         return dataclasses.replace(info[series_id], attributes=held if len(held) else None)
@@ -147,10 +147,8 @@ class Engine:
         self._begin()
         store, is_idle = self.lanes.of(series_id).store, False
         try:
-            if store.bring([series_id])[0] < 0:
-                is_idle = bool(self.idle.among([series_id]))
-                if not is_idle:
-                    raise unknown(self.lanes.of(series_id), [series_id])[0]
+            if store.bring([series_id])[0] < 0 and not (is_idle := bool(self.idle.among([series_id]))):
+                raise unknown(self.lanes.of(series_id), [series_id])[0]
         except StateLostError:  # nothing of it is needed any more
             pass
         sequence = self._append(Deletion(series_id))
@@ -161,6 +159,7 @@ class Engine:
         else:
             store.forget([series_id])
         self._keep_up(sequence)
+        self.watches.note([series_id])
 
     def recover(self, should_stop: Callable[[], bool] = lambda: False) -> tuple[int, int]:
         """Rebuild every series from snapshots and the journal behind them; return series and rows replayed.
@@ -297,3 +296,5 @@ class Engine:
         except Exception as error:
             self.broken = error
             raise
+        if self.watches:
+            self.watches.note(name for part in batch.parts for name in part.changed())

@@ -51,6 +51,11 @@ class LanePart:
         begins[self.columns.series[self.verdict.accepted]] = True
         return int((begins & (self.slots < 0)).sum())
 
+    def changed(self) -> list[str]:
+        """Return the series whose states change, some perhaps twice."""
+        rows = np.unique(self.columns.series[self.verdict.accepted]).tolist()
+        return [*(self.columns.series_ids[i] for i in rows), *(self.attributes.series_ids if self.attributes else ())]
+
     def records(self) -> list[Record]:
         """Return what is to be journaled."""
         found: list[Record] = [] if self.attributes is None else [self.attributes]

@@ -44,6 +44,7 @@ def _by_field(rows: int) -> dict[str, Most]:
         "CovariateColumn.values": columns,
         "CovariateColumn.missing_rows": columns,
         "ForecastRequest.series_ids": series,
+        "WatchForecastsRequest.series_ids": series,
         "ForecastOptions.quantile_levels": Most(MAX_LEVELS),
         "ForecastOptions.future_covariates": Most(rows + 1),  # one for all series
         "FutureCovariates.covariates": names,

@@ -198,6 +198,7 @@ class Swap:
         snapshots.complete(bundle.fingerprint, sequence)
         snapshots.activate(Activation(version, bundle.fingerprint))
         self._engine.lanes.finish().store.retire()
+        self._engine.watches.note_all()
 
     def _clean_up(self, keep: set[str], active: str) -> None:
         """Remove the snapshots of all versions but some."""
@@ -222,6 +223,7 @@ class Swap:
                 goes_on = await self._in_thread(self._reaches, active.bundle.fingerprint)
                 await self._move_all(lane, active, goes_on=goes_on, into_next=False)
             await self._batcher.upkeep(lanes.abandon)
+            self._engine.watches.note_all()
             lane.store.retire()
             self.left = None
         except Exception as error:  # noqa: BLE001 -- each series stays where it is, with its state

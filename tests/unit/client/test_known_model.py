@@ -1,7 +1,7 @@
 """A client asks again, now and then, what the served version knows."""
 
-from forecaster.client.known_model import KnownModel
 from forecaster.client.results import model_info
+from forecaster.client.transport.known_model import KnownModel
 from forecaster.v1.model_service_pb2 import Model
 
 

@@ -11,11 +11,11 @@ import grpc
 
 from forecaster.client import calls
 from forecaster.client.calls import Call, Work
-from forecaster.client.channel import described, open_async_channel
-from forecaster.client.closing import AsyncClosing
-from forecaster.client.known_model import KnownModel
 from forecaster.client.results import ModelInfo
-from forecaster.client.retry import Attempts, RetryPolicy
+from forecaster.client.transport.channel import described, open_async_channel
+from forecaster.client.transport.closing import AsyncClosing
+from forecaster.client.transport.known_model import KnownModel
+from forecaster.client.transport.retry import Attempts, RetryPolicy
 from forecaster.errors import ForecasterError, InvalidArgumentError, LimitReachedError
 
 T = TypeVar("T")
@@ -65,6 +65,21 @@ class AsyncCalling(AsyncClosing):
                 yield info
             if not token:
                 return
+
+    async def _watch(self, call: Call[T]) -> AsyncIterator[T]:
+        """Yield each answer of a call that has many, and begin it anew whenever the server is back."""
+        attempts = Attempts(self._retry, self._address)
+        while True:
+            answers = call.method(self._stubs)(call.request)
+            try:
+                async for answer in answers:
+                    yield call.parse(answer)
+                    attempts = Attempts(self._retry, self._address)  # it is there: patience begins anew
+                return
+            except grpc.RpcError as failure:
+                await asyncio.sleep(attempts.delay(failure))
+            finally:
+                answers.cancel()
 
     async def _run(self, call: Call[T]) -> T:
         attempts = Attempts(self._retry, self._address, gone_is_done=call.gone_is_done)
