@@ -6,23 +6,20 @@ that was killed is taken up by the next: each step finds by the key what was don
 Knows the order of the steps; knows nothing of how any of them works.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import pathlib
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from forecaster.config import Config, to_dict
 from forecaster.data.manifest import MANIFEST, manifest_at
 from forecaster.errors import ForecasterError
 from forecaster.imports import without_collections
+from forecaster.interrupts import sigterm_exits
 from forecaster.registry import registry
 from forecaster.registry.aliases import ROLLED_BACK_AT
 from pipelines.context import Context
@@ -43,7 +40,6 @@ _WHERE_ONLY = {  # options that say where things lie, not what comes out
     "tuning": ("storage",),
 }
 _MOST_INTERRUPTIONS = 5  # of one piece of work
-_EXIT_ON_SIGTERM = 128 + signal.SIGTERM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +75,7 @@ def retrain(config: Config, *, trigger: str = "manual", stream: TextIO | None = 
         ConfigError: see the steps.
     """
     stream = stream or sys.stderr
-    with _sigterm_exits() as check_signal, held(config) as lease:
+    with sigterm_exits() as check_signal, held(config) as lease:
 
         def check() -> None:
             check_signal()
@@ -212,29 +208,3 @@ def _search(client: "MlflowClient", config: Config, which: str) -> list["MlflowR
     experiment = registry.experiment_id(client, config.tracking)
     found: list[Any] = client.search_runs([experiment], which, order_by=["attributes.start_time DESC"])
     return found
-
-
-@contextlib.contextmanager
-def _sigterm_exits() -> Iterator[Callable[[], None]]:
-    """Let SIGTERM end the process as an exception, so that runs are ended and the lease is given back.
-
-    Gives what raises it once more: in the midst of an import the first one may be lost.
-    """
-    told = threading.Event()
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        told.set()
-        raise SystemExit(_EXIT_ON_SIGTERM)
-
-    def check() -> None:
-        if told.is_set():
-            raise SystemExit(_EXIT_ON_SIGTERM)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield check
-        return
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield check
-    finally:
-        signal.signal(signal.SIGTERM, before)

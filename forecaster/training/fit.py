@@ -24,6 +24,7 @@ from forecaster.config.training import StartFrom
 from forecaster.data.windows import Series
 from forecaster.errors import ConfigError
 from forecaster.evaluation.rolling import Backtest, Shared, rolling_origin
+from forecaster.interrupts import EXIT_ON_SIGTERM
 from forecaster.model.bundle import Bundle
 from forecaster.model.inputs.inputs import memory_steps
 from forecaster.model.seq2seq import Seq2Seq
@@ -274,7 +275,7 @@ def _interruptible(trainer: pl.Trainer) -> Iterator[None]:
     try:
         yield
     except SIGTERMException:
-        raise SystemExit(128 + signal.SIGTERM) from None
+        raise SystemExit(EXIT_ON_SIGTERM) from None
     except SystemExit as error:
         if trainer.interrupted and isinstance(error.__context__, KeyboardInterrupt):
             signal.signal(signal.SIGINT, handler)
