@@ -135,8 +135,8 @@ class ForecastServiceServicer:
     def WatchForecasts(self, request, context):
         """The current forecasts of some series, and new ones whenever one of them has changed: by observations of whoever, by
         another model version, or by its deletion, after which it is among the failures until it begins anew. What changes
-        while the client does not read is told once, as it is by then: of a series each message is newer than the one before,
-        and the last one is never left out. Ends only by the client, or `UNAVAILABLE` when the server ends: begin again, and
+        while the client does not read is told once, as it is by then: of a series no message is older than the one before,
+        the same may come twice, and the last one is never left out. Ends only by the client, or `UNAVAILABLE` when the server ends: begin again, and
         the current forecasts come first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

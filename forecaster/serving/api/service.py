@@ -27,7 +27,7 @@ from forecaster.serving.api.messages import (
 )
 from forecaster.serving.api.observe_messages import Plans, Validator, check_sizes
 from forecaster.serving.api.series_service import SeriesServicer
-from forecaster.serving.api.streams import FlowWindow, Stream
+from forecaster.serving.api.streams import FlowWindow, Stream, before_end
 from forecaster.serving.backend import Backend, Phase, Served
 from forecaster.serving.engine.scratch import Scratch
 from forecaster.serving.engine.watches import PAIR_BYTES, watched
@@ -137,18 +137,9 @@ class ForecastServicer(SeriesServicer):
         whole = await self._work_of(served, request, request.series_ids, call)  # what is wrong is said at once
         most = max(_WATCHED_BYTES * len(whole.series_ids) // answer_bytes(whole), 1)
         call.account.take(PAIR_BYTES * len(whole.series_ids))
-        draining = asyncio.create_task(self._backend.draining.wait())
-        try:
-            with watched(served.engine.watches, request.series_ids) as watch:
-                while not draining.done():
-                    changed = asyncio.create_task(watch.changed(min(most, _MOST_WATCHED)))
-                    await asyncio.wait({changed, draining}, return_when=asyncio.FIRST_COMPLETED)
-                    if changed.done():
-                        await self._write_watched(served, request, changed.result(), call)
-                    else:
-                        changed.cancel()
-        finally:
-            draining.cancel()
+        with watched(served.engine.watches, request.series_ids) as watch:
+            while changed := await before_end(watch.changed(min(most, _MOST_WATCHED)), self._backend.draining):
+                await self._write_watched(served, request, changed, call)
         raise UnavailableError(f"the server is {Phase.DRAINING.value}: try again shortly")
 
     async def _write_watched(

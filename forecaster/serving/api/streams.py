@@ -8,8 +8,8 @@ says.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Generic, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, Generic, TypeVar
 
 from forecaster.errors import UnavailableError
 from forecaster.serving.backend import Phase
@@ -17,6 +17,7 @@ from forecaster.serving.backend import Phase
 Request = TypeVar("Request")
 Message = TypeVar("Message")
 Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 
 class FlowWindow:
@@ -112,3 +113,14 @@ class Stream(Generic[Request, Message, Answer]):
         for answer in dropped:
             answer.add_done_callback(lambda done: done.cancelled() or done.exception())
             answer.cancel()
+
+
+async def before_end(awaited: Coroutine[Any, Any, T], end: asyncio.Event) -> T | None:
+    """Return what a coroutine returns, or None if the end comes before; whoever stops waiting leaves no task behind."""
+    ending, task = asyncio.create_task(end.wait()), asyncio.create_task(awaited)
+    try:
+        await asyncio.wait({ending, task}, return_when=asyncio.FIRST_COMPLETED)
+        return None if ending.done() else task.result()
+    finally:
+        ending.cancel()
+        task.cancel()

@@ -94,7 +94,7 @@ def _forecast_alike(
 def _future(lane: Lane, requests: Sequence[ForecastWork], slots: IntArray, failed: Failures) -> Tensor | None:
     """Return what is known of the time ahead, [N, D, F], failed ones too; notes whose times are off the grid."""
     names = tuple(covariate.name for covariate in lane.model.covariates.future)
-    if not names:
+    if not names or len(failed) == len(slots):
         return None
     grid, ahead, start = Grid(lane.model.step_us), [], 0
     for request in requests:

@@ -69,7 +69,7 @@ def test_what_changes_while_nobody_reads_comes_as_it_is_by_then(server: Server, 
                 break
         answers.cancel()
     for times in seen.values():
-        assert all(before < after for before, after in itertools.pairwise(times))
+        assert all(before <= after for before, after in itertools.pairwise(times))
     assert sum(map(len, seen.values())) < 400 * hours
 
 

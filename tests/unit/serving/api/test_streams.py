@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Coroutine
 import pytest
 
 from forecaster.errors import InvalidArgumentError, UnavailableError
-from forecaster.serving.api.streams import FlowWindow, Stream
+from forecaster.serving.api.streams import FlowWindow, Stream, before_end
 
 
 async def sent(*messages: int, endless: bool = False) -> AsyncIterator[int]:
@@ -149,3 +149,27 @@ def test_a_client_that_goes_away_leaves_nothing_behind() -> None:
         assert one.written == []
 
     run(talk())
+
+
+@pytest.mark.parametrize("which", ["it comes", "the end comes", "nobody waits any more"])
+def test_what_is_waited_for_until_the_end_leaves_no_task_behind(which: str) -> None:
+    async def play() -> None:
+        came, end = asyncio.Event(), asyncio.Event()
+
+        async def awaited() -> str:
+            await came.wait()
+            return "it came"
+
+        waiting = asyncio.create_task(before_end(awaited(), end))
+        await asyncio.sleep(0)
+        if which == "nobody waits any more":
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+        else:
+            (came if which == "it comes" else end).set()
+            assert await waiting == ("it came" if which == "it comes" else None)
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(play())

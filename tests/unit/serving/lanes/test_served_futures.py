@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from forecaster.errors import InvalidArgumentError
+from forecaster.errors import InvalidArgumentError, SeriesNotFoundError
 from forecaster.serving.engine.engine import Engine
 from forecaster.serving.storage.volatile import VolatileStorage
 from forecaster.serving.work.forecasting import ForecastWork, Futures
@@ -52,6 +52,17 @@ def test_futures_are_laid_on_the_steps_ahead() -> None:
     np.testing.assert_allclose(second.quantiles[0], two.forecast(BUNDLE)[:3], rtol=1e-4)
     np.testing.assert_allclose(second.quantiles[1], one.forecast(BUNDLE)[:3], rtol=1e-4)
     np.testing.assert_allclose(third.quantiles[0], one.forecast(BUNDLE), rtol=1e-4)
+
+
+def test_a_future_of_series_that_nobody_has_observed_fails_them_alone() -> None:
+    """Where there is no series at all, and where there are others."""
+    engine = Engine(BUNDLE, VolatileStorage(), max_series=10)
+    ahead = futures([0, 1], [28, None], np.zeros((2, 2, 2)))
+    for known in ((), ("b",)):
+        (answer,) = engine.forecast([ForecastWork(("a", "b"), HORIZON, LEVELS, (ahead,))])
+        assert answer.series_ids == known
+        assert all(isinstance(error, SeriesNotFoundError) for error in answer.failures.values())
+        engine.observe([work(history("b"))])
 
 
 def test_a_future_off_the_grid_fails_its_series_alone() -> None:
