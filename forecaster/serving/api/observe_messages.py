@@ -46,11 +46,7 @@ MAX_CATEGORY_CHARACTERS = 256
 _MANY, _MANY_BYTES = 1000, 2 << 20
 _FEW = 64
 T = TypeVar("T")
-Request = (
-    forecast_service_pb2.ObserveRequest
-    | forecast_service_pb2.ForecastHistoryRequest
-    | forecast_service_pb2.StreamForecastsRequest
-)
+Request = forecast_service_pb2.ObserveRequest | forecast_service_pb2.StreamForecastsRequest
 
 
 class Plans:
@@ -107,8 +103,14 @@ class Validator:
         """Return what a request, which takes so much memory, asks for; see `observe_work`."""
         came = time.monotonic()  # before it waits for its turn
         validate = functools.partial(observe_work, request, bundle, self._largest, chain, plans, spec, came)
-        messages = len(request.observations) + len(request.attributes) + len(request.options.future_covariates)
-        return await self.run(validate, messages, num_bytes)
+        return await self.run(validate, _messages(request), num_bytes)
+
+    async def history(
+        self, request: forecast_service_pb2.ForecastHistoryRequest, bundle: Bundle, *, num_bytes: int = 0
+    ) -> ObserveWork:
+        """Return what a request, which takes so much memory, asks for; see `history_work`."""
+        validate = functools.partial(history_work, request, bundle, self._largest)
+        return await self.run(validate, _messages(request), num_bytes)
 
     async def run(self, validate: Callable[[], T], messages: int, num_bytes: int) -> T:
         """Return what `validate` makes of a request: here if it holds few messages and bytes of memory."""
@@ -117,6 +119,10 @@ class Validator:
                 await self._pieces.turn()
             return validate()
         return await asyncio.get_running_loop().run_in_executor(self._thread, validate)
+
+
+def _messages(request: Request | forecast_service_pb2.ForecastHistoryRequest) -> int:
+    return len(request.observations) + len(request.attributes) + len(request.options.future_covariates)
 
 
 def observe_work(
@@ -141,6 +147,30 @@ def observe_work(
 
     Raises InvalidArgumentError naming the wrong fields, and UnsupportedError for forecasts that need another model.
     """
+    spec = spec or bundle.model.covariates
+    columns, attributes = _given(request, largest, spec)
+    then = None
+    if request.HasField("options"):
+        then = (plans or Plans()).work(columns.series_ids, request.options, bundle, spec)
+    work = ObserveWork(columns, attributes, then, chain)
+    return dataclasses.replace(work, sent_seconds=_first_sent(request.age, came)) if request.HasField("age") else work
+
+
+def history_work(request: forecast_service_pb2.ForecastHistoryRequest, bundle: Bundle, largest: int) -> ObserveWork:
+    """Return what a request asks for whose series are kept nowhere, with forecasts; raises what `observe_work` does."""
+    spec = bundle.model.covariates
+    columns, attributes = _given(request, largest, spec)
+    if request.options.calibrated:
+        violations = Violations()
+        violations.add("options.calibrated", "nothing is known of how intervals of these series held: leave it out")
+        violations.raise_if_any()
+    return ObserveWork(columns, attributes, Plans().work(columns.series_ids, request.options, bundle, spec))
+
+
+def _given(
+    request: Request | forecast_service_pb2.ForecastHistoryRequest, largest: int, spec: CovariateSpec
+) -> tuple[Columns, Attributes | None]:
+    """Return the observations of a request, which are rows or columns, and its static covariates."""
     packed = request.HasField("columns")
     if packed and request.observations:
         raise InvalidArgumentError("give observations or columns, not both")
@@ -150,15 +180,8 @@ def observe_work(
         rows = max(len(given.series_indices), len(given.observation_times_us), len(given.values))
         sizes = {"columns": rows, "columns.series_ids": len(given.series_ids), "attributes": sizes["attributes"]}
     check_sizes(sizes, largest)
-    spec = spec or bundle.model.covariates
     columns = from_columns(request.columns, spec.dynamic) if packed else from_rows(request.observations, spec.dynamic)
-    then = None
-    if request.HasField("options") or isinstance(request, forecast_service_pb2.ForecastHistoryRequest):
-        then = (plans or Plans()).work(columns.series_ids, request.options, bundle, spec)
-    work = ObserveWork(columns, from_attributes(request.attributes, spec), then, chain)
-    if not isinstance(request, forecast_service_pb2.ForecastHistoryRequest) and request.HasField("age"):
-        work = dataclasses.replace(work, sent_seconds=_first_sent(request.age, came))
-    return work
+    return columns, from_attributes(request.attributes, spec)
 
 
 def _first_sent(age: Duration, came: float | None) -> float:

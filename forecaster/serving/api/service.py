@@ -113,13 +113,8 @@ class ForecastServicer(SeriesServicer):
     async def ForecastHistory(self, request: api.ForecastHistoryRequest, call: Call) -> Message | bytes:
         """Forecast series from the observations of the request, and keep nothing."""
         served = self._backend.served(request.model)
-        spec = served.bundle.model.covariates
-        work = await self._validator.work(request, served.bundle, spec=spec, num_bytes=call.num_bytes)
+        work = await self._validator.history(request, served.bundle, num_bytes=call.num_bytes)
         assert work.then is not None
-        if work.then.calibrated:
-            violations = Violations()
-            violations.add("options.calibrated", "nothing is known of how intervals of these series held: leave it out")
-            violations.raise_if_any()
         call.account.take(answer_bytes(work.then))
         lane, busy = served.engine.lanes.active, served.batcher
         answer = await self._scratch.forecast(lane, work, lambda: busy.is_busy)
