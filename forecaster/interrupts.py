@@ -1,11 +1,13 @@
-"""SIGTERM as an exception, so that what is under way is ended and given back.
+"""SIGTERM as an exception, so that what is under way is ended and given back; what such an exception lets go of.
 
 Knows nothing of what that is.
 """
 
 import contextlib
+import gc
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -37,3 +39,15 @@ def sigterm_exits() -> Iterator[Callable[[], None]]:
         yield check
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def let_go(error: BaseException) -> None:
+    """Let go of what the frames of an exception hold, and of those behind it; before anything is written because of it.
+
+    Amid a query of MLflow that is an open statement or transaction, whose lock keeps SQLite from taking another word.
+    """
+    behind: BaseException | None = error
+    while behind is not None:
+        traceback.clear_frames(behind.__traceback__)
+        behind = behind.__context__
+    gc.collect()

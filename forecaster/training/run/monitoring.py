@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator
 
 from forecaster.config import TrackingConfig
+from forecaster.interrupts import let_go
 
 
 @contextlib.contextmanager
@@ -31,6 +32,9 @@ def system_metrics(config: TrackingConfig, run_id: str) -> Iterator[None]:
     monitor.start()
     try:
         yield
+    except BaseException as error:
+        let_go(error)
+        raise
     finally:
         monitor.collect_metrics()
         monitor.publish_metrics(monitor.aggregate_metrics())

@@ -4,13 +4,12 @@ Knows MLflow's client; knows nothing of what is logged.
 """
 
 import contextlib
-import gc
 import pathlib
 import subprocess
-import traceback
 from collections.abc import Iterator, Mapping
 
 from forecaster.config import Config
+from forecaster.interrupts import let_go
 from forecaster.registry import registry
 from forecaster.registry.store_errors import no_empty_folder, unavailable
 from forecaster.registry.store_uri import without_secrets
@@ -47,9 +46,7 @@ def _tracked(config: Config, trigger: str, name: str | None, tags: Mapping[str, 
             yield Run(client, config, run_id, tags)
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-            # What a signal cut short amid a query of the store keeps its lock, which would refuse what is written here.
-            traceback.clear_frames(error.__traceback__)
-            gc.collect()
+            let_go(error)
             said = without_secrets(f"{type(error).__name__}: {error}", config.tracking.uri)
             client.set_tag(run_id, "error", said[:500])
             client.set_terminated(run_id, "KILLED" if interrupted else "FAILED")
