@@ -16,6 +16,9 @@ from forecaster.errors import ForecasterError
 from forecaster.v1 import forecast_pb2
 
 
+_NO_FORECASTS = pl.DataFrame(schema={"unique_id": pl.String, "ds": pl.Datetime("us", "UTC"), "y_hat": pl.Float64})
+
+
 @dataclass(frozen=True, slots=True)
 class ForecastResult:
     """The forecasts of those series that have one, and why the others have none.
@@ -47,7 +50,7 @@ def failure_frame(failures: Iterable[forecast_pb2.ForecastFailure]) -> pl.DataFr
 
 def no_forecasts() -> pl.DataFrame:
     """Return forecasts of no series."""
-    return pl.DataFrame(schema={"unique_id": pl.String, "ds": pl.Datetime("us", "UTC"), "y_hat": pl.Float64})
+    return _NO_FORECASTS.clone()
 
 
 def forecast_frame(message: forecast_pb2.ForecastColumns, asked: Sequence[str]) -> pl.DataFrame:

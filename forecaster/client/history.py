@@ -33,7 +33,7 @@ class HistoryForecasting:
 
     Args:
         frame: columns unique_id, ds, y and covariates.
-        wanted: what of each series; left out, its future is what the frame says of the time behind its last value.
+        wanted: what of each series; its future is what the frame says of the time behind its last value.
         name: of the model asked for.
         model: says which covariates there are; None sends none.
 
@@ -42,7 +42,7 @@ class HistoryForecasting:
 
     def __init__(self, frame: pl.DataFrame, wanted: Wanted, name: str, model: ModelInfo | None) -> None:
         rows, future = split_future(known_rows(frame, model), model)
-        self._futures = future_covariates(future if wanted.future is None else wanted.future, model)
+        self._futures = future_covariates(future, model)
         self._wanted, self._name, self._model, self._static = wanted, name, model, static_values(rows, model)
         self._parts = deque(_parts(rows.partition_by("unique_id", maintain_order=True)))
         self._asked: list[pl.DataFrame] = []
