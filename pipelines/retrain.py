@@ -19,7 +19,7 @@ from forecaster.config import Config, to_dict
 from forecaster.data.manifest import MANIFEST, manifest_at
 from forecaster.errors import ForecasterError
 from forecaster.imports import without_collections
-from forecaster.interrupts import sigterm_exits
+from forecaster.interrupts import interruptible
 from forecaster.registry import registry
 from forecaster.registry.aliases import ROLLED_BACK_AT
 from pipelines.context import Context
@@ -75,7 +75,7 @@ def retrain(config: Config, *, trigger: str = "manual", stream: TextIO | None = 
         ConfigError: see the steps.
     """
     stream = stream or sys.stderr
-    with sigterm_exits() as check_signal, held(config) as lease:
+    with interruptible() as check_signal, held(config) as lease:
 
         def check() -> None:
             check_signal()

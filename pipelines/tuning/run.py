@@ -17,7 +17,6 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from forecaster.config import Config, to_dict
-from forecaster.interrupts import let_go
 from forecaster.registry import registry
 from forecaster.registry.store_uri import without_passwords
 from pipelines.context import Context
@@ -63,7 +62,6 @@ class TuningRun:
             yield
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-            let_go(error)
             self._client.set_tag(self.run_id, "error", f"{type(error).__name__}: {error}"[:500])
             self._client.set_terminated(self.run_id, "KILLED" if interrupted else "FAILED")
             raise

@@ -23,6 +23,7 @@ from forecaster.config import Config, require, to_dict
 from forecaster.data.windows import Series
 from forecaster.errors import ConfigError
 from forecaster.imports import without_collections
+from forecaster.interrupts import interruptible
 from pipelines.context import Context
 from pipelines.training.dataset import ingested
 from pipelines.tuning.space import SearchSpace
@@ -113,7 +114,7 @@ def tune(config: Config, context: Context) -> TuneResult:
             on_left_behind=run.left_behind,
         )
         if len(trials.counted()) < tuning.trials or not run.is_finished:
-            with run.under_way():
+            with interruptible(), run.under_way():
                 Search(data, context, space, frame, series, run, trials).run_all()
                 result = _result(config, space, run, trials)
                 run.finish(study, trials.counted(), result.config, result.summary())

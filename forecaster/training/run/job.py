@@ -21,7 +21,7 @@ from forecaster.data.schema import read_frame
 from forecaster.data.windows import Series, to_segments
 from forecaster.errors import ConfigError, DataError, ModelNotFoundError
 from forecaster.imports import without_collections
-from forecaster.interrupts import sigterm_exits
+from forecaster.interrupts import interruptible
 from forecaster.registry.rule import judged_interval
 from forecaster.training.processes.place import place_of
 
@@ -134,7 +134,7 @@ def train(
         with joined(place) as group:
             fit.follow(series, config, group)
         return None
-    with sigterm_exits(), track(config, trigger=trigger, tags=tags) as run:
+    with interruptible(), track(config, trigger=trigger, tags=tags) as run:
         return _train(config, run, frame, series, stream, challenger)
 
 

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Iterator
 
 from forecaster.config import TrackingConfig
-from forecaster.interrupts import let_go
 
 
 @contextlib.contextmanager
@@ -32,9 +31,6 @@ def system_metrics(config: TrackingConfig, run_id: str) -> Iterator[None]:
     monitor.start()
     try:
         yield
-    except BaseException as error:
-        let_go(error)
-        raise
     finally:
         monitor.collect_metrics()
         monitor.publish_metrics(monitor.aggregate_metrics())

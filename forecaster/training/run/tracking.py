@@ -9,7 +9,6 @@ import subprocess
 from collections.abc import Iterator, Mapping
 
 from forecaster.config import Config
-from forecaster.interrupts import let_go
 from forecaster.registry import registry
 from forecaster.registry.store_errors import no_empty_folder, unavailable
 from forecaster.registry.store_uri import without_secrets
@@ -46,7 +45,6 @@ def _tracked(config: Config, trigger: str, name: str | None, tags: Mapping[str, 
             yield Run(client, config, run_id, tags)
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-            let_go(error)
             said = without_secrets(f"{type(error).__name__}: {error}", config.tracking.uri)
             client.set_tag(run_id, "error", said[:500])
             client.set_terminated(run_id, "KILLED" if interrupted else "FAILED")
