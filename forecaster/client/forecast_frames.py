@@ -15,7 +15,6 @@ from forecaster.data.grid import Grid
 from forecaster.errors import ForecasterError
 from forecaster.v1 import forecast_pb2
 
-
 _NO_FORECASTS = pl.DataFrame(schema={"unique_id": pl.String, "ds": pl.Datetime("us", "UTC"), "y_hat": pl.Float64})
 
 

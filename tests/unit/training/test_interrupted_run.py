@@ -79,7 +79,7 @@ def test_a_signal_amid_a_word_with_the_store_does_not_keep_the_run_from_being_en
     tracking: TrackingConfig,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Between a SELECT and the guarded fetch of its rows, or behind an INSERT: SQLite's lock would stay with the frames."""
+    """Between a SELECT and the fetch of its rows, or behind an INSERT: SQLite's lock would stay with the frames."""
     client, run_ids = registry.connect(tracking), list[str]()
     if amid == "a query":
         told = Told(monkeypatch, loading, "instances", number)
@@ -105,16 +105,25 @@ def test_a_signal_amid_a_word_with_the_store_does_not_keep_the_run_from_being_en
 
 
 def test_a_signal_told_twice_is_one() -> None:
-    with pytest.raises(SystemExit) as raised, interruptible() as check:
-        try:
-            signal.raise_signal(signal.SIGTERM)
-        finally:  # a run is ended here, which takes its time
-            signal.raise_signal(signal.SIGTERM)
+    checks = []
+
+    def work() -> None:
+        with interruptible() as check:
+            checks.append(check)
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:  # a run is ended here, which takes its time
+                signal.raise_signal(signal.SIGTERM)
+                checks.append(check)
+
+    with pytest.raises(SystemExit) as raised:
+        work()
+    assert len(checks) == 2
     assert raised.value.code == 143
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with pytest.raises(SystemExit):
-        check()  # where the first was lost
+        checks[0]()  # where the first was lost
 
 
 def test_a_statement_that_hangs_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,19 +142,22 @@ def test_a_statement_that_hangs_is_interrupted(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_signal_amid_the_last_statement_is_told_behind_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interrupts, "_AGAIN_SECONDS", 300.0)
-    engine, ended = sqlalchemy.create_engine("sqlite://"), False
+    engine, done = sqlalchemy.create_engine("sqlite://"), list[str]()
 
     @sqlalchemy.event.listens_for(engine, "before_cursor_execute")
     def told(*arguments: object) -> None:
         signal.raise_signal(signal.SIGTERM)
 
-    with pytest.raises(SystemExit):
+    def work() -> None:
         with interruptible():
             with engine.connect() as connection:
                 assert connection.execute(sqlalchemy.text("SELECT 1")).scalar() == 1
-            ended = True
-        raise AssertionError("it was lost")
-    assert ended
+            done.append("the block")
+        done.append("what is behind it")
+
+    with pytest.raises(SystemExit):
+        work()
+    assert done == ["the block"]
 
 
 def test_what_somebody_handles_is_left_to_him() -> None:
