@@ -45,6 +45,8 @@ class ServingConfig:
         accept_loss_through: go on although records up to this one, which was acknowledged, are not all there any more;
             the error that asks for it names the record.
         max_ahead_seconds: refuse observations of a time further in the future, which is a mistake.
+        late_steps: take a value of a time that was missing no later than so many steps, unless it is said to correct;
+            left out, what the model remembers, two seasons at least.
         drain_seconds: time for requests under way at shutdown; those that have not ended by then are cut off.
         balancer_wait_seconds: time between NOT_SERVING and refusing requests at shutdown.
     """
@@ -76,6 +78,7 @@ class ServingConfig:
     history: bool | None = None
     accept_loss_through: int | None = None
     max_ahead_seconds: float = 86_400.0
+    late_steps: int | None = None
     drain_seconds: float = 10.0
     balancer_wait_seconds: float = 0.0
 
@@ -107,6 +110,8 @@ class ServingConfig:
         require(wait is None or wait >= 0, "serving.lease_wait_seconds", wait, "0 or more seconds")
         idle = self.series_idle_seconds
         require(idle is None or idle > 0, "serving.series_idle_seconds", idle, "more than 0 seconds")
+        late = self.late_steps
+        require(late is None or late >= 0, "serving.late_steps", late, "0 or more")
         needs = "left out where there is no history (serving.history, serving.durability)"
         ok = idle is None or (self.keeps_history and self.durability != "none")
         require(ok, "serving.series_idle_seconds", idle, needs)

@@ -19,6 +19,8 @@ class WorkDone:
     Args:
         applied: observations.
         duplicate: observations.
+        corrected: observations in place of what was said of their times before.
+        filled: observations of times that were missing, late.
         rejected: observations; not those of requests that were refused whole.
         reasons: those by the error's reason.
         forecasts: series that were forecast.
@@ -27,6 +29,8 @@ class WorkDone:
 
     applied: int = 0
     duplicate: int = 0
+    corrected: int = 0
+    filled: int = 0
     rejected: int = 0
     reasons: dict[str, int] = dataclasses.field(default_factory=dict)
     forecasts: int = 0

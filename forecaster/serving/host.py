@@ -28,6 +28,7 @@ from forecaster.serving.swap.kept_bundle import keep, kept
 from forecaster.serving.swap.verification import load_verified
 from forecaster.serving.swap.versions import Versions
 from forecaster.serving.telemetry import LOGGER
+from forecaster.serving.upkeep.amending import Amending
 from forecaster.serving.upkeep.idling import Idling
 from forecaster.serving.upkeep.maintenance import Maintenance
 from forecaster.serving.upkeep.returning import Returning
@@ -172,6 +173,7 @@ class Host:
             max_series=config.max_series,
             max_resident=config.max_resident_series,
             max_ahead_seconds=config.max_ahead_seconds,
+            late_steps=config.late_steps if config.keeps_history else -1,
             device=config.device,
         )
         self._beside = tuple(source.storage.beside() for _ in range(4))
@@ -186,6 +188,7 @@ class Host:
         self._pool, self._upkeep = ThreadPoolExecutor(1, "rebuild"), ThreadPoolExecutor(1, "upkeep")
         self._folding = ThreadPoolExecutor(1, "returning")
         self._returning = Returning(engine, batcher, returning, self._folding, config.replay_steps)
+        self._amending = Amending(engine, batcher, returning, self._folding, config.replay_steps)
         self._idling = None
         if (idle := config.series_idle_seconds) is not None:
             how = {"seconds": idle, "rest_seconds": config.snapshot_seconds}
@@ -228,7 +231,7 @@ class Host:
         """While the block runs, write snapshots, prune, erase and follow the registry."""
         versions, maintenance = self.served.versions, self.served.maintenance
         upkeep = (maintenance.run(), maintenance.sync(), maintenance.guard(), maintenance.watch_scores())
-        work = [*upkeep, versions.watch(), self._returning.run()]
+        work = [*upkeep, versions.watch(), self._returning.run(), self._amending.run()]
         work += [] if self._idling is None else [self._idling.run()]
         tasks = [asyncio.create_task(one) for one in work]
         try:
@@ -236,6 +239,7 @@ class Host:
         finally:
             maintenance.stop()
             self._returning.stop()
+            self._amending.stop()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

@@ -212,6 +212,13 @@ class Calibration:
         flat = quantiles.reshape(n * ahead, trained), shares.reshape(n * ahead, len(levels))
         return self._distribution.uncrossed(*flat, levels).reshape(n, ahead, len(levels))
 
+    def move(self, tensors: State, slots: IntArray, steps: IntArray) -> None:
+        """Let what waits be of the same times, though N series turn out to have seen more steps before, int64 [N]."""
+        waiting = tensors[_WAITING].numpy()
+        at = waiting[slots, :, 0]
+        moved = np.where(at > 0, at + steps[:, None], np.minimum(at - np.where(at < 0, steps[:, None], 0), 0.0))
+        waiting[slots, :, 0] = moved
+
     def report(self, tensors: State, slots: IntArray | slice) -> LiveReport:
         """Return the live scores of N series."""
         nominal = self.coverages[self._shown] if self.coverages else float("nan")

@@ -18,11 +18,13 @@ from forecaster.errors import FencedError, LimitReachedError
 from forecaster.serving.counters import WorkDone
 from forecaster.serving.engine.engine import Engine
 from forecaster.serving.engine.failures import fail, for_future
+from forecaster.serving.engine.late_values import Written
 from forecaster.serving.engine.look_ups import LookUps
 from forecaster.serving.engine.progress import Progress, Some
 from forecaster.serving.engine.turns import Pace
 from forecaster.serving.engine.waiting import Job, Line
 from forecaster.serving.storage.contract import Journal
+from forecaster.serving.storage.records import Columns
 from forecaster.serving.work.forecasting import Forecasts, ForecastWork
 from forecaster.serving.work.observing import Observed, ObserveWork
 from forecaster.serving.work.work import Work
@@ -55,7 +57,7 @@ class Batcher:
     ) -> None:
         self._engine = engine
         self._pace = pace or Pace(max_batch)
-        self.look_ups = None if beside is None else LookUps(beside, lambda: self.is_busy, self._answer)
+        self.look_ups = None if beside is None else LookUps(beside, lambda: self.is_busy, self._answer, self._write)
         self.max_queued = max_queued
         self.turns = 0  # that had observations or forecasts
         self._on_defect = on_defect
@@ -207,6 +209,11 @@ class Batcher:
             else:
                 job.future.set_result(answer)
 
+    def _write(self, columns: Columns, as_of: int) -> Written:
+        """Have late and corrected values written between two turns; not for the loop's thread, nor the engine's."""
+        write = self.upkeep(functools.partial(self._engine.late_values.write, columns, as_of))
+        return asyncio.run_coroutine_threadsafe(write, self._loop).result()
+
     def _called(self) -> list[tuple[Job, Any]]:
         """Call what is to be called between two turns' work, for as long as a turn may take; one at least."""
         ended: list[tuple[Job, Any]] = []
@@ -276,7 +283,7 @@ class Batcher:
         """Return an answer with what the journal tells, unless another thread asks it."""
         if answer.sought is None or self.look_ups is not None:
             return answer
-        return self._attempt(functools.partial(self._engine.looked_up, answer))
+        return self._attempt(functools.partial(self._engine.late_values.looked_up, answer))
 
     def _together(self, function: Callable[[Any], Any], works: Sequence[tuple[int, Work]], answers: list[Any]) -> None:
         """Do one kind of work in one call, and put its results, or the exception, among the answers."""

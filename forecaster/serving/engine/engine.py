@@ -3,28 +3,29 @@
 One thread at a time calls it. It knows nothing of gRPC, asyncio or SQL.
 """
 
-import dataclasses
 import functools
 import math
 import time
 from collections.abc import Callable, Sequence
-from itertools import islice
 
 from forecaster.errors import InternalError, ReturningError, StateLostError, StorageError
 from forecaster.model.bundle import Bundle
-from forecaster.serving.counters import WorkDone
 from forecaster.serving.engine.isolation import UnwrittenError, observe_in_parts, refusals, refused
-from forecaster.serving.engine.micro_batch import MicroBatch, ended, judged, unbegun
+from forecaster.serving.engine.late_values import LateValues
+from forecaster.serving.engine.micro_batch import Limits, MicroBatch, ended, judged, unbegun
 from forecaster.serving.engine.needs import at_hand, cost, nobodys_attributes, row_costs
 from forecaster.serving.engine.recent_deletions import RecentDeletions
 from forecaster.serving.engine.turns import HELD_BACK, Turn
 from forecaster.serving.engine.watches import Watches
-from forecaster.serving.lanes.description import describe, unknown
+from forecaster.serving.lanes.description import unknown
 from forecaster.serving.lanes.forecastable import uncalibrated
 from forecaster.serving.lanes.lane import Lane, make_lane
 from forecaster.serving.lanes.lanes import Lanes
+from forecaster.serving.lanes.late_rows import late_steps
+from forecaster.serving.lanes.listing import describe_one, page
 from forecaster.serving.rebuilding.recovery import recover
 from forecaster.serving.rebuilding.refolding import refold
+from forecaster.serving.states.amended_series import AmendedRegister
 from forecaster.serving.states.idle_series import IdleRegister
 from forecaster.serving.storage.contract import Storage
 from forecaster.serving.storage.records import Deletion, Record
@@ -45,6 +46,7 @@ class Engine:
         max_series: refuse new series past this many.
         max_resident: keep no more states in memory.
         max_ahead_seconds: refuse observations of a time further in the future.
+        late_steps: take missing values no later, see `late_rows.late_steps`; -1: none, and no corrections.
         device: of the states.
     """
 
@@ -57,6 +59,7 @@ class Engine:
         max_series: int = 2**62,
         max_resident: int = 2**62,
         max_ahead_seconds: float = math.inf,
+        late_steps: int | None = None,
         device: str = "cpu",
     ) -> None:
         self.storage, self._journal = storage, storage.journal
@@ -65,8 +68,11 @@ class Engine:
         made = functools.partial(make_lane, snapshots=storage.snapshots, idle=self.idle)
         self._make_lane = functools.partial(made, max_resident=max_resident, device=device)
         self.lanes = Lanes(self.make_lane(bundle, version))
+        self._late_steps = late_steps if storage.keeps_records else -1
+        self.amended = AmendedRegister(storage.snapshots)
+        self.late_values = LateValues(self.lanes, self.idle, self.amended, self._journal, self._write_late)
         self.broken: Exception | None = None
-        self.done, self._recent_deletions, self.watches = WorkDone(), RecentDeletions(), Watches()
+        self.done, self._recent_deletions, self.watches = self.late_values.done, RecentDeletions(), Watches()
         self._journal_seconds = 0.0  # that appends have taken
 
     def make_lane(self, bundle: Bundle, version: str, *, empty: bool = False) -> Lane:
@@ -83,7 +89,7 @@ class Engine:
         or is refused is refused with the same error; one whose series' states cannot be had is refused alone. Raises
         what `isolation.observe_in_parts` raises.
         """
-        return [self.looked_up(answer) for answer in self.advance(requests, Turn())]
+        return [self.late_values.looked_up(answer) for answer in self.advance(requests, Turn())]
 
     def advance(self, requests: Sequence[ObserveWork], turn: Turn) -> list[Observed]:
         """Do as much of `observe` as a turn may take on; what the answers leave open, `is_whole` and `sought` say.
@@ -104,16 +110,6 @@ class Engine:
                 self.idle.on_asked(list(request.series_ids()))
         return answers
 
-    def looked_up(self, answer: Observed) -> Observed:
-        """Return an answer with what the journal tells of rows that the states do not remember."""
-        if answer.sought is None:
-            return answer
-        settled = answer.settled(*self._journal.find(answer.sought.wanted))
-        refused = [error for row, error in settled.errors.items() if row not in answer.errors]
-        self.done.reject(refused)
-        self.done.duplicate += len(answer.sought.rows) - len(refused)
-        return settled
-
     def forecast(self, requests: Sequence[ForecastWork]) -> list[Forecasts]:
         """Forecast a micro-batch of requests together; consumes nothing."""
         self._begin()
@@ -128,19 +124,11 @@ class Engine:
 
     def describe(self, series_id: str) -> SeriesInfo:
         """Describe one series, with its static covariates; raises SeriesNotFoundError."""
-        lane = self.lanes.of(series_id)
-        if not (info := describe(lane, [series_id])):
-            raise unknown(lane, [series_id])[0]
-        held = self._journal.attributes([series_id])
-        return dataclasses.replace(info[series_id], attributes=held if len(held) else None)
+        return describe_one(self.lanes, self._journal, series_id)
 
     def page(self, after: str, size: int, prefix: str = "") -> tuple[list[SeriesInfo], int]:
         """Return up to `size` series with a prefix, behind `after` by ascending id, and how many there are in all."""
-        names = list(islice(self.lanes.page(after, prefix), size))
-        found: dict[str, SeriesInfo] = {}
-        for lane in self.lanes:
-            found |= describe(lane, [name for name in names if self.lanes.of(name) is lane])
-        return [found[name] for name in names if name in found], len(self.lanes)
+        return page(self.lanes, after, size, prefix), len(self.lanes)
 
     def delete(self, series_id: str) -> None:
         """Forget a series, durably; raises SeriesNotFoundError or StorageError."""
@@ -153,6 +141,7 @@ class Engine:
             pass
         sequence = self._append(Deletion(series_id))
         self.lanes.deleted(sequence, series_id)
+        self.amended.deleted(series_id, sequence)
         self._recent_deletions.add(series_id)
         if is_idle:
             self.idle.deleted(series_id)
@@ -169,7 +158,7 @@ class Engine:
         """
         lane = self.lanes.active
         lane.store.on_lost = functools.partial(self._refold, lane)
-        replayed = recover(lane, self.storage, should_stop, self._max_resident)
+        replayed = recover(lane, self.storage, should_stop, self._max_resident, self.amended.note)
         self.done.journal_sequence = lane.store.sequence
         self.idle.recount()
         return len(self.lanes), replayed
@@ -182,9 +171,14 @@ class Engine:
             dirty = lane.store.dirty()
             lane.store.save(dirty)
             written += len(dirty)
-        self.lanes.complete(self.storage.snapshots, self._journal.last_sequence())
+        self.complete(self._journal.last_sequence())
         self.storage.snapshots.sync()
         return written
+
+    def complete(self, sequence: int) -> None:
+        """Note that the active lane's snapshots hold all records up to `sequence`, but for what waits to be folded."""
+        self.amended.save()
+        self.lanes.complete(self.storage.snapshots, sequence)
 
     def sync(self) -> None:
         """Make everything acknowledged so far last."""
@@ -252,7 +246,8 @@ class Engine:
         latest_us = int(min((time.time() + self._max_ahead_seconds) * 1e6, _FOR_EVER_US))
         room = max(self._max_series - len(self.lanes), 0)
         past = self._journal.past_attributes
-        return judged(self.lanes, parts, past, self._recent_deletions, room=room, latest_us=latest_us)
+        limits = Limits(room, latest_us, functools.partial(late_steps, wanted=self._late_steps), self.amended)
+        return judged(self.lanes, parts, past, self._recent_deletions, limits)
 
     def _take(self, batch: MicroBatch) -> list[Observed]:
         """Journal and apply what was judged; return the answer to each of its requests."""
@@ -280,6 +275,13 @@ class Engine:
         for scoring in scorings:
             scoring.pending.clear()
         self.done.journal_sequence = sequence
+        return sequence
+
+    def _write_late(self, record: Record) -> int:
+        """Journal late and corrected values, which no state takes as they are; return their sequence."""
+        self._begin()
+        sequence = self._append(record)
+        self._keep_up(sequence)
         return sequence
 
     def _keep_up(self, sequence: int) -> None:

@@ -1,4 +1,4 @@
-"""Looks rows up in the journal that are older than the states remember, beside the engine.
+"""Looks rows up in the journal of which the states cannot tell, beside the engine, and has late ones written.
 
 Whoever asks waits for his own answer only: a thread with a storage of its own answers all that have gathered in one
 look through the journal, and gives way to requests. Knows nothing of the engine.
@@ -11,9 +11,10 @@ from typing import Any
 
 from forecaster.serving.counters import WorkDone
 from forecaster.serving.engine.courtesy import Courtesy
+from forecaster.serving.engine.late_values import Written, count, settle
 from forecaster.serving.engine.waiting import Job
 from forecaster.serving.storage.contract import Journal
-from forecaster.serving.work.admission import join
+from forecaster.serving.storage.records import Columns
 from forecaster.serving.work.observing import Observed
 
 _MOST_ROWS = 65_536  # of one look
@@ -27,12 +28,17 @@ class LookUps:
         journal: of a storage that only this thread uses.
         is_busy: whether requests wait for the engine.
         deliver: called on the thread with the answers, or why there are none.
+        write: see `LateValues.write`; called on the thread.
     """
 
     def __init__(
-        self, journal: Journal, is_busy: Callable[[], bool], deliver: Callable[[Sequence[tuple[Job, Any]]], object]
+        self,
+        journal: Journal,
+        is_busy: Callable[[], bool],
+        deliver: Callable[[Sequence[tuple[Job, Any]]], object],
+        write: Callable[[Columns, int], Written],
     ) -> None:
-        self._journal, self._is_busy, self._deliver = journal, is_busy, deliver
+        self._journal, self._is_busy, self._deliver, self._write = journal, is_busy, deliver, write
         self.done = WorkDone()  # this thread writes it
         self.looks = 0
         self._asked: queue.SimpleQueue[Asked | None] = queue.SimpleQueue()
@@ -79,13 +85,9 @@ class LookUps:
         return asked
 
     def _answered(self, asked: Sequence[Observed]) -> list[Observed]:
-        wanted, slices = join([answer.sought.wanted for answer in asked if answer.sought is not None])
+        sought = [answer.sought for answer in asked if answer.sought is not None]
         self.looks += 1
-        found, held = self._journal.find(wanted, Courtesy(self._is_busy).give_way)
-        answers = []
-        for answer, rows in zip(asked, slices, strict=True):
-            answers.append(answer.settled(found[rows], held[rows]))
-            refused = [error for row, error in answers[-1].errors.items() if row not in answer.errors]
-            self.done.reject(refused)
-            self.done.duplicate += rows.stop - rows.start - len(refused)
-        return answers
+        settled = settle(sought, self._journal, self._write, Courtesy(self._is_busy).give_way)
+        for of_one in settled:
+            count(self.done, of_one)
+        return [answer.settled(*one) for answer, one in zip(asked, settled, strict=True)]

@@ -6,21 +6,28 @@ Shapes: R rows, S series.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from forecaster.errors import ForecasterError
 from forecaster.serving.engine.recent_deletions import RecentDeletions
 from forecaster.serving.lanes.attributes import merged
 from forecaster.serving.lanes.lane import Lane, Past
 from forecaster.serving.lanes.lanes import Lanes
+from forecaster.serving.lanes.late_rows import sought
+from forecaster.serving.states.amended_series import AmendedRegister
 from forecaster.serving.storage.records import Attributes, Columns, IntArray, Record
 from forecaster.serving.work.admission import join
 from forecaster.serving.work.observing import Observed, ObserveWork
 from forecaster.serving.work.outcome import Verdict
 from forecaster.serving.work.sought import Sought
+
+NO_REPETITION_US = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +133,29 @@ class MicroBatch:
         return dataclasses.replace(answer, sought=Sought.joined(found)) if found else answer
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of what may be observed.
+
+    Args:
+        room: how many new series fit.
+        latest_us: a later time is a mistake.
+        late_steps: of a lane, see `late_rows.sought`.
+        amended: series of whose past the states do not know all.
+    """
+
+    room: int
+    latest_us: int
+    late_steps: Callable[[Lane], int]
+    amended: AmendedRegister
+
+
 def judged(
     lanes: Lanes,
     requests: Sequence[ObserveWork],
     past: Past,
     deletions: RecentDeletions,
-    *,
-    room: int,
-    latest_us: int,
+    limits: Limits,
 ) -> MicroBatch:
     """Judge requests together.
 
@@ -142,9 +164,9 @@ def judged(
         requests: in order.
         past: see `Lane.new_attributes`.
         deletions: refuses rows of repetitions.
-        room: how many new series fit.
-        latest_us: a later time is a mistake.
+        limits: of what may be observed.
     """
+    room, latest_us = limits.room, limits.latest_us
     if not requests:
         return MicroBatch(0, [], [])
     covariates = lanes.covariates.dynamic  # what another version knows of them is journaled too
@@ -152,18 +174,45 @@ def judged(
     attributes_of = (deletions.attributes(request) for request in requests)
     given = [attributes for attributes in attributes_of if attributes is not None]
     parts = []
+    replaces = _replacing(requests, slices, len(columns))
     late = deletions.rows(requests, slices)
     for lane, rows, mine, attributes in lanes.split(columns, merged(given) if given else None):
+        doubted = limits.amended.among(mine.series_ids)
         if errors := {k: late[row] for k, row in enumerate(rows.tolist()) if row in late} if late else {}:
             kept = np.setdiff1d(np.arange(len(mine)), list(errors), assume_unique=True)
-            some, slots = lane.judge(mine.rows(kept), room=room, latest_us=latest_us)
+            which = None if replaces is None else replaces[rows[kept]]
+            some, slots = lane.judge(mine.rows(kept), room=room, latest_us=latest_us, replaces=which, doubted=doubted)
             verdict = some.beside(kept, errors, len(mine))
         else:
-            verdict, slots = lane.judge(mine, room=room, latest_us=latest_us)
+            which = None if replaces is None else replaces[rows]
+            verdict, slots = lane.judge(mine, room=room, latest_us=latest_us, replaces=which, doubted=doubted)
         new = None if attributes is None else lane.new_attributes(attributes, mine, verdict, past)
-        parts.append(LanePart(lane, rows, mine, verdict, slots, new, lane.sought(mine, verdict)))
+        asked = None
+        if len(verdict.sought):
+            rights = np.zeros(len(mine), dtype=bool) if replaces is None else replaces[rows]
+            asked = sought(lane, mine, verdict, (rights, _first_sent(requests, slices)[rows]), limits.late_steps(lane))
+        parts.append(LanePart(lane, rows, mine, verdict, slots, new, asked))
         room -= parts[-1].new_series() if lanes.next is not None else 0  # it is for all lanes together
     return MicroBatch(len(columns), slices, parts)
+
+
+def _replacing(requests: Sequence[ObserveWork], slices: Sequence[slice], count: int) -> npt.NDArray[np.bool_] | None:
+    """Return which rows of all requests are to replace what was said, bool [R]; None if none are, as a rule."""
+    if not any(request.replaces for request in requests):
+        return None
+    found = np.zeros(count, dtype=bool)
+    for request, rows in zip(requests, slices, strict=True):
+        found[rows] = request.replaces
+    return found
+
+
+def _first_sent(requests: Sequence[ObserveWork], slices: Sequence[slice]) -> IntArray:
+    """Return when the rows of all requests were first sent, microseconds since the Unix epoch, int64 [R]."""
+    found, now = np.full(slices[-1].stop, NO_REPETITION_US), (time.time(), time.monotonic())
+    for request, rows in zip(requests, slices, strict=True):
+        if request.sent_seconds < math.inf:
+            found[rows] = int((now[0] - (now[1] - request.sent_seconds)) * 1e6)
+    return found
 
 
 def unbegun() -> Observed:

@@ -6,7 +6,6 @@ gRPC or asyncio.
 Shapes: R rows, N series.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,7 +30,6 @@ from forecaster.serving.storage.records import Attributes, Columns, IntArray
 from forecaster.serving.telemetry import LOGGER
 from forecaster.serving.work.admission import Known, admit
 from forecaster.serving.work.outcome import Verdict
-from forecaster.serving.work.sought import Sought
 
 Past = Callable[[Sequence[str]], Sequence[Attributes]]
 _FEW_STEPS = 8  # of a run: steps in place cost less than a scan, which takes states out and puts them back
@@ -64,7 +62,15 @@ class Lane:
         if self.scoring is not None:
             self.scoring.warm_up()
 
-    def judge(self, columns: Columns, *, room: int, latest_us: int = 2**63 - 1) -> tuple[Verdict, IntArray]:
+    def judge(
+        self,
+        columns: Columns,
+        *,
+        room: int,
+        latest_us: int = 2**63 - 1,
+        replaces: npt.NDArray[np.bool_] | None = None,
+        doubted: Sequence[str] = (),
+    ) -> tuple[Verdict, IntArray]:
         """Judge rows against the series' clocks and memories; return the slots of the series too, -1 for new ones.
 
         Changes nothing. What is older than the states remember is left to who can look it up, see `Verdict.sought`.
@@ -74,6 +80,8 @@ class Lane:
             columns: the rows.
             room: how many new series fit.
             latest_us: a later time is a mistake.
+            replaces: which rows are to replace what was said of their times, bool [R]; None for none.
+            doubted: series of whose past the states do not know all.
         """
         store, grid = self.store, self.bundle.grid
         slots = store.bring(columns.series_ids)
@@ -94,25 +102,23 @@ class Lane:
 
         known = Known(clocks, exists, held, room, latest_us)
         judge = functools.partial(admit, known=known, grid=grid, max_gap_steps=self.bundle.max_gap_steps)
-        try:
-            return judge(columns), slots
-        except _ForgottenError:
-            clock_us, time_us = clocks[columns.series], columns.time_us
-            old = np.flatnonzero(exists[columns.series] & (time_us <= clock_us) & grid.has(time_us, clock_us))
-            back = grid.index(time_us[old], clock_us[old])
-            sought = old[~store.held(slots[columns.series[old]], back)[0]]
-            others = np.setdiff1d(np.arange(len(columns)), sought, assume_unique=True)
-            return judge(columns.rows(others)).among(others, sought, len(columns)), slots
-
-    def sought(self, columns: Columns, verdict: Verdict) -> Sought | None:
-        """Return what a verdict says has to be looked up, None if nothing has; before anything is applied."""
-        if not len(verdict.sought):
-            return None
-        wanted = columns.rows(verdict.sought)
-        wanted = dataclasses.replace(wanted, covariate_names=(), covariates=None)
-        slots = self.store.bring(columns.series_ids)
-        expected_us = self.bundle.grid.next(self.store.mirrors.clock_us[slots[wanted.series]])
-        return Sought(verdict.sought, wanted, expected_us)
+        if replaces is None and not doubted:
+            try:
+                return judge(columns), slots
+            except _ForgottenError:
+                pass
+        clock_us, time_us = clocks[columns.series], columns.time_us
+        old = np.flatnonzero(exists[columns.series] & (time_us <= clock_us) & grid.has(time_us, clock_us))
+        back = grid.index(time_us[old], clock_us[old])
+        is_sought = ~store.held(slots[columns.series[old]], back)[0]
+        if replaces is not None:
+            is_sought |= replaces[old]
+        if doubted:
+            is_sought |= np.isin(columns.series[old], [columns.series_ids.index(name) for name in doubted])
+        sought = old[is_sought]
+        others = np.setdiff1d(np.arange(len(columns)), sought, assume_unique=True)
+        verdict = judge(columns.rows(others), replaces=None if replaces is None else replaces[others])
+        return verdict.among(others, sought, len(columns)), slots
 
     def new_attributes(
         self, attributes: Attributes, columns: Columns, verdict: Verdict, past: Past

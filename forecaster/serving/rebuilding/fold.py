@@ -6,7 +6,7 @@ Shapes: N series of the census.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from forecaster.errors import BundleError, DamagedHistoryError, UnavailableError
 from forecaster.serving.lanes.lane import Lane
 from forecaster.serving.lanes.replaying import replay
 from forecaster.serving.rebuilding.census import EARLIEST_US, Census
+from forecaster.serving.rebuilding.in_order_of_time import Gathering, in_groups
 from forecaster.serving.rebuilding.rebuilt import Rebuilt
 from forecaster.serving.rebuilding.recovery import remembered
 from forecaster.serving.rebuilding.row_filter import ALWAYS_US, NEVER_US, RowFilter
@@ -33,6 +34,7 @@ class Fold:
         journal: for this thread.
         since: the record behind which the lane's states go on.
         should_stop: asked at every record; `advance` raises UnavailableError soon after it says so.
+        is_amended: whether the records of all series of the census have to be sorted.
 
     Attributes:
         damage: of the history, where it may hold rows of these series.
@@ -47,11 +49,15 @@ class Fold:
         *,
         since: int = 0,
         should_stop: Callable[[], bool] = lambda: False,
+        is_amended: bool = False,
     ) -> None:
         self.lane, self.rows = lane, rows
         self.damage: DamagedHistoryError | None = None
         self._journal, self._should_stop, self._give_way = journal, should_stop, _nothing
         self._sequence, self._is_past_taken = since, False
+        # Series of the census with late or corrected values, by place.
+        self._amended: dict[int, None] = dict.fromkeys(range(len(self.census))) if is_amended else {}
+        self._is_amended = is_amended
         self._first_sequence = journal.first_sequence()
         self._damaged = np.zeros(len(self.census), dtype=bool)  # what may hold rows of theirs is
         self.begin_windows(np.flatnonzero((rows.offset > 0) & ~rows.settled))
@@ -74,7 +80,9 @@ class Fold:
         self._give_way = give_way or _nothing
         before = self.lane.steps
         if not self._is_past_taken:
-            self._take(self._past())
+            # Those that are sorted have nothing yet that a deletion of before the census could take away.
+            self._take(iter(()) if self._is_amended else self._past())
+            self._take_in_order_of_time(np.array(list(self._amended), dtype=np.int64))
             # Behind the census there are series that are newer, which may have older times.
             self._sequence, self._is_past_taken = max(self._sequence, self.census.sequence), True
         records = self._journal.read(self._sequence, on_damage=self._leave_out)
@@ -87,8 +95,12 @@ class Fold:
 
     def rebuilt(self, moving: np.ndarray) -> Rebuilt:
         """Return the states of some of the buckets; those that are not finite start afresh, where they stand."""
+        return self.states(self.names(moving))
+
+    def states(self, series_ids: Sequence[str]) -> Rebuilt:
+        """Return the states of those of some series that have one."""
         store, rows = self.lane.store, self.rows
-        names = [name for name in self.names(moving) if name in store.resident]
+        names = [name for name in series_ids if name in store.resident]
         slots = np.array([store.resident[name] for name in names], dtype=np.int64)
         if len(broken := store.broken(slots)):
             self.lane.restart(broken)
@@ -144,6 +156,41 @@ class Fold:
         records = self._journal.read(self._sequence, since_us=since_us, before_us=before_us, on_damage=self._leave_out)
         return itertools.takewhile(lambda item: item[0] <= census.sequence, records)
 
+    def _take_in_order_of_time(self, places: IntArray) -> None:
+        """Fold series of the census anew whose records are not in the order of time."""
+        rows, census = self.rows, self.census
+        rows.begin_anew(places)
+        for group in in_groups(places, census, rows.offset) if len(places) else ():
+            only = rows.only(group)
+            gathering = Gathering(only, self.lane.covariates)
+            gathering.read(
+                self._journal, on_damage=self._leave_out, give_way=self._give_way, check_going=self._check_going
+            )
+            rows.first_us[group] = only.first_us
+            names = census.names[group].tolist()
+            self.lane.store.begin_turn()
+            self.lane.store.forget(self._there(names))
+            self.begin_windows(group[rows.offset[group] > 0])
+            part = Part()
+            attributes = self._journal.attributes(names, census.sequence)
+            if len(attributes):
+                part.add(census.sequence, attributes)
+            if len(columns := gathering.columns()):
+                part.add(census.sequence, columns)
+            for issued in gathering.issued():
+                part.add(census.sequence, issued)
+            if part.series_ids:
+                self._replay(part)
+
+    def _there(self, names: Sequence[str]) -> list[str]:
+        """Return those of some series that have a state by now."""
+        slots = self.lane.store.bring(names)
+        return [name for name, slot in zip(names, slots.tolist(), strict=True) if slot >= 0]
+
+    def _check_going(self) -> None:
+        if self._should_stop():
+            raise UnavailableError("the server was told to stop while it rebuilt states")
+
     def _leave_out(self, error: DamagedHistoryError) -> None:
         """Go on past a damaged part of the history: of series that may have rows in it nothing is folded across it."""
         self._damaged |= self.rows.behind_us < error.last_us
@@ -181,13 +228,15 @@ class Fold:
     def _concerned(self, records: Iterator[tuple[int, Record]]) -> Iterator[tuple[int, Record]]:
         """Yield what of the records concerns these series."""
         for sequence, record in records:
-            if self._should_stop():
-                raise UnavailableError("the server was told to stop while it rebuilt states")
+            self._check_going()
             self._give_way()
             yield from self.rows.deletions.added()
             self._sequence = sequence
             if isinstance(record, Deletion):
                 yield from self.rows.deletions.met(sequence, record.series_id)
+                continue
+            if isinstance(record, Columns) and record.amends:
+                self._note_amended(record, sequence)
                 continue
             codes = self.rows.codes(record.series_ids, sequence)
             if (codes < -1).any() or (codes >= 0).any():
@@ -195,6 +244,16 @@ class Fold:
                 if len(rest):
                     yield sequence, rest
         yield from self.rows.deletions.added()
+
+    def _note_amended(self, record: Columns, sequence: int) -> None:
+        """Note series whose rows have to be sorted.
+
+        What a snapshot does not know of them, or comes behind the census, is folded by whoever has the states then: it
+        waits there (`states.amended_series`).
+        """
+        if sequence <= self.census.sequence:
+            codes = self.rows.codes(record.series_ids, sequence)
+            self._amended |= dict.fromkeys(k for k in codes[codes >= 0].tolist() if not self.rows.goes_on[k])
 
 
 def _nothing() -> None:

@@ -10,7 +10,7 @@ from forecaster.serving.lanes.lane import Lane
 from forecaster.serving.lanes.replaying import replay
 from forecaster.serving.storage.contract import IDLE, Journal, Snapshots, Storage, in_batches
 from forecaster.serving.storage.issued import Issued
-from forecaster.serving.storage.records import Deletion, Record, without
+from forecaster.serving.storage.records import Columns, Deletion, Record, without
 from forecaster.serving.storage.replay import Part, in_parts
 from forecaster.serving.telemetry import LOGGER
 
@@ -18,8 +18,16 @@ _SNAPSHOTS_AT_ONCE = 4096
 _NAMED = 10  # of the lost
 
 
-def recover(lane: Lane, storage: Storage, should_stop: Callable[[], bool], max_resident: int) -> int:
+def recover(
+    lane: Lane,
+    storage: Storage,
+    should_stop: Callable[[], bool],
+    max_resident: int,
+    on_amended: Callable[[Columns, int], object],
+) -> int:
     """Bring a fresh lane up to the journal's end; return how many rows were replayed.
+
+    Late and corrected values, which `on_amended` is told of, stay out: the states are as if those were not folded yet.
 
     A series whose snapshot is corrupted is a fold of everything. Where not everything is there any more it stays out,
     and who asks for it is told so. Raises StateLostError if that is so of all series, StorageError if the journal is
@@ -38,7 +46,9 @@ def recover(lane: Lane, storage: Storage, should_stop: Callable[[], bool], max_r
     replayed = 0
     records: Iterator[tuple[int, Record]]
     records = (
-        (sequence, rest) for sequence, record in journal.read(through) if (rest := without(record, lost)) is not None
+        (sequence, rest)
+        for sequence, record in _without_amended(journal.read(through), on_amended)
+        if (rest := without(record, lost)) is not None
     )
     if idle := _idle(lane, storage.snapshots, through):
         records = _beside_idle(lane, storage.snapshots, records, idle)
@@ -49,6 +59,16 @@ def recover(lane: Lane, storage: Storage, should_stop: Callable[[], bool], max_r
             _delete(lane, *part)
     lane.store.sequence = storage.journal.last_sequence()
     return replayed
+
+
+def _without_amended(
+    records: Iterator[tuple[int, Record]], on_amended: Callable[[Columns, int], object]
+) -> Iterator[tuple[int, Record]]:
+    for sequence, record in records:
+        if isinstance(record, Columns) and record.amends:
+            on_amended(record, sequence)
+        else:
+            yield sequence, record
 
 
 def _idle(lane: Lane, snapshots: Snapshots, through: int) -> dict[str, int]:

@@ -5,6 +5,7 @@ Knows a census and records; knows nothing of states.
 Shapes: N series of the census.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,11 +32,22 @@ class RowFilter:
         self.census, self.moving = census, census.within.copy()
         self.index: dict[str, int] = {name: k for k, name in enumerate(census.names.tolist())}
         self.behind_us, self.offset = behind_us, offset
+        self._windows = behind_us.copy(), offset.copy()
         self.first_us = np.full(len(census), NEVER_US)  # the first row that was found of each
         self.settled = np.zeros(len(census), dtype=bool)  # rebuilt up to the census by another fold
         self.goes_on = np.zeros(len(census), dtype=bool)  # from a snapshot
         self.newer = Grouped()  # series that are not in the census
         self.deletions = Deletions(census.deletions, lambda name: bool(self.moving[bucket(name)]))
+
+    def begin_anew(self, places: IntArray) -> None:
+        """Let series of the census begin with their windows, whatever they began with."""
+        self.behind_us[places], self.offset[places] = (part[places] for part in self._windows)
+        self.first_us[places], self.goes_on[places] = NEVER_US, False
+
+    def only(self, places: IntArray) -> "RowFilter":
+        """Return one of some series of the census, up to it."""
+        census = self.census.at(places)
+        return RowFilter(census, self.behind_us[places].copy(), self.offset[places].copy())
 
     def codes(self, names: Sequence[str], sequence: int) -> IntArray:
         """Return the series' places in the census, -2 for those that are newer than it, -1 for others."""
@@ -69,5 +81,4 @@ class RowFilter:
         np.minimum.at(self.first_us, places[places >= 0], part.time_us[places >= 0])
         used, series = np.unique(part.series, return_inverse=True)
         names = tuple(part.series_ids[i] for i in used.tolist())
-        rest = (part.time_us, part.values, part.covariate_names, part.covariates)
-        return Columns(names, series.astype(np.int32), *rest)
+        return dataclasses.replace(part, series_ids=names, series=series.astype(np.int32))

@@ -18,7 +18,7 @@ from forecaster.errors import StorageError
 from forecaster.model.bundle import Bundle
 from forecaster.serving.calibration.calibration import Calibration
 from forecaster.serving.lanes.lane import Lane
-from forecaster.serving.rebuilding.census import Census, windows
+from forecaster.serving.rebuilding.census import Census, memory_steps, windows
 from forecaster.serving.rebuilding.fold import Fold
 from forecaster.serving.rebuilding.row_filter import ALWAYS_US, RowFilter
 from forecaster.serving.states.store import SeriesStore
@@ -82,6 +82,22 @@ def from_snapshots(bundle: Bundle, census: Census, source: Source, *, replay_ste
     rows.goes_on[:] = [name not in lost for name in census.names.tolist()]
     rows.behind_us[rows.goes_on], rows.offset[rows.goes_on] = ALWAYS_US, 0
     return _fold(lane, rows, source, since=0 if lost else through)
+
+
+def from_amended(bundle: Bundle, census: Census, source: Source, *, replay_steps: int, first_us: IntArray) -> Fold:
+    """Begin with the last steps of series with late or corrected values, and all from before these on, int64 [N].
+
+    Where one of them is of before the series last started afresh, that may be another time from now on: everything
+    counts.
+    """
+    grid, memory = bundle.grid, memory_steps(bundle)
+    back = grid.index(first_us, census.clock_us) + 1
+    behind_us, offset = windows(census, bundle, max(replay_steps, int(back.max(initial=0)) + memory))
+    whole = back >= census.position
+    behind_us[whole], offset[whole] = ALWAYS_US, 0
+    rows = RowFilter(census, behind_us, offset)
+    lane = _lane(bundle, VolatileSnapshots(), source)
+    return Fold(lane, rows, source.journal, should_stop=source.should_stop, is_amended=True)
 
 
 def _lane(bundle: Bundle, snapshots: Snapshots, source: Source) -> Lane:

@@ -67,6 +67,10 @@ class ColdStates:
         """Write snapshots of N series as of a record, which are no longer idle then."""
         self._snapshots.end_idle(self.fingerprint, self._made(series_ids, sequence, packed), series_ids)
 
+    def end_amended(self, series_ids: Sequence[str], sequence: int, packed: Packed, through: int) -> None:
+        """Write snapshots of N series as of a record, which know what is late or corrected up to another."""
+        self._snapshots.end_amended(self.fingerprint, self._made(series_ids, sequence, packed), through)
+
     def _made(self, series_ids: Sequence[str], sequence: int, packed: Packed) -> list[Snapshot]:
         states = self._packing.pack(packed)
         return [Snapshot.of(name, sequence, state) for name, state in zip(series_ids, states, strict=True)]

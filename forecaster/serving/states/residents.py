@@ -39,13 +39,18 @@ class Residents:
         calibration: Calibration | None = None,
     ) -> None:
         self._model_names = [tensor.name for tensor in bundle.model.state_spec]
-        self._memory = {tensor.name: tensor.shape for tensor in bundle.model.state_spec}["ring"][0]
+        self._memory: int = {tensor.name: tensor.shape for tensor in bundle.model.state_spec}["ring"][0]
         self.calibration = calibration
         self.spec = StateSpec([*bundle.model.state_spec, *(calibration.spec if calibration else ())])
         self._max_resident = max_resident
         self.slab = Slab(self.spec, device, max_slots=max_resident)
         self.mirrors = Mirrors()
         self._slots: dict[str, int] = {}
+
+    @property
+    def memory(self) -> int:
+        """How many values a state remembers."""
+        return self._memory
 
     @property
     def max_resident(self) -> int:

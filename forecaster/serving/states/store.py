@@ -167,6 +167,30 @@ class SeriesStore(Residents):
         self.cold.end_idle(series_ids, sequence, packed)
         self._cold += len(series_ids)
 
+    def amend(self, slots: IntArray, state: State, through: int) -> None:
+        """Exchange the model's states in `slots`, all different, for ones that know what is late or corrected.
+
+        What waits to be scored, and what was learnt from it, stays. Snapshots are written at once, as of the last
+        record; the states know of corrections up to the record `through`. Raises StorageError, and has changed nothing
+        then.
+        """
+        before = self.gather_whole(slots)
+        position = self.mirrors.position[slots]
+        self.scatter(slots, state)
+        if self.calibration is not None:
+            self.calibration.move(self.slab.tensors, slots, self.mirrors.position[slots] - position)
+            self.refresh_targets(slots)
+        packed = Packed(self.gather_whole(slots), self.mirrors.static_digest[slots], self.mirrors.touched_us[slots])
+        try:
+            self.cold.end_amended(self.names(slots), self.sequence, packed, through)
+        except BaseException:
+            self.scatter(slots, before)
+            self.refresh_targets(slots)
+            raise
+        if (self.mirrors.saved[slots] == 0).any():
+            self._sorted_unsaved = None
+        self.mirrors.dirty[slots], self.mirrors.saved[slots] = False, max(self.sequence, 1)
+
     def lose(self, series_ids: Sequence[str]) -> None:
         """Take over series whose states could not be made, durably: who asks for them is told, after a start too."""
         self.cold.mark_lost(series_ids, self.sequence)

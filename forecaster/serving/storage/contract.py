@@ -11,15 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from forecaster.errors import DamagedHistoryError
 from forecaster.serving.storage.records import Attributes, Columns, Record, Snapshot, nothing
+from forecaster.serving.storage.words import Bools, Words
 
 OnDamage = Callable[[DamagedHistoryError], None]
 IDLE = "idle"  # stands for a fingerprint where snapshots lie of what is known of series that no model has a state of
 RETURNED = "returned"  # likewise: of those that came back; former versions that are kept have no snapshots of them
+AMENDED = "amended"  # likewise: of series that have late or corrected values, which their states do not know yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +80,11 @@ class Journal(Protocol):
         """
         ...
 
-    def find(
-        self, wanted: Columns, give_way: Callable[[], None] = nothing
-    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
-        """Look rows up by series and time, the newest records first, history included: whether found, and the value.
+    def find(self, wanted: Columns, give_way: Callable[[], None] = nothing, whole: Bools | None = None) -> Words:
+        """Look rows up by series and time, the newest records first, history included, and whether they were said.
 
-        `give_way` is called at every record, and may rest.
+        `give_way` is called at every record, and may rest. Of the rows that `whole` marks, bool [N], the covariates are
+        compared too.
         """
         ...
 
@@ -171,6 +169,14 @@ class Snapshots(Protocol):
         """
         ...
 
+    def end_amended(self, fingerprint: str, snapshots: Sequence[Snapshot], through: int) -> None:
+        """Keep states of a model that know everything up to a record, instead of those of all models, all or none.
+
+        What is kept of the same series under `AMENDED` as of that record or before goes, and under `RETURNED` it is
+        noted of each under which model it was folded.
+        """
+        ...
+
     def settle_returned(self, fingerprint: str) -> None:
         """Forget of series that they came back under other models than this, which is served now."""
         ...
@@ -223,6 +229,11 @@ class Storage(Protocol):
     @property
     def snapshots(self) -> Snapshots:
         """The snapshots."""
+        ...
+
+    @property
+    def keeps_records(self) -> bool:
+        """Whether records outlive the call that appends them, so that they can be folded again."""
         ...
 
     @property

@@ -14,7 +14,8 @@ import polars as pl
 from forecaster.serving.storage.records import Columns
 
 _TIME = pl.Datetime("us", "UTC")
-_FIXED = ("sequence", "committed_time", "unique_id", "ds", "y")
+AMENDS = "amends"  # whether a row is late or corrected; files in which none is have no such column
+_FIXED = ("sequence", "committed_time", "unique_id", "ds", "y", AMENDS)
 _PREFIX = "covariate:"  # of the column of a covariate that has one of these names
 
 
@@ -37,6 +38,8 @@ def frame_of(records: Sequence[tuple[int, int, Columns]]) -> pl.DataFrame:
     }
     for name in dict.fromkeys(name for *_, columns in records for name in columns.covariate_names):
         series[column_of(name)] = _floats([_covariate(columns, name) for *_, columns in records])
+    if any(columns.amends for *_, columns in records):
+        series[AMENDS] = pl.Series(np.repeat(np.array([columns.amends for *_, columns in records]), counts))
     return pl.DataFrame(series)
 
 
@@ -47,6 +50,7 @@ def records_in(frame: pl.DataFrame) -> Iterator[tuple[int, Columns]]:
     beside = [column for column in frame.columns if column not in _FIXED]
     time_us, values = frame["ds"].to_physical().to_numpy(), frame["y"].to_numpy()
     covariates = frame.select(beside).cast(pl.Float64).to_numpy() if beside else None
+    amends = frame[AMENDS].fill_null(value=False).to_list() if AMENDS in frame.columns else None
     starts = np.flatnonzero(np.diff(sequences, prepend=-1)).tolist()
     for start, end in zip(starts, [*starts[1:], len(sequences)], strict=False):
         used, series = np.unique(codes[start:end], return_inverse=True)
@@ -57,14 +61,24 @@ def records_in(frame: pl.DataFrame) -> Iterator[tuple[int, Columns]]:
             values[start:end],
             tuple(column.removeprefix(_PREFIX) for column in beside),
             None if covariates is None else covariates[start:end],
+            amends=amends is not None and amends[start],
         )
         yield int(sequences[start]), record
 
 
-def rows_in(frame: pl.DataFrame) -> Columns:
-    """Return the columns unique_id, ds and y as rows."""
+def rows_in(frame: pl.DataFrame) -> tuple[npt.NDArray[np.int64], Columns]:
+    """Return when each row was committed, microseconds, int64 [N], and the rows of several records as those of one."""
     names, codes = _coded(frame)
-    return Columns(tuple(names), codes.astype(np.int32), frame["ds"].to_physical().to_numpy(), frame["y"].to_numpy())
+    beside = [column for column in frame.columns if column not in _FIXED]
+    columns = Columns(
+        tuple(names),
+        codes.astype(np.int32),
+        frame["ds"].to_physical().to_numpy(),
+        frame["y"].to_numpy(),
+        tuple(column.removeprefix(_PREFIX) for column in beside),
+        frame.select(beside).cast(pl.Float64).to_numpy() if beside else None,
+    )
+    return frame["committed_time"].to_physical().to_numpy(), columns
 
 
 def column_of(name: str) -> str:

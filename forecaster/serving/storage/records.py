@@ -9,7 +9,7 @@ import dataclasses
 import json
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 
@@ -23,6 +23,7 @@ _CHECKSUM = struct.Struct("<I")  # CRC-32 of everything behind it
 KIND_AT = _CHECKSUM.size  # the byte of a record that tells its kind
 _HEADER = struct.Struct("<BIII")  # kind, series, rows, bytes of the ids
 _OBSERVED, _DELETED, _COVARIATES, ATTRIBUTES, _ISSUED = 1, 2, 3, 4, 5
+_AMENDS = 64  # added to the kind of observations that are late or corrected
 _COUNTS = struct.Struct("<II")  # of a record with covariates, behind its columns: covariates, bytes of their names
 
 
@@ -37,6 +38,8 @@ class Columns:
         values: NaN means missing, float64 [N].
         covariate_names: of the covariates that are given, C of them.
         covariates: NaN means missing, float64 [N, C]; None if there are none.
+        amends: whether they are late or corrected: of times up to their series' last one, in place of what was said of
+            them before, and in no order.
     """
 
     series_ids: tuple[str, ...]
@@ -45,6 +48,7 @@ class Columns:
     values: npt.NDArray[np.float64]
     covariate_names: tuple[str, ...] = ()
     covariates: npt.NDArray[np.float64] | None = None
+    amends: bool = False
 
     def __len__(self) -> int:
         return len(self.series)
@@ -53,7 +57,7 @@ class Columns:
         """Return some of the rows, of the same series."""
         beside = None if self.covariates is None else self.covariates[rows]
         parts = (self.series[rows], self.time_us[rows], self.values[rows])
-        return Columns(self.series_ids, *parts, self.covariate_names, beside)
+        return Columns(self.series_ids, *parts, self.covariate_names, beside, self.amends)
 
     def between(self, first: int, behind: int) -> "Columns":
         """Return the rows from `first` on and before `behind`, and only their series."""
@@ -72,8 +76,7 @@ class Columns:
         for k, name in enumerate(names):
             if name in self.covariate_names:
                 beside[:, k] = self.covariates[:, self.covariate_names.index(name)]
-        rest = (self.series_ids, self.series, self.time_us, self.values)
-        return Columns(*rest, tuple(names), beside) if names else Columns(*rest)
+        return dataclasses.replace(self, covariate_names=tuple(names), covariates=beside if names else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,13 +187,13 @@ def encode(record: Record) -> bytes:
             record.values.astype("<f8", copy=False).tobytes(),
         )
     )
-    ids = "\0".join(record.series_ids).encode()
+    ids, amends = "\0".join(record.series_ids).encode(), _AMENDS if record.amends else 0
     if record.covariates is None:
-        return _with_header(_OBSERVED, len(record.series_ids), len(record), ids, columns)
+        return _with_header(_OBSERVED + amends, len(record.series_ids), len(record), ids, columns)
     names = json.dumps(record.covariate_names).encode()
     beside = record.covariates.astype("<f8", copy=False).tobytes()
     columns += _COUNTS.pack(len(record.covariate_names), len(names)) + names + beside
-    return _with_header(_COVARIATES, len(record.series_ids), len(record), ids, columns)
+    return _with_header(_COVARIATES + amends, len(record.series_ids), len(record), ids, columns)
 
 
 def decode(payload: bytes) -> Record:
@@ -212,19 +215,23 @@ def decode(payload: bytes) -> Record:
         if len(issued) != series:
             raise ValueError("its parts do not fit together")
         return Issued.from_bytes(fingerprint, issued, rows, body[id_bytes:])
+    amends = kind >= _AMENDS
+    kind -= _AMENDS if amends else 0
     names = tuple(ids.split("\0")) if series else ()
     end = id_bytes + 20 * rows
     fits = len(body) == end if kind == _OBSERVED else kind == _COVARIATES and len(body) >= end + _COUNTS.size
     if len(names) != series or not fits:
         raise ValueError("its parts do not fit together")
-    beside = _decode_covariates(body[end:], rows) if kind == _COVARIATES else ((), None)
+    covariate_names, covariates = _decode_covariates(body[end:], rows) if kind == _COVARIATES else ((), None)
     at = [id_bytes, id_bytes + 4 * rows, id_bytes + 12 * rows]
     return Columns(
         names,
         np.frombuffer(body, "<i4", rows, at[0]),
         np.frombuffer(body, "<i8", rows, at[1]),
         np.frombuffer(body, "<f8", rows, at[2]),
-        *beside,
+        covariate_names,
+        covariates,
+        amends,
     )
 
 
@@ -251,42 +258,3 @@ def spanning(times_us: IntArray, first_us: IntArray, last_us: IntArray) -> npt.N
     """Return which of N ranges of time, ends included, hold at least one of some ascending times, bool [N]."""
     low, high = np.searchsorted(times_us, first_us, side="left"), np.searchsorted(times_us, last_us, side="right")
     return low < high
-
-
-def find(
-    wanted: Columns, newest_first: Iterable[Record], *, most_rows: int, give_way: Callable[[], None] = nothing
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
-    """Look rows up by series and time.
-
-    Args:
-        wanted: what to find; its values are not used.
-        newest_first: records; those of a series before its deletion do not count.
-        most_rows: look at no more than about so many.
-        give_way: called at every record.
-
-    Returns:
-        Whether each row was found, bool [N], and its value, NaN where missing or not found, float64 [N].
-    """
-    codes = {name: code for code, name in enumerate(wanted.series_ids)}
-    times = np.unique(wanted.time_us)
-    keys = wanted.series.astype(np.int64) * len(times) + np.searchsorted(times, wanted.time_us)
-    unique, inverse = np.unique(keys, return_inverse=True)
-    found, held = np.zeros(len(unique), dtype=bool), np.full(len(unique), np.nan)
-    looked_at = 0
-    for record in newest_first:
-        give_way()
-        if isinstance(record, Deletion):
-            codes.pop(record.series_id, None)
-        if not isinstance(record, Columns):
-            continue
-        code = np.array([codes.get(name, -1) for name in record.series_ids], dtype=np.int64)[record.series]
-        at = np.searchsorted(times, record.time_us).clip(max=len(times) - 1)
-        rows = np.flatnonzero((code >= 0) & (times[at] == record.time_us))
-        key = code[rows] * len(times) + at[rows]
-        place = np.searchsorted(unique, key).clip(max=len(unique) - 1)
-        new = (unique[place] == key) & ~found[place]
-        held[place[new]], found[place[new]] = record.values[rows[new]], True
-        looked_at += len(record)
-        if found.all() or looked_at > most_rows:
-            break
-    return found[inverse], held[inverse]

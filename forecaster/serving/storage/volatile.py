@@ -4,11 +4,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import numpy as np
-import numpy.typing as npt
-
-from forecaster.serving.storage.contract import IDLE, RETURNED, Activation, OnDamage
+from forecaster.serving.storage.contract import AMENDED, IDLE, RETURNED, Activation, OnDamage
 from forecaster.serving.storage.records import Attributes, Columns, Deletion, Record, Snapshot, nothing
+from forecaster.serving.storage.words import Bools, Words
 
 _PAST_ATTRIBUTES = 16  # of a series
 
@@ -64,11 +62,9 @@ class VolatileJournal:
         """Yield nothing."""
         return iter(())
 
-    def find(
-        self, wanted: Columns, give_way: Callable[[], None] = nothing
-    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    def find(self, wanted: Columns, give_way: Callable[[], None] = nothing, whole: Bools | None = None) -> Words:
         """Find nothing."""
-        return np.zeros(len(wanted), dtype=bool), np.full(len(wanted), np.nan)
+        return Words.none(len(wanted))
 
     def attributes(self, series_ids: Sequence[str], through: int = 2**62) -> Attributes:
         """See `Journal.attributes`: no record can be read, so the latest ones are all that is known."""
@@ -153,6 +149,18 @@ class VolatileSnapshots:
                 returned[name] = Snapshot.of(name, one.sequence, under)
                 del self._states[IDLE][name]
 
+    def end_amended(self, fingerprint: str, snapshots: Sequence[Snapshot], through: int) -> None:
+        """See `Snapshots.end_amended`."""
+        under = fingerprint.encode()
+        with self._lock:
+            for snapshot in snapshots:
+                for model, states in self._states.items():
+                    last = through if model == AMENDED else snapshot.sequence
+                    if snapshot.series_id in states and states[snapshot.series_id].sequence <= last:
+                        del states[snapshot.series_id]
+        self.save(fingerprint, snapshots)
+        self.save(RETURNED, [Snapshot.of(s.series_id, s.sequence, under) for s in snapshots])
+
     def settle_returned(self, fingerprint: str) -> None:
         """See `Snapshots.settle_returned`."""
         with self._lock:
@@ -168,7 +176,7 @@ class VolatileSnapshots:
     def fingerprints(self) -> list[str]:
         """See `Snapshots.fingerprints`."""
         with self._lock:
-            models = (name for name in self._states if name not in (IDLE, RETURNED))
+            models = (name for name in self._states if name not in (IDLE, RETURNED, AMENDED))
             held = (name for name in models if self._states[name])
             return list(dict.fromkeys((*held, *self._complete)))
 
@@ -221,6 +229,11 @@ class VolatileStorage:
     def snapshots(self) -> VolatileSnapshots:
         """See `Storage.snapshots`."""
         return self._snapshots
+
+    @property
+    def keeps_records(self) -> bool:
+        """Return False."""
+        return False
 
     @property
     def accepted_loss(self) -> int:

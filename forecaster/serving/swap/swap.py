@@ -195,6 +195,7 @@ class Swap:
     def _finish(self, bundle: Bundle, version: str, sequence: int) -> None:
         """Make the new version the active one, durably; on the engine's thread."""
         snapshots = self._engine.storage.snapshots
+        self._engine.amended.save()
         snapshots.complete(bundle.fingerprint, sequence)
         snapshots.activate(Activation(version, bundle.fingerprint))
         self._engine.lanes.finish().store.retire()

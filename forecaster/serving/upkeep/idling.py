@@ -91,6 +91,7 @@ class Idling:
             return 0
         store = lane.store
         kept = [name for name in names if (slot := store.resident.get(name, -1)) < 0 or not store.mirrors.dirty[slot]]
+        kept = [name for name in kept if name not in self._engine.amended]  # their states do not know all of their past
         idle = idle_among(lane, store.cold.fetch(kept), through, before_us)
         if idle:
             self._engine.idle.add(idle)

@@ -150,7 +150,7 @@ class Maintenance:
     def _complete(self, sequence: int, changes: int) -> None:
         """Note what the snapshots hold, unless a swap began since: series that it moved to and fro were not saved."""
         if self._engine.lanes.changes == changes:
-            self._engine.lanes.complete(self._engine.storage.snapshots, sequence)
+            self._engine.complete(sequence)
 
     def _tidy(self) -> None:
         """Make the snapshots last, then let go of what they make unnecessary and of what deleted series left."""

@@ -1,8 +1,9 @@
 """Decides of each observation whether it advances its series, repeats what is known, or is refused.
 
 Rows of one series are judged in their order against the series' clock. The usual cases, rows that advance the
-series after rows that repeat what it holds, are vectorised; series with anything else are walked row by row. Late data,
-a row behind the clock with another value than the series holds there, is refused as out of order.
+series after rows that repeat what it holds, are vectorised; series with anything else are walked row by row. A row up
+to the clock with another value than the series holds there is late, a correction, or a mistake: the journal tells
+(`work.sought`).
 
 Knows clocks and remembered values; knows nothing of models, journals or gRPC.
 
@@ -25,7 +26,7 @@ from forecaster.serving.work.outcome import Outcome, Verdict
 
 _FEW = 256  # rows
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_APPLIED = np.uint8(Outcome.APPLIED)
+_APPLIED, _SOUGHT = np.uint8(Outcome.APPLIED), np.uint8(0)
 
 
 def to_datetime(time_us: int) -> dt.datetime:
@@ -53,8 +54,15 @@ class Known:
     latest_us: int = 2**63 - 1
 
 
-def admit(columns: Columns, known: Known, *, grid: Grid, max_gap_steps: int) -> Verdict:
-    """Judge all rows of `columns`."""
+def admit(
+    columns: Columns,
+    known: Known,
+    *,
+    grid: Grid,
+    max_gap_steps: int,
+    replaces: npt.NDArray[np.bool_] | None = None,
+) -> Verdict:
+    """Judge all rows of `columns`; `replaces`, bool [R], says which may contradict one before them, None: none."""
     if len(columns) <= _FEW and _one_step_each(columns, known, grid):
         n = len(columns)
         steps = np.ones(n, dtype=np.int64)
@@ -93,14 +101,16 @@ def admit(columns: Columns, known: Known, *, grid: Grid, max_gap_steps: int) -> 
         for at in range(low, high):
             row = int(order[at])
             try:
-                outcomes[at], advance[at] = walk.judge(row, held.at(at))
+                may_differ = replaces is not None and bool(replaces[row])
+                outcomes[at], advance[at] = walk.judge(row, held.at(at), may_differ=may_differ)
             except ForecasterError as error:
                 outcomes[at], errors[row] = Outcome.REJECTED, error
     accepted = outcomes == Outcome.APPLIED
     by_row = np.empty_like(outcomes)
     by_row[order] = outcomes
     one_step_each = in_order and bool(first.all() and accepted.all() and (advance == 1).all())
-    return Verdict(by_row, errors, order[accepted], advance[accepted], one_step_each)
+    sought = np.sort(order[outcomes == _SOUGHT])
+    return Verdict(by_row, errors, order[accepted], advance[accepted], one_step_each, sought)
 
 
 def _one_step_each(columns: Columns, known: Known, grid: Grid) -> bool:
@@ -153,12 +163,13 @@ class _Walk:
         self._ends = list(self._starts)
         self._pending: dict[int, float] = {}  # what this batch has applied, by time
 
-    def judge(self, row: int, held: float | None) -> tuple[Outcome, int]:
-        """Return the outcome of a row and the steps that it advances; raises why it is refused.
+    def judge(self, row: int, held: float | None, *, may_differ: bool) -> tuple[int, int]:
+        """Return the outcome of a row, 0 if it is sought, and the steps that it advances; raises why it is refused.
 
         Args:
             row: of the request.
             held: what the series held at its time before this request, None if nothing.
+            may_differ: whether it may say something else than a row before it.
         """
         time_us, value = int(self._columns.time_us[row]), float(self._columns.values[row])
         if self._full:
@@ -175,8 +186,14 @@ class _Walk:
         if steps > 0:
             self._check_not_ahead(time_us)
             return self._apply(time_us, value, steps if steps <= self._max_gap_steps + 1 else 0)
-        self._compare(time_us, value, held)
-        return Outcome.DUPLICATE, 0
+        stored = self._lookup(time_us, held)
+        is_same = stored is not None and (stored == value or (math.isnan(stored) and math.isnan(value)))
+        if is_same:
+            return Outcome.DUPLICATE, 0
+        if stored is not None and not math.isnan(stored) and time_us in self._pending and not may_differ:
+            expected_us = self._grid.next(self._clock)
+            raise differing((self._name, time_us, value), stored, expected_us, is_last=time_us == self._clock)
+        return int(_SOUGHT), 0
 
     def _check_not_ahead(self, time_us: int) -> None:
         if time_us > self._known.latest_us:
@@ -193,15 +210,6 @@ class _Walk:
         self._clock = time_us
         self._pending[time_us] = value
         return Outcome.APPLIED, advance
-
-    def _compare(self, time_us: int, value: float, held: float | None) -> None:
-        """Return if the value is the one that the series holds there; raise otherwise."""
-        assert self._clock is not None
-        stored = self._lookup(time_us, held)
-        if stored is not None and (stored == value or (math.isnan(stored) and math.isnan(value))):
-            return
-        expected_us = self._grid.next(self._clock)
-        raise differing((self._name, time_us, value), stored, expected_us, is_last=time_us == self._clock)
 
     def _lookup(self, time_us: int, held: float | None) -> float | None:
         """Return the value held at a time up to the clock (NaN if missing), None if there is none."""
@@ -228,10 +236,13 @@ def differing(row: tuple[str, int, float], stored: float | None, expected_us: in
     at, expected = to_datetime(time_us).isoformat(), to_datetime(expected_us)
     if stored is None or (math.isnan(stored) and not is_last):
         why = "and has no row of that time" if stored is None else "and has counted that step as missing"
-        message = f"{at} is behind series {name!r}, which expects {expected.isoformat()} {why}"
+        message = (
+            f"{at} is behind series {name!r}, which expects {expected.isoformat()} {why}; if it is a correction, say so"
+            " (replace)"
+        )
         return OutOfOrderError(message, expected)
     shown = "a missing value" if math.isnan(stored) else f"{stored:g}"
-    message = f"series {name!r} holds {shown} at {at}, not {value:g}"
+    message = f"series {name!r} holds {shown} at {at}, not {value:g}; if it is a correction, say so (replace)"
     return ConflictError(message, None if math.isnan(stored) else stored)
 
 

@@ -8,7 +8,7 @@ Shapes: R rows.
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +48,7 @@ class ObserveWork:
         chain: the requests that this one follows, if it does.
         start: how many of the rows are done, in turns before.
         sent_seconds: of a repetition, when it was first sent, by this process's `time.monotonic`; infinite of others.
+        replaces: whether rows up to their series' last one are to replace what was said of their times.
     """
 
     columns: Columns
@@ -56,6 +57,7 @@ class ObserveWork:
     chain: Chain | None = None
     start: int = 0
     sent_seconds: float = math.inf
+    replaces: bool = False
 
     def series_ids(self) -> Iterator[str]:
         """Return its series; some may come twice."""
@@ -82,7 +84,8 @@ class ObserveWork:
                 mine |= set(attributes.series_ids) - observed
             attributes = attributes.of(k for k, name in enumerate(attributes.series_ids) if name in mine)
         attributes = attributes if attributes else None
-        return ObserveWork(columns, attributes, None, self.chain, sent_seconds=self.sent_seconds)
+        rest = {"sent_seconds": self.sent_seconds, "replaces": self.replaces}
+        return ObserveWork(columns, attributes, None, self.chain, **rest)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +139,10 @@ class Observed:
             sought=Sought.joined(sought) if sought else None,
         )
 
-    def settled(self, found: npt.NDArray[np.bool_], held: npt.NDArray[np.float64]) -> "Observed":
-        """Return the answer now that it is known which of the sought rows the journal has, bool [S], float64 [S]."""
+    def settled(self, outcomes: npt.NDArray[np.uint8], errors: Mapping[int, ForecasterError]) -> "Observed":
+        """Return the answer, now that the outcome of each sought row is known, uint8 [Q], and why some are refused."""
         assert self.sought is not None
-        outcomes, errors = self.outcomes.copy(), dict(self.errors)
-        told, why = self.sought.judged(found, held)
-        outcomes[self.sought.rows] = told
-        errors |= {int(self.sought.rows[k]): error for k, error in why.items()}
-        return dataclasses.replace(self, outcomes=outcomes, errors=errors, sought=None)
+        whole, rows = self.outcomes.copy(), self.sought.rows
+        whole[rows] = outcomes
+        why = self.errors | {int(rows[k]): error for k, error in errors.items()}
+        return dataclasses.replace(self, outcomes=whole, errors=why, sought=None)

@@ -21,6 +21,8 @@ class Outcome(enum.IntEnum):
     APPLIED = 1
     DUPLICATE = 2
     REJECTED = 3
+    CORRECTED = 4
+    FILLED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,8 @@ class Verdict:
         advance: for each accepted row, the steps from the row before to it, int64 [A]; 0 where a series
             starts afresh at it.
         one_step_each: every row is the only one of its series and advances it by one step, as most do.
-        sought: rows that are older than the states remember, int64 [Q]: their outcomes, 0 here, the journal tells.
+        sought: rows behind their series' last one that the states cannot tell of, int64 [Q]: their outcomes, 0 here,
+            the journal tells.
     """
 
     outcomes: npt.NDArray[np.uint8]
@@ -45,15 +48,16 @@ class Verdict:
     sought: IntArray = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def among(self, rows: IntArray, sought: IntArray, count: int) -> "Verdict":
-        """Return it for `count` rows of which `rows` were judged and `sought` are yet to be looked up."""
+        """Return it for `count` rows of which `rows` were judged and `sought` are yet to be looked up too."""
         outcomes = np.zeros(count, dtype=np.uint8)
         outcomes[rows] = self.outcomes
         errors = {int(rows[row]): error for row, error in self.errors.items()}
-        return Verdict(outcomes, errors, rows[self.accepted], self.advance, sought=sought)
+        both = np.union1d(rows[self.sought], sought)
+        return Verdict(outcomes, errors, rows[self.accepted], self.advance, sought=both)
 
     def beside(self, rows: IntArray, errors: Mapping[int, ForecasterError], count: int) -> "Verdict":
         """Return it for `count` rows of which `rows` were judged and the others are refused, for some reason each."""
-        found = self.among(rows, rows[self.sought], count)
+        found = self.among(rows, np.zeros(0, dtype=np.int64), count)
         found.outcomes[list(errors)] = Outcome.REJECTED
         return dataclasses.replace(found, errors={**found.errors, **errors})
 

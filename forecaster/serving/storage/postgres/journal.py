@@ -6,9 +6,9 @@ the next append removes what is there; so a StorageError means that nothing was 
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import psycopg
 
 from forecaster.errors import DamagedHistoryError, StorageError
@@ -26,10 +26,10 @@ from forecaster.serving.storage.records import (
     Deletion,
     Record,
     decode,
-    find,
     nothing,
     spanning,
 )
+from forecaster.serving.storage.words import Bools, Dated, Words, look_up
 
 _PART_BYTES = 8 * 2**20
 _MOST_ROWS_LOOKED_AT = 4_000_000  # for rows older than the states remember: about a second
@@ -47,9 +47,9 @@ WITH spanning AS MATERIALIZED (
 SELECT sequence, bytes, first_us, last_us FROM spanning WHERE sequence <= %s ORDER BY sequence DESC LIMIT 65536
 """
 _AT = """
-SELECT sequence, found.payload FROM unnest(%b::bigint[]) AS wanted (sequence)
+SELECT sequence, found.payload, found.committed_us FROM unnest(%b::bigint[]) AS wanted (sequence)
 CROSS JOIN LATERAL (
-    SELECT payload FROM forecaster.records AS one
+    SELECT payload, committed_us FROM forecaster.records AS one
     WHERE shard = %s AND one.sequence = wanted.sequence OFFSET 0) AS found
 ORDER BY sequence DESC
 """
@@ -144,11 +144,10 @@ class PostgresJournal:
         span = (-(2**63) if since_us is None else since_us, 2**63 - 1 if before_us is None else before_us)
         return self._read(after, "(last_us >= %s AND first_us < %s OR first_us > last_us)", span, on_damage)
 
-    def find(
-        self, wanted: Columns, give_way: Callable[[], None] = nothing
-    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    def find(self, wanted: Columns, give_way: Callable[[], None] = nothing, whole: Bools | None = None) -> Words:
         """See `Journal.find`."""
-        return find(wanted, self._newest_first(wanted), most_rows=_MOST_ROWS_LOOKED_AT, give_way=give_way)
+        how: dict[str, Any] = {"most_rows": _MOST_ROWS_LOOKED_AT, "give_way": give_way, "whole": whole}
+        return look_up(wanted, self._newest_first(wanted), **how)
 
     def attributes(self, series_ids: Sequence[str], through: int = 2**62) -> Attributes:
         """See `Journal.attributes`."""
@@ -233,7 +232,7 @@ class PostgresJournal:
         """Return up to which record there is neither journal nor history that counts."""
         return int(self._session.rows(DROPPED, (self._session.shard,))[0][0])
 
-    def _newest_first(self, wanted: Columns) -> Iterator[Record]:
+    def _newest_first(self, wanted: Columns) -> Iterator[Dated]:
         """Yield the records that span the times of some rows, and deletions."""
         times_us = np.unique(wanted.time_us)
         span, through = (int(times_us[-1]), int(times_us[0])), self._head.last
@@ -242,8 +241,8 @@ class PostgresJournal:
             held = spanning(times_us, first_us, last_us)
             ends = np.cumsum(sizes[held])
             for part in np.split(sequences[held], np.flatnonzero(np.diff(ends // _PART_BYTES)) + 1):
-                for sequence, payload in self._session.rows(_AT, (part.tolist(), self._session.shard)):
-                    yield self._decoded(sequence, payload)
+                for sequence, payload, committed_us in self._session.rows(_AT, (part.tolist(), self._session.shard)):
+                    yield int(committed_us), self._decoded(sequence, payload)
             through = page[-1][0] - 1
 
     def _decoded(self, sequence: int, payload: bytes) -> Record:

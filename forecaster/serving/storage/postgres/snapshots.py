@@ -7,7 +7,7 @@ changes nothing that could not be undone.
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
-from forecaster.serving.storage.contract import IDLE, RETURNED, Activation
+from forecaster.serving.storage.contract import AMENDED, IDLE, RETURNED, Activation
 from forecaster.serving.storage.postgres.fenced_session import Session
 from forecaster.serving.storage.postgres.head import JournalHead
 from forecaster.serving.storage.records import Snapshot
@@ -26,7 +26,12 @@ WHERE snapshots.sequence <= excluded.sequence
 """
 _REPLACED = """
 DELETE FROM forecaster.snapshots AS one USING unnest(%b::text[], %b::bigint[]) AS idle (series_id, sequence)
-WHERE shard = %s AND one.series_id = idle.series_id AND one.sequence <= idle.sequence AND fingerprint != %s
+WHERE shard = %s AND one.series_id = idle.series_id AND one.sequence <= idle.sequence
+AND fingerprint != ALL(%b::text[])
+"""
+_END_AMENDED = """
+DELETE FROM forecaster.snapshots
+WHERE shard = %s AND fingerprint = %s AND series_id = ANY(%b::text[]) AND sequence <= %s
 """
 _REMOVE = "DELETE FROM forecaster.snapshots WHERE shard = %s AND fingerprint = %s AND series_id = ANY(%b::text[])"
 _NOTE = """
@@ -83,7 +88,7 @@ class PostgresSnapshots:
     def set_idle(self, snapshots: Sequence[Snapshot]) -> None:
         """See `Snapshots.set_idle`."""
         replaced = ([snapshot.series_id for snapshot in snapshots], [snapshot.sequence for snapshot in snapshots])
-        replace = (_REPLACED, (*replaced, self._session.shard, IDLE))
+        replace = (_REPLACED, (*replaced, self._session.shard, [IDLE]))
         self._session.send((_UNAWAITED, None), replace, (_SAVE, self._parts(IDLE, snapshots)))
 
     def end_idle(self, fingerprint: str, snapshots: Sequence[Snapshot], series_ids: Sequence[str]) -> None:
@@ -93,6 +98,21 @@ class PostgresSnapshots:
         note = (_NOTE, (RETURNED, under, zlib.crc32(under), shard, IDLE, names))
         remove = (_REMOVE, (shard, IDLE, names))
         self._session.send((_UNAWAITED, None), *save, note, remove)
+
+    def end_amended(self, fingerprint: str, snapshots: Sequence[Snapshot], through: int) -> None:
+        """See `Snapshots.end_amended`."""
+        if not snapshots:
+            return
+        shard, under = self._session.shard, fingerprint.encode()
+        names, sequences = [s.series_id for s in snapshots], [s.sequence for s in snapshots]
+        notes = [Snapshot(s.series_id, s.sequence, under, zlib.crc32(under)) for s in snapshots]
+        self._session.send(
+            (_UNAWAITED, None),
+            (_REPLACED, (names, sequences, shard, [AMENDED, fingerprint])),
+            (_SAVE, self._parts(fingerprint, snapshots)),
+            (_SAVE, self._parts(RETURNED, notes)),
+            (_END_AMENDED, (shard, AMENDED, names, through)),
+        )
 
     def settle_returned(self, fingerprint: str) -> None:
         """See `Snapshots.settle_returned`."""
@@ -127,9 +147,9 @@ class PostgresSnapshots:
     def fingerprints(self) -> list[str]:
         """See `Snapshots.fingerprints`."""
         noted = "SELECT fingerprint FROM forecaster.complete_snapshots WHERE shard = %s"
-        models = f"{_VISIBLE} AND fingerprint NOT IN (%s, %s)"
+        models = f"{_VISIBLE} AND fingerprint NOT IN (%s, %s, %s)"
         query = f"SELECT fingerprint {models} UNION {noted} ORDER BY 1"
-        values = (*self._visible(), IDLE, RETURNED, self._session.shard)
+        values = (*self._visible(), IDLE, RETURNED, AMENDED, self._session.shard)
         return [str(row[0]) for row in self._session.rows(query, values)]
 
     def complete(self, fingerprint: str, sequence: int) -> None:

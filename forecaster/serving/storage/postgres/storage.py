@@ -48,6 +48,11 @@ class PostgresStorage:
         """The snapshots."""
         return self._snapshots
 
+    @property
+    def keeps_records(self) -> bool:
+        """See `Storage.keeps_records`."""
+        return True
+
     def beside(self) -> "PostgresStorage":
         """See `Storage.beside`; all of them write under the one lease."""
         return PostgresStorage(self._session.beside(), self._head, None)

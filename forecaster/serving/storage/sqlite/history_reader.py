@@ -19,14 +19,15 @@ import numpy as np
 import polars as pl
 
 from forecaster.errors import DamagedHistoryError
-from forecaster.serving.storage.history_frames import records_in, rows_in
+from forecaster.serving.storage.history_frames import column_of, records_in, rows_in
 from forecaster.serving.storage.records import Columns
 from forecaster.serving.storage.sqlite.history_ledger import Ledger, digest_of
+from forecaster.serving.storage.words import Dated
 
 _LOG = logging.getLogger(__name__)
 SUFFIX = ".parquet"
 _MOST_ROWS_LOOKED_AT = 32_000_000  # for rows that left the journal: about a second
-_PARTS = ["unique_id", "ds", "y"]
+_PARTS = ["unique_id", "ds", "y", "committed_time"]
 _Signature = tuple[int, int, int]  # inode, time of the last change, size: others if a file was changed or replaced
 
 
@@ -88,12 +89,13 @@ class HistoryReader:
         """
         yield from records_in(self.frame(file).filter(pl.col("sequence") > after))
 
-    def newest_first(self, wanted: Columns) -> Iterator[Columns]:
-        """Yield the rows among which those of certain series and times are, the newest first.
+    def newest_first(self, wanted: Columns) -> Iterator[Dated]:
+        """Yield the rows among which those of certain series and times are, the newest files first.
 
         Raises DamagedHistoryError where they may be in a file that cannot be read.
         """
         times, ids = np.unique(wanted.time_us), pl.Series(wanted.series_ids, dtype=pl.String).implode()
+        beside = [column_of(name) for name in wanted.covariate_names]
         looked_at, files = 0, self.files()
         while files:
             file = files.pop()
@@ -103,7 +105,7 @@ class HistoryReader:
                 if start == end:
                     continue
                 between = pl.col("ds").to_physical().is_between(int(times[start]), int(times[end - 1]))
-                found = self._some(file, between & pl.col("unique_id").is_in(ids))
+                found = self._some(file, between & pl.col("unique_id").is_in(ids), beside)
             except FileNotFoundError:  # merged into a larger one meanwhile
                 files = [other for other in self.files() if other.first <= file.last]
                 continue
@@ -149,14 +151,19 @@ class HistoryReader:
             raise self._broken(file, str(error)) from error
         return known[1]
 
-    def _some(self, file: HistoryFile, which: pl.Expr) -> pl.DataFrame:
-        """Return some rows of a file, which is read whole only to be checked, once."""
+    def _some(self, file: HistoryFile, which: pl.Expr, covariates: Sequence[str] = ()) -> pl.DataFrame:
+        """Return some rows of a file, with those of some covariates that it has.
+
+        It is read whole only to be checked, once.
+        """
         while True:
             self._check(file)
             before = _signature(file.path.stat())
             try:
                 scanned = pl.scan_parquet(file.path, glob=False).filter(which)
-                found = self._without_owed(file, scanned).select(_PARTS).collect()
+                held = set(scanned.collect_schema().names()) if covariates else set[str]()
+                parts = [*_PARTS, *(name for name in covariates if name in held)]
+                found = self._without_owed(file, scanned).select(parts).collect()
             except FileNotFoundError:
                 raise
             except (OSError, pl.exceptions.PolarsError) as error:

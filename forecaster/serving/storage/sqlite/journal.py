@@ -11,14 +11,14 @@ import json
 import operator
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from forecaster.errors import DamagedHistoryError, StorageError
 from forecaster.serving.storage.contract import OnDamage
 from forecaster.serving.storage.issued import Issued
-from forecaster.serving.storage.records import Attributes, Columns, Deletion, Record, encode, find, nothing, spanning
+from forecaster.serving.storage.records import Attributes, Columns, Deletion, Record, encode, nothing, spanning
 from forecaster.serving.storage.sqlite.database import Database
 from forecaster.serving.storage.sqlite.erasure import Erasure
 from forecaster.serving.storage.sqlite.high_water_mark import HighWaterMark
@@ -26,6 +26,7 @@ from forecaster.serving.storage.sqlite.history import History
 from forecaster.serving.storage.sqlite.history_reader import HistoryFile
 from forecaster.serving.storage.sqlite.pruning import Pruning
 from forecaster.serving.storage.sqlite.schema import ALWAYS, LAST_SEQUENCE, decoded, mark, note, times
+from forecaster.serving.storage.words import Bools, Dated, Words, look_up
 
 _MOST_ROWS_LOOKED_AT = 4_000_000  # for rows older than the states remember: about a second
 _FEW_RECORDS = 8
@@ -142,19 +143,19 @@ class SqliteJournal:
             yield from ((int(sequence), decoded(self._database, sequence, payload)) for sequence, payload in page)
             after = int(page[-1][0])
 
-    def find(
-        self, wanted: Columns, give_way: Callable[[], None] = nothing
-    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    def find(self, wanted: Columns, give_way: Callable[[], None] = nothing, whole: Bools | None = None) -> Words:
         """See `Journal.find`."""
-        found, values = find(wanted, self._newest_first(wanted), most_rows=_MOST_ROWS_LOOKED_AT, give_way=give_way)
+        how: dict[str, Any] = {"give_way": give_way, "whole": whole}
+        words = look_up(wanted, self._newest_first(wanted), most_rows=_MOST_ROWS_LOOKED_AT, **how)
         # A deletion stays in the journal until the history holds nothing of its series.
         kept = np.array([name not in self._deleted for name in wanted.series_ids], dtype=bool)
-        older = np.flatnonzero(~found & kept[wanted.series])
+        older = np.flatnonzero(~words.said & kept[wanted.series])
         if len(older):
             missing = wanted.rows(older)
             newest_first = self._history.newest_first(missing)
-            found[older], values[older] = find(missing, newest_first, most_rows=2**63, give_way=give_way)
-        return found, values
+            how["whole"] = None if whole is None else whole[older]
+            words.put(older, look_up(missing, newest_first, most_rows=2**63, **how))
+        return words
 
     def attributes(self, series_ids: Sequence[str], through: int = 2**62) -> Attributes:
         """See `Journal.attributes`."""
@@ -229,7 +230,7 @@ class SqliteJournal:
                 raise
             on_damage(error)
 
-    def _newest_first(self, wanted: Columns) -> Iterator[Record]:
+    def _newest_first(self, wanted: Columns) -> Iterator[Dated]:
         """Yield the records that may hold one of some rows, and deletions: only of those the payload is read."""
         query = (
             "SELECT sequence, first_us, last_us FROM journal WHERE sequence < ? AND first_us <= ? AND last_us >= ?"
@@ -244,11 +245,14 @@ class SqliteJournal:
                 yield from self._at(held[start : start + _PAGE_RECORDS].tolist())
             before = int(page[-1][0])
 
-    def _at(self, sequences: Sequence[int]) -> Iterator[Record]:
+    def _at(self, sequences: Sequence[int]) -> Iterator[Dated]:
         """Yield those of some records that are still there, the newest first."""
         marks = ", ".join("?" * len(sequences))
-        query = f"SELECT sequence, payload FROM journal WHERE sequence IN ({marks}) ORDER BY sequence DESC"
-        yield from (decoded(self._database, *row) for row in self._database.rows(query, sequences))
+        query = (
+            f"SELECT committed_us, sequence, payload FROM journal WHERE sequence IN ({marks}) ORDER BY sequence DESC"
+        )
+        for committed_us, *row in self._database.rows(query, sequences):
+            yield int(committed_us), decoded(self._database, *row)
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from forecaster.durable_files import UNFINISHED, make_folder, sync_folder, write_durably
 from forecaster.errors import StorageError
-from forecaster.serving.storage.contract import IDLE, RETURNED, Activation
+from forecaster.serving.storage.contract import AMENDED, IDLE, RETURNED, Activation
 from forecaster.serving.storage.records import Snapshot
 from forecaster.serving.storage.sqlite.database import Database
 
@@ -32,6 +32,7 @@ _SAVE = (
 )
 _NOTE = "INSERT INTO snapshots SELECT ?, series_id, sequence, ?, ? FROM snapshots WHERE model = ? AND series_id = ?"
 _REMOVE = "DELETE FROM snapshots WHERE model = ? AND series_id = ?"
+_REMOVE_OLDER = f"{_REMOVE} AND sequence <= ?"
 _HIGHEST_OF = "UPDATE models SET highest = max(highest, ?) WHERE model = ?"
 _PAGE = 1000  # snapshots of one query or of one transaction that removes some
 
@@ -97,11 +98,10 @@ class SqliteSnapshots:
     def set_idle(self, snapshots: Sequence[Snapshot]) -> None:
         """See `Snapshots.set_idle`."""
         kept = [s for s in snapshots if self._counts(s)]
-        older = "DELETE FROM snapshots WHERE model = ? AND series_id = ? AND sequence <= ?"
         with self._database.transaction() as connection:
             idle = _model(connection, IDLE)
             models = [row[0] for row in connection.execute("SELECT model FROM models WHERE model != ?", (idle,))]
-            connection.executemany(older, [(model, s.series_id, s.sequence) for s in kept for model in models])
+            connection.executemany(_REMOVE_OLDER, [(model, s.series_id, s.sequence) for s in kept for model in models])
             connection.executemany(_SAVE, [_row(idle, s) for s in kept])
             connection.execute(_HIGHEST_OF, (max((s.sequence for s in kept), default=0), idle))
 
@@ -119,6 +119,24 @@ class SqliteSnapshots:
             ((highest,),) = connection.execute("SELECT highest FROM models WHERE model = ?", (idle,))
             connection.execute(_HIGHEST_OF, (highest, returned))
             connection.executemany(_REMOVE, [(idle, name) for name in series_ids])
+
+    def end_amended(self, fingerprint: str, snapshots: Sequence[Snapshot], through: int) -> None:
+        """See `Snapshots.end_amended`."""
+        kept = [s for s in snapshots if self._counts(s)]
+        if not kept:
+            return
+        self._before_save()
+        with self._database.transaction() as connection:
+            amended, returned, own = (_model(connection, name) for name in (AMENDED, RETURNED, fingerprint))
+            query = "SELECT model FROM models WHERE model NOT IN (?, ?)"
+            models = [row[0] for row in connection.execute(query, (amended, own))]
+            connection.executemany(_REMOVE_OLDER, [(model, s.series_id, s.sequence) for s in kept for model in models])
+            connection.executemany(_SAVE, [_row(own, s) for s in kept])
+            under = fingerprint.encode()
+            notes = [Snapshot(s.series_id, s.sequence, under, zlib.crc32(under)) for s in kept]
+            connection.executemany(_SAVE, [_row(returned, s) for s in notes])
+            connection.executemany(_HIGHEST_OF, [(max(s.sequence for s in kept), model) for model in (own, returned)])
+            connection.executemany(_REMOVE_OLDER, [(amended, s.series_id, through) for s in kept])
 
     def settle_returned(self, fingerprint: str) -> None:
         """See `Snapshots.settle_returned`: in short transactions."""
@@ -147,11 +165,11 @@ class SqliteSnapshots:
     def fingerprints(self) -> list[str]:
         """See `Snapshots.fingerprints`."""
         query = (
-            "SELECT fingerprint FROM models AS m WHERE fingerprint NOT IN (?, ?)"
+            "SELECT fingerprint FROM models AS m WHERE fingerprint NOT IN (?, ?, ?)"
             " AND (complete_through IS NOT NULL OR EXISTS (SELECT 1 FROM snapshots AS s WHERE s.model = m.model))"
             " ORDER BY model"
         )
-        return [str(row[0]) for row in self._database.rows(query, (IDLE, RETURNED))]
+        return [str(row[0]) for row in self._database.rows(query, (IDLE, RETURNED, AMENDED))]
 
     def complete(self, fingerprint: str, sequence: int) -> None:
         """See `Snapshots.complete`."""

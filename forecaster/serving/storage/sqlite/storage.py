@@ -105,6 +105,11 @@ class SqliteStorage:
         return self._snapshots
 
     @property
+    def keeps_records(self) -> bool:
+        """See `Storage.keeps_records`."""
+        return True
+
+    @property
     def accepted_loss(self) -> int:
         """See `Storage.accepted_loss`."""
         return self._shared.accepted_loss

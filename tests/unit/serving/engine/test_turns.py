@@ -322,6 +322,9 @@ class Gated:
     def __init__(self, inner: Journal, error: Exception | None = None) -> None:
         self._inner, self._error, self.gate, self.asked = inner, error, threading.Event(), threading.Event()
 
+    def last_sequence(self) -> int:
+        return self._inner.last_sequence()
+
     def find(self, wanted: Columns, give_way: Callable[[], None]) -> Any:
         self.asked.set()
         assert self.gate.wait(180)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from forecaster.data.grid import Grid
-from forecaster.errors import ConflictError, InvalidArgumentError, LimitReachedError, OutOfOrderError
+from forecaster.errors import ConflictError, InvalidArgumentError, LimitReachedError
 from forecaster.serving.storage.records import Columns
 from forecaster.serving.work.admission import Known, admit, join
 from forecaster.serving.work.outcome import Outcome
@@ -22,8 +22,9 @@ class PlainSeries:
     def __init__(self) -> None:
         self.clock: int | None = None
         self.values: dict[int, float] = {}
+        self.pending: dict[int, float] = {}  # of the batch
 
-    def judge(self, time: int, value: float) -> tuple[str, int]:  # noqa: PLR0911
+    def judge(self, time: int, value: float, *, replaces: bool) -> tuple[str, int]:
         if self.clock is None:
             return self._apply(time, value, 0)
         steps, rest = divmod(time - self.clock, STEP)
@@ -35,30 +36,30 @@ class PlainSeries:
             for missing in range(self.clock + STEP, time, STEP):
                 self.values[missing] = math.nan
             return self._apply(time, value, steps)
-        if time not in self.values:
-            return "out_of_order", 0
-        stored = self.values[time]
-        if stored == value or (math.isnan(stored) and math.isnan(value)):
+        stored = self.values.get(time)
+        if stored is not None and (stored == value or (math.isnan(stored) and math.isnan(value))):
             return "duplicate", 0
-        return ("out_of_order" if math.isnan(stored) and time < self.clock else "conflict"), 0
+        said = self.pending.get(time, math.nan)
+        return ("sought" if replaces or math.isnan(said) else "conflict"), 0
 
     def _apply(self, time: int, value: float, advance: int) -> tuple[str, int]:
         self.clock = time
-        self.values[time] = value
+        self.values[time] = self.pending[time] = value
         return "applied", advance
 
 
-KINDS = {InvalidArgumentError: "off_grid", OutOfOrderError: "out_of_order", ConflictError: "conflict"}
+KINDS = {InvalidArgumentError: "off_grid", ConflictError: "conflict"}
 row = st.tuples(
     st.integers(0, 2),  # series
     st.one_of(st.integers(-3, 9).map(lambda k: k * STEP), st.integers(-20, 60)),  # time against the clock
     st.sampled_from([1.0, 2.0, math.nan]),
+    st.booleans(),  # whether it replaces what was said
 )
 
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(st.lists(row, min_size=1, max_size=12), min_size=1, max_size=6))
-def test_it_judges_like_the_plain_reference(batches: list[list[tuple[int, int, float]]]) -> None:
+def test_it_judges_like_the_plain_reference(batches: list[list[tuple[int, int, float, bool]]]) -> None:
     plain = [PlainSeries() for _ in range(3)]
     base = [0, 0, 0]
     for batch in batches:
@@ -72,7 +73,9 @@ def test_it_judges_like_the_plain_reference(batches: list[list[tuple[int, int, f
 
         known = Known(np.array([c or 0 for c in clocks]), np.array([c is not None for c in clocks]), held, 3)
         times = []
-        for series, offset, _ in batch:
+        for one in plain:
+            one.pending = {}
+        for series, offset, *_ in batch:
             base[series] = max(base[series], offset)
             times.append((plain[series].clock or 0) + offset)
         columns = Columns(
@@ -81,12 +84,14 @@ def test_it_judges_like_the_plain_reference(batches: list[list[tuple[int, int, f
             np.array(times, dtype=np.int64),
             np.array([r[2] for r in batch]),
         )
-        verdict = admit(columns, known, grid=Grid(STEP), max_gap_steps=GAP)
-        expected = [plain[r[0]].judge(t, r[2]) for r, t in zip(batch, times, strict=True)]
+        replaces = np.array([r[3] for r in batch]) if any(r[3] for r in batch) else None
+        verdict = admit(columns, known, grid=Grid(STEP), max_gap_steps=GAP, replaces=replaces)
+        expected = [plain[r[0]].judge(t, r[2], replaces=r[3]) for r, t in zip(batch, times, strict=True)]
         found = [
-            KINDS[type(verdict.errors[i])] if i in verdict.errors else Outcome(int(o)).name.lower()
+            KINDS[type(verdict.errors[i])] if i in verdict.errors else Outcome(int(o)).name.lower() if o else "sought"
             for i, o in enumerate(verdict.outcomes)
         ]
+        assert verdict.sought.tolist() == [i for i, kind in enumerate(found) if kind == "sought"]
         assert found == [kind for kind, _ in expected]
         advance = dict(zip(verdict.accepted.tolist(), verdict.advance.tolist(), strict=True))
         assert advance == {i: steps for i, (kind, steps) in enumerate(expected) if kind == "applied"}
@@ -127,25 +132,12 @@ def test_new_series_past_the_limit_are_refused_whole() -> None:
     assert all(isinstance(error, LimitReachedError) for error in verdict.errors.values())
 
 
-def test_refusals_say_what_is_expected() -> None:
+def test_a_time_off_the_grid_is_refused_whatever_it_is() -> None:
     columns = Columns(("a",), np.zeros(2, np.int32), np.array([0, 1_003]), np.array([1.0, 1.0]))
     known = Known(np.array([1_000]), np.array([True]), lambda s, time: (time == 0, np.full(len(s), 5.0)), 1)
     verdict = admit(columns, known, grid=Grid(STEP), max_gap_steps=GAP)
-    conflict, off_grid = verdict.errors[0], verdict.errors[1]
-    assert isinstance(conflict, ConflictError)
-    assert conflict.stored_value == 5.0
-    assert "off the grid" in str(off_grid)
-
-
-def test_a_time_without_a_row_is_out_of_order_with_the_expected_time() -> None:
-    columns = Columns(("a",), np.zeros(1, np.int32), np.array([0]), np.array([1.0]))
-    verdict = admit(
-        columns, Known(np.array([1_000]), np.array([True]), nothing_held, 1), grid=Grid(STEP), max_gap_steps=GAP
-    )
-    error = verdict.errors[0]
-    assert isinstance(error, OutOfOrderError)
-    assert error.expected_time is not None
-    assert error.expected_time.timestamp() == pytest.approx(1_010 / 1e6)
+    assert verdict.sought.tolist() == [0]
+    assert "off the grid" in str(verdict.errors[1])
 
 
 def test_join_keeps_rows_and_merges_ids() -> None:

@@ -104,7 +104,7 @@ class Fused:
 class FusedStorage:
     """Storage with a fuse."""
 
-    accepted_loss = 0
+    accepted_loss, keeps_records = 0, True
 
     def __init__(self, inner: Storage, fuse: Fuse) -> None:
         self._inner, self._fuse = inner, fuse

@@ -16,7 +16,7 @@ from forecaster.errors import DamagedHistoryError, StateLostError
 from forecaster.serving.engine.engine import Engine
 from forecaster.serving.storage.contract import Storage
 from forecaster.serving.storage.opening import inspect
-from forecaster.serving.storage.records import Deletion, Snapshot
+from forecaster.serving.storage.records import Columns, Deletion, Snapshot
 from forecaster.serving.storage.sqlite.history import History
 from forecaster.serving.storage.sqlite.history_ledger import digest_of
 from forecaster.serving.storage.sqlite.history_reader import HistoryFile, HistoryReader
@@ -85,7 +85,7 @@ def test_damage_is_noticed_wherever_the_file_is_read(tmp_path: pathlib.Path, dam
             use()
     assert len(storage.journal.damage()) == len(storage.damaged()) == 1
     assert path.name in storage.damaged()[0]
-    found, _ = storage.journal.find(columns(("b", 31, 0.0), ("b", 100, 0.0)))
+    found = storage.journal.find(columns(("b", 31, 0.0), ("b", 100, 0.0))).found
     assert found.all()  # the other file, and the journal
     left: list[DamagedHistoryError] = []
     assert [s for s, _ in storage.journal.read(0, on_damage=left.append)] == [2, 3]
@@ -278,7 +278,8 @@ def test_a_file_that_is_rewritten_while_it_is_read_is_not_damaged(
     monkeypatch.setattr(HistoryReader, "_without_owed", rewritten)
     wanted = columns(("a", 7, 0.0), ("b", 7, 0.0))
     found = []
-    for part in reader.newest_first(wanted):
+    for _, part in reader.newest_first(wanted):
+        assert isinstance(part, Columns)
         found += [(part.series_ids[k], value) for k, value in zip(part.series, part.values, strict=True)]
     assert erased
     assert found == [("a", 7.0)]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from forecaster.serving.storage.issued import Issued
-from forecaster.serving.storage.records import Attributes, Columns, Deletion, Record, decode, encode, find, without
+from forecaster.serving.storage.records import Attributes, Columns, Deletion, Record, decode, encode, without
 from tests.unit.serving.storages import columns, exactly
 
 ids = st.text(st.characters(blacklist_categories=("Cc", "Cs")), min_size=1, max_size=20)
@@ -123,27 +123,3 @@ def test_covariates_are_taken_by_name() -> None:
     assert rows.with_covariates(("x", "y")) is rows
     assert rows.with_covariates(()).covariates is None
     assert columns(("a", 1, 1.0)).with_covariates(("x",)).covariates is None
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9), st.floats(0, 9)), min_size=1), max_size=6),
-    st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 10)), min_size=1, max_size=30),
-    st.integers(0, 6),
-)
-def test_finding_equals_a_dictionary(
-    records: list[list[tuple[str, int, float]]], wanted: list[tuple[str, int]], deleted_after: int
-) -> None:
-    """Times of a series never repeat in a journal; here the newest record wins."""
-    log: list[Record] = [columns(*{(n, t): (n, t, v) for n, t, v in rows}.values()) for rows in records]
-    log.insert(min(deleted_after, len(log)), Deletion("a"))
-    plainly: dict[tuple[str, int], float] = {}
-    for record in log:
-        if isinstance(record, Deletion):
-            plainly = {key: value for key, value in plainly.items() if key[0] != record.series_id}
-        else:
-            names = [record.series_ids[i] for i in record.series]
-            plainly |= dict(zip(zip(names, record.time_us.tolist(), strict=True), record.values.tolist(), strict=True))
-    found, values = find(columns(*((name, time, 0.0) for name, time in wanted)), reversed(log), most_rows=10_000)
-    assert found.tolist() == [key in plainly for key in wanted]
-    assert values[found].tolist() == [plainly[key] for key in wanted if key in plainly]

@@ -120,7 +120,7 @@ class TestOlderVersions:
             assert contents(storage) == [(k + 1, plain(record)) for k, (record, *_) in enumerate(OLD_RECORDS)]
             assert storage.journal.attributes(["a", "b"]) == Attributes(("b",), ({"area": 2.0},), ({},))
             assert storage.snapshots.fingerprints() == []
-            assert storage.journal.find(columns(("a", 5, 0.0), ("b", 7, 0.0)))[0].tolist() == [False, True]
+            assert storage.journal.find(columns(("a", 5, 0.0), ("b", 7, 0.0))).found.tolist() == [False, True]
             storage.close()
         assert len(list(tmp_path.rglob("*.db"))) == 2
         storage = open_storage(state.format(tmp_path), "commit", MODEL)

@@ -23,8 +23,8 @@ EXPECTED = [(k + 1, plain(record)) for k, record in enumerate(RECORDS)]
 
 
 def found_at(storage: Storage, *keys: tuple[str, int]) -> list[float | None]:
-    found, values = storage.journal.find(columns(*((name, time, 0.0) for name, time in keys)))
-    return [value if there else None for there, value in zip(found.tolist(), values.tolist(), strict=True)]
+    words = storage.journal.find(columns(*((name, time, 0.0) for name, time in keys)))
+    return [value if there else None for there, value in zip(words.found.tolist(), words.values.tolist(), strict=True)]
 
 
 class TestJournal:
@@ -393,5 +393,5 @@ def test_none_keeps_no_record(snapshots_opener: Opener) -> None:
         assert contents(storage) == []
         assert storage.journal.first_sequence() == 3
         assert found_at(storage, ("a", 1)) == [None]
-        assert not np.any(storage.journal.find(columns(("a", 1, 0.0)))[0])
+        assert not np.any(storage.journal.find(columns(("a", 1, 0.0))).found)
     storage.close()

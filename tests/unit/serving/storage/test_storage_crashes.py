@@ -59,7 +59,7 @@ def check_state(storage: Storage, steps: list[Step]) -> None:
     assert dict(zip(attributes.series_ids, attributes.numbers, strict=True)) == known(records)
     for name in NAMES:
         times = [row[1] for row in expected.get(name, [])]  # type: ignore[index]
-        found, _ = storage.journal.find(columns(*((name, time, 0.0) for time in range(13))))
+        found = storage.journal.find(columns(*((name, time, 0.0) for time in range(13)))).found
         assert [time for time in range(13) if found[time]] == times
 
 

@@ -122,10 +122,10 @@ class StorageMachine(RuleBasedStateMachine):
     @invariant()
     def rows_are_found(self) -> None:
         wanted = columns(*((name, time_us, 0.0) for name in IDS for time_us in range(0, self.clock + 1)))
-        found, values = self.storage.journal.find(wanted)
+        words = self.storage.journal.find(wanted)
         names = [wanted.series_ids[k] for k in wanted.series]
         keys = zip(names, wanted.time_us.tolist(), strict=True)
-        told = {key: value for key, there, value in zip(keys, found, values, strict=True) if there}
+        told = {key: value for key, there, value in zip(keys, words.found, words.values, strict=True) if there}
         expected = {row[1:3]: row[3] for row in self.rows}
         kept = {row[1:3] for row in self.rows if row[0] > self.dropped}
         assert kept <= told.keys() <= expected.keys()

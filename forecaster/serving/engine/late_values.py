@@ -1,0 +1,153 @@
+"""Late and corrected values: judged by what the journal has of their times, and written behind it.
+
+Whoever looks rows up need not be the engine's thread; only that writes. What changed since the look is looked up again.
+Knows lanes and journals; knows nothing of how states are folded again.
+
+Shapes: R rows.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from forecaster.errors import ForecasterError, LimitReachedError, SeriesNotFoundError
+from forecaster.serving.counters import WorkDone
+from forecaster.serving.lanes.lanes import Lanes
+from forecaster.serving.states.amended_series import AmendedRegister
+from forecaster.serving.states.idle_series import IdleRegister
+from forecaster.serving.storage.contract import Journal
+from forecaster.serving.storage.records import Columns, IntArray, Record, nothing
+from forecaster.serving.storage.words import Bools, Words
+from forecaster.serving.work.observing import Observed
+from forecaster.serving.work.outcome import Outcome
+from forecaster.serving.work.sought import Sought
+
+Written = tuple[Bools, dict[int, ForecasterError]]  # which rows need no other look; refusals
+Settled = tuple[npt.NDArray[np.uint8], dict[int, ForecasterError]]
+_MOST_WAITING = 262_144  # series
+
+
+class LateValues:
+    """Writes them; only the engine's thread calls it.
+
+    Args:
+        lanes: of the series.
+        idle: series that have no state.
+        register: of series that wait to be folded again.
+        journal: where rows are looked up, if nobody else does.
+        append: journals a record and returns its sequence.
+    """
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        idle: IdleRegister,
+        register: AmendedRegister,
+        journal: Journal,
+        append: Callable[[Record], int],
+    ) -> None:
+        self._lanes, self._idle, self._register, self._journal = lanes, idle, register, journal
+        self._append = append
+        self.done = WorkDone()
+
+    def looked_up(self, answer: Observed) -> Observed:
+        """Return an answer with what the journal tells of rows of which the states cannot."""
+        if answer.sought is None:
+            return answer
+        (settled,) = settle([answer.sought], self._journal, self.write)
+        count(self.done, settled)
+        return answer.settled(*settled)
+
+    def write(self, columns: Columns, as_of: int) -> Written:
+        """Journal rows whose past was looked up as of a record; of those that changed since nothing is written.
+
+        Raises StorageError, and LimitReachedError if too many series wait to be folded again; nothing is written then.
+        """
+        names = columns.series_ids
+        changed = np.array(self._register.changed_since(names, as_of), dtype=bool)
+        exists = self._exist(names)
+        _, first = np.unique(np.stack([columns.series, columns.time_us], axis=1), axis=0, return_index=True)
+        is_done = np.zeros(len(columns), dtype=bool)
+        is_done[first] = True  # a second one of the same time is judged behind the first one
+        is_done &= ~changed[columns.series]
+        errors: dict[int, ForecasterError] = {}
+        for row in np.flatnonzero(is_done & ~exists[columns.series]).tolist():
+            name = names[columns.series[row]]
+            errors[row] = SeriesNotFoundError(f"series {name!r} was deleted meanwhile", [name])
+        rows = np.flatnonzero(is_done & exists[columns.series])
+        if len(rows):
+            if len(self._register) + len(names) > _MOST_WAITING:
+                raise LimitReachedError("too many series wait to be folded again after corrections", 1.0)
+            used, series = np.unique(columns.series[rows], return_inverse=True)
+            some = dataclasses.replace(
+                columns.rows(rows), series_ids=tuple(names[k] for k in used.tolist()), amends=True
+            )
+            record = dataclasses.replace(some, series=series.astype(np.int32))
+            self._register.note(record, self._append(record))
+        return is_done, errors
+
+    def _exist(self, names: Sequence[str]) -> Bools:
+        found = np.zeros(len(names), dtype=bool)
+        for lane in self._lanes:
+            mine = [k for k, name in enumerate(names) if self._lanes.of(name) is lane]
+            found[mine] = lane.store.standing([names[k] for k in mine]).exists
+        absent = [names[k] for k in np.flatnonzero(~found).tolist()]
+        idle = {idle_series.series_id for idle_series in self._idle.among(absent)}
+        found |= np.array([name in idle for name in names], dtype=bool)
+        return found
+
+
+def count(done: WorkDone, settled: Settled) -> None:
+    """Count what became of rows that were looked up."""
+    outcomes, errors = settled
+    done.reject(errors.values())
+    done.duplicate += int((outcomes == Outcome.DUPLICATE).sum())
+    done.corrected += int((outcomes == Outcome.CORRECTED).sum())
+    done.filled += int((outcomes == Outcome.FILLED).sum())
+
+
+def settle(
+    sought: Sequence[Sought],
+    journal: Journal,
+    write: Callable[[Columns, int], Written],
+    give_way: Callable[[], None] = nothing,
+) -> list[Settled]:
+    """Return what becomes of the rows of several requests, with what is late or corrected written.
+
+    Args:
+        sought: of each request.
+        journal: where they are looked up.
+        write: see `LateValues.write`.
+        give_way: called at every record that is looked at.
+    """
+    every = Sought.joined(sought)
+    outcomes, errors = np.zeros(len(every.rows), dtype=np.uint8), dict[int, ForecasterError]()
+    left: IntArray = np.arange(len(outcomes))
+    while len(left):
+        as_of, some = journal.last_sequence(), every.of(left, left)
+        outcomes[left], why = some.judged(_words(some, journal, give_way))
+        errors |= {int(left[k]): error for k, error in why.items()}
+        amending = left[np.isin(outcomes[left], (Outcome.CORRECTED, Outcome.FILLED))]
+        if not len(amending):
+            break
+        is_done, refused = write(every.wanted.rows(amending), as_of)
+        outcomes[amending[list(refused)]] = Outcome.REJECTED
+        errors |= {int(amending[k]): error for k, error in refused.items()}
+        left = amending[~is_done]
+    ends = np.cumsum([len(one.rows) for one in sought])
+    return [
+        _between(outcomes, errors, int(end) - len(one.rows), int(end)) for one, end in zip(sought, ends, strict=True)
+    ]
+
+
+def _words(sought: Sought, journal: Journal, give_way: Callable[[], None]) -> Words:
+    wanted, whole = sought.wanted, sought.whole
+    if whole.any():
+        return journal.find(wanted, give_way, whole)
+    return journal.find(dataclasses.replace(wanted, covariate_names=(), covariates=None), give_way)
+
+
+def _between(outcomes: npt.NDArray[np.uint8], errors: dict[int, ForecasterError], first: int, behind: int) -> Settled:
+    return outcomes[first:behind], {row - first: error for row, error in errors.items() if first <= row < behind}

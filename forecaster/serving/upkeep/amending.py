@@ -1,0 +1,162 @@
+"""Folds series with late or corrected values again, beside the requests: their states then know them.
+
+A thread with a storage of its own folds all that have gathered in one look through journal and history, in the order of
+time; the engine's thread takes the states over, a few series between two turns, with what came meanwhile. Until then
+the series stand where they stood. Knows nothing of requests.
+"""
+
+import asyncio
+import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from forecaster.errors import ForecasterError, UnavailableError
+from forecaster.serving.engine.batcher import Batcher
+from forecaster.serving.engine.courtesy import Courtesy
+from forecaster.serving.engine.engine import Engine
+from forecaster.serving.lanes.lane import Lane
+from forecaster.serving.rebuilding.census import Census
+from forecaster.serving.rebuilding.fold import Fold
+from forecaster.serving.rebuilding.starts import Source, from_amended
+from forecaster.serving.states.amended_series import AmendedSeries
+from forecaster.serving.states.buckets import bucket, marked
+from forecaster.serving.storage.contract import Storage
+from forecaster.serving.storage.records import IntArray
+from forecaster.serving.telemetry import LOGGER, log_internal_error
+
+_AT_ONCE, _TAKEN_AT_ONCE = 1024, 64
+_MOST_LOOKS, _FEW_STEPS = 8, 512  # before what came meanwhile is taken in by the engine's thread
+_AGAIN_SECONDS = 0.25  # while a version is being replaced
+_FAILED_SECONDS = 30.0
+
+
+class Amending:
+    """Of one engine.
+
+    Args:
+        engine: called through the batcher only.
+        batcher: the engine's.
+        storage: for the thread of the pool.
+        pool: one thread.
+        replay_steps: of a series at least, as where a version is replaced.
+    """
+
+    def __init__(
+        self, engine: Engine, batcher: Batcher, storage: Storage, pool: ThreadPoolExecutor, replay_steps: int
+    ) -> None:
+        self._engine, self._batcher, self._storage, self._pool = engine, batcher, storage, pool
+        self._replay_steps = replay_steps
+        self._due, self._is_stopped = asyncio.Event(), False
+        self.folded = 0  # series
+
+    async def run(self) -> None:
+        """Fold whoever waits, until cancelled."""
+        loop = asyncio.get_running_loop()
+        self._engine.amended.on_noted = lambda: loop.call_soon_threadsafe(self._due.set)
+        self._due.set()  # what an earlier process left
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            rest: float | None = 0.0
+            while rest is not None:
+                await asyncio.sleep(rest)
+                try:
+                    rest = await self.round()
+                except ForecasterError as error:
+                    LOGGER.warning("late and corrected values wait to be folded: %s", error)
+                    rest = _FAILED_SECONDS
+                except Exception as error:  # noqa: BLE001 -- the next round tries again
+                    log_internal_error(error)
+                    rest = _FAILED_SECONDS
+
+    def stop(self) -> None:
+        """Let what is under way fail soon: the process is about to end."""
+        self._is_stopped = True
+
+    async def round(self) -> float | None:
+        """Fold those again that have waited for longest; return after how many seconds to go on, None if none waits."""
+        begun = await self._batcher.upkeep(self._begin)
+        if begun is None:
+            return _AGAIN_SECONDS
+        lane, changes, census, first_us = begun
+        if not len(census):
+            return None
+        source = Source(self._storage.journal, None, lambda: self._is_stopped)
+        begin = functools.partial(
+            from_amended, lane.bundle, census, source, replay_steps=self._replay_steps, first_us=first_us
+        )
+        fold: Fold = await self._in_thread(begin)
+        for _ in range(_MOST_LOOKS):
+            give_way = Courtesy(lambda: self._batcher.is_busy).give_way
+            if await self._in_thread(functools.partial(fold.advance, give_way=give_way)) <= _FEW_STEPS:
+                break
+        damaged = set(fold.damaged())
+        if damaged:
+            LOGGER.warning("late and corrected values of %d series stay unknown for now: %s", len(damaged), fold.damage)
+        names = [name for name in census.names.tolist() if name not in damaged]
+        at_once = min(_TAKEN_AT_ONCE, max(lane.store.max_resident // 2, 1))
+        for start in range(0, len(names), at_once):
+            take = functools.partial(self._take, lane, changes, fold, names[start : start + at_once])
+            if not await self._batcher.upkeep(take):
+                return _AGAIN_SECONDS
+        await self._batcher.upkeep(functools.partial(self._engine.amended.postpone, damaged))
+        if damaged:
+            raise UnavailableError(str(fold.damage))
+        return 0.0
+
+    def _begin(self) -> tuple[Lane, int, Census, IntArray] | None:
+        """Return what is to be folded, None if it cannot be now; on the engine's thread."""
+        engine = self._engine
+        if engine.lanes.next is not None:  # whose states would have to be two
+            return None
+        engine.settle()
+        lane, waiting = engine.lanes.active, engine.amended.next(_AT_ONCE)
+        standing = lane.store.standing([one_series.series_id for one_series in waiting])
+        there = np.flatnonzero(standing.exists)
+        absent = [waiting[k].series_id for k in np.flatnonzero(~standing.exists).tolist()]
+        idle = {idle_series.series_id for idle_series in engine.idle.among(absent)}
+        engine.amended.postpone(idle)  # until they come back
+        engine.amended.dismiss(set(absent) - idle)
+        some: Sequence[AmendedSeries] = [waiting[k] for k in there.tolist()]
+        names = np.array([one_series.series_id for one_series in some], dtype=object)
+        buckets = np.fromiter((bucket(one_series.series_id) for one_series in some), np.int64, len(some))
+        through = lane.store.sequence
+        deletions = [one for one in engine.storage.journal.deletions() if one[0] <= through] if some else []
+        parts = (names, buckets, standing.clock_us[there], standing.position[there], marked(buckets))
+        first_us = np.array([one_series.first_us for one_series in some], dtype=np.int64)
+        return lane, engine.lanes.changes, Census(through, *parts, deletions), first_us
+
+    def _take(self, lane: Lane, changes: int, fold: Fold, names: Sequence[str]) -> bool:
+        """Let some series have their new states, with what came meanwhile; on the engine's thread."""
+        engine, store, through = self._engine, lane.store, fold.census.sequence
+        if engine.lanes.changes != changes:
+            return False
+        engine.settle()
+        store.begin_turn()
+        fold.advance()
+        names = [n for n in names if n in engine.amended and not engine.amended.deleted_since(n, through)]
+        names = [name for name, slot in zip(names, store.bring(names).tolist(), strict=True) if slot >= 0]
+        rebuilt = fold.states(names)
+        slots, mirrors = store.bring(rebuilt.names), store.mirrors
+        whole = rebuilt.counted(mirrors.position[slots], mirrors.observed_count[slots])
+        same = whole.state["time_us"].cpu().numpy() == mirrors.clock_us[slots]
+        if not same.all() or len(rebuilt.names) < len(names):
+            LOGGER.error("series cannot be folded again, their records are not all there: %s", ", ".join(names))
+            engine.amended.dismiss(set(names) - {rebuilt.names[k] for k in np.flatnonzero(same).tolist()})
+        kept = np.flatnonzero(same)
+        if len(kept):
+            state = {name: tensor[kept] for name, tensor in whole.state.items()}
+            store.amend(slots[kept], state, through)
+            folded = [rebuilt.names[k] for k in kept.tolist()]
+            engine.amended.end(dict.fromkeys(folded, through))
+            engine.watches.note(folded)
+            self.folded += len(folded)
+        return True
+
+    async def _in_thread(self, function: Callable[[], Any]) -> Any:
+        if self._is_stopped:
+            raise UnavailableError("the server is about to end")
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function)

@@ -1,0 +1,224 @@
+"""Late and corrected values: each has the one outcome that its place in the journal says, and once nobody waits any
+more every forecast is the offline fold of the corrected past."""
+
+import asyncio
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import Phase, given, settings
+
+from forecaster.config import ServingConfig
+from forecaster.errors import ReturningError
+from forecaster.serving.storage.contract import Storage
+from forecaster.serving.storage.opening import open_storage
+from forecaster.serving.storage.postgres.storage import open_postgres
+from forecaster.serving.upkeep.amending import Amending
+from forecaster.serving.upkeep.idling import Idling
+from forecaster.serving.upkeep.maintenance import Maintenance
+from forecaster.serving.upkeep.returning import Returning
+from forecaster.serving.work.outcome import Outcome
+from tests.postgres import Cluster
+from tests.unit.model.family import SPEC
+from tests.unit.serving.folding import GAP, Row, folded, make_bundle, walk, work
+from tests.unit.serving.storages import Opener
+from tests.unit.serving.swapping import Fleet, run
+
+BUNDLES = {
+    "1": make_bundle(1, SPEC),
+    "2": make_bundle(2, SPEC, cell="lstm", hidden_size=9, season_lengths=(5, 30)),
+}
+NAMES = BUNDLES["1"].model.covariates.dynamic
+LATE = 9  # steps
+APPLIED, DUPLICATE, REJECTED, CORRECTED, FILLED = map(int, Outcome)
+KINDS = (
+    "observe observe observe late late correct correct correct past retry retry round idle delete swap restart settle"
+)
+Op = tuple[str, str, int, float]
+ops = st.lists(
+    st.tuples(
+        st.sampled_from(KINDS.split()),
+        st.sampled_from(["a", "b", "c"]),
+        st.integers(1, GAP + 4),
+        st.sampled_from([1.0, 2.0, math.nan, -7.5]),
+    ),
+    min_size=10,
+    max_size=50,
+)
+
+
+@dataclass
+class Past:
+    """The plain reference of one series: all that was said of each hour, in order."""
+
+    words: dict[int, list[tuple[float, tuple[float, ...]]]] = field(default_factory=dict)
+
+    def say(self, hour: int, value: float, beside: tuple[float, ...], *, replaces: bool) -> int:
+        """Return the outcome of a row that is said for the first time, and take it."""
+        said, last = self.words.get(hour, []), max(self.words, default=None)
+        outcome = APPLIED
+        if last is not None and hour <= last:
+            known = said[-1][0] if said else math.nan
+            row = repr((value, beside)) if replaces else repr(value)  # a word alone tells of its covariates
+            every = [repr(word) if replaces else repr(word[0]) for word in said]
+            is_soon = last - hour <= LATE
+            if (every and row == every[-1]) or (not replaces and row in every):
+                return DUPLICATE
+            if not said and math.isnan(value) and not replaces:  # it is missing already
+                return DUPLICATE
+            if math.isnan(known) and not math.isnan(value) and (replaces or is_soon):
+                outcome = FILLED
+            elif replaces:
+                outcome = CORRECTED
+            else:
+                return REJECTED
+        self.words.setdefault(hour, []).append((value, beside))
+        return outcome
+
+    def rows(self, name: str) -> list[Row]:
+        return [(name, hour, *self.words[hour][-1]) for hour in sorted(self.words)]
+
+    def steps(self) -> list[tuple[int, float]]:
+        return [step[:2] for step in folded(self.rows("")).steps]
+
+
+class World:
+    """A fleet with its upkeep, what clients have sent, and what every series must be by now."""
+
+    def __init__(self, storage: Storage, max_resident: int, replay_steps: int) -> None:
+        self.storage, self._max_resident, self._replay_steps = storage, max_resident, replay_steps
+        self.past: dict[str, Past] = {}
+        self._sent: list[tuple[list[Row], bool, float]] = []
+        self.version, self.folded = "1", 0
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["World"]:
+        """Serve, as from a start on."""
+        limits = {"max_resident": self._max_resident, "late_steps": LATE}
+        self.fleet = fleet = Fleet(self.storage, BUNDLES, self.version, **limits)
+        self._pool, self._folder = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self._keeping, self._folding = self.storage.beside(), self.storage.beside()
+        config = ServingConfig(journal_seconds=0.0, max_resident_series=100_000)
+        self._upkeep = Maintenance(fleet.engine, fleet.batcher, self._keeping, self._pool, config)
+        self._idling = Idling(fleet.engine, fleet.batcher, self._keeping, self._pool, seconds=1e-6)
+        beside = (fleet.engine, fleet.batcher, self._folding, self._folder, self._replay_steps)
+        returning, amending = Returning(*beside), Amending(*beside)
+        async with fleet.running():
+            await fleet.batcher.upkeep(fleet.engine.recover)
+            tasks = [asyncio.create_task(one.run()) for one in (returning, amending)]
+            await asyncio.sleep(0)
+            try:
+                yield self
+            finally:
+                returning.stop()
+                amending.stop()
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                for pool, storage in ((self._pool, self._keeping), (self._folder, self._folding)):
+                    pool.shutdown()
+                    storage.close()
+                self.version, self.folded = fleet.engine.lanes.active.version, self.folded + amending.folded
+
+    async def play(self, drawn: Sequence[Op]) -> None:
+        """Do some things; a restart is as from a kill: nothing is saved."""
+        left = list(drawn)
+        while left:
+            async with self.running():
+                while left and (op := left.pop(0))[0] != "restart":
+                    await self.do(op)
+        async with self.running():
+            await self.settle()
+
+    async def do(self, op: Op) -> None:
+        what, name, step, value = op
+        past, fleet = self.past.get(name), self.fleet
+        last = max(past.words) if past else -step
+        beside = (value, math.nan, 1.0 * step)
+        if what == "observe":
+            await self.say([(name, last + step, value, beside)])
+        elif what in ("late", "correct") and past:
+            await self.say([(name, last - step, value, beside)], replaces=what == "correct")
+        elif what == "past" and past:  # of a time before all others, or of one that has been long ago; and a new one
+            hour = min(past.words) + (step - GAP // 2)
+            await self.say([(name, hour, value, beside), (name, last + 1, 3.5, beside)], replaces=True)
+        elif what == "retry" and self._sent:
+            rows, replaces, sent = self._sent[step % len(self._sent)]
+            assert await self.outcomes(rows, replaces, sent) == [DUPLICATE] * len(rows)
+        elif what == "round":
+            await self._upkeep.round()
+        elif what == "idle":
+            await self._upkeep.round()
+            await self._idling.round()
+        elif what == "delete" and past:
+            await fleet.batcher.call(lambda: fleet.engine.delete(name))
+            del self.past[name]
+            self._sent = [one for one in self._sent if all(row[0] != name for row in one[0])]
+        elif what == "swap":
+            await fleet.swap("2" if fleet.engine.lanes.active.version == "1" else "1")
+        elif what == "settle":
+            await self.settle()
+
+    async def say(self, rows: list[Row], *, replaces: bool = False) -> None:
+        sent = time.monotonic()
+        told = await self.outcomes(rows, replaces, math.inf)
+        past = [self.past.setdefault(row[0], Past()) for row in rows]
+        expected = [one.say(*row[1:], replaces=replaces) for one, row in zip(past, rows, strict=True)]
+        assert told == expected, (rows, replaces, past[0].words)
+        if REJECTED not in told:
+            self._sent.append((rows, replaces, sent))
+
+    async def outcomes(self, rows: list[Row], replaces: bool, sent_seconds: float) -> list[int]:
+        asked = dataclasses.replace(work(rows, None, NAMES), replaces=replaces, sent_seconds=sent_seconds)
+        while True:
+            with contextlib.suppress(ReturningError):
+                return [int(outcome) for outcome in (await self.fleet.batcher.observe(asked)).outcomes]
+            await asyncio.sleep(0.002)
+
+    async def settle(self) -> None:
+        """Wait until nobody waits to be folded, and look at every forecast."""
+        fleet = self.fleet
+        while await fleet.batcher.call(lambda: len(fleet.engine.amended)):
+            await asyncio.sleep(0.002)
+        fleet.series = {name: folded(past.rows(name), names=NAMES) for name, past in self.past.items()}
+        await fleet.check()
+
+
+@settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.generate])
+@given(ops, st.sampled_from([2, 100]))
+def test_any_interleaving_is_the_plain_reference(
+    tmp_path_factory: pytest.TempPathFactory, drawn: list[Op], max_resident: int
+) -> None:
+    with closing(open_storage(str(tmp_path_factory.mktemp("state")), "interval", "a model")) as storage:
+        run(lambda: World(storage, max_resident, 10_000).play(drawn))
+
+
+@settings(max_examples=3, deadline=None, phases=[Phase.explicit, Phase.generate])
+@given(ops, st.sampled_from([2, 100]))
+def test_any_interleaving_in_postgres(postgres: Cluster, drawn: list[Op], max_resident: int) -> None:
+    url = postgres.url(postgres.create_database())
+    with closing(open_postgres(url, "interval", "a model", lease_wait_seconds=0)) as storage:
+        run(lambda: World(storage, max_resident, 10_000).play(drawn))
+
+
+def test_a_gateway_comes_back_with_what_it_has_kept(opener: Opener) -> None:
+    """The newest value first, then all that was missing, in one request each."""
+
+    async def scenario(world: World) -> None:
+        async with world.running():
+            await world.say(walk("a", [*range(10), 19], 1, 3))
+            await world.say(walk("a", range(10, 19), 2, 3))
+            await world.say([("a", 5, 100.0, (0.0,) * 3)], replaces=True)
+            await world.settle()
+            assert [hour for hour, _ in world.past["a"].steps()] == list(range(20))
+        assert world.folded >= 1
+
+    with closing(opener()) as storage:
+        run(lambda: scenario(World(storage, 100, 10_000)))
