@@ -18,6 +18,7 @@
     ├── LimitReachedError               a queue, series or rate limit
     ├── UnavailableError                draining, recovering, or not reachable
     │   ├── ReturningError              series that were not observed for long are being folded again
+    │   ├── RefoldingError              series with late or corrected values are being folded again
     │   ├── RegistryError               the server's model store does not answer, the server does
     │   └── StorageError                the journal cannot be written or read
     │       ├── FencedError             another server has taken the series over
@@ -226,6 +227,15 @@ class ReturningError(UnavailableError):
         names, more = ", ".join(map(repr, self.series_ids[:_NAMED])), len(self.series_ids) - _NAMED
         some = f"series {names} and {more} more" if more > 0 else f"series {names}"
         super().__init__(f"{some}: not observed for long, and being folded again; come again", retry_after_seconds)
+
+
+class RefoldingError(UnavailableError):
+    """A series has late or corrected values that its state does not know yet; it will shortly."""
+
+    reason = "SERIES_REFOLDING"
+
+    def __init__(self, message: str, retry_after_seconds: float | None = 0.1) -> None:
+        super().__init__(message, retry_after_seconds)
 
 
 class RegistryError(UnavailableError):

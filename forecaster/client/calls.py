@@ -111,6 +111,7 @@ class Wanted:
     length_power: float = 0.0
     calibrated: bool = False
     what_if: bool = False
+    await_corrections: bool = False
 
     def framed(self) -> "Wanted":
         """Return the same with its future as a Polars frame, whatever it was."""
@@ -136,6 +137,7 @@ class Wanted:
             packed=not self.has_paths,
             calibrated=self.calibrated,
             hypothetical=self.what_if,
+            await_corrections=self.await_corrections,
         )
 
     @property
@@ -150,6 +152,8 @@ def observe_call(
     name: str,
     model: ModelInfo | None,
     options: forecast_pb2.ForecastOptions | None = None,
+    *,
+    corrects: bool = False,
 ) -> Call[StreamReply]:
     """Return the call that sends observations.
 
@@ -159,9 +163,12 @@ def observe_call(
         name: of the model asked for.
         model: says which covariates there are; None sends none.
         options: what to forecast of their series afterwards, in columns; None forecasts nothing.
+        corrects: whether they take the place of what was said before.
     """
     attributes, columns = series_attributes(static, rows, model), packed_columns(rows, model)
-    request = forecast_service_pb2.ObserveRequest(model=name, columns=columns, attributes=attributes, options=options)
+    request = forecast_service_pb2.ObserveRequest(
+        model=name, columns=columns, attributes=attributes, options=options, replace=corrects
+    )
     asked = tuple(columns.series_ids)
     return Call(lambda stubs: stubs.forecast.Observe, request, functools.partial(stream_reply, rows, asked))
 
@@ -210,7 +217,7 @@ def _forecast_method(stubs: Stubs) -> Method:
 
 
 def stream_request(
-    frame: pl.DataFrame, sequence: int, wanted: Wanted, name: str, model: ModelInfo | None
+    frame: pl.DataFrame, sequence: int, wanted: Wanted, name: str, model: ModelInfo | None, *, corrects: bool = False
 ) -> tuple[forecast_service_pb2.StreamForecastsRequest, Callable[[Any], StreamReply]]:
     """Return one message of a stream and how to read its answer."""
     rows = known_rows(frame, model)
@@ -221,6 +228,7 @@ def stream_request(
         model=name,
         options=wanted.options(futures_of(futures, set(asked))),
         attributes=series_attributes(static_values(rows, model), rows, model),
+        replace=corrects,
     )
     if len(rows) > SMALL or model is not None:
         request.columns.CopyFrom(packed_columns(rows, model))

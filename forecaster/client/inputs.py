@@ -5,7 +5,7 @@ Does no I/O and knows nothing of messages; what a frame's columns mean is `covar
 
 from collections.abc import Iterable, Mapping
 from numbers import Integral
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import polars as pl
 
@@ -14,6 +14,8 @@ from forecaster.errors import DataError, InvalidArgumentError
 
 Frame: TypeAlias = Any
 """A Polars frame, lazy or not, a pandas one, anything with Arrow's interface, or a mapping of names to columns."""
+OnConflict: TypeAlias = Literal["refuse", "correct"]
+"""What becomes of rows that say something else of a time than was said before; see `ForecastClient.observe`."""
 Ids: TypeAlias = str | int | Iterable[Any]
 """One series' id, or many: a list, a set, a column of Polars or pandas, an array; numbers stand for their text."""
 
@@ -59,3 +61,10 @@ def series_names(series_ids: Ids) -> list[str]:
         advice = "pass its column of ids" if is_frame else "pass an id, or several"
         raise InvalidArgumentError(f"a {type(series_ids).__name__} names no series: {advice}")
     return list(dict.fromkeys(map(series_name, series_ids)))
+
+
+def is_correcting(on_conflict: str) -> bool:
+    """Return whether rows take the place of what was said before; raises InvalidArgumentError for an unknown word."""
+    if on_conflict not in get_args(OnConflict):
+        raise InvalidArgumentError(f"on_conflict={on_conflict!r} is not one of {', '.join(get_args(OnConflict))}")
+    return on_conflict == "correct"

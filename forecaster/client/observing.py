@@ -26,6 +26,7 @@ class Observing:
         name: of the model asked for.
         model: says which covariates there are; None sends none.
         send_trailing: send what is known of the time ahead as missing observations.
+        corrects: whether the rows take the place of what was said before; all of them are sent then.
         wanted: what to forecast of the series afterwards: in the same request if the frame takes a single one, else
             that is left to who asks.
 
@@ -45,12 +46,14 @@ class Observing:
         model: ModelInfo | None,
         *,
         send_trailing: bool,
+        corrects: bool = False,
         wanted: Wanted | None = None,
     ) -> None:
         rows, future = known_rows(frame, model), None
-        if not send_trailing:
+        if not send_trailing and not corrects:
             rows, future = split_future(rows, model)
         self._name, self._model, self._static = name, model, static_values(rows, model)
+        self._corrects = corrects
         self._parts = deque(rows.iter_slices(_ROWS_PER_REQUEST))
         self._sent = rows.clear()
         if wanted is not None and wanted.future is None and future is not None:
@@ -70,7 +73,7 @@ class Observing:
         if self._is_together and self.wanted is not None:
             futures = future_covariates(self.wanted.future, self._model)
             options = self.wanted.options(futures_of(futures, set(self.series_ids)))
-        return observe_call(self._sent, self._static, self._name, self._model, options)
+        return observe_call(self._sent, self._static, self._name, self._model, options, corrects=self._corrects)
 
     def answered(self, reply: StreamReply) -> None:
         """Keep what became of the request under way."""

@@ -42,9 +42,11 @@ class ObserveResult:
         applied: rows that advanced their series.
         duplicates: rows that had been applied before.
         rejected: the refused rows with `reason`, `message`, `expected_ds` and `stored_y`.
-        durability: how durable the applied rows are: commit, interval or none.
+        durability: how durable what was taken is: commit, interval or none.
         future: rows that were left out because they lie behind the last value of their series and carry known-future
             covariates, with unique_id, ds and these: what `forecast` takes as its `future`. None if there were none.
+        corrected: rows that take the place of what was said of their times before.
+        filled: rows of times that were missing, which came late.
     """
 
     applied: int
@@ -52,6 +54,8 @@ class ObserveResult:
     rejected: pl.DataFrame
     durability: str
     future: pl.DataFrame | None = None
+    corrected: int = 0
+    filled: int = 0
 
     def raise_for_rejections(self) -> None:
         """Raise ForecasterError naming the first refused row and how many there are."""
@@ -66,6 +70,8 @@ class ObserveResult:
             pl.concat([self.rejected, other.rejected]),
             other.durability,
             other.future if self.future is None else self.future,
+            self.corrected + other.corrected,
+            self.filled + other.filled,
         )
 
 
@@ -193,6 +199,9 @@ def observe_result(rows: pl.DataFrame, answer: Any) -> ObserveResult:
         int((outcomes == observation_pb2.OUTCOME_DUPLICATE).sum()),
         pl.DataFrame(rejections, schema=_REJECTION_SCHEMA) if rejections else _NO_REJECTIONS.clear(),
         _DURABILITIES.get(answer.durability, "none"),
+        None,
+        int((outcomes == observation_pb2.OUTCOME_CORRECTED).sum()),
+        int((outcomes == observation_pb2.OUTCOME_FILLED).sum()),
     )
 
 

@@ -13,7 +13,7 @@ from forecaster.client.covariates import has_more_columns
 from forecaster.client.forecast_frames import ForecastResult, no_forecasts
 from forecaster.client.forecasting import Forecasting
 from forecaster.client.history import HistoryForecasting
-from forecaster.client.inputs import Frame, Ids, as_frame, series_names
+from forecaster.client.inputs import Frame, Ids, OnConflict, as_frame, is_correcting, series_names
 from forecaster.client.observing import Observing
 from forecaster.client.results import ObserveResult, StreamReply
 from forecaster.client.streaming.stream import ForecastStream
@@ -28,7 +28,9 @@ class ForecastClient(Asking):
         retry: how long and how often calls are tried.
     """
 
-    def observe(self, frame: Frame, *, send_trailing: bool = False) -> ObserveResult:
+    def observe(
+        self, frame: Frame, *, send_trailing: bool = False, on_conflict: OnConflict = "refuse"
+    ) -> ObserveResult:
         """Send observations, columns `unique_id`, `ds`, `y` (null is missing); safe to repeat.
 
         Columns that the model knows by name go along: past and known-future covariates, and static ones, which have to
@@ -41,12 +43,16 @@ class ForecastClient(Asking):
         Args:
             frame: Polars (lazy too), pandas, an Arrow table, or a dict of columns.
             send_trailing: send such rows too, as missing observations; streams always do.
+            on_conflict: what becomes of rows that say something else of a time than was said before: `refuse`, or
+                `correct`: they take its place, covariates too, also where nothing is known so far back. Rows without
+                a value are corrections then, and all are sent. A late value of a time that is missing needs no word.
 
         Raises DataError for a wrong frame; rows that the server refuses are in the result.
         """
         given = as_frame(frame)
         model = self._describe(has_more_columns(given))
-        work = Observing(given, self._name, model, send_trailing=send_trailing)
+        corrects = is_correcting(on_conflict)
+        work = Observing(given, self._name, model, send_trailing=send_trailing, corrects=corrects)
         self._send(work)
         return work.result
 
@@ -58,6 +64,7 @@ class ForecastClient(Asking):
         quantile_levels: Sequence[float] = (),
         future: Frame | None = None,
         calibrated: bool = False,
+        on_conflict: OnConflict = "refuse",
     ) -> StreamReply:
         """Send observations and return the forecasts of their series after them, in one call; safe to repeat.
 
@@ -66,12 +73,14 @@ class ForecastClient(Asking):
         Args:
             frame: see `observe`. Left out, `future` is what it says of the time behind the last value of a series.
             horizon, quantile_levels, future, calibrated: see `forecast`.
+            on_conflict: see `observe`; the forecasts may not know of late and corrected values yet.
 
         Raises what `observe` and `forecast` raise, but for series that cannot be forecast: the result says why.
         """
         given, wanted = as_frame(frame), Wanted(horizon, quantile_levels, future, calibrated=calibrated).framed()
         model = self._describe(has_more_columns(given) or future is not None)
-        work = Observing(given, self._name, model, send_trailing=False, wanted=wanted)
+        corrects = is_correcting(on_conflict)
+        work = Observing(given, self._name, model, send_trailing=False, corrects=corrects, wanted=wanted)
         self._send(work)
         if work.reply is not None:
             return work.reply
@@ -91,6 +100,7 @@ class ForecastClient(Asking):
         future: Frame | None = None,
         calibrated: bool = False,
         what_if: bool = False,
+        await_corrections: bool = False,
         allow_partial: Literal[False] = False,
     ) -> pl.DataFrame: ...
 
@@ -104,6 +114,7 @@ class ForecastClient(Asking):
         future: Frame | None = None,
         calibrated: bool = False,
         what_if: bool = False,
+        await_corrections: bool = False,
         allow_partial: Literal[True],
     ) -> ForecastResult: ...
 
@@ -116,6 +127,7 @@ class ForecastClient(Asking):
         future: Frame | None = None,
         calibrated: bool = False,
         what_if: bool = False,
+        await_corrections: bool = False,
         allow_partial: bool = False,
     ) -> pl.DataFrame | ForecastResult:
         """Return forecasts in long format: unique_id, ds, y_hat (the median), q0.1 … for each level.
@@ -130,12 +142,14 @@ class ForecastClient(Asking):
                 ds and their names; what it does not say is missing, and series that are not asked for are left out.
             calibrated: correct the quantiles by how often those of past forecasts held.
             what_if: `future` is an assumption, not what is known: the forecast is not scored when its time comes.
+            await_corrections: wait until the series' states know all late and corrected values that were acknowledged.
             allow_partial: return a ForecastResult, with the forecasts of those series that have one and why others have
                 none, instead of raising for the first of these.
 
         Raises SeriesNotFoundError, TooLittleHistoryError, InvalidArgumentError.
         """
-        wanted = Wanted(horizon, quantile_levels, future, calibrated=calibrated, what_if=what_if)
+        how = {"calibrated": calibrated, "what_if": what_if, "await_corrections": await_corrections}
+        wanted = Wanted(horizon, quantile_levels, future, **how)
         return self._forecast(series_ids, wanted, allow_partial)
 
     def forecast_history(

@@ -13,7 +13,8 @@ from forecaster.output import check_output, show
 from forecaster.server_commands.connection import LEVELS, SHOWN, add_server, connect, say_failures, say_unused
 
 if TYPE_CHECKING:
-    from forecaster.client import ModelInfo
+    from forecaster.client import ModelInfo, ObserveResult
+    from forecaster.client.inputs import OnConflict
     from forecaster.config import DataConfig
 
 
@@ -22,6 +23,8 @@ def add_observe_arguments(parser: ArgumentParser) -> None:
     add_server(parser)
     shown = "the registered model, also written --model NAME; left out, the server's first"
     parser.add_argument("--served-model", type=str, default="", metavar="NAME", help=shown)
+    shown = "the rows take the place of what was sent of their times before, instead of being refused"
+    parser.add_argument("--correct", action="store_true", help=shown)
     shown = "forecast the series of the file right after it, with the levels 0.1 and 0.9, into a CSV or Parquet file"
     parser.add_argument("--forecasts", type=str, metavar="FILE", help=shown)
 
@@ -44,9 +47,12 @@ def observe(arguments: Namespace) -> int:
             raise ConfigError(f"the server's model has a step of {model.step}, --data.frequency says {step}")
         known = _known_by(model, data, frame.columns)
         inspect_frame(canonical_frame(frame, known), known).raise_for_errors()
-        reply = client.observe_and_forecast(frame, quantile_levels=LEVELS) if arguments.forecasts else None
-        result = reply.observed if reply is not None else client.observe(frame)
-    print(f"{result.applied} applied, {result.duplicates} known already, {len(result.rejected)} refused")
+        how: OnConflict = "correct" if arguments.correct else "refuse"
+        reply = None
+        if arguments.forecasts:
+            reply = client.observe_and_forecast(frame, quantile_levels=LEVELS, on_conflict=how)
+        result = reply.observed if reply is not None else client.observe(frame, on_conflict=how)
+    print(_said(result))
     for message in result.rejected["message"].head(SHOWN):
         print(f"  refused: {message}")
     if result.future is not None:
@@ -56,6 +62,15 @@ def observe(arguments: Namespace) -> int:
         show(reply.forecasts, arguments.forecasts)
         say_failures(list(reply.failures.values()))
     return 1 if len(result.rejected) else 0
+
+
+def _said(result: "ObserveResult") -> str:
+    """Return what became of the rows in one line."""
+    counts = {"applied": result.applied, "known already": result.duplicates}
+    counts |= {"corrected": result.corrected} if result.corrected else {}
+    counts |= {"filled in late": result.filled} if result.filled else {}
+    counts["refused"] = len(result.rejected)
+    return ", ".join(f"{count} {what}" for what, count in counts.items())
 
 
 def _known_by(model: "ModelInfo", data: "DataConfig", columns: Iterable[str]) -> "DataConfig":

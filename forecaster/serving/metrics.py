@@ -155,7 +155,7 @@ def _work(models: Sequence[Served]) -> Iterator[Metric]:
     observations = [
         ((model.name, outcome), float(sum(getattr(done, outcome) for done in model.batcher.done)))
         for model in models
-        for outcome in ("applied", "duplicate", "rejected")
+        for outcome in ("applied", "duplicate", "rejected", "corrected", "filled")
     ]
     text = "Observations by outcome, without those of requests that were refused whole."
     yield _counter("observations", text, ("model", "outcome"), observations)

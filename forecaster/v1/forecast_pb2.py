@@ -27,7 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66orecaster/v1/forecast.proto\x12\rforecaster.v1\x1a\x1f\x66orecaster/v1/observation.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x87\x02\n\x0f\x46orecastOptions\x12\x0f\n\x07horizon\x18\x01 \x01(\r\x12\x17\n\x0fquantile_levels\x18\x02 \x03(\x01\x12\r\n\x05paths\x18\x03 \x01(\r\x12\x0c\n\x04seed\x18\x04 \x01(\x03\x12\r\n\x05\x62\x65\x61ms\x18\x05 \x01(\r\x12\x12\n\nbeam_width\x18\x06 \x01(\r\x12\x14\n\x0clength_power\x18\x07 \x01(\x01\x12:\n\x11\x66uture_covariates\x18\x08 \x03(\x0b\x32\x1f.forecaster.v1.FutureCovariates\x12\x0e\n\x06packed\x18\t \x01(\x08\x12\x12\n\ncalibrated\x18\n \x01(\x08\x12\x14\n\x0chypothetical\x18\x0b \x01(\x08\"\x89\x01\n\x10\x46utureCovariates\x12\x11\n\tseries_id\x18\x01 \x01(\t\x12\x32\n\ncovariates\x18\x02 \x03(\x0b\x32\x1e.forecaster.v1.CovariateColumn\x12.\n\nfirst_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"-\n\x0cQuantilePath\x12\r\n\x05level\x18\x01 \x01(\x01\x12\x0e\n\x06values\x18\x02 \x03(\x01\"H\n\x04Path\x12\x0e\n\x06values\x18\x01 \x03(\x01\x12\x1c\n\x0flog_probability\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\x12\n\x10_log_probability\"\xa7\x02\n\x0eSeriesForecast\x12\x11\n\tseries_id\x18\x01 \x01(\t\x12/\n\x0borigin_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x04step\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06values\x18\x04 \x03(\x01\x12.\n\tquantiles\x18\x05 \x03(\x0b\x32\x1b.forecaster.v1.QuantilePath\x12\x12\n\nmodel_name\x18\x06 \x01(\t\x12\x15\n\rmodel_version\x18\x07 \x01(\t\x12\x19\n\x11\x65nd_probabilities\x18\x08 \x03(\x01\x12\"\n\x05paths\x18\t \x03(\x0b\x32\x13.forecaster.v1.Path\"/\n\x0eQuantileColumn\x12\r\n\x05level\x18\x01 \x01(\x01\x12\x0e\n\x06values\x18\x02 \x03(\x01\"\x98\x02\n\x0f\x46orecastColumns\x12\x12\n\nseries_ids\x18\x01 \x03(\t\x12\x17\n\x0forigin_times_us\x18\x02 \x03(\x10\x12\'\n\x04step\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07horizon\x18\x04 \x01(\r\x12\x0e\n\x06values\x18\x05 \x03(\x01\x12\x30\n\tquantiles\x18\x06 \x03(\x0b\x32\x1d.forecaster.v1.QuantileColumn\x12\x12\n\nmodel_name\x18\x07 \x01(\t\x12\x15\n\rmodel_version\x18\x08 \x01(\t\x12\x19\n\x11\x65nd_probabilities\x18\t \x03(\x01\x12\x16\n\x0emodel_versions\x18\n \x03(\t\"S\n\x0f\x46orecastFailure\x12\x11\n\tseries_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66orecaster/v1/forecast.proto\x12\rforecaster.v1\x1a\x1f\x66orecaster/v1/observation.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa2\x02\n\x0f\x46orecastOptions\x12\x0f\n\x07horizon\x18\x01 \x01(\r\x12\x17\n\x0fquantile_levels\x18\x02 \x03(\x01\x12\r\n\x05paths\x18\x03 \x01(\r\x12\x0c\n\x04seed\x18\x04 \x01(\x03\x12\r\n\x05\x62\x65\x61ms\x18\x05 \x01(\r\x12\x12\n\nbeam_width\x18\x06 \x01(\r\x12\x14\n\x0clength_power\x18\x07 \x01(\x01\x12:\n\x11\x66uture_covariates\x18\x08 \x03(\x0b\x32\x1f.forecaster.v1.FutureCovariates\x12\x0e\n\x06packed\x18\t \x01(\x08\x12\x12\n\ncalibrated\x18\n \x01(\x08\x12\x14\n\x0chypothetical\x18\x0b \x01(\x08\x12\x19\n\x11\x61wait_corrections\x18\x0c \x01(\x08\"\x89\x01\n\x10\x46utureCovariates\x12\x11\n\tseries_id\x18\x01 \x01(\t\x12\x32\n\ncovariates\x18\x02 \x03(\x0b\x32\x1e.forecaster.v1.CovariateColumn\x12.\n\nfirst_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"-\n\x0cQuantilePath\x12\r\n\x05level\x18\x01 \x01(\x01\x12\x0e\n\x06values\x18\x02 \x03(\x01\"H\n\x04Path\x12\x0e\n\x06values\x18\x01 \x03(\x01\x12\x1c\n\x0flog_probability\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\x12\n\x10_log_probability\"\xa7\x02\n\x0eSeriesForecast\x12\x11\n\tseries_id\x18\x01 \x01(\t\x12/\n\x0borigin_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x04step\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06values\x18\x04 \x03(\x01\x12.\n\tquantiles\x18\x05 \x03(\x0b\x32\x1b.forecaster.v1.QuantilePath\x12\x12\n\nmodel_name\x18\x06 \x01(\t\x12\x15\n\rmodel_version\x18\x07 \x01(\t\x12\x19\n\x11\x65nd_probabilities\x18\x08 \x03(\x01\x12\"\n\x05paths\x18\t \x03(\x0b\x32\x13.forecaster.v1.Path\"/\n\x0eQuantileColumn\x12\r\n\x05level\x18\x01 \x01(\x01\x12\x0e\n\x06values\x18\x02 \x03(\x01\"\x98\x02\n\x0f\x46orecastColumns\x12\x12\n\nseries_ids\x18\x01 \x03(\t\x12\x17\n\x0forigin_times_us\x18\x02 \x03(\x10\x12\'\n\x04step\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07horizon\x18\x04 \x01(\r\x12\x0e\n\x06values\x18\x05 \x03(\x01\x12\x30\n\tquantiles\x18\x06 \x03(\x0b\x32\x1d.forecaster.v1.QuantileColumn\x12\x12\n\nmodel_name\x18\x07 \x01(\t\x12\x15\n\rmodel_version\x18\x08 \x01(\t\x12\x19\n\x11\x65nd_probabilities\x18\t \x03(\x01\x12\x16\n\x0emodel_versions\x18\n \x03(\t\"S\n\x0f\x46orecastFailure\x12\x11\n\tseries_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,19 +35,19 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'forecaster.v1.forecast_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FORECASTOPTIONS']._serialized_start=146
-  _globals['_FORECASTOPTIONS']._serialized_end=409
-  _globals['_FUTURECOVARIATES']._serialized_start=412
-  _globals['_FUTURECOVARIATES']._serialized_end=549
-  _globals['_QUANTILEPATH']._serialized_start=551
-  _globals['_QUANTILEPATH']._serialized_end=596
-  _globals['_PATH']._serialized_start=598
-  _globals['_PATH']._serialized_end=670
-  _globals['_SERIESFORECAST']._serialized_start=673
-  _globals['_SERIESFORECAST']._serialized_end=968
-  _globals['_QUANTILECOLUMN']._serialized_start=970
-  _globals['_QUANTILECOLUMN']._serialized_end=1017
-  _globals['_FORECASTCOLUMNS']._serialized_start=1020
-  _globals['_FORECASTCOLUMNS']._serialized_end=1300
-  _globals['_FORECASTFAILURE']._serialized_start=1302
-  _globals['_FORECASTFAILURE']._serialized_end=1385
+  _globals['_FORECASTOPTIONS']._serialized_end=436
+  _globals['_FUTURECOVARIATES']._serialized_start=439
+  _globals['_FUTURECOVARIATES']._serialized_end=576
+  _globals['_QUANTILEPATH']._serialized_start=578
+  _globals['_QUANTILEPATH']._serialized_end=623
+  _globals['_PATH']._serialized_start=625
+  _globals['_PATH']._serialized_end=697
+  _globals['_SERIESFORECAST']._serialized_start=700
+  _globals['_SERIESFORECAST']._serialized_end=995
+  _globals['_QUANTILECOLUMN']._serialized_start=997
+  _globals['_QUANTILECOLUMN']._serialized_end=1044
+  _globals['_FORECASTCOLUMNS']._serialized_start=1047
+  _globals['_FORECASTCOLUMNS']._serialized_end=1327
+  _globals['_FORECASTFAILURE']._serialized_start=1329
+  _globals['_FORECASTFAILURE']._serialized_end=1412
 # @@protoc_insertion_point(module_scope)

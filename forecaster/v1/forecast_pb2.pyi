@@ -12,7 +12,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ForecastOptions(_message.Message):
-    __slots__ = ("horizon", "quantile_levels", "paths", "seed", "beams", "beam_width", "length_power", "future_covariates", "packed", "calibrated", "hypothetical")
+    __slots__ = ("horizon", "quantile_levels", "paths", "seed", "beams", "beam_width", "length_power", "future_covariates", "packed", "calibrated", "hypothetical", "await_corrections")
     HORIZON_FIELD_NUMBER: _ClassVar[int]
     QUANTILE_LEVELS_FIELD_NUMBER: _ClassVar[int]
     PATHS_FIELD_NUMBER: _ClassVar[int]
@@ -24,6 +24,7 @@ class ForecastOptions(_message.Message):
     PACKED_FIELD_NUMBER: _ClassVar[int]
     CALIBRATED_FIELD_NUMBER: _ClassVar[int]
     HYPOTHETICAL_FIELD_NUMBER: _ClassVar[int]
+    AWAIT_CORRECTIONS_FIELD_NUMBER: _ClassVar[int]
     horizon: int
     quantile_levels: _containers.RepeatedScalarFieldContainer[float]
     paths: int
@@ -35,7 +36,8 @@ class ForecastOptions(_message.Message):
     packed: bool
     calibrated: bool
     hypothetical: bool
-    def __init__(self, horizon: _Optional[int] = ..., quantile_levels: _Optional[_Iterable[float]] = ..., paths: _Optional[int] = ..., seed: _Optional[int] = ..., beams: _Optional[int] = ..., beam_width: _Optional[int] = ..., length_power: _Optional[float] = ..., future_covariates: _Optional[_Iterable[_Union[FutureCovariates, _Mapping]]] = ..., packed: _Optional[bool] = ..., calibrated: _Optional[bool] = ..., hypothetical: _Optional[bool] = ...) -> None: ...
+    await_corrections: bool
+    def __init__(self, horizon: _Optional[int] = ..., quantile_levels: _Optional[_Iterable[float]] = ..., paths: _Optional[int] = ..., seed: _Optional[int] = ..., beams: _Optional[int] = ..., beam_width: _Optional[int] = ..., length_power: _Optional[float] = ..., future_covariates: _Optional[_Iterable[_Union[FutureCovariates, _Mapping]]] = ..., packed: _Optional[bool] = ..., calibrated: _Optional[bool] = ..., hypothetical: _Optional[bool] = ..., await_corrections: _Optional[bool] = ...) -> None: ...
 
 class FutureCovariates(_message.Message):
     __slots__ = ("series_id", "covariates", "first_time")

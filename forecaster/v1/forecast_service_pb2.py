@@ -28,7 +28,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$forecaster/v1/forecast_service.proto\x12\rforecaster.v1\x1a\x1c\x66orecaster/v1/forecast.proto\x1a\x1f\x66orecaster/v1/observation.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x93\x02\n\x0eObserveRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x30\n\x0cobservations\x18\x02 \x03(\x0b\x32\x1a.forecaster.v1.Observation\x12\x32\n\x07\x63olumns\x18\x03 \x01(\x0b\x32!.forecaster.v1.ObservationColumns\x12\x33\n\nattributes\x18\x04 \x03(\x0b\x32\x1f.forecaster.v1.SeriesAttributes\x12&\n\x03\x61ge\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x07options\x18\x06 \x01(\x0b\x32\x1e.forecaster.v1.ForecastOptions\"\xad\x02\n\x0fObserveResponse\x12(\n\x08outcomes\x18\x01 \x03(\x0e\x32\x16.forecaster.v1.Outcome\x12,\n\nrejections\x18\x02 \x03(\x0b\x32\x18.forecaster.v1.Rejection\x12-\n\ndurability\x18\x03 \x01(\x0e\x32\x19.forecaster.v1.Durability\x12\x30\n\tforecasts\x18\x04 \x03(\x0b\x32\x1d.forecaster.v1.SeriesForecast\x12\x30\n\x08\x66\x61ilures\x18\x05 \x03(\x0b\x32\x1e.forecaster.v1.ForecastFailure\x12/\n\x07\x63olumns\x18\x06 \x01(\x0b\x32\x1e.forecaster.v1.ForecastColumns\"|\n\x0f\x46orecastRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nseries_ids\x18\x02 \x03(\t\x12/\n\x07options\x18\x03 \x01(\x0b\x32\x1e.forecaster.v1.ForecastOptions\x12\x15\n\rallow_partial\x18\x04 \x01(\x08\"\xa7\x01\n\x10\x46orecastResponse\x12\x30\n\tforecasts\x18\x01 \x03(\x0b\x32\x1d.forecaster.v1.SeriesForecast\x12\x30\n\x08\x66\x61ilures\x18\x02 \x03(\x0b\x32\x1e.forecaster.v1.ForecastFailure\x12/\n\x07\x63olumns\x18\x03 \x01(\x0b\x32\x1e.forecaster.v1.ForecastColumns\"g\n\x12GetForecastRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tseries_id\x18\x02 \x01(\t\x12/\n\x07options\x18\x03 \x01(\x0b\x32\x1e.forecaster.v1.ForecastOptions\"F\n\x13GetForecastResponse\x12/\n\x08\x66orecast\x18\x01 \x01(\x0b\x32\x1d.forecaster.v1.SeriesForecast\"\xf3\x01\n\x16\x46orecastHistoryRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x30\n\x0cobservations\x18\x02 \x03(\x0b\x32\x1a.forecaster.v1.Observation\x12\x32\n\x07\x63olumns\x18\x03 \x01(\x0b\x32!.forecaster.v1.ObservationColumns\x12\x33\n\nattributes\x18\x04 \x03(\x0b\x32\x1f.forecaster.v1.SeriesAttributes\x12/\n\x07options\x18\x05 \x01(\x0b\x32\x1e.forecaster.v1.ForecastOptions\"\xae\x01\n\x17\x46orecastHistoryResponse\x12\x30\n\tforecasts\x18\x01 \x03(\x0b\x32\x1d.forecaster.v1.SeriesForecast\x12\x30\n\x08\x66\x61ilures\x18\x02 \x03(\x0b\x32\x1e.forecaster.v1.ForecastFailure\x12/\n\x07\x63olumns\x18\x03 \x01(\x0b\x32\x1e.forecaster.v1.ForecastColumns\"k\n\x15WatchForecastsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nseries_ids\x18\x02 \x03(\t\x12/\n\x07options\x18\x03 \x01(\x0b\x32\x1e.forecaster.v1.ForecastOptions\"\xad\x01\n\x16WatchForecastsResponse\x12\x30\n\tforecasts\x18\x01 \x03(\x0b\x32\x1d.forecaster.v1.SeriesForecast\x12\x30\n\x08\x66\x61ilures\x18\x02 \x03(\x0b\x32\x1e.forecaster.v1.ForecastFailure\x12/\n\x07\x63olumns\x18\x03 \x01(\x0b\x32\x1e.forecaster.v1.ForecastColumns\"\xad\x02\n\x16StreamForecastsRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05model\x18\x02 \x01(\t\x12\x30\n\x0cobservations\x18\x03 \x03(\x0b\x32\x1a.forecaster.v1.Observation\x12/\n\x07options\x18\x04 \x01(\x0b\x32\x1e.forecaster.v1.ForecastOptions\x12\x33\n\nattributes\x18\x05 \x03(\x0b\x32\x1f.forecaster.v1.SeriesAttributes\x12\x32\n\x07\x63olumns\x18\x06 \x01(\x0b\x32!.forecaster.v1.ObservationColumns\x12&\n\x03\x61ge\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xc7\x02\n\x17StreamForecastsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12(\n\x08outcomes\x18\x02 \x03(\x0e\x32\x16.forecaster.v1.Outcome\x12,\n\nrejections\x18\x03 \x03(\x0b\x32\x18.forecaster.v1.Rejection\x12-\n\ndurability\x18\x04 \x01(\x0e\x32\x19.forecaster.v1.Durability\x12\x30\n\tforecasts\x18\x05 \x03(\x0b\x32\x1d.forecaster.v1.SeriesForecast\x12\x30\n\x08\x66\x61ilures\x18\x06 \x03(\x0b\x32\x1e.forecaster.v1.ForecastFailure\x12/\n\x07\x63olumns\x18\x07 \x01(\x0b\x32\x1e.forecaster.v1.ForecastColumns\"\xfa\x02\n\x06Series\x12\x11\n\tseries_id\x18\x01 \x01(\t\x12\x39\n\x15last_observation_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rexpected_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06length\x18\x04 \x01(\x04\x12\x17\n\x0fobserved_length\x18\x05 \x01(\x04\x12\x12\n\nmodel_name\x18\x06 \x01(\t\x12\x15\n\rmodel_version\x18\x07 \x01(\t\x12,\n\tstate_age\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x04live\x18\t \x03(\x0b\x32\x19.forecaster.v1.LiveScores\x12\x0f\n\x07\x66\x61ilure\x18\n \x01(\t\x12\x33\n\nattributes\x18\x0b \x01(\x0b\x32\x1f.forecaster.v1.SeriesAttributes\"\xfd\x01\n\nLiveScores\x12\x0f\n\x07horizon\x18\x01 \x01(\r\x12\x14\n\x0cscored_count\x18\x02 \x01(\x04\x12\x11\n\x04mase\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04\x62ias\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x1d\n\x10nominal_coverage\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x15\n\x08\x63overage\x18\x06 \x01(\x01H\x03\x88\x01\x01\x12 \n\x13\x63\x61librated_coverage\x18\x07 \x01(\x01H\x04\x88\x01\x01\x42\x07\n\x05_maseB\x07\n\x05_biasB\x13\n\x11_nominal_coverageB\x0b\n\t_coverageB\x16\n\x14_calibrated_coverage\"4\n\x10GetSeriesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tseries_id\x18\x02 \x01(\t\":\n\x11GetSeriesResponse\x12%\n\x06series\x18\x01 \x01(\x0b\x32\x15.forecaster.v1.Series\"Y\n\x11ListSeriesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06prefix\x18\x04 \x01(\t\"h\n\x12ListSeriesResponse\x12%\n\x06series\x18\x01 \x03(\x0b\x32\x15.forecaster.v1.Series\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x04\"7\n\x13\x44\x65leteSeriesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tseries_id\x18\x02 \x01(\t\"\x16\n\x14\x44\x65leteSeriesResponse2\xa3\x06\n\x0f\x46orecastService\x12H\n\x07Observe\x12\x1d.forecaster.v1.ObserveRequest\x1a\x1e.forecaster.v1.ObserveResponse\x12K\n\x08\x46orecast\x12\x1e.forecaster.v1.ForecastRequest\x1a\x1f.forecaster.v1.ForecastResponse\x12T\n\x0bGetForecast\x12!.forecaster.v1.GetForecastRequest\x1a\".forecaster.v1.GetForecastResponse\x12`\n\x0f\x46orecastHistory\x12%.forecaster.v1.ForecastHistoryRequest\x1a&.forecaster.v1.ForecastHistoryResponse\x12_\n\x0eWatchForecasts\x12$.forecaster.v1.WatchForecastsRequest\x1a%.forecaster.v1.WatchForecastsResponse0\x01\x12\x64\n\x0fStreamForecasts\x12%.forecaster.v1.StreamForecastsRequest\x1a&.forecaster.v1.StreamForecastsResponse(\x01\x30\x01\x12N\n\tGetSeries\x12\x1f.forecaster.v1.GetSeriesRequest\x1a .forecaster.v1.GetSeriesResponse\x12Q\n\nListSeries\x12 .forecaster.v1.ListSeriesRequest\x1a!.forecaster.v1.ListSeriesResponse\x12W\n\x0c\x44\x65leteSeries\x12\".forecaster.v1.DeleteSeriesRequest\x1a#.forecaster.v1.DeleteSeriesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$forecaster/v1/forecast_service.proto\x12\rforecaster.v1\x1a\x1c\x66orecaster/v1/forecast.proto\x1a\x1f\x66orecaster/v1/observation.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa4\x02\n\x0eObserveRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x30\n\x0cobservations\x18\x02 \x03(\x0b\x32\x1a.forecaster.v1.Observation\x12\x32\n\x07\x63olumns\x18\x03 \x01(\x0b\x32!.forecaster.v1.ObservationColumns\x12\x33\n\nattributes\x18\x04 \x03(\x0b\x32\x1f.forecaster.v1.SeriesAttributes\x12&\n\x03\x61ge\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x07options\x18\x06 \x01(\x0b\x32\x1e.forecaster.v1.ForecastOptions\x12\x0f\n\x07replace\x18\x07 \x01(\x08\"\xad\x02\n\x0fObserveResponse\x12(\n\x08outcomes\x18\x01 \x03(\x0e\x32\x16.forecaster.v1.Outcome\x12,\n\nrejections\x18\x02 \x03(\x0b\x32\x18.forecaster.v1.Rejection\x12-\n\ndurability\x18\x03 \x01(\x0e\x32\x19.forecaster.v1.Durability\x12\x30\n\tforecasts\x18\x04 \x03(\x0b\x32\x1d.forecaster.v1.SeriesForecast\x12\x30\n\x08\x66\x61ilures\x18\x05 \x03(\x0b\x32\x1e.forecaster.v1.ForecastFailure\x12/\n\x07\x63olumns\x18\x06 \x01(\x0b\x32\x1e.forecaster.v1.ForecastColumns\"|\n\x0f\x46orecastRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nseries_ids\x18\x02 \x03(\t\x12/\n\x07options\x18\x03 \x01(\x0b\x32\x1e.forecaster.v1.ForecastOptions\x12\x15\n\rallow_partial\x18\x04 \x01(\x08\"\xa7\x01\n\x10\x46orecastResponse\x12\x30\n\tforecasts\x18\x01 \x03(\x0b\x32\x1d.forecaster.v1.SeriesForecast\x12\x30\n\x08\x66\x61ilures\x18\x02 \x03(\x0b\x32\x1e.forecaster.v1.ForecastFailure\x12/\n\x07\x63olumns\x18\x03 \x01(\x0b\x32\x1e.forecaster.v1.ForecastColumns\"g\n\x12GetForecastRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tseries_id\x18\x02 \x01(\t\x12/\n\x07options\x18\x03 \x01(\x0b\x32\x1e.forecaster.v1.ForecastOptions\"F\n\x13GetForecastResponse\x12/\n\x08\x66orecast\x18\x01 \x01(\x0b\x32\x1d.forecaster.v1.SeriesForecast\"\xf3\x01\n\x16\x46orecastHistoryRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x30\n\x0cobservations\x18\x02 \x03(\x0b\x32\x1a.forecaster.v1.Observation\x12\x32\n\x07\x63olumns\x18\x03 \x01(\x0b\x32!.forecaster.v1.ObservationColumns\x12\x33\n\nattributes\x18\x04 \x03(\x0b\x32\x1f.forecaster.v1.SeriesAttributes\x12/\n\x07options\x18\x05 \x01(\x0b\x32\x1e.forecaster.v1.ForecastOptions\"\xae\x01\n\x17\x46orecastHistoryResponse\x12\x30\n\tforecasts\x18\x01 \x03(\x0b\x32\x1d.forecaster.v1.SeriesForecast\x12\x30\n\x08\x66\x61ilures\x18\x02 \x03(\x0b\x32\x1e.forecaster.v1.ForecastFailure\x12/\n\x07\x63olumns\x18\x03 \x01(\x0b\x32\x1e.forecaster.v1.ForecastColumns\"k\n\x15WatchForecastsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nseries_ids\x18\x02 \x03(\t\x12/\n\x07options\x18\x03 \x01(\x0b\x32\x1e.forecaster.v1.ForecastOptions\"\xad\x01\n\x16WatchForecastsResponse\x12\x30\n\tforecasts\x18\x01 \x03(\x0b\x32\x1d.forecaster.v1.SeriesForecast\x12\x30\n\x08\x66\x61ilures\x18\x02 \x03(\x0b\x32\x1e.forecaster.v1.ForecastFailure\x12/\n\x07\x63olumns\x18\x03 \x01(\x0b\x32\x1e.forecaster.v1.ForecastColumns\"\xbe\x02\n\x16StreamForecastsRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05model\x18\x02 \x01(\t\x12\x30\n\x0cobservations\x18\x03 \x03(\x0b\x32\x1a.forecaster.v1.Observation\x12/\n\x07options\x18\x04 \x01(\x0b\x32\x1e.forecaster.v1.ForecastOptions\x12\x33\n\nattributes\x18\x05 \x03(\x0b\x32\x1f.forecaster.v1.SeriesAttributes\x12\x32\n\x07\x63olumns\x18\x06 \x01(\x0b\x32!.forecaster.v1.ObservationColumns\x12&\n\x03\x61ge\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07replace\x18\x08 \x01(\x08\"\xc7\x02\n\x17StreamForecastsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12(\n\x08outcomes\x18\x02 \x03(\x0e\x32\x16.forecaster.v1.Outcome\x12,\n\nrejections\x18\x03 \x03(\x0b\x32\x18.forecaster.v1.Rejection\x12-\n\ndurability\x18\x04 \x01(\x0e\x32\x19.forecaster.v1.Durability\x12\x30\n\tforecasts\x18\x05 \x03(\x0b\x32\x1d.forecaster.v1.SeriesForecast\x12\x30\n\x08\x66\x61ilures\x18\x06 \x03(\x0b\x32\x1e.forecaster.v1.ForecastFailure\x12/\n\x07\x63olumns\x18\x07 \x01(\x0b\x32\x1e.forecaster.v1.ForecastColumns\"\xfa\x02\n\x06Series\x12\x11\n\tseries_id\x18\x01 \x01(\t\x12\x39\n\x15last_observation_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rexpected_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06length\x18\x04 \x01(\x04\x12\x17\n\x0fobserved_length\x18\x05 \x01(\x04\x12\x12\n\nmodel_name\x18\x06 \x01(\t\x12\x15\n\rmodel_version\x18\x07 \x01(\t\x12,\n\tstate_age\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x04live\x18\t \x03(\x0b\x32\x19.forecaster.v1.LiveScores\x12\x0f\n\x07\x66\x61ilure\x18\n \x01(\t\x12\x33\n\nattributes\x18\x0b \x01(\x0b\x32\x1f.forecaster.v1.SeriesAttributes\"\xfd\x01\n\nLiveScores\x12\x0f\n\x07horizon\x18\x01 \x01(\r\x12\x14\n\x0cscored_count\x18\x02 \x01(\x04\x12\x11\n\x04mase\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04\x62ias\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x1d\n\x10nominal_coverage\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x15\n\x08\x63overage\x18\x06 \x01(\x01H\x03\x88\x01\x01\x12 \n\x13\x63\x61librated_coverage\x18\x07 \x01(\x01H\x04\x88\x01\x01\x42\x07\n\x05_maseB\x07\n\x05_biasB\x13\n\x11_nominal_coverageB\x0b\n\t_coverageB\x16\n\x14_calibrated_coverage\"4\n\x10GetSeriesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tseries_id\x18\x02 \x01(\t\":\n\x11GetSeriesResponse\x12%\n\x06series\x18\x01 \x01(\x0b\x32\x15.forecaster.v1.Series\"Y\n\x11ListSeriesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06prefix\x18\x04 \x01(\t\"h\n\x12ListSeriesResponse\x12%\n\x06series\x18\x01 \x03(\x0b\x32\x15.forecaster.v1.Series\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x04\"7\n\x13\x44\x65leteSeriesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tseries_id\x18\x02 \x01(\t\"\x16\n\x14\x44\x65leteSeriesResponse2\xa3\x06\n\x0f\x46orecastService\x12H\n\x07Observe\x12\x1d.forecaster.v1.ObserveRequest\x1a\x1e.forecaster.v1.ObserveResponse\x12K\n\x08\x46orecast\x12\x1e.forecaster.v1.ForecastRequest\x1a\x1f.forecaster.v1.ForecastResponse\x12T\n\x0bGetForecast\x12!.forecaster.v1.GetForecastRequest\x1a\".forecaster.v1.GetForecastResponse\x12`\n\x0f\x46orecastHistory\x12%.forecaster.v1.ForecastHistoryRequest\x1a&.forecaster.v1.ForecastHistoryResponse\x12_\n\x0eWatchForecasts\x12$.forecaster.v1.WatchForecastsRequest\x1a%.forecaster.v1.WatchForecastsResponse0\x01\x12\x64\n\x0fStreamForecasts\x12%.forecaster.v1.StreamForecastsRequest\x1a&.forecaster.v1.StreamForecastsResponse(\x01\x30\x01\x12N\n\tGetSeries\x12\x1f.forecaster.v1.GetSeriesRequest\x1a .forecaster.v1.GetSeriesResponse\x12Q\n\nListSeries\x12 .forecaster.v1.ListSeriesRequest\x1a!.forecaster.v1.ListSeriesResponse\x12W\n\x0c\x44\x65leteSeries\x12\".forecaster.v1.DeleteSeriesRequest\x1a#.forecaster.v1.DeleteSeriesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,45 +36,45 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'forecaster.v1.forecast_serv
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_OBSERVEREQUEST']._serialized_start=184
-  _globals['_OBSERVEREQUEST']._serialized_end=459
-  _globals['_OBSERVERESPONSE']._serialized_start=462
-  _globals['_OBSERVERESPONSE']._serialized_end=763
-  _globals['_FORECASTREQUEST']._serialized_start=765
-  _globals['_FORECASTREQUEST']._serialized_end=889
-  _globals['_FORECASTRESPONSE']._serialized_start=892
-  _globals['_FORECASTRESPONSE']._serialized_end=1059
-  _globals['_GETFORECASTREQUEST']._serialized_start=1061
-  _globals['_GETFORECASTREQUEST']._serialized_end=1164
-  _globals['_GETFORECASTRESPONSE']._serialized_start=1166
-  _globals['_GETFORECASTRESPONSE']._serialized_end=1236
-  _globals['_FORECASTHISTORYREQUEST']._serialized_start=1239
-  _globals['_FORECASTHISTORYREQUEST']._serialized_end=1482
-  _globals['_FORECASTHISTORYRESPONSE']._serialized_start=1485
-  _globals['_FORECASTHISTORYRESPONSE']._serialized_end=1659
-  _globals['_WATCHFORECASTSREQUEST']._serialized_start=1661
-  _globals['_WATCHFORECASTSREQUEST']._serialized_end=1768
-  _globals['_WATCHFORECASTSRESPONSE']._serialized_start=1771
-  _globals['_WATCHFORECASTSRESPONSE']._serialized_end=1944
-  _globals['_STREAMFORECASTSREQUEST']._serialized_start=1947
-  _globals['_STREAMFORECASTSREQUEST']._serialized_end=2248
-  _globals['_STREAMFORECASTSRESPONSE']._serialized_start=2251
-  _globals['_STREAMFORECASTSRESPONSE']._serialized_end=2578
-  _globals['_SERIES']._serialized_start=2581
-  _globals['_SERIES']._serialized_end=2959
-  _globals['_LIVESCORES']._serialized_start=2962
-  _globals['_LIVESCORES']._serialized_end=3215
-  _globals['_GETSERIESREQUEST']._serialized_start=3217
-  _globals['_GETSERIESREQUEST']._serialized_end=3269
-  _globals['_GETSERIESRESPONSE']._serialized_start=3271
-  _globals['_GETSERIESRESPONSE']._serialized_end=3329
-  _globals['_LISTSERIESREQUEST']._serialized_start=3331
-  _globals['_LISTSERIESREQUEST']._serialized_end=3420
-  _globals['_LISTSERIESRESPONSE']._serialized_start=3422
-  _globals['_LISTSERIESRESPONSE']._serialized_end=3526
-  _globals['_DELETESERIESREQUEST']._serialized_start=3528
-  _globals['_DELETESERIESREQUEST']._serialized_end=3583
-  _globals['_DELETESERIESRESPONSE']._serialized_start=3585
-  _globals['_DELETESERIESRESPONSE']._serialized_end=3607
-  _globals['_FORECASTSERVICE']._serialized_start=3610
-  _globals['_FORECASTSERVICE']._serialized_end=4413
+  _globals['_OBSERVEREQUEST']._serialized_end=476
+  _globals['_OBSERVERESPONSE']._serialized_start=479
+  _globals['_OBSERVERESPONSE']._serialized_end=780
+  _globals['_FORECASTREQUEST']._serialized_start=782
+  _globals['_FORECASTREQUEST']._serialized_end=906
+  _globals['_FORECASTRESPONSE']._serialized_start=909
+  _globals['_FORECASTRESPONSE']._serialized_end=1076
+  _globals['_GETFORECASTREQUEST']._serialized_start=1078
+  _globals['_GETFORECASTREQUEST']._serialized_end=1181
+  _globals['_GETFORECASTRESPONSE']._serialized_start=1183
+  _globals['_GETFORECASTRESPONSE']._serialized_end=1253
+  _globals['_FORECASTHISTORYREQUEST']._serialized_start=1256
+  _globals['_FORECASTHISTORYREQUEST']._serialized_end=1499
+  _globals['_FORECASTHISTORYRESPONSE']._serialized_start=1502
+  _globals['_FORECASTHISTORYRESPONSE']._serialized_end=1676
+  _globals['_WATCHFORECASTSREQUEST']._serialized_start=1678
+  _globals['_WATCHFORECASTSREQUEST']._serialized_end=1785
+  _globals['_WATCHFORECASTSRESPONSE']._serialized_start=1788
+  _globals['_WATCHFORECASTSRESPONSE']._serialized_end=1961
+  _globals['_STREAMFORECASTSREQUEST']._serialized_start=1964
+  _globals['_STREAMFORECASTSREQUEST']._serialized_end=2282
+  _globals['_STREAMFORECASTSRESPONSE']._serialized_start=2285
+  _globals['_STREAMFORECASTSRESPONSE']._serialized_end=2612
+  _globals['_SERIES']._serialized_start=2615
+  _globals['_SERIES']._serialized_end=2993
+  _globals['_LIVESCORES']._serialized_start=2996
+  _globals['_LIVESCORES']._serialized_end=3249
+  _globals['_GETSERIESREQUEST']._serialized_start=3251
+  _globals['_GETSERIESREQUEST']._serialized_end=3303
+  _globals['_GETSERIESRESPONSE']._serialized_start=3305
+  _globals['_GETSERIESRESPONSE']._serialized_end=3363
+  _globals['_LISTSERIESREQUEST']._serialized_start=3365
+  _globals['_LISTSERIESREQUEST']._serialized_end=3454
+  _globals['_LISTSERIESRESPONSE']._serialized_start=3456
+  _globals['_LISTSERIESRESPONSE']._serialized_end=3560
+  _globals['_DELETESERIESREQUEST']._serialized_start=3562
+  _globals['_DELETESERIESREQUEST']._serialized_end=3617
+  _globals['_DELETESERIESRESPONSE']._serialized_start=3619
+  _globals['_DELETESERIESRESPONSE']._serialized_end=3641
+  _globals['_FORECASTSERVICE']._serialized_start=3644
+  _globals['_FORECASTSERVICE']._serialized_end=4447
 # @@protoc_insertion_point(module_scope)

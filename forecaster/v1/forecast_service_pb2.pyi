@@ -13,20 +13,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ObserveRequest(_message.Message):
-    __slots__ = ("model", "observations", "columns", "attributes", "age", "options")
+    __slots__ = ("model", "observations", "columns", "attributes", "age", "options", "replace")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     OBSERVATIONS_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
     ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
     AGE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    REPLACE_FIELD_NUMBER: _ClassVar[int]
     model: str
     observations: _containers.RepeatedCompositeFieldContainer[_observation_pb2.Observation]
     columns: _observation_pb2.ObservationColumns
     attributes: _containers.RepeatedCompositeFieldContainer[_observation_pb2.SeriesAttributes]
     age: _duration_pb2.Duration
     options: _forecast_pb2.ForecastOptions
-    def __init__(self, model: _Optional[str] = ..., observations: _Optional[_Iterable[_Union[_observation_pb2.Observation, _Mapping]]] = ..., columns: _Optional[_Union[_observation_pb2.ObservationColumns, _Mapping]] = ..., attributes: _Optional[_Iterable[_Union[_observation_pb2.SeriesAttributes, _Mapping]]] = ..., age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., options: _Optional[_Union[_forecast_pb2.ForecastOptions, _Mapping]] = ...) -> None: ...
+    replace: bool
+    def __init__(self, model: _Optional[str] = ..., observations: _Optional[_Iterable[_Union[_observation_pb2.Observation, _Mapping]]] = ..., columns: _Optional[_Union[_observation_pb2.ObservationColumns, _Mapping]] = ..., attributes: _Optional[_Iterable[_Union[_observation_pb2.SeriesAttributes, _Mapping]]] = ..., age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., options: _Optional[_Union[_forecast_pb2.ForecastOptions, _Mapping]] = ..., replace: _Optional[bool] = ...) -> None: ...
 
 class ObserveResponse(_message.Message):
     __slots__ = ("outcomes", "rejections", "durability", "forecasts", "failures", "columns")
@@ -127,7 +129,7 @@ class WatchForecastsResponse(_message.Message):
     def __init__(self, forecasts: _Optional[_Iterable[_Union[_forecast_pb2.SeriesForecast, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[_forecast_pb2.ForecastFailure, _Mapping]]] = ..., columns: _Optional[_Union[_forecast_pb2.ForecastColumns, _Mapping]] = ...) -> None: ...
 
 class StreamForecastsRequest(_message.Message):
-    __slots__ = ("sequence", "model", "observations", "options", "attributes", "columns", "age")
+    __slots__ = ("sequence", "model", "observations", "options", "attributes", "columns", "age", "replace")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     OBSERVATIONS_FIELD_NUMBER: _ClassVar[int]
@@ -135,6 +137,7 @@ class StreamForecastsRequest(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
     AGE_FIELD_NUMBER: _ClassVar[int]
+    REPLACE_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     model: str
     observations: _containers.RepeatedCompositeFieldContainer[_observation_pb2.Observation]
@@ -142,7 +145,8 @@ class StreamForecastsRequest(_message.Message):
     attributes: _containers.RepeatedCompositeFieldContainer[_observation_pb2.SeriesAttributes]
     columns: _observation_pb2.ObservationColumns
     age: _duration_pb2.Duration
-    def __init__(self, sequence: _Optional[int] = ..., model: _Optional[str] = ..., observations: _Optional[_Iterable[_Union[_observation_pb2.Observation, _Mapping]]] = ..., options: _Optional[_Union[_forecast_pb2.ForecastOptions, _Mapping]] = ..., attributes: _Optional[_Iterable[_Union[_observation_pb2.SeriesAttributes, _Mapping]]] = ..., columns: _Optional[_Union[_observation_pb2.ObservationColumns, _Mapping]] = ..., age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    replace: bool
+    def __init__(self, sequence: _Optional[int] = ..., model: _Optional[str] = ..., observations: _Optional[_Iterable[_Union[_observation_pb2.Observation, _Mapping]]] = ..., options: _Optional[_Union[_forecast_pb2.ForecastOptions, _Mapping]] = ..., attributes: _Optional[_Iterable[_Union[_observation_pb2.SeriesAttributes, _Mapping]]] = ..., columns: _Optional[_Union[_observation_pb2.ObservationColumns, _Mapping]] = ..., age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., replace: _Optional[bool] = ...) -> None: ...
 
 class StreamForecastsResponse(_message.Message):
     __slots__ = ("sequence", "outcomes", "rejections", "durability", "forecasts", "failures", "columns")

@@ -16,6 +16,8 @@ class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OUTCOME_APPLIED: _ClassVar[Outcome]
     OUTCOME_DUPLICATE: _ClassVar[Outcome]
     OUTCOME_REJECTED: _ClassVar[Outcome]
+    OUTCOME_CORRECTED: _ClassVar[Outcome]
+    OUTCOME_FILLED: _ClassVar[Outcome]
 
 class Durability(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -27,6 +29,8 @@ OUTCOME_UNSPECIFIED: Outcome
 OUTCOME_APPLIED: Outcome
 OUTCOME_DUPLICATE: Outcome
 OUTCOME_REJECTED: Outcome
+OUTCOME_CORRECTED: Outcome
+OUTCOME_FILLED: Outcome
 DURABILITY_UNSPECIFIED: Durability
 DURABILITY_COMMIT: Durability
 DURABILITY_INTERVAL: Durability

@@ -11,7 +11,7 @@ import grpc
 from forecaster.client import calls
 from forecaster.client.calls import Wanted
 from forecaster.client.covariates import has_more_columns
-from forecaster.client.inputs import Frame, as_frame
+from forecaster.client.inputs import Frame, OnConflict, as_frame, is_correcting
 from forecaster.client.results import ModelInfo, StreamReply
 from forecaster.client.streaming.outbox import FAREWELL_SECONDS, Outbox, OutgoingFrame
 from forecaster.client.transport.closing import AsyncClosing
@@ -43,30 +43,35 @@ class AsyncForecastStream(AsyncClosing):
         """Frames that were sent and whose answers were not received yet."""
         return len(self._outbox)
 
-    async def send(self, frame: Frame, *, future: Frame | None = None) -> StreamReply:
+    async def send(
+        self, frame: Frame, *, future: Frame | None = None, on_conflict: OnConflict = "refuse"
+    ) -> StreamReply:
         """Send one frame and return its answer; rows that the server refuses are in it.
 
         Args:
             frame: see `ForecastClient.observe`; but each of its rows is what came, so that one without a value is a
                 missing observation, also the last.
             future: of the forecasts behind it; see `ForecastClient.forecast`.
+            on_conflict: see `ForecastClient.observe`.
         """
         self._outbox.check_empty()
         try:
-            await self.send_nowait(frame, future=future)
+            await self.send_nowait(frame, future=future, on_conflict=on_conflict)
             return await self.receive()
         except BaseException:  # also cancelled: what comes on this stream now answers a frame that nobody waits for
             await self.close()
             self._outbox.clear()
             raise
 
-    async def send_nowait(self, frame: Frame, *, future: Frame | None = None) -> None:
+    async def send_nowait(
+        self, frame: Frame, *, future: Frame | None = None, on_conflict: OnConflict = "refuse"
+    ) -> None:
         """Send one frame without waiting for its answer, which `receive` returns; see `ForecastStream.send_nowait`."""
         self._outbox.check_room()
-        given = as_frame(frame)
+        given, corrects = as_frame(frame), is_correcting(on_conflict)
         model = await self._describe(future is not None or has_more_columns(given))
         wanted = self._wanted if future is None else dataclasses.replace(self._wanted, future=as_frame(future))
-        request, parse = calls.stream_request(given, self._sequence + 1, wanted, self._name, model)
+        request, parse = calls.stream_request(given, self._sequence + 1, wanted, self._name, model, corrects=corrects)
         self._sequence += 1
         self._outbox.add(request, parse)
         if self._connection is None:

@@ -12,7 +12,7 @@ import grpc
 from forecaster.client import calls
 from forecaster.client.calls import Wanted
 from forecaster.client.covariates import has_more_columns
-from forecaster.client.inputs import Frame, as_frame
+from forecaster.client.inputs import Frame, OnConflict, as_frame, is_correcting
 from forecaster.client.results import ModelInfo, StreamReply
 from forecaster.client.streaming.outbox import FAREWELL_SECONDS, Outbox, OutgoingFrame
 from forecaster.client.transport.closing import Closing
@@ -53,16 +53,17 @@ class ForecastStream(Closing):
         """Frames that were sent and whose answers were not received yet."""
         return len(self._outbox)
 
-    def send(self, frame: Frame, *, future: Frame | None = None) -> StreamReply:
+    def send(self, frame: Frame, *, future: Frame | None = None, on_conflict: OnConflict = "refuse") -> StreamReply:
         """Send one frame and return its answer; rows that the server refuses are in it.
 
         Args:
             frame: see `ForecastClient.observe`; but each of its rows is what came, so that one without a value is a
                 missing observation, also the last.
             future: of the forecasts behind it; see `ForecastClient.forecast`.
+            on_conflict: see `ForecastClient.observe`.
         """
         self._outbox.check_empty()
-        self.send_nowait(frame, future=future)
+        self.send_nowait(frame, future=future, on_conflict=on_conflict)
         try:
             return self.receive()
         except BaseException:  # whatever comes on this stream now answers a frame that nobody waits for
@@ -70,16 +71,16 @@ class ForecastStream(Closing):
             self._outbox.clear()
             raise
 
-    def send_nowait(self, frame: Frame, *, future: Frame | None = None) -> None:
+    def send_nowait(self, frame: Frame, *, future: Frame | None = None, on_conflict: OnConflict = "refuse") -> None:
         """Send one frame, whose answer `receive` returns after those of the frames before; see `send`.
 
         Raises LimitReachedError if more than a thousand frames have no answer yet.
         """
         self._outbox.check_room()
-        given = as_frame(frame)
+        given, corrects = as_frame(frame), is_correcting(on_conflict)
         model = self._describe(future is not None or has_more_columns(given))
         wanted = self._wanted if future is None else dataclasses.replace(self._wanted, future=as_frame(future))
-        request, parse = calls.stream_request(given, self._sequence + 1, wanted, self._name, model)
+        request, parse = calls.stream_request(given, self._sequence + 1, wanted, self._name, model, corrects=corrects)
         self._sequence += 1
         self._outbox.add(request, parse)
         if self._connection is None:

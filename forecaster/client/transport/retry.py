@@ -34,6 +34,7 @@ _BY_REASON: dict[str, type[ForecasterError]] = {
         errors.LimitReachedError,
         errors.UnavailableError,
         errors.ReturningError,
+        errors.RefoldingError,
         errors.RegistryError,
         errors.StorageError,
         errors.InternalError,

@@ -3,6 +3,7 @@
 Shapes: N series, D horizon steps, L steps of a future, F known-future covariates.
 """
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from forecaster.model.bundle import Bundle
 from forecaster.model.covariates import CovariateSpec
 from forecaster.serving.api.messages import Violations, check_series_ids, covariate_columns, time_us
 from forecaster.serving.intake.message_limits import MAX_LEVELS
-from forecaster.serving.lanes.drawing import unsupported
+from forecaster.serving.lanes.paths import unsupported
 from forecaster.serving.work.forecasting import ForecastWork, Futures, Sampling, Search
 from forecaster.v1 import forecast_pb2
 
@@ -37,6 +38,7 @@ class AnswerPlan:
         each: numbers that one series costs.
         calibrated: whether quantiles are to be corrected.
         hypothetical: whether what is said of the time ahead is an assumption.
+        awaits_corrections: whether states have to know all late and corrected values.
     """
 
     horizon: int
@@ -46,6 +48,7 @@ class AnswerPlan:
     each: int
     calibrated: bool = False
     hypothetical: bool = False
+    awaits_corrections: bool = False
 
     def work(self, series_ids: tuple[str, ...]) -> ForecastWork:
         """Return what to forecast of series whose ids are known to be right and to differ.
@@ -55,7 +58,8 @@ class AnswerPlan:
         violations = Violations()
         self.check_size(len(series_ids), violations)
         violations.raise_if_any()
-        return ForecastWork(series_ids, self.horizon, self.levels, (), self.drawing, self.calibrated)
+        work = ForecastWork(series_ids, self.horizon, self.levels, (), self.drawing, self.calibrated)
+        return dataclasses.replace(work, awaits_corrections=True) if self.awaits_corrections else work
 
     def check_size(self, series: int, violations: Violations) -> None:
         """Note what is wrong with how many series there are."""
@@ -93,7 +97,7 @@ def forecast_work(
     violations.raise_if_any()
     futures = tuple(_futures(options, ids, plan.horizon, spec or bundle.model.covariates))
     _check_supported(plan.drawing, bundle)
-    options_of = (plan.drawing, plan.calibrated, plan.hypothetical)
+    options_of = (plan.drawing, plan.calibrated, plan.hypothetical, plan.awaits_corrections)
     return ForecastWork(ids, plan.horizon, plan.levels, futures, *options_of)
 
 
@@ -112,7 +116,8 @@ def _plan(options: forecast_pb2.ForecastOptions, bundle: Bundle, violations: Vio
     each = horizon * (1 + len(levels) + drawn + own + known)
     if options.hypothetical and not options.future_covariates:
         violations.add("options.hypothetical", "nothing is assumed without options.future_covariates: leave it out")
-    return AnswerPlan(horizon, levels, drawing, options.packed, each, options.calibrated, options.hypothetical)
+    flags = (options.calibrated, options.hypothetical, options.await_corrections)
+    return AnswerPlan(horizon, levels, drawing, options.packed, each, *flags)
 
 
 def _levels(

@@ -7,8 +7,8 @@ Shapes: N rows, C covariates.
 """
 
 import asyncio
-import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -152,8 +152,8 @@ def observe_work(
     then = None
     if request.HasField("options"):
         then = (plans or Plans()).work(columns.series_ids, request.options, bundle, spec)
-    work = ObserveWork(columns, attributes, then, chain)
-    return dataclasses.replace(work, sent_seconds=_first_sent(request.age, came)) if request.HasField("age") else work
+    sent_seconds = _first_sent(request.age, came) if request.HasField("age") else math.inf
+    return ObserveWork(columns, attributes, then, chain, sent_seconds=sent_seconds, replaces=request.replace)
 
 
 def history_work(request: forecast_service_pb2.ForecastHistoryRequest, bundle: Bundle, largest: int) -> ObserveWork:

@@ -61,8 +61,7 @@ class Batcher:
         self.max_queued = max_queued
         self.turns = 0  # that had observations or forecasts
         self._on_defect = on_defect
-        self._queued = self._sought = 0  # rows, and those of them that wait to be looked up
-        self._waiting = 0  # requests and calls
+        self._queued = self._sought = self._waiting = 0  # rows, those of them to be looked up; requests and calls
         self._line = Line()  # the thread's
         self._progress = Progress(self._line, self._settled)
         self._gathered: list[Job] = []  # in this pass of the loop
@@ -211,8 +210,8 @@ class Batcher:
 
     def _write(self, columns: Columns, as_of: int) -> Written:
         """Have late and corrected values written between two turns; not for the loop's thread, nor the engine's."""
-        write = self.upkeep(functools.partial(self._engine.late_values.write, columns, as_of))
-        return asyncio.run_coroutine_threadsafe(write, self._loop).result()
+        write = functools.partial(self._engine.late_values.write, columns, as_of)
+        return asyncio.run_coroutine_threadsafe(self.upkeep(write), self._loop).result()
 
     def _called(self) -> list[tuple[Job, Any]]:
         """Call what is to be called between two turns' work, for as long as a turn may take; one at least."""

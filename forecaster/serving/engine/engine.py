@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from forecaster.errors import InternalError, ReturningError, StateLostError, StorageError
 from forecaster.model.bundle import Bundle
 from forecaster.serving.engine.isolation import UnwrittenError, observe_in_parts, refusals, refused
-from forecaster.serving.engine.late_values import LateValues
+from forecaster.serving.engine.late_values import LateValues, late_steps
 from forecaster.serving.engine.micro_batch import Limits, MicroBatch, ended, judged, unbegun
 from forecaster.serving.engine.needs import at_hand, cost, nobodys_attributes, row_costs
 from forecaster.serving.engine.recent_deletions import RecentDeletions
@@ -19,12 +19,11 @@ from forecaster.serving.engine.turns import HELD_BACK, Turn
 from forecaster.serving.engine.watches import Watches
 from forecaster.serving.lanes.description import unknown
 from forecaster.serving.lanes.forecastable import uncalibrated
-from forecaster.serving.lanes.lane import Lane, make_lane
-from forecaster.serving.lanes.lanes import Lanes
-from forecaster.serving.lanes.late_rows import late_steps
+from forecaster.serving.lanes.lane import Lane
+from forecaster.serving.lanes.lanes import Lanes, make_lane
 from forecaster.serving.lanes.listing import describe_one, page
 from forecaster.serving.rebuilding.recovery import recover
-from forecaster.serving.rebuilding.refolding import refold
+from forecaster.serving.rebuilding.refolding import take_refolded
 from forecaster.serving.states.amended_series import AmendedRegister
 from forecaster.serving.states.idle_series import IdleRegister
 from forecaster.serving.storage.contract import Storage
@@ -46,7 +45,7 @@ class Engine:
         max_series: refuse new series past this many.
         max_resident: keep no more states in memory.
         max_ahead_seconds: refuse observations of a time further in the future.
-        late_steps: take missing values no later, see `late_rows.late_steps`; -1: none, and no corrections.
+        late_steps: take missing values no later, see `late_values.late_steps`; -1: none, and no corrections.
         device: of the states.
     """
 
@@ -64,12 +63,11 @@ class Engine:
     ) -> None:
         self.storage, self._journal = storage, storage.journal
         self._max_series, self._max_resident, self._max_ahead_seconds = max_series, max_resident, max_ahead_seconds
-        self.idle = IdleRegister(storage.snapshots)
-        made = functools.partial(make_lane, snapshots=storage.snapshots, idle=self.idle)
+        self.idle, self.amended = IdleRegister(storage.snapshots), AmendedRegister(storage.snapshots)
+        made = functools.partial(make_lane, snapshots=storage.snapshots, idle=self.idle, amended=self.amended)
         self._make_lane = functools.partial(made, max_resident=max_resident, device=device)
         self.lanes = Lanes(self.make_lane(bundle, version))
         self._late_steps = late_steps if storage.keeps_records else -1
-        self.amended = AmendedRegister(storage.snapshots)
         self.late_values = LateValues(self.lanes, self.idle, self.amended, self._journal, self._write_late)
         self.broken: Exception | None = None
         self.done, self._recent_deletions, self.watches = self.late_values.done, RecentDeletions(), Watches()
@@ -190,12 +188,8 @@ class Engine:
             self._keep_up(self._append())
 
     def _refold(self, lane: Lane, series_ids: list[str]) -> None:
-        """Make series resident whose snapshots turned out to be corrupted: they then stand where the others do."""
         self.settle()
-        found = refold(lane, series_ids, self._journal, through=lane.store.sequence)
-        if found.names:  # while everything is replayed nothing is there yet: it creates them anew
-            slots = lane.store.take(found.names, found.state, found.static_digest, found.touched_us)
-            lane.store.save(slots)
+        take_refolded(lane, series_ids, self._journal)
 
     def _begin(self) -> None:
         self._check()
@@ -246,7 +240,7 @@ class Engine:
         latest_us = int(min((time.time() + self._max_ahead_seconds) * 1e6, _FOR_EVER_US))
         room = max(self._max_series - len(self.lanes), 0)
         past = self._journal.past_attributes
-        limits = Limits(room, latest_us, functools.partial(late_steps, wanted=self._late_steps), self.amended)
+        limits = Limits(room, latest_us, functools.partial(late_steps, wanted=self._late_steps))
         return judged(self.lanes, parts, past, self._recent_deletions, limits)
 
     def _take(self, batch: MicroBatch) -> list[Observed]:

@@ -15,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from forecaster.errors import ForecasterError
+from forecaster.serving.engine.late_values import sought
 from forecaster.serving.engine.recent_deletions import RecentDeletions
 from forecaster.serving.lanes.attributes import merged
 from forecaster.serving.lanes.lane import Lane, Past
 from forecaster.serving.lanes.lanes import Lanes
-from forecaster.serving.lanes.late_rows import sought
-from forecaster.serving.states.amended_series import AmendedRegister
 from forecaster.serving.storage.records import Attributes, Columns, IntArray, Record
 from forecaster.serving.work.admission import join
 from forecaster.serving.work.observing import Observed, ObserveWork
@@ -140,14 +139,12 @@ class Limits:
     Args:
         room: how many new series fit.
         latest_us: a later time is a mistake.
-        late_steps: of a lane, see `late_rows.sought`.
-        amended: series of whose past the states do not know all.
+        late_steps: of a lane, see `late_values.sought`.
     """
 
     room: int
     latest_us: int
     late_steps: Callable[[Lane], int]
-    amended: AmendedRegister
 
 
 def judged(
@@ -177,15 +174,14 @@ def judged(
     replaces = _replacing(requests, slices, len(columns))
     late = deletions.rows(requests, slices)
     for lane, rows, mine, attributes in lanes.split(columns, merged(given) if given else None):
-        doubted = limits.amended.among(mine.series_ids)
         if errors := {k: late[row] for k, row in enumerate(rows.tolist()) if row in late} if late else {}:
             kept = np.setdiff1d(np.arange(len(mine)), list(errors), assume_unique=True)
             which = None if replaces is None else replaces[rows[kept]]
-            some, slots = lane.judge(mine.rows(kept), room=room, latest_us=latest_us, replaces=which, doubted=doubted)
+            some, slots = lane.judge(mine.rows(kept), room=room, latest_us=latest_us, replaces=which)
             verdict = some.beside(kept, errors, len(mine))
         else:
             which = None if replaces is None else replaces[rows]
-            verdict, slots = lane.judge(mine, room=room, latest_us=latest_us, replaces=which, doubted=doubted)
+            verdict, slots = lane.judge(mine, room=room, latest_us=latest_us, replaces=which)
         new = None if attributes is None else lane.new_attributes(attributes, mine, verdict, past)
         asked = None
         if len(verdict.sought):

@@ -12,14 +12,15 @@ from forecaster.errors import (
     ForecasterError,
     InvalidArgumentError,
     LimitReachedError,
+    RefoldingError,
     StateLostError,
     StorageError,
     TooLittleHistoryError,
     UnsupportedError,
 )
 from forecaster.serving.lanes.description import unknown
-from forecaster.serving.lanes.drawing import unsupported
 from forecaster.serving.lanes.lane import Lane
+from forecaster.serving.lanes.paths import unsupported
 from forecaster.serving.storage.records import IntArray
 from forecaster.serving.telemetry import told
 from forecaster.serving.work.forecasting import ForecastWork
@@ -96,6 +97,10 @@ def _failures(lane: Lane, names: Sequence[str], slots: IntArray, request: Foreca
     counts = lane.store.mirrors.observed_count[slots]
     missing = np.flatnonzero(slots < 0).tolist()
     failed: Failures = dict(zip(missing, unknown(lane, [names[at] for at in missing]), strict=True))
+    if request.awaits_corrections and lane.amended:
+        late = set(lane.amended.among(names))
+        what = "has late or corrected values and is being folded again: come again, or ask without await_corrections"
+        failed |= {at: RefoldingError(f"series {name!r} {what}") for at, name in enumerate(names) if name in late}
     for at in np.flatnonzero((slots >= 0) & (counts < needed)).tolist():
         failed[at] = TooLittleHistoryError(f"series {names[at]!r} has {counts[at]} values; a forecast needs {needed}")
     return failed

@@ -45,7 +45,8 @@ def forecast(lane: Lane, requests: Sequence[ForecastWork]) -> list[Forecasts]:
 def _kind(work: ForecastWork) -> tuple[object, ...]:
     """Return what requests have in common that are answered together."""
     drawing = work.drawing.paths if isinstance(work.drawing, Sampling) else work.drawing  # seeds are a series' own
-    return not work.futures, -work.horizon, work.levels, work.calibrated, work.hypothetical, drawing
+    flags = (work.calibrated, work.hypothetical, work.awaits_corrections)
+    return not work.futures, -work.horizon, work.levels, flags, drawing
 
 
 @torch.inference_mode()

@@ -8,7 +8,6 @@ Shapes: R rows, N series.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +17,12 @@ from forecaster.errors import BrokenStateError, ForecasterError
 from forecaster.model.bundle import Bundle
 from forecaster.model.stepping.ragged import Runs, advance
 from forecaster.model.stepping.stepping import Stepper
-from forecaster.serving.calibration.calibration import Calibration
 from forecaster.serving.lanes.attributes import STATIC, AttributeCoder, digest
 from forecaster.serving.lanes.lane_rows import runs_of, since_last_start
 from forecaster.serving.lanes.scoring import Scoring
+from forecaster.serving.states.amended_series import AmendedRegister
 from forecaster.serving.states.idle_series import IdleRegister
 from forecaster.serving.states.store import SeriesStore
-from forecaster.serving.storage.contract import Snapshots
 from forecaster.serving.storage.issued import Issued
 from forecaster.serving.storage.records import Attributes, Columns, IntArray
 from forecaster.serving.telemetry import LOGGER
@@ -45,14 +43,22 @@ class Lane:
         version: of the registered model.
         store: its series.
         idle: those that come back when they are observed; None if there can be none.
+        amended: those of whose past the states do not know all; None if there can be none.
     """
 
-    def __init__(self, bundle: Bundle, version: str, store: SeriesStore, idle: IdleRegister | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        version: str,
+        store: SeriesStore,
+        idle: IdleRegister | None = None,
+        amended: AmendedRegister | None = None,
+    ) -> None:
         self.bundle, self.version, self.store = bundle, version, store
         self.model = bundle.model
         self.stepper = Stepper(bundle.model)
         self.covariates, self.static = bundle.model.covariates.dynamic, AttributeCoder(bundle)
-        self.idle = idle
+        self.idle, self.amended = idle, amended
         self.scoring = None if store.calibration is None else Scoring(store.calibration, store)
         self.steps = 0  # that were computed, missing ones too
 
@@ -69,7 +75,6 @@ class Lane:
         room: int,
         latest_us: int = 2**63 - 1,
         replaces: npt.NDArray[np.bool_] | None = None,
-        doubted: Sequence[str] = (),
     ) -> tuple[Verdict, IntArray]:
         """Judge rows against the series' clocks and memories; return the slots of the series too, -1 for new ones.
 
@@ -81,7 +86,6 @@ class Lane:
             room: how many new series fit.
             latest_us: a later time is a mistake.
             replaces: which rows are to replace what was said of their times, bool [R]; None for none.
-            doubted: series of whose past the states do not know all.
         """
         store, grid = self.store, self.bundle.grid
         slots = store.bring(columns.series_ids)
@@ -102,6 +106,7 @@ class Lane:
 
         known = Known(clocks, exists, held, room, latest_us)
         judge = functools.partial(admit, known=known, grid=grid, max_gap_steps=self.bundle.max_gap_steps)
+        doubted = [] if self.amended is None else self.amended.among(columns.series_ids)
         if replaces is None and not doubted:
             try:
                 return judge(columns), slots
@@ -275,22 +280,3 @@ class Lane:
 
 class _ForgottenError(Exception):
     """Rows are older than what the states remember."""
-
-
-def make_lane(
-    bundle: Bundle,
-    version: str,
-    *,
-    snapshots: Snapshots,
-    idle: IdleRegister,
-    max_resident: int = 2**62,
-    device: str = "cpu",
-    empty: bool = False,
-) -> Lane:
-    """Return a lane of a storage; an `empty` one has no series whatever snapshots say."""
-    bundle.model.to(device)
-    calibration = None
-    if torch.device(device).type == "cpu":  # it is NumPy's
-        calibration = Calibration(bundle.model.config, bundle.step_us, bundle.fingerprint)
-    limits: dict[str, Any] = {"max_resident": max_resident, "device": device, "empty": empty}
-    return Lane(bundle, version, SeriesStore(bundle, snapshots, calibration=calibration, **limits), idle)

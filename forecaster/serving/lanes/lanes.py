@@ -10,15 +10,22 @@ import heapq
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
+import torch
 
 from forecaster.errors import FailedPreconditionError
+from forecaster.model.bundle import Bundle
+from forecaster.serving.calibration.calibration import Calibration
 from forecaster.serving.lanes import forecasting
 from forecaster.serving.lanes.joining import joined
 from forecaster.serving.lanes.known_covariates import united
 from forecaster.serving.lanes.lane import Lane
+from forecaster.serving.states.amended_series import AmendedRegister
 from forecaster.serving.states.buckets import BUCKETS, bucket
+from forecaster.serving.states.idle_series import IdleRegister
+from forecaster.serving.states.store import SeriesStore
 from forecaster.serving.storage.contract import Snapshots
 from forecaster.serving.storage.records import Attributes, Columns, IntArray
 from forecaster.serving.work.forecasting import Forecasts, ForecastWork
@@ -171,3 +178,23 @@ def _of_series(columns: Columns, which: np.ndarray, rows: IntArray) -> Columns:
     part = columns.rows(rows)
     series = place[part.series].astype(np.int32)
     return Columns(names, series, part.time_us, part.values, part.covariate_names, part.covariates)
+
+
+def make_lane(
+    bundle: Bundle,
+    version: str,
+    *,
+    snapshots: Snapshots,
+    idle: IdleRegister,
+    amended: AmendedRegister,
+    max_resident: int = 2**62,
+    device: str = "cpu",
+    empty: bool = False,
+) -> Lane:
+    """Return a lane of a storage; an `empty` one has no series whatever snapshots say."""
+    bundle.model.to(device)
+    calibration = None
+    if torch.device(device).type == "cpu":  # it is NumPy's
+        calibration = Calibration(bundle.model.config, bundle.step_us, bundle.fingerprint)
+    limits: dict[str, Any] = {"max_resident": max_resident, "device": device, "empty": empty}
+    return Lane(bundle, version, SeriesStore(bundle, snapshots, calibration=calibration, **limits), idle, amended)

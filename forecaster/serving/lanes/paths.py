@@ -1,4 +1,4 @@
-"""The paths that requests want drawn or searched for, which differ in nothing but series, futures and seeds.
+"""Whether a model can draw paths, and those that requests want, which differ in nothing but series, futures and seeds.
 
 Shapes: N series of all requests, P paths.
 """
@@ -9,13 +9,26 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from forecaster.errors import UnsupportedError
 from forecaster.model.decoders.sampling import Paths
+from forecaster.model.ensemble import Ensemble, Model
 from forecaster.serving.lanes.lane import Lane
 from forecaster.serving.storage.records import IntArray
 from forecaster.serving.work.forecasting import Drawn, ForecastWork, Sampling, Search
 
 _SEARCH_CELLS = 2_097_152  # series × beams × continuations of one beam search
 _DRAW_CELLS = 4_194_304  # series × paths × steps of one drawing
+
+
+def unsupported(drawing: Sampling | Search | None, model: Model) -> UnsupportedError | None:
+    """Return what a model would raise, None if it can do it."""
+    if drawing is not None and model.config.decoder != "recurrent":
+        return UnsupportedError("this model forecasts each step for itself: paths need model.decoder=recurrent")
+    if isinstance(drawing, Search) and model.config.head != "categorical":
+        return UnsupportedError("beam search needs model.decoder=recurrent and model.head=categorical")
+    if isinstance(drawing, Search) and isinstance(model, Ensemble):
+        return UnsupportedError("beam search needs a single network: this model is an ensemble")
+    return None
 
 
 def series_seed(seed: int, series_id: str) -> int:

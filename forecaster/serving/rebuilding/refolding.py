@@ -36,6 +36,13 @@ def refold(lane: Lane, series_ids: Sequence[str], journal: Journal, *, through: 
         raise StateLostError(f"{lost} {repair}", series_ids) from error
 
 
+def take_refolded(lane: Lane, series_ids: Sequence[str], journal: Journal) -> None:
+    """Make series resident whose snapshots turned out to be corrupted: they then stand where the others do."""
+    found = refold(lane, series_ids, journal, through=lane.store.sequence)
+    if found.names:  # while everything is replayed nothing is there yet: it creates them anew
+        lane.store.save(lane.store.take(found.names, found.state, found.static_digest, found.touched_us))
+
+
 def refolded(
     bundle: Bundle, names: Sequence[str], journal: Journal, calibration: Calibration | None = None, *, through: int
 ) -> Rebuilt:

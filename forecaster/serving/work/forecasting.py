@@ -80,6 +80,7 @@ class ForecastWork:
         drawing: which paths are wanted, if any.
         calibrated: whether the quantiles are to be corrected by how often past ones held.
         hypothetical: whether the futures are assumptions, so that what comes says nothing of how good the forecast is.
+        awaits_corrections: whether states have to know all late and corrected values.
         start: how many of the series are done, in turns before.
     """
 
@@ -90,6 +91,7 @@ class ForecastWork:
     drawing: Sampling | Search | None = None
     calibrated: bool = False
     hypothetical: bool = False
+    awaits_corrections: bool = False
     start: int = 0
 
     @property
