@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from forecaster.client import ForecastClient, RetryPolicy
+from forecaster.client import ForecastClient, ObserveResult, RetryPolicy
+from forecaster.client.inputs import OnConflict
 from tests.integration.conftest import START
 
 SERIES, RESIDENT, ROWS = 200, 64, 16
@@ -42,6 +43,7 @@ class Feed:
     acknowledged: dict[str, dict[int, float | None]] = field(default_factory=dict)
     area: dict[str, dict[int, float]] = field(default_factory=dict)  # by series and the first hour that it holds for
     duplicates: int = 0
+    amended: int = 0
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -68,19 +70,20 @@ class Feed:
         """Return some of the series."""
         return self.random.sample(self.names, min(ROWS, len(self.names)))
 
-    def note(self, rows: list[Row], applied: int, duplicates: int, rejected: int) -> None:
+    def note(self, rows: list[Row], told: ObserveResult) -> None:
         """Remember that rows were answered."""
-        assert (applied + duplicates, rejected) == (len(rows), 0)
-        self.duplicates += duplicates
+        taken = told.applied + told.duplicates + told.corrected + told.filled
+        assert (taken, len(told.rejected)) == (len(rows), 0), told.rejected
+        self.duplicates += told.duplicates
+        self.amended += told.corrected + told.filled
         for name, hour, value, area in rows:
             self.acknowledged.setdefault(name, {})[hour] = value
             if area is not None:
                 self.area.setdefault(name, {}).setdefault(hour, area)
 
-    def observe(self, client: ForecastClient, rows: list[Row]) -> None:
+    def observe(self, client: ForecastClient, rows: list[Row], on_conflict: OnConflict = "refuse") -> None:
         """Send rows until they are answered."""
-        result = client.observe(frame(rows))
-        self.note(rows, result.applied, result.duplicates, len(result.rejected))
+        self.note(rows, client.observe(frame(rows), on_conflict=on_conflict))
 
     def forget(self, name: str) -> None:
         """Remember that a series was deleted; it may begin anew at another time."""
@@ -145,7 +148,30 @@ def by_stream(address: str, feed: Feed, over: threading.Event) -> None:
                     stream.send_nowait(frame(waiting[-1]))
                 else:
                     observed = stream.receive().observed
-                    feed.note(waiting.popleft(), observed.applied, observed.duplicates, len(observed.rejected))
+                    feed.note(waiting.popleft(), observed)
+
+
+def by_correcting(address: str, feed: Feed, over: threading.Event) -> None:
+    """Keep values back and send them later, correct others, also to what they were, and repeat what was corrected."""
+    with ForecastClient(address, retry=RETRY) as client:
+        begin(client, feed)
+        kept: list[Row] = []
+        while not over.is_set():
+            rows = feed.rows(feed.sample())
+            late = [row for row in rows if row[2] is not None and feed.random.random() < 0.2]
+            feed.observe(client, [row for row in rows if row not in late])
+            kept += late
+            feed.random.shuffle(kept)
+            while len(kept) > ROWS:
+                feed.observe(client, [kept.pop()])
+            for name in feed.random.sample(feed.names, 2):
+                hour, before = feed.random.choice(sorted(feed.acknowledged[name].items()))
+                value = feed.random.choice([None, before, feed.random.gauss(100, 10)])
+                feed.observe(client, [(name, hour, value, None)], "correct")
+                again = client.observe(frame([(name, hour, before, None)]))  # a retry that took its time
+                assert again.duplicates == 1, again.rejected
+        for row in kept:
+            feed.observe(client, [row])
 
 
 def by_deleting(address: str, feed: Feed, over: threading.Event) -> None:
@@ -191,6 +217,7 @@ def _feeds() -> dict[Work, list[Feed]]:
         by_requests: [Feed(names[0], 0), Feed(names[1], 1, areas=0.2)],
         by_stream: [Feed(names[2], 2, gaps=0.15), Feed(names[3], 3)],
         by_deleting: [Feed([f"gone {k}" for k in range(10)], 4, areas=0.3)],
+        by_correcting: [Feed([f"late {k:02}" for k in range(20)], 7)],
         by_flooding: [Feed([f"known {k}" for k in range(3)], 5, areas=0.3)],
         by_replacing: [Feed([], 6)],
     }
