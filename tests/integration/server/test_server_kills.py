@@ -1,8 +1,8 @@
 """A server that is killed again and again while clients work: what it acknowledged is there, once, and in every state.
 
 Among the work: deletions, replacements of the model, new static covariates, gaps up to the longest and beyond, floods
-of what is known, late and corrected values. `FORECASTER_KILLS=200 python -m pytest tests/integration/server/test_server_kills.py` kills more often
-than the default.
+of what is known, late and corrected values. `FORECASTER_KILLS=200 python -m pytest
+tests/integration/server/test_server_kills.py` kills more often than the default.
 """
 
 import os
