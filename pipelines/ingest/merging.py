@@ -2,7 +2,7 @@
 
 The rule: rows go by series and time. A value comes to a row that lacked it; nothing, where a value is known, takes it
 away. Of two different values the later source's counts, or the first one's, as `ingest.corrections` says; within one
-source they are a mistake.
+source they are a mistake, unless it says itself which is the later word: that counts whole, and may take a value away.
 
 Knows nothing of files.
 """
@@ -25,6 +25,7 @@ from forecaster.data.report import EXAMPLES, FEWEST_STEPS, NEARLY_ALL, Finding
 from forecaster.data.wording import frequency_hint, shown, time_text
 from forecaster.errors import DataError
 from pipelines.ingest.series_table import KNOWN
+from pipelines.ingest.splitting import RANK_BITS
 
 _KEY = ("code", "us")
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -54,7 +55,7 @@ class Merger:
         """Return a partition's rows as they are from now on, in no order: `code`, `us` and the values.
 
         Args:
-            rows: with the column `order` too; those of the data set have the order KNOWN.
+            rows: with the column `order` too, see `Split.rows`; those of the data set have the order KNOWN.
         """
         rows = rows.sort(*_KEY, "order")
         same = (pl.col("code") == pl.col("code").shift()) & (pl.col("us") == pl.col("us").shift())
@@ -67,25 +68,36 @@ class Merger:
         return pl.concat([alone.drop("order"), self._folded(self._by_source(shared))])
 
     def _by_source(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Return one row for each source, series and time; note those of which a source says two things."""
+        """Return one row for each source, series and time; note those of which a source says two things at once.
+
+        The column `amends` says whether a source corrects itself: then it is the last word alone.
+        """
         given = [pl.col(name).drop_nulls().first() for name in self.values]
         found = rows.group_by(*_KEY, "order", maintain_order=True).agg(*given, differs=self._differs())
         twice = found.filter("differs")
         self._twice += len(twice)
         for row in twice.head(EXAMPLES - len(self._twice_examples)).iter_rows(named=True):
             self._twice_examples.append(self._place(row))
-        return found.drop("differs")
+        of_source, last = pl.col("order") // 2**RANK_BITS, [pl.col(name).last() for name in self.values]
+        amends = (pl.col("order") % 2**RANK_BITS).last() > 0
+        by_source = found.group_by(*_KEY, of_source, maintain_order=True)
+        return by_source.agg(*last, amends=amends)
 
     def _folded(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Return one row for each series and time, in the order of the sources; count what became of it."""
         is_first = self.corrections == "keep"
         given = [pl.col(name).drop_nulls() for name in self.values]
         was = pl.col("order") == KNOWN
+        amends = pl.col("amends").last() if not is_first else pl.lit(value=False)
+        taken_away = [pl.col(n).filter(was).first().is_not_null() & pl.col(n).last().is_null() for n in self.values]
         completed = [pl.col(n).filter(was).first().is_null() & pl.col(n).is_not_null().any() for n in self.values]
         found = rows.group_by(*_KEY, maintain_order=True).agg(
-            *(one.first() if is_first else one.last() for one in given),
+            *(
+                one.first() if is_first else pl.when(amends).then(pl.col(name).last()).otherwise(one.last()).alias(name)
+                for name, one in zip(self.values, given, strict=True)
+            ),
             was=was.any(),
-            corrected=self._differs(),
+            corrected=self._differs() | (amends & pl.any_horizontal(taken_away)),
             completed=was.any() & pl.any_horizontal(completed),
         )
         was_known, corrected = pl.col("was"), pl.col("corrected")
@@ -139,9 +151,10 @@ class Merger:
 
     def _correction(self, rows: pl.DataFrame, key: dict[str, int]) -> str:
         said = rows.filter(pl.col("code") == key["code"], pl.col("us") == key["us"])
-        name = next(name for name in self.values if said[name].drop_nulls().n_unique() > 1)
+        name = next(name for name in self.values if said[name].n_unique() > 1)
         given = said[name].drop_nulls()
-        return f"{self._place(key)} ({name} {shown(given[0])}, then {shown(given[-1])})"
+        then = "nothing" if len(given) == 1 else shown(given[-1])
+        return f"{self._place(key)} ({name} {shown(given[0])}, then {then})"
 
     def _place(self, row: dict[str, int]) -> str:
         return f"{self.names[row['code']]} at {time_text(_EPOCH + dt.timedelta(microseconds=row['us']))}"

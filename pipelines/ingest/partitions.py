@@ -52,7 +52,7 @@ class Partitions:
         values = [pl.col(covariate).cast(pl.Float64) for covariate in self._values if covariate in held.columns]
         known = held.select(
             self._table.codes(held["unique_id"]),
-            pl.lit(KNOWN, pl.Int32).alias("order"),
+            pl.lit(KNOWN, pl.Int64).alias("order"),
             pl.col("ds").to_physical().alias("us"),
             *values,
         )

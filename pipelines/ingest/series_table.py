@@ -20,6 +20,7 @@ from forecaster.data.wording import shown, time_text
 from forecaster.errors import DataError
 
 KNOWN = 0  # the order of what the data set has already; sources come after it
+SAID = "__forecaster_said"  # of a part: the rank of a later word, where a source says itself which of two counts
 _MOST_HELD = 4_000_000  # rows of notes before they are summed up
 
 

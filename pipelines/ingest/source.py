@@ -15,6 +15,7 @@ from forecaster.data.manifest import Mark
 from forecaster.data.report import FILE, ROW, Place
 from forecaster.data.schema import canonical_rows
 from forecaster.errors import DataError
+from pipelines.ingest.series_table import SAID
 
 
 class Source(Protocol):
@@ -59,9 +60,13 @@ class Checked:
         self.rows = 0
 
     def part(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Return the canonical frame of rows that have their number in the column `ROW`, some at least."""
+        """Return the canonical frame of rows that have their number in the column `ROW`, some at least.
+
+        A column `SAID` goes along.
+        """
         self.rows += len(rows)
-        wanted = rows.select(*self._columns, ROW).with_columns(pl.lit(0).alias(FILE))
+        beside = [SAID] if SAID in rows.columns else []
+        wanted = rows.select(*self._columns, ROW, *beside).with_columns(pl.lit(0).alias(FILE))
         self._refuse_mixed(wanted)
         return canonical_rows(wanted, self._config, self._place)
 

@@ -18,9 +18,11 @@ import numpy.typing as npt
 import polars as pl
 
 from forecaster.config.ingest import Partition
+from pipelines.ingest.series_table import SAID
 
 _EVERY = {"day": "1d", "month": "1mo", "year": "1y"}
 _LENGTH = {"day": 10, "month": 7, "year": 4}  # of an ISO 8601 date
+RANK_BITS = 40
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -40,7 +42,7 @@ class Split:
 
     def __init__(self, path: Path, partition: Partition, values: Sequence[str]) -> None:
         self._partition, self._values = partition, list(values)
-        fixed = [("code", "<u4"), ("order", "<i4"), ("us", "<i8")]
+        fixed = [("code", "<u4"), ("order", "<i8"), ("us", "<i8")]
         self._type = np.dtype(fixed + [(f"value{k}", "<f8") for k in range(len(self._values))])
         self._file = path.open("w+b")
         self._end = 0
@@ -52,12 +54,15 @@ class Split:
         Args:
             order: of the source; where several say something, the last one counts.
             codes: of the series.
-            rows: with the column `ds`, and those of the values that the source has.
+            rows: with the column `ds`, and those of the values that the source has; with `SAID`, what a source says of
+                a time with a higher rank counts, all of it, in the place of what it said before.
         """
         keys = rows["ds"].dt.truncate(_EVERY[self._partition]).to_physical().to_numpy()
         by_key = np.argsort(keys, kind="stable")
         records = np.empty(len(rows), dtype=self._type)
-        records["code"], records["order"], records["us"] = codes.to_numpy(), order, rows["ds"].to_physical().to_numpy()
+        said = rows[SAID].to_numpy() if SAID in rows.columns else 0
+        records["code"], records["us"] = codes.to_numpy(), rows["ds"].to_physical().to_numpy()
+        records["order"] = (order << RANK_BITS) + said
         for k, name in enumerate(self._values):
             given = rows[name].cast(pl.Float64).fill_null(np.nan).to_numpy() if name in rows.columns else np.nan
             records[f"value{k}"] = given + 0.0  # there is no negative zero
@@ -76,7 +81,10 @@ class Split:
         return sorted(self._pieces)
 
     def rows(self, start_us: int) -> pl.DataFrame:
-        """Return a partition's rows: `code`, `order`, `us` and the values, null where none was given."""
+        """Return a partition's rows: `code`, `order`, `us` and the values, null where none was given.
+
+        The order is that of the source, moved by `RANK_BITS`, and below it the rank of `SAID`.
+        """
         pieces = [self._read(*piece) for piece in self._pieces[start_us]]
         records = np.concatenate(pieces)
         fields = [pl.Series(name, np.ascontiguousarray(records[name])) for name in ("code", "order", "us")]

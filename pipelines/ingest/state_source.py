@@ -16,8 +16,9 @@ from forecaster.data.report import ROW
 from forecaster.errors import StorageError
 from forecaster.registry.store_uri import without_password
 from forecaster.serving.storage.export import Export, Position
-from forecaster.serving.storage.history_frames import column_of
+from forecaster.serving.storage.history_frames import AMENDS, column_of
 from forecaster.serving.storage.opening import open_export
+from pipelines.ingest.series_table import SAID
 from pipelines.ingest.source import Checked, asked_of
 
 _SERIES = 65_536  # of one part of static covariates
@@ -97,7 +98,8 @@ class StateSource:
             beside = [
                 pl.col(given[name]).alias(name) if name in given else pl.lit(None).alias(name) for name in changing
             ]
-            yield checked.part(frame.select(pl.col("sequence").alias(ROW), "unique_id", "ds", "y", *beside))
+            said = [pl.when(AMENDS).then("sequence").otherwise(0).alias(SAID)] if AMENDS in frame.columns else []
+            yield checked.part(frame.select(pl.col("sequence").alias(ROW), "unique_id", "ds", "y", *beside, *said))
             last = frame.row(-1, named=True)
             self._note(export, Position(last["sequence"], frame["committed_time"].to_physical()[-1]))
 

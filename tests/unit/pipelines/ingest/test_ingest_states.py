@@ -277,3 +277,44 @@ def test_a_postgres_export_cannot_write(postgres: Cluster) -> None:
     with pytest.raises(StorageError, match="read-only transaction"):
         export._rows("DELETE FROM forecaster.journal RETURNING 1", ())
     export.close()
+
+
+def late(*rows: tuple[str, int, float], **covariates: list[float]) -> Columns:
+    return dataclasses.replace(hourly(*rows, **covariates), amends=True)
+
+
+@pytest.mark.parametrize("pruned", [0, 3, 6])
+@pytest.mark.parametrize("corrections", ["replace", "keep"])
+def test_the_last_word_on_a_time_counts(state: State, storage: Storage, pruned: int, corrections: str) -> None:
+    """In one ingest or in several; a value that was corrected to nothing is gone, with its covariates."""
+    told = {"past_covariates": ("rain", "said")}
+
+    def ingested_now(output: pathlib.Path) -> IngestResult:
+        config = dataclasses.replace(state, output=output).config(**told)
+        return ingest(dataclasses.replace(config, ingest=dataclasses.replace(config.ingest, corrections=corrections)))
+
+    storage.journal.append(hourly(*(("a", hour, float(hour)) for hour in range(5)), rain=[9.0] * 5, said=[1.0] * 5))
+    storage.journal.append(hourly(("b", 0, 1.0), ("b", 3, 2.0)))
+    ingested_now(state.output)
+    storage.journal.append(late(("a", 1, 10.0), ("b", 1, 5.0)))
+    storage.journal.append(late(("a", 2, NAN), ("a", 1, 11.0), rain=[NAN, 3.0]))
+    storage.journal.append(late(("a", 3, 3.0), rain=[NAN]))
+    storage.journal.append(late(("b", -2, 7.0)))
+    prune_all(storage, pruned)
+    changes = ingested_now(state.output).changes
+    assert (changes.new, changes.corrected) == (2, 3 if corrections == "replace" else 1)
+    ingested_now(state.output.with_name("whole"))
+    last = [
+        ("a", 0, 0.0, 9.0, 1.0),
+        ("a", 1, 11.0, 3.0, None),
+        ("a", 2, None, None, None),
+        ("a", 3, 3.0, None, None),
+        ("a", 4, 4.0, 9.0, 1.0),
+        ("b", -2, 7.0, None, None),
+        ("b", 0, 1.0, None, None),
+        ("b", 1, 5.0, None, None),
+        ("b", 3, 2.0, None, None),
+    ]
+    first = [("a", hour, float(hour), 9.0, 1.0) for hour in range(5)]
+    assert dataclasses.replace(state, output=state.output.with_name("whole")).rows(**told) == last
+    assert state.rows(**told) == (last if corrections == "replace" else first + last[5:])
