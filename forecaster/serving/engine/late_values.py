@@ -67,17 +67,16 @@ class LateValues:
         return answer.settled(*settled)
 
     def write(self, columns: Columns, as_of: int) -> Written:
-        """Journal rows whose past was looked up as of a record; of those that changed since nothing is written.
+        """Journal rows, each of another time or series, whose past was looked up as of a record.
+
+        Of those whose past has changed since nothing is written.
 
         Raises StorageError, and LimitReachedError if too many series wait to be folded again; nothing is written then.
         """
         names = columns.series_ids
         changed = np.array(self._register.changed_since(names, as_of), dtype=bool)
         exists = self._exist(names)
-        _, first = np.unique(np.stack([columns.series, columns.time_us], axis=1), axis=0, return_index=True)
-        is_done = np.zeros(len(columns), dtype=bool)
-        is_done[first] = True  # a second one of the same time is judged behind the first one
-        is_done &= ~changed[columns.series]
+        is_done: Bools = ~changed[columns.series]
         errors: dict[int, ForecasterError] = {}
         for row in np.flatnonzero(is_done & ~exists[columns.series]).tolist():
             name = names[columns.series[row]]
@@ -183,18 +182,30 @@ def settle(
     while len(left):
         as_of, some = journal.last_sequence(), every.of(left, left)
         outcomes[left], why = some.judged(_words(some, journal, give_way))
-        errors |= {int(left[k]): error for k, error in why.items()}
-        amending = left[np.isin(outcomes[left], (Outcome.CORRECTED, Outcome.FILLED))]
-        if not len(amending):
+        first, behind = _apart(some.wanted, np.isin(outcomes[left], (Outcome.CORRECTED, Outcome.FILLED)))
+        errors |= {int(left[k]): error for k, error in why.items() if k not in set(behind.tolist())}
+        if not len(first):
             break
+        amending = left[first]
         is_done, refused = write(every.wanted.rows(amending), as_of)
         outcomes[amending[list(refused)]] = Outcome.REJECTED
         errors |= {int(amending[k]): error for k, error in refused.items()}
-        left = amending[~is_done]
+        left = np.sort(np.concatenate([amending[~is_done], left[behind]]))
     ends = np.cumsum([len(one.rows) for one in sought])
     return [
         _between(outcomes, errors, int(end) - len(one.rows), int(end)) for one, end in zip(sought, ends, strict=True)
     ]
+
+
+def _apart(wanted: Columns, is_amending: Bools) -> tuple[IntArray, IntArray]:
+    """Return the first row of each series and time that changes it, and all rows behind these, to be judged again."""
+    pairs = np.stack([wanted.series, wanted.time_us], axis=1)
+    keys = np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)
+    rows = np.flatnonzero(is_amending)
+    changed, at = np.unique(keys[rows], return_index=True)
+    first_of = np.full(keys.max(initial=-1) + 1, len(keys))
+    first_of[changed] = rows[at]
+    return np.sort(rows[at]), np.flatnonzero(np.arange(len(keys)) > first_of[keys])
 
 
 def _words(sought: Sought, journal: Journal, give_way: Callable[[], None]) -> Words:
