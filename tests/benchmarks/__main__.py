@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from tests.benchmarks.figures import Figure, print_table, write_json
 
-GROUPS = ("model_time", "bulk", "stream", "million", "recovery", "swap", "stateless", "triton")
+GROUPS = ("model_time", "bulk", "late", "stream", "million", "recovery", "swap", "stateless", "triton")
 PEERS = ("stateless", "triton")
 
 
