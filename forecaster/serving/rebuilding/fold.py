@@ -157,10 +157,12 @@ class Fold:
         return itertools.takewhile(lambda item: item[0] <= census.sequence, records)
 
     def _take_in_order_of_time(self, places: IntArray) -> None:
-        """Fold series of the census anew whose records are not in the order of time."""
+        """Fold series of the census whose records are not in the order of time: anew, or on from their states."""
         rows, census = self.rows, self.census
-        rows.begin_anew(places)
-        for group in in_groups(places, census, rows.offset) if len(places) else ():
+        goes_on = rows.goes_on[places]
+        rows.begin_anew(places[~goes_on])
+        groups = [in_groups(some, census, rows.offset) for some in (places[~goes_on], places[goes_on]) if len(some)]
+        for group in itertools.chain.from_iterable(groups):
             only = rows.only(group)
             gathering = Gathering(only, self.lane.covariates)
             gathering.read(
@@ -169,8 +171,9 @@ class Fold:
             rows.first_us[group] = only.first_us
             names = census.names[group].tolist()
             self.lane.store.begin_turn()
-            self.lane.store.forget(self._there(names))
-            self.begin_windows(group[rows.offset[group] > 0])
+            if not rows.goes_on[group[0]]:
+                self.lane.store.forget(self._there(names))
+                self.begin_windows(group[rows.offset[group] > 0])
             part = Part()
             attributes = self._journal.attributes(names, census.sequence)
             if len(attributes):

@@ -46,7 +46,8 @@ class Gathering:
     ) -> None:
         """Gather everything up to the census; at every record both are called, and `check_going` may raise."""
         rows, census = self._rows, self._rows.census
-        for sequence, record in journal.read(0, since_us=int(rows.behind_us.min()), on_damage=on_damage):
+        after, since_us = int(rows.since.min()), int(rows.behind_us.min())
+        for sequence, record in journal.read(after, since_us=since_us, on_damage=on_damage):
             if sequence > census.sequence:
                 break
             check_going()

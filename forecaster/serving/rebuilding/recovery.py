@@ -10,7 +10,7 @@ from forecaster.serving.lanes.lane import Lane
 from forecaster.serving.lanes.replaying import replay
 from forecaster.serving.storage.contract import IDLE, Journal, Snapshots, Storage, in_batches
 from forecaster.serving.storage.issued import Issued
-from forecaster.serving.storage.records import Columns, Deletion, Record, without
+from forecaster.serving.storage.records import Columns, Deletion, Record, surviving, without
 from forecaster.serving.storage.replay import Part, in_parts
 from forecaster.serving.telemetry import LOGGER
 
@@ -47,7 +47,7 @@ def recover(
     records: Iterator[tuple[int, Record]]
     records = (
         (sequence, rest)
-        for sequence, record in _without_amended(journal.read(through), on_amended)
+        for sequence, record in _without_amended(_surviving(journal, through), on_amended)
         if (rest := without(record, lost)) is not None
     )
     if idle := _idle(lane, storage.snapshots, through):
@@ -59,6 +59,14 @@ def recover(
             _delete(lane, *part)
     lane.store.sequence = storage.journal.last_sequence()
     return replayed
+
+
+def _surviving(journal: Journal, through: int) -> Iterator[tuple[int, Record]]:
+    """Yield the records behind one without what series had before their deletion: no snapshot of that is taken."""
+    deleted = {name: sequence for sequence, name in journal.deletions()}
+    for sequence, record in journal.read(through):
+        if (rest := surviving(record, sequence, deleted)) is not None:
+            yield sequence, rest
 
 
 def _without_amended(

@@ -36,6 +36,7 @@ class RowFilter:
         self.first_us = np.full(len(census), NEVER_US)  # the first row that was found of each
         self.settled = np.zeros(len(census), dtype=bool)  # rebuilt up to the census by another fold
         self.goes_on = np.zeros(len(census), dtype=bool)  # from a snapshot
+        self.since = np.zeros(len(census), dtype=np.int64)  # rows of this record and before do not count
         self.newer = Grouped()  # series that are not in the census
         self.deletions = Deletions(census.deletions, lambda name: bool(self.moving[bucket(name)]))
 
@@ -46,8 +47,9 @@ class RowFilter:
 
     def only(self, places: IntArray) -> "RowFilter":
         """Return one of some series of the census, up to it."""
-        census = self.census.at(places)
-        return RowFilter(census, self.behind_us[places].copy(), self.offset[places].copy())
+        found = RowFilter(self.census.at(places), self.behind_us[places].copy(), self.offset[places].copy())
+        found.since[:] = self.since[places]
+        return found
 
     def codes(self, names: Sequence[str], sequence: int) -> IntArray:
         """Return the series' places in the census, -2 for those that are newer than it, -1 for others."""
@@ -61,6 +63,8 @@ class RowFilter:
         elif self.settled.any():
             codes[(codes >= 0) & self.settled[codes]] = -1
         codes[gone] = -1
+        if self.since.any():
+            codes[(codes >= 0) & (sequence <= self.since[codes])] = -1
         return codes
 
     def release(self, names: Sequence[str], moving: np.ndarray) -> None:

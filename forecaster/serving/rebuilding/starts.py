@@ -9,10 +9,11 @@ Knows lanes and storage; knows nothing of the engine, of threads or of gRPC.
 Shapes: N series of the census.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from forecaster.errors import StorageError
 from forecaster.model.bundle import Bundle
@@ -21,9 +22,10 @@ from forecaster.serving.lanes.lane import Lane
 from forecaster.serving.rebuilding.census import Census, memory_steps, windows
 from forecaster.serving.rebuilding.fold import Fold
 from forecaster.serving.rebuilding.row_filter import ALWAYS_US, RowFilter
+from forecaster.serving.states.snapshot_bytes import Packed
 from forecaster.serving.states.store import SeriesStore
 from forecaster.serving.storage.contract import RETURNED, Journal, Snapshots
-from forecaster.serving.storage.records import IntArray
+from forecaster.serving.storage.records import IntArray, Snapshot
 from forecaster.serving.storage.volatile import VolatileSnapshots
 
 _AT_ONCE = 1024
@@ -84,11 +86,27 @@ def from_snapshots(bundle: Bundle, census: Census, source: Source, *, replay_ste
     return _fold(lane, rows, source, since=0 if lost else through)
 
 
-def from_amended(bundle: Bundle, census: Census, source: Source, *, replay_steps: int, first_us: IntArray) -> Fold:
-    """Begin with the last steps of series with late or corrected values, and all from before these on, int64 [N].
+def from_amended(
+    bundle: Bundle,
+    census: Census,
+    source: Source,
+    *,
+    replay_steps: int,
+    first_us: IntArray,
+    snapshots: tuple[Sequence[Snapshot], Packed | None] = ((), None),
+) -> Fold:
+    """Begin with series with late or corrected values before the first of these, int64 [N].
 
-    Where one of them is of before the series last started afresh, that may be another time from now on: everything
-    counts.
+    From a snapshot of before it, if there is one; else with the last steps, and all from before it on. Where it is of
+    before the series last started afresh, that may be another time from now on: everything counts.
+
+    Args:
+        bundle: of the version.
+        census: of the series.
+        source: see there.
+        replay_steps: of a series at least.
+        first_us: of each, the first time that is late or corrected.
+        snapshots: of the version, whole ones, and what they hold.
     """
     grid, memory = bundle.grid, memory_steps(bundle)
     back = grid.index(first_us, census.clock_us) + 1
@@ -97,7 +115,28 @@ def from_amended(bundle: Bundle, census: Census, source: Source, *, replay_steps
     behind_us[whole], offset[whole] = ALWAYS_US, 0
     rows = RowFilter(census, behind_us, offset)
     lane = _lane(bundle, VolatileSnapshots(), source)
+    _go_on(lane, rows, first_us, *snapshots)
     return Fold(lane, rows, source.journal, should_stop=source.should_stop, is_amended=True)
+
+
+def _go_on(
+    lane: Lane, rows: RowFilter, first_us: IntArray, snapshots: Sequence[Snapshot], packed: Packed | None
+) -> None:
+    """Let series go on from their snapshots, if these are of before what is late or corrected."""
+    if packed is None:
+        return
+    places = np.array([rows.index[snapshot.series_id] for snapshot in snapshots], dtype=np.int64)
+    clock_us, position = (packed.state[name].cpu().numpy() for name in ("time_us", "position"))
+    kept = np.flatnonzero((clock_us < first_us[places]) & (position > 0))
+    if not len(kept):
+        return
+    at, mine = torch.from_numpy(kept), places[kept]
+    state = {tensor.name: packed.state[tensor.name][at] for tensor in lane.store.spec}
+    names = [snapshots[k].series_id for k in kept.tolist()]
+    lane.store.begin_turn()
+    slots = lane.store.take(names, state, packed.static_digest[kept], packed.touched_us[kept])
+    rows.goes_on[mine], rows.offset[mine], rows.behind_us[mine] = True, 0, clock_us[kept]
+    rows.since[mine] = lane.store.mirrors.saved[slots] = [snapshots[k].sequence for k in kept.tolist()]
 
 
 def _lane(bundle: Bundle, snapshots: Snapshots, source: Source) -> Lane:

@@ -84,11 +84,7 @@ class Amending:
         lane, changes, census, first_us = begun
         if not len(census):
             return None
-        source = Source(self._storage.journal, None, lambda: self._is_stopped)
-        begin = functools.partial(
-            from_amended, lane.bundle, census, source, replay_steps=self._replay_steps, first_us=first_us
-        )
-        fold: Fold = await self._in_thread(begin)
+        fold: Fold = await self._in_thread(functools.partial(self._fold, lane, census, first_us))
         for _ in range(_MOST_LOOKS):
             give_way = Courtesy(lambda: self._batcher.is_busy).give_way
             if await self._in_thread(functools.partial(fold.advance, give_way=give_way)) <= _FEW_STEPS:
@@ -106,6 +102,21 @@ class Amending:
         if damaged:
             raise UnavailableError(str(fold.damage))
         return 0.0
+
+    def _fold(self, lane: Lane, census: Census, first_us: IntArray) -> Fold:
+        """Return a fold that begins as near as may be; on the pool's thread."""
+        cold, names = lane.store.cold, census.names.tolist()
+        found = self._storage.snapshots.fetch(lane.bundle.fingerprint, names)
+        whole = [one for one in found if one.sequence <= census.sequence and cold.can_unpack(one)]
+        source = Source(self._storage.journal, None, lambda: self._is_stopped)
+        return from_amended(
+            lane.bundle,
+            census,
+            source,
+            replay_steps=self._replay_steps,
+            first_us=first_us,
+            snapshots=(whole, cold.unpack(whole) if whole else None),
+        )
 
     def _begin(self) -> tuple[Lane, int, Census, IntArray] | None:
         """Return what is to be folded, None if it cannot be now; on the engine's thread."""
