@@ -23,8 +23,8 @@ from forecaster.serving.storage.sqlite.history_reader import HistoryFile, Histor
 from forecaster.serving.work.forecasting import ForecastWork
 from tests.unit.serving.folding import BUNDLE, forecast, stream
 from tests.unit.serving.folding import columns as requested
-from tests.unit.serving.sqlite_files import MODEL, files, opened
 from tests.unit.serving.storage import sqlite_files
+from tests.unit.serving.storage.sqlite_files import MODEL, files, opened
 from tests.unit.serving.storages import columns, contents, erase_all, plain, prune_all
 
 Damage = Callable[[pathlib.Path], None]

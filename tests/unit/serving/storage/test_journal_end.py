@@ -17,7 +17,7 @@ from forecaster.serving.storage.contract import Storage
 from forecaster.serving.storage.opening import open_storage
 from forecaster.serving.storage.records import Snapshot
 from forecaster.serving.storage.sqlite.high_water_mark import HighWaterMark, read_mark
-from tests.unit.serving.sqlite_files import MODEL, files, opened
+from tests.unit.serving.storage.sqlite_files import MODEL, files, opened
 from tests.unit.serving.storages import Opener, columns, contents, prune_all
 
 RECORDS = 8

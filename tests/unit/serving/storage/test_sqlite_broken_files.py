@@ -13,7 +13,7 @@ import pytest
 from forecaster.errors import StorageError
 from forecaster.serving.storage.opening import open_storage
 from forecaster.serving.storage.records import Snapshot
-from tests.unit.serving.sqlite_files import MODEL, files, opened
+from tests.unit.serving.storage.sqlite_files import MODEL, files, opened
 from tests.unit.serving.storages import columns, contents, plain, prune_all
 
 

@@ -12,7 +12,7 @@ from forecaster.serving.storage.records import Attributes, Snapshot
 from forecaster.serving.storage.sqlite import history
 from forecaster.serving.storage.sqlite import pruning as sqlite_pruning
 from forecaster.serving.storage.sqlite import schema as sqlite_schema
-from tests.unit.serving.sqlite_files import files, opened
+from tests.unit.serving.storage.sqlite_files import files, opened
 from tests.unit.serving.storages import FOR_EVER_US, columns, contents, plain, prune_all
 
 

@@ -16,7 +16,7 @@ from forecaster.serving.storage.records import Attributes, Deletion, Record, Sna
 from forecaster.serving.storage.sqlite import history
 from forecaster.serving.storage.sqlite.folder import quoted
 from forecaster.serving.storage.sqlite.storage import own
-from tests.unit.serving.sqlite_files import MODEL, files, opened
+from tests.unit.serving.storage.sqlite_files import MODEL, files, opened
 from tests.unit.serving.storages import columns, contents, erase_all, plain, prune_all
 
 
