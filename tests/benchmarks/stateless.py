@@ -16,7 +16,7 @@ import numpy as np
 
 from tests.benchmarks.figures import Bar, Figure
 from tests.benchmarks.load import Run, http
-from tests.benchmarks.processes import NotInstalledError, free_port, python_of, running
+from tests.benchmarks.others.processes import NotInstalledError, free_port, python_of, running
 from tests.benchmarks.rig import HORIZON, LEVELS, Rig
 from tests.benchmarks.stream import IN_FLIGHT, paces
 from tests.benchmarks.ticks import tick_rate

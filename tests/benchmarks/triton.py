@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from tests.benchmarks.figures import Bar, Figure, percentile
 from tests.benchmarks.load import Plan, Run, stream, unary
+from tests.benchmarks.others.processes import NotInstalledError, python_of
 from tests.benchmarks.others.triton_server import requests, tritonserver
-from tests.benchmarks.processes import NotInstalledError, python_of
 from tests.benchmarks.rig import Rig
 from tests.benchmarks.stream import IN_FLIGHT, SECONDS, paces
 from tests.benchmarks.ticks import SERIES, tick_rate

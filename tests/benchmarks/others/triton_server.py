@@ -9,7 +9,7 @@ import subprocess
 import urllib.request
 from collections.abc import Iterator
 
-from tests.benchmarks.processes import free_port, running
+from tests.benchmarks.others.processes import free_port, running
 
 _CONFIG = """name: "gru"
 backend: "python"
