@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import dataclasses
 import math
+import pathlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,8 @@ from hypothesis import Phase, given, settings
 
 from forecaster.config import ServingConfig
 from forecaster.errors import ReturningError
-from forecaster.serving.storage.contract import Storage
+from forecaster.serving.rebuilding.census import memory_steps
+from forecaster.serving.storage.contract import AMENDED, Storage
 from forecaster.serving.storage.opening import open_storage
 from forecaster.serving.storage.postgres.storage import open_postgres
 from forecaster.serving.upkeep.amending import Amending
@@ -27,7 +29,7 @@ from forecaster.serving.upkeep.returning import Returning
 from forecaster.serving.work.outcome import Outcome
 from tests.postgres import Cluster
 from tests.unit.model.family import SPEC
-from tests.unit.serving.folding import GAP, Row, folded, make_bundle, walk, work
+from tests.unit.serving.folding import GAP, Row, assert_same, folded, make_bundle, walk, work
 from tests.unit.serving.storages import Opener
 from tests.unit.serving.swapping import Fleet, run
 
@@ -182,11 +184,15 @@ class World:
                 return [int(outcome) for outcome in (await self.fleet.batcher.observe(asked)).outcomes]
             await asyncio.sleep(0.002)
 
+    async def folded_again(self) -> None:
+        """Wait until nobody waits to be folded."""
+        while await self.fleet.batcher.call(lambda: len(self.fleet.engine.amended)):
+            await asyncio.sleep(0.002)
+
     async def settle(self) -> None:
         """Wait until nobody waits to be folded, and look at every forecast."""
         fleet = self.fleet
-        while await fleet.batcher.call(lambda: len(fleet.engine.amended)):
-            await asyncio.sleep(0.002)
+        await self.folded_again()
         fleet.series = {name: folded(past.rows(name), names=NAMES) for name, past in self.past.items()}
         await fleet.check()
 
@@ -222,3 +228,38 @@ def test_a_gateway_comes_back_with_what_it_has_kept(opener: Opener) -> None:
 
     with closing(opener()) as storage:
         run(lambda: scenario(World(storage, 100, 10_000)))
+
+
+@pytest.mark.parametrize("back", [1, 70])
+@pytest.mark.parametrize("from_a_snapshot", [True, False])
+def test_a_long_series_is_folded_from_near_before(tmp_path: pathlib.Path, *, back: int, from_a_snapshot: bool) -> None:
+    """From its last steps, and from its memory before the correction; or from a snapshot, to the bit of its state."""
+    replay_steps, hours = 20, 300
+
+    async def scenario(world: World) -> None:
+        async with world.running():
+            fleet, rows = world.fleet, [("a", hour, float(hour % 7), (0.0,) * 3) for hour in range(hours)]
+            await world.say(rows[: hours - 100])
+            if from_a_snapshot:
+                await world._upkeep.round()
+            await world.say(rows[hours - 100 :])
+            await world.say([("a", hours - 1 - back, 50.0, (1.0,) * 3)], replaces=True)
+            await world.folded_again()
+            assert_kept(world)
+            series = folded(world.past["a"].rows("a"), names=NAMES)
+            memory = memory_steps(BUNDLES["1"])
+            steps = max(replay_steps, back + 1 + memory)
+            last = hours - (hours - steps) // memory * memory
+            how = {} if from_a_snapshot else {"last": last, "first_is_missing": True}
+            (found,) = (await fleet.forecast(["a"])).quantiles
+            assert_same(found, series.forecast(BUNDLES["1"], **how), "a")  # type: ignore[arg-type]
+            (info,), _ = await fleet.batcher.call(lambda: fleet.engine.page("", 10))
+            assert (info.length, info.observed_length) == (hours, hours)
+
+    def assert_kept(world: World) -> None:
+        (snapshot,) = world.storage.snapshots.fetch(BUNDLES["1"].fingerprint, ["a"])
+        assert snapshot.sequence == world.storage.journal.last_sequence()
+        assert not list(world.storage.snapshots.read(AMENDED))
+
+    with closing(open_storage(str(tmp_path / "state"), "interval", "a model")) as storage:
+        run(lambda: scenario(World(storage, 100, replay_steps)))
