@@ -31,7 +31,7 @@ from forecaster.serving.work.sought import May, Sought
 
 Written = tuple[Bools, dict[int, ForecasterError]]  # which rows need no other look; refusals
 Settled = tuple[npt.NDArray[np.uint8], dict[int, ForecasterError]]
-_MOST_WAITING = 262_144  # series
+_MOST_WAITING, _MOST_AT_ONCE = 262_144, 512  # series
 _NONE_US = -(2**63)
 
 
@@ -69,9 +69,8 @@ class LateValues:
     def write(self, columns: Columns, as_of: int) -> Written:
         """Journal rows, each of another time or series, whose past was looked up as of a record.
 
-        Of those whose past has changed since nothing is written.
-
-        Raises StorageError, and LimitReachedError if too many series wait to be folded again; nothing is written then.
+        Of those whose past has changed since nothing is written, and those are refused whose series is gone, or would
+        be one too many to wait to be folded again. Raises StorageError; nothing is written then.
         """
         names = columns.series_ids
         changed = np.array(self._register.changed_since(names, as_of), dtype=bool)
@@ -81,15 +80,13 @@ class LateValues:
         for row in np.flatnonzero(is_done & ~exists[columns.series]).tolist():
             name = names[columns.series[row]]
             errors[row] = SeriesNotFoundError(f"series {name!r} was deleted meanwhile", [name])
-        rows = np.flatnonzero(is_done & exists[columns.series])
+        is_full = len(self._register) + len(names) > _MOST_WAITING
+        waits = np.array([not is_full or name in self._register for name in names], dtype=bool)
+        for row in np.flatnonzero(is_done & exists[columns.series] & ~waits[columns.series]).tolist():
+            errors[row] = LimitReachedError("too many series wait to be folded again after corrections: try later", 1.0)
+        rows = np.flatnonzero(is_done & (exists & waits)[columns.series])
         if len(rows):
-            if len(self._register) + len(names) > _MOST_WAITING:
-                raise LimitReachedError("too many series wait to be folded again after corrections", 1.0)
-            used, series = np.unique(columns.series[rows], return_inverse=True)
-            some = dataclasses.replace(
-                columns.rows(rows), series_ids=tuple(names[k] for k in used.tolist()), amends=True
-            )
-            record = dataclasses.replace(some, series=series.astype(np.int32))
+            record = dataclasses.replace(columns.rows(rows).used(), amends=True)
             self._register.note(record, self._append(record))
         return is_done, errors
 
@@ -186,15 +183,23 @@ def settle(
         errors |= {int(left[k]): error for k, error in why.items() if k not in set(behind.tolist())}
         if not len(first):
             break
-        amending = left[first]
-        is_done, refused = write(every.wanted.rows(amending), as_of)
-        outcomes[amending[list(refused)]] = Outcome.REJECTED
-        errors |= {int(amending[k]): error for k, error in refused.items()}
-        left = np.sort(np.concatenate([amending[~is_done], left[behind]]))
+        again = [left[behind]]
+        for amending in _in_groups(every.wanted, left[first]):
+            is_done, refused = write(every.wanted.rows(amending).used(), as_of)
+            outcomes[amending[list(refused)]] = Outcome.REJECTED
+            errors |= {int(amending[k]): error for k, error in refused.items()}
+            again.append(amending[~is_done])
+        left = np.sort(np.concatenate(again))
     ends = np.cumsum([len(one.rows) for one in sought])
     return [
         _between(outcomes, errors, int(end) - len(one.rows), int(end)) for one, end in zip(sought, ends, strict=True)
     ]
+
+
+def _in_groups(wanted: Columns, rows: IntArray) -> list[IntArray]:
+    """Return rows in groups of few series each: what is written at once keeps the engine from others meanwhile."""
+    rank = np.unique(wanted.series[rows], return_inverse=True)[1] // _MOST_AT_ONCE
+    return [rows[rank == group] for group in range(int(rank.max()) + 1)]
 
 
 def _apart(wanted: Columns, is_amending: Bools) -> tuple[IntArray, IntArray]:

@@ -9,11 +9,13 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from forecaster.serving.storage.contract import AMENDED, Snapshots
 from forecaster.serving.storage.records import Columns, Snapshot
 
 _FORMAT = struct.Struct("<q")
-_EARLIEST_US = -(2**63)
+_EARLIEST_US, _LATEST_US = -(2**63), 2**63 - 1
 _MOST_LAST = 262_144
 
 
@@ -76,11 +78,9 @@ class AmendedRegister:
 
     def note(self, columns: Columns, sequence: int) -> None:
         """Let series wait whose late or corrected values are in a record."""
-        first: dict[str, int] = {}
-        for series, time_us in zip(columns.series.tolist(), columns.time_us.tolist(), strict=True):
-            name = columns.series_ids[series]
-            first[name] = min(first.get(name, time_us), time_us)
-        for name, first_us in first.items():
+        first = np.full(len(columns.series_ids), _LATEST_US)
+        np.minimum.at(first, columns.series, columns.time_us)
+        for name, first_us in zip(columns.series_ids, first.tolist(), strict=True):
             known = self._waiting.get(name)
             since_us = first_us if known is None else min(first_us, known.first_us)
             self._waiting[name] = AmendedSeries(name, sequence, since_us)

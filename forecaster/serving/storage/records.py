@@ -61,12 +61,15 @@ class Columns:
 
     def between(self, first: int, behind: int) -> "Columns":
         """Return the rows from `first` on and before `behind`, and only their series."""
-        part = self.rows(slice(first, behind))
+        return self.rows(slice(first, behind)).used()
+
+    def used(self) -> "Columns":
+        """Return the same rows, and only the series that they are of."""
         is_used = np.zeros(len(self.series_ids), dtype=bool)
-        is_used[part.series] = True
+        is_used[self.series] = True
         names = tuple(compress(self.series_ids, is_used.tolist()))
         places = np.cumsum(is_used, dtype=np.int32) - 1
-        return dataclasses.replace(part, series_ids=names, series=places[part.series])
+        return dataclasses.replace(self, series_ids=names, series=places[self.series])
 
     def with_covariates(self, names: Sequence[str]) -> "Columns":
         """Return the same rows with the covariates of these names: others go, those that were not given are NaN."""
