@@ -176,8 +176,8 @@ class Host:
             late_steps=config.late_steps if config.keeps_history else -1,
             device=config.device,
         )
-        self._beside = tuple(source.storage.beside() for _ in range(4))
-        rebuilding, keeping, looking, returning = self._beside
+        self._beside = tuple(source.storage.beside() for _ in range(5))
+        rebuilding, keeping, looking, returning, amending = self._beside
         self._batcher = batcher = Batcher(
             engine,
             max_batch=config.max_batch_observations,
@@ -188,7 +188,8 @@ class Host:
         self._pool, self._upkeep = ThreadPoolExecutor(1, "rebuild"), ThreadPoolExecutor(1, "upkeep")
         self._folding = ThreadPoolExecutor(1, "returning")
         self._returning = Returning(engine, batcher, returning, self._folding, config.replay_steps)
-        self._amending = Amending(engine, batcher, returning, self._folding, config.replay_steps)
+        self._refolding = ThreadPoolExecutor(1, "amending")
+        self._amending = Amending(engine, batcher, amending, self._refolding, config.replay_steps)
         self._idling = None
         if (idle := config.series_idle_seconds) is not None:
             how = {"seconds": idle, "rest_seconds": config.snapshot_seconds}
@@ -248,7 +249,7 @@ class Host:
     async def drain(self, seconds: float) -> bool:
         """Finish everything that waits; return whether it was done in time, else its threads are left behind."""
         loop = asyncio.get_running_loop()
-        pools = self._pool, self._upkeep, self._folding
+        pools = self._pool, self._upkeep, self._folding, self._refolding
         ends = [asyncio.ensure_future(self._batcher.drain())]
         ends += [asyncio.ensure_future(loop.run_in_executor(pool, _nothing)) for pool in pools]  # behind what they do
         _, late = await asyncio.wait(ends, timeout=seconds)

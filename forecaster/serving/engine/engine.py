@@ -67,7 +67,8 @@ class Engine:
         made = functools.partial(make_lane, snapshots=storage.snapshots, idle=self.idle, amended=self.amended)
         self._make_lane = functools.partial(made, max_resident=max_resident, device=device)
         self.lanes = Lanes(self.make_lane(bundle, version))
-        self._late_steps = late_steps if storage.keeps_records else -1
+        keeps_all = storage.keeps_records and not storage.journal.dropped()
+        self._late_steps = late_steps if keeps_all else -1
         self.late_values = LateValues(self.lanes, self.idle, self.amended, self._journal, self._write_late)
         self.broken: Exception | None = None
         self.done, self._recent_deletions, self.watches = self.late_values.done, RecentDeletions(), Watches()

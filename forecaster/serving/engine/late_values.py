@@ -67,37 +67,41 @@ class LateValues:
         return answer.settled(*settled)
 
     def write(self, columns: Columns, as_of: int) -> Written:
-        """Journal rows, each of another time or series, whose past was looked up as of a record.
+        """Journal rows whose past was looked up as of a record; of one time the last one counts.
 
         Of those whose past has changed since nothing is written, and those are refused whose series is gone, or would
         be one too many to wait to be folded again. Raises StorageError; nothing is written then.
         """
         names = columns.series_ids
         changed = np.array(self._register.changed_since(names, as_of), dtype=bool)
-        exists = self._exist(names)
+        clock_us = self._clocks(names)[columns.series]
         is_done: Bools = ~changed[columns.series]
+        fits = (clock_us > _NONE_US) & (columns.time_us <= clock_us)
+        fits &= self._lanes.active.bundle.grid.has(columns.time_us, clock_us)
         errors: dict[int, ForecasterError] = {}
-        for row in np.flatnonzero(is_done & ~exists[columns.series]).tolist():
+        for row in np.flatnonzero(is_done & ~fits).tolist():
             name = names[columns.series[row]]
             errors[row] = SeriesNotFoundError(f"series {name!r} was deleted meanwhile", [name])
         is_full = len(self._register) + len(names) > _MOST_WAITING
         waits = np.array([not is_full or name in self._register for name in names], dtype=bool)
-        for row in np.flatnonzero(is_done & exists[columns.series] & ~waits[columns.series]).tolist():
+        for row in np.flatnonzero(is_done & fits & ~waits[columns.series]).tolist():
             errors[row] = LimitReachedError("too many series wait to be folded again after corrections: try later", 1.0)
-        rows = np.flatnonzero(is_done & (exists & waits)[columns.series])
+        rows = np.flatnonzero(is_done & fits & waits[columns.series])
         if len(rows):
             record = dataclasses.replace(columns.rows(rows).used(), amends=True)
             self._register.note(record, self._append(record))
         return is_done, errors
 
-    def _exist(self, names: Sequence[str]) -> Bools:
-        found = np.zeros(len(names), dtype=bool)
+    def _clocks(self, names: Sequence[str]) -> IntArray:
+        """Return the last time of each series, idle ones too, int64 [S]; far in the past where there is no such one."""
+        found = np.full(len(names), _NONE_US)
         for lane in self._lanes:
-            mine = [k for k, name in enumerate(names) if self._lanes.of(name) is lane]
-            found[mine] = lane.store.standing([names[k] for k in mine]).exists
-        absent = [names[k] for k in np.flatnonzero(~found).tolist()]
-        idle = {idle_series.series_id for idle_series in self._idle.among(absent)}
-        found |= np.array([name in idle for name in names], dtype=bool)
+            mine = np.array([k for k, name in enumerate(names) if self._lanes.of(name) is lane], dtype=np.int64)
+            standing = lane.store.standing([names[k] for k in mine.tolist()])
+            found[mine[standing.exists]] = standing.clock_us[standing.exists]
+        absent = {names[k]: k for k in np.flatnonzero(found == _NONE_US).tolist()}
+        for idle_series in self._idle.among(list(absent)):
+            found[absent[idle_series.series_id]] = idle_series.clock_us
         return found
 
 
@@ -109,19 +113,19 @@ def late_steps(lane: Lane, wanted: int | None) -> int:
     return max(lane.store.memory, 2 * max(seasons))
 
 
-def sought(
-    lane: Lane, columns: Columns, verdict: Verdict, rights: tuple[npt.NDArray[np.bool_], IntArray], late: int
-) -> Sought:
+def sought(lane: Lane, columns: Columns, verdict: Verdict, rights: tuple[Bools, Bools, IntArray], late: int) -> Sought:
     """Return what a verdict says has to be looked up; before anything is applied.
 
     Args:
         lane: of the series.
         columns: the rows.
         verdict: on them.
-        rights: which of them are to replace what was said, bool [R], and when each was first sent, int64 [R].
+        rights: which of them are to replace what was said, bool [R], which have covariates, bool [R], and when each was
+            first sent, int64 [R].
         late: a missing value comes so many steps late at most; -1 if none may, nor be corrected, for no journal tells.
     """
-    replaces, sent_us = rights[0][verdict.sought], rights[1][verdict.sought]
+    replaces, beside = rights[0][verdict.sought], rights[1][verdict.sought]
+    sent_us = rights[2][verdict.sought]
     wanted, grid, store = columns.rows(verdict.sought), lane.bundle.grid, lane.store
     slots = store.bring(columns.series_ids)[wanted.series]
     there = np.flatnonzero(slots >= 0)  # a series that begins in the same batch has no slot yet
@@ -135,7 +139,8 @@ def sought(
         remembered[old], held[old] = store.held(slots[old], grid.index(wanted.time_us[old], stands_us[old]))
     may = np.where(replaces, np.uint8(May.REPLACE), np.where(back <= late, np.uint8(May.FILL), np.uint8(May.NOTHING)))
     may = may if late >= 0 else np.zeros_like(may)
-    return Sought(verdict.sought, wanted, grid, late >= 0, clock_us, held, remembered, may, sent_us)
+    whole = replaces & beside
+    return Sought(verdict.sought, wanted, grid, late >= 0, clock_us, held, remembered, may, whole, sent_us)
 
 
 def _reached(columns: Columns, verdict: Verdict) -> IntArray:
@@ -179,17 +184,16 @@ def settle(
     while len(left):
         as_of, some = journal.last_sequence(), every.of(left, left)
         outcomes[left], why = some.judged(_words(some, journal, give_way))
-        first, behind = _apart(some.wanted, np.isin(outcomes[left], (Outcome.CORRECTED, Outcome.FILLED)))
-        errors |= {int(left[k]): error for k, error in why.items() if k not in set(behind.tolist())}
-        if not len(first):
-            break
-        again = [left[behind]]
-        for amending in _in_groups(every.wanted, left[first]):
+        errors = {row: error for row, error in errors.items() if outcomes[row] == Outcome.REJECTED}
+        errors |= {int(left[k]): error for k, error in why.items()}
+        changed = [left[:0]]
+        for amending in _in_groups(every.wanted, left[np.isin(outcomes[left], (Outcome.CORRECTED, Outcome.FILLED))]):
             is_done, refused = write(every.wanted.rows(amending).used(), as_of)
             outcomes[amending[list(refused)]] = Outcome.REJECTED
             errors |= {int(amending[k]): error for k, error in refused.items()}
-            again.append(amending[~is_done])
-        left = np.sort(np.concatenate(again))
+            changed.append(amending[~is_done])
+        series = every.wanted.series
+        left = left[np.isin(series[left], series[np.concatenate(changed)])]
     ends = np.cumsum([len(one.rows) for one in sought])
     return [
         _between(outcomes, errors, int(end) - len(one.rows), int(end)) for one, end in zip(sought, ends, strict=True)
@@ -199,18 +203,7 @@ def settle(
 def _in_groups(wanted: Columns, rows: IntArray) -> list[IntArray]:
     """Return rows in groups of few series each: what is written at once keeps the engine from others meanwhile."""
     rank = np.unique(wanted.series[rows], return_inverse=True)[1] // _MOST_AT_ONCE
-    return [rows[rank == group] for group in range(int(rank.max()) + 1)]
-
-
-def _apart(wanted: Columns, is_amending: Bools) -> tuple[IntArray, IntArray]:
-    """Return the first row of each series and time that changes it, and all rows behind these, to be judged again."""
-    pairs = np.stack([wanted.series, wanted.time_us], axis=1)
-    keys = np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)
-    rows = np.flatnonzero(is_amending)
-    changed, at = np.unique(keys[rows], return_index=True)
-    first_of = np.full(keys.max(initial=-1) + 1, len(keys))
-    first_of[changed] = rows[at]
-    return np.sort(rows[at]), np.flatnonzero(np.arange(len(keys)) > first_of[keys])
+    return [rows[rank == group] for group in range(int(rank.max(initial=-1)) + 1)]
 
 
 def _words(sought: Sought, journal: Journal, give_way: Callable[[], None]) -> Words:

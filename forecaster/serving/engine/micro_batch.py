@@ -24,9 +24,7 @@ from forecaster.serving.storage.records import Attributes, Columns, IntArray, Re
 from forecaster.serving.work.admission import join
 from forecaster.serving.work.observing import Observed, ObserveWork
 from forecaster.serving.work.outcome import Verdict
-from forecaster.serving.work.sought import Sought
-
-NO_REPETITION_US = 2**62
+from forecaster.serving.work.sought import NO_REPETITION_US, Sought
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +124,8 @@ class MicroBatch:
         found = []
         for part in self.parts:
             if part.sought is not None:
-                at = part.rows[part.sought.rows]
-                mine = np.flatnonzero((at >= rows.start) & (at < rows.stop))
+                at = part.rows[part.sought.rows]  # ascending
+                mine = np.arange(*np.searchsorted(at, [rows.start, rows.stop]))
                 found += [part.sought.of(mine, at[mine] - rows.start)] if len(mine) else []
         return dataclasses.replace(answer, sought=Sought.joined(found)) if found else answer
 
@@ -185,8 +183,9 @@ def judged(
         new = None if attributes is None else lane.new_attributes(attributes, mine, verdict, past)
         asked = None
         if len(verdict.sought):
-            rights = np.zeros(len(mine), dtype=bool) if replaces is None else replaces[rows]
-            asked = sought(lane, mine, verdict, (rights, _first_sent(requests, slices)[rows]), limits.late_steps(lane))
+            replacing, beside, sent_us = _rights(requests, slices)
+            rights = (replacing[rows], beside[rows], sent_us[rows])
+            asked = sought(lane, mine, verdict, rights, limits.late_steps(lane))
         parts.append(LanePart(lane, rows, mine, verdict, slots, new, asked))
         room -= parts[-1].new_series() if lanes.next is not None else 0  # it is for all lanes together
     return MicroBatch(len(columns), slices, parts)
@@ -202,13 +201,18 @@ def _replacing(requests: Sequence[ObserveWork], slices: Sequence[slice], count: 
     return found
 
 
-def _first_sent(requests: Sequence[ObserveWork], slices: Sequence[slice]) -> IntArray:
-    """Return when the rows of all requests were first sent, microseconds since the Unix epoch, int64 [R]."""
-    found, now = np.full(slices[-1].stop, NO_REPETITION_US), (time.time(), time.monotonic())
+def _rights(
+    requests: Sequence[ObserveWork], slices: Sequence[slice]
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], IntArray]:
+    """Return which rows of all requests replace, which have covariates, and when each was first sent; see `sought`."""
+    count, now = slices[-1].stop, (time.time(), time.monotonic())
+    replaces, beside = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
+    sent_us = np.full(count, NO_REPETITION_US)
     for request, rows in zip(requests, slices, strict=True):
+        replaces[rows], beside[rows] = request.replaces, request.columns.covariates is not None
         if request.sent_seconds < math.inf:
-            found[rows] = int((now[0] - (now[1] - request.sent_seconds)) * 1e6)
-    return found
+            sent_us[rows] = int((now[0] - (now[1] - request.sent_seconds)) * 1e6)
+    return replaces, beside, sent_us
 
 
 def unbegun() -> Observed:

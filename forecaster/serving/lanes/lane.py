@@ -106,7 +106,7 @@ class Lane:
 
         known = Known(clocks, exists, held, room, latest_us)
         judge = functools.partial(admit, known=known, grid=grid, max_gap_steps=self.bundle.max_gap_steps)
-        doubted = [] if self.amended is None else self.amended.among(columns.series_ids)
+        doubted = [] if self.amended is None else self.amended.places(columns.series_ids)
         if replaces is None and not doubted:
             try:
                 return judge(columns), slots
@@ -119,7 +119,10 @@ class Lane:
         if replaces is not None:
             is_sought |= replaces[old]
         if doubted:
-            is_sought |= np.isin(columns.series[old], [columns.series_ids.index(name) for name in doubted])
+            is_sought |= np.isin(columns.series[old], doubted)
+        keys = np.stack([columns.series[old], time_us[old]], axis=1)
+        of_time = np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
+        is_sought |= np.isin(of_time, of_time[is_sought])  # whoever says something of the same time
         sought = old[is_sought]
         others = np.setdiff1d(np.arange(len(columns)), sought, assume_unique=True)
         verdict = judge(columns.rows(others), replaces=None if replaces is None else replaces[others])

@@ -99,12 +99,15 @@ def take_census(
     return Census(sequence, every, buckets, clock_us, position, np.ones(BUCKETS, dtype=bool), deletions)
 
 
-def windows(census: Census, bundle: Bundle, replay_steps: int) -> tuple[IntArray, IntArray]:
-    """Return the time behind which each series' rows count, and the steps before that: int64 [N] each."""
+def windows(census: Census, bundle: Bundle, replay_steps: int | IntArray) -> tuple[IntArray, IntArray]:
+    """Return the time behind which each series' rows count, and the steps before that: int64 [N] each.
+
+    They count from so many steps on at least, of each or of all.
+    """
     config = bundle.model.config
     memory = memory_steps(bundle)
     period = math.lcm(memory, *(config.layer_periods or ()))
-    steps = max(replay_steps, memory + 1)
+    steps = np.maximum(replay_steps, memory + 1)
     offset = np.maximum(census.position - steps, 0) // period * period
     # What stands at 0 has just started afresh, for it was broken: another version begins with what came before.
     counted = np.where(census.position > 0, census.position - offset, steps)

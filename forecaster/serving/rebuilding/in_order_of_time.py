@@ -17,7 +17,7 @@ from forecaster.serving.storage.issued import Issued
 from forecaster.serving.storage.records import Columns, Deletion, IntArray
 
 _MOST_ROWS = 2_000_000  # at once
-_UNKNOWN_ROWS = 20_000  # of a series of which everything counts
+_UNKNOWN_ROWS = 2_000  # of a series of which everything counts
 
 
 def in_groups(places: IntArray, census: Census, offset: IntArray) -> Iterator[IntArray]:

@@ -26,9 +26,10 @@ class RowFilter:
         census: of some buckets.
         behind_us: the time behind which rows of each series count, int64 [N].
         offset: steps before that, int64 [N].
+        only_known: whether those that begin behind it are left out.
     """
 
-    def __init__(self, census: Census, behind_us: IntArray, offset: IntArray) -> None:
+    def __init__(self, census: Census, behind_us: IntArray, offset: IntArray, *, only_known: bool = False) -> None:
         self.census, self.moving = census, census.within.copy()
         self.index: dict[str, int] = {name: k for k, name in enumerate(census.names.tolist())}
         self.behind_us, self.offset = behind_us, offset
@@ -38,7 +39,11 @@ class RowFilter:
         self.goes_on = np.zeros(len(census), dtype=bool)  # from a snapshot
         self.since = np.zeros(len(census), dtype=np.int64)  # rows of this record and before do not count
         self.newer = Grouped()  # series that are not in the census
-        self.deletions = Deletions(census.deletions, lambda name: bool(self.moving[bucket(name)]))
+        self._only_known = only_known
+        self.deletions = Deletions(census.deletions, self._concerns)
+
+    def _concerns(self, name: str) -> bool:
+        return name in self.index if self._only_known else bool(self.moving[bucket(name)])
 
     def begin_anew(self, places: IntArray) -> None:
         """Let series of the census begin with their windows, whatever they began with."""
@@ -47,7 +52,8 @@ class RowFilter:
 
     def only(self, places: IntArray) -> "RowFilter":
         """Return one of some series of the census, up to it."""
-        found = RowFilter(self.census.at(places), self.behind_us[places].copy(), self.offset[places].copy())
+        begin = (self.behind_us[places].copy(), self.offset[places].copy())
+        found = RowFilter(self.census.at(places), *begin, only_known=True)
         found.since[:] = self.since[places]
         return found
 
@@ -55,7 +61,7 @@ class RowFilter:
         """Return the series' places in the census, -2 for those that are newer than it, -1 for others."""
         codes = np.fromiter((self.index.get(name, -1) for name in names), np.int64, len(names))
         gone = self.deletions.places(names, sequence)
-        if sequence > self.census.sequence:
+        if sequence > self.census.sequence and not self._only_known:
             for k in np.flatnonzero(codes < 0).tolist():
                 if self.moving[bucket(names[k])]:
                     codes[k] = -2

@@ -110,10 +110,10 @@ def from_amended(
     """
     grid, memory = bundle.grid, memory_steps(bundle)
     back = grid.index(first_us, census.clock_us) + 1
-    behind_us, offset = windows(census, bundle, max(replay_steps, int(back.max(initial=0)) + memory))
+    behind_us, offset = windows(census, bundle, np.maximum(replay_steps, back + memory))
     whole = back >= census.position
     behind_us[whole], offset[whole] = ALWAYS_US, 0
-    rows = RowFilter(census, behind_us, offset)
+    rows = RowFilter(census, behind_us, offset, only_known=True)
     lane = _lane(bundle, VolatileSnapshots(), source)
     _go_on(lane, rows, first_us, *snapshots)
     return Fold(lane, rows, source.journal, should_stop=source.should_stop, is_amended=True)

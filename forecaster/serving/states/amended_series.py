@@ -8,6 +8,7 @@ it.
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from forecaster.serving.storage.contract import AMENDED, Snapshots
 from forecaster.serving.storage.records import Columns, Snapshot
 
 _FORMAT = struct.Struct("<q")
-_EARLIEST_US, _LATEST_US = -(2**63), 2**63 - 1
+_EARLIEST_US, _LATEST_US = -(2**62), 2**63 - 1
 _MOST_LAST = 262_144
 
 
@@ -56,7 +57,9 @@ class AmendedRegister:
         self._snapshots = snapshots
         kept = map(AmendedSeries.of, snapshots.read(AMENDED))
         self._waiting = {one_series.series_id: one_series for one_series in kept}
+        self._aside: dict[str, AmendedSeries] = {}  # that have no state, until they get one
         self._unsaved: dict[str, None] = {}
+        self.heard: list[tuple[int, str]] | None = None  # deletions since a fold began, while one is under way
         self._last: dict[str, int] = {}  # the last record that changed a series' past, the oldest first
         self._forgotten = 0  # what changed before this record is not known one by one
         self._deleted: dict[str, int] = {}  # of these series, those that were deleted
@@ -66,22 +69,39 @@ class AmendedRegister:
         return len(self._waiting)
 
     def __contains__(self, series_id: str) -> bool:
-        return series_id in self._waiting
+        return series_id in self._waiting or series_id in self._aside
 
     def among(self, series_ids: Iterable[str]) -> list[str]:
         """Return those of the series that wait."""
-        return [name for name in series_ids if name in self._waiting] if self._waiting else []
+        return [name for name in series_ids if name in self] if self._waiting or self._aside else []
+
+    def places(self, series_ids: Sequence[str]) -> list[int]:
+        """Return the positions of those of the series that wait."""
+        is_any = self._waiting or self._aside
+        return [k for k, name in enumerate(series_ids) if name in self] if is_any else []
 
     def next(self, most: int) -> list[AmendedSeries]:
         """Return those that have waited for longest."""
         return [one_series for one_series, _ in zip(self._waiting.values(), range(most), strict=False)]
+
+    def set_aside(self, series_ids: Iterable[str]) -> None:
+        """Let series that are idle not be folded until they are back."""
+        for name in series_ids:
+            if (known := self._waiting.pop(name, None)) is not None:
+                self._aside[name] = known
+
+    def back(self, series_ids: Iterable[str]) -> None:
+        """Let series wait again that have a state."""
+        if found := {name: self._aside.pop(name) for name in series_ids if name in self._aside}:
+            self._waiting |= found
+            self.on_noted()
 
     def note(self, columns: Columns, sequence: int) -> None:
         """Let series wait whose late or corrected values are in a record."""
         first = np.full(len(columns.series_ids), _LATEST_US)
         np.minimum.at(first, columns.series, columns.time_us)
         for name, first_us in zip(columns.series_ids, first.tolist(), strict=True):
-            known = self._waiting.get(name)
+            known = self._waiting.get(name) or self._aside.pop(name, None)
             since_us = first_us if known is None else min(first_us, known.first_us)
             self._waiting[name] = AmendedSeries(name, sequence, since_us)
             self._unsaved[name] = None
@@ -109,11 +129,14 @@ class AmendedRegister:
         self.dismiss([series_id])
         self._changed(series_id, sequence)
         self._deleted[series_id] = sequence
+        if self.heard is not None:
+            self.heard.append((sequence, series_id))
 
     def dismiss(self, series_ids: Iterable[str]) -> None:
         """Let series wait no more that have no state: they are folded whole when they get one."""
         for name in series_ids:
             self._waiting.pop(name, None)
+            self._aside.pop(name, None)
             self._unsaved.pop(name, None)
 
     def end(self, folded: Mapping[str, int]) -> None:
@@ -123,11 +146,18 @@ class AmendedRegister:
                 del self._waiting[name]
                 self._unsaved.pop(name, None)
 
-    def save(self) -> None:
-        """Keep what waits, before snapshots are said to hold all up to a record. Raises StorageError."""
-        if self._unsaved:
-            self._snapshots.save(AMENDED, [self._waiting[name].snapshot() for name in self._unsaved])
-            self._unsaved = {}
+    def save(self, most: int = 2**62) -> int:
+        """Keep what waits, before snapshots are said to hold all up to a record, so many at once; return how many.
+
+        Raises StorageError.
+        """
+        names = list(islice(self._unsaved, most))
+        if names:
+            every = self._aside | self._waiting if self._aside else self._waiting
+            self._snapshots.save(AMENDED, [every[name].snapshot() for name in names])
+            for name in names:
+                del self._unsaved[name]
+        return len(names)
 
     def _changed(self, name: str, sequence: int) -> None:
         self._last.pop(name, None)

@@ -50,7 +50,8 @@ def records_in(frame: pl.DataFrame) -> Iterator[tuple[int, Columns]]:
     beside = [column for column in frame.columns if column not in _FIXED]
     time_us, values = frame["ds"].to_physical().to_numpy(), frame["y"].to_numpy()
     covariates = frame.select(beside).cast(pl.Float64).to_numpy() if beside else None
-    amends = frame[AMENDS].fill_null(value=False).to_list() if AMENDS in frame.columns else None
+    is_told = frame.schema.get(AMENDS) == pl.Boolean  # once it may have been a covariate's name
+    amends = frame[AMENDS].fill_null(value=False).to_list() if is_told else None
     starts = np.flatnonzero(np.diff(sequences, prepend=-1)).tolist()
     for start, end in zip(starts, [*starts[1:], len(sequences)], strict=False):
         used, series = np.unique(codes[start:end], return_inverse=True)

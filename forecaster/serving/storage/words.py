@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from forecaster.serving.storage.records import Columns, Deletion, IntArray, Record, nothing
 
-# The time of the commit, microseconds since the Unix epoch, or that of each row, int64 [N]; and what was committed.
-Dated = tuple[int | IntArray, Record]
+# The time of the commit, microseconds since the Unix epoch, or that of each row, int64 [N]; and what was committed, or
+# None where there would be more that nobody looks at.
+Dated = tuple[int | IntArray, Record | None]
 Bools = npt.NDArray[np.bool_]
 
 
@@ -28,6 +29,7 @@ class Words:
         committed_us: when that was committed, 0 where there is none, int64 [N].
         said: whether the row itself, its value and the covariates that it was asked for with, was ever said, bool [N].
         is_last: whether it is the last word, bool [N].
+        is_whole: whether all was looked through that may tell of the row, as far as that was needed, bool [N].
     """
 
     found: Bools
@@ -35,11 +37,12 @@ class Words:
     committed_us: IntArray
     said: Bools
     is_last: Bools
+    is_whole: Bools
 
     @classmethod
     def none(cls, count: int) -> "Words":
         """Return that of so many rows nothing is known."""
-        said = (np.zeros(count, dtype=bool), np.zeros(count, dtype=bool))
+        said = (np.zeros(count, dtype=bool), np.zeros(count, dtype=bool), np.ones(count, dtype=bool))
         return cls(np.zeros(count, dtype=bool), np.full(count, np.nan), np.zeros(count, dtype=np.int64), *said)
 
     def __len__(self) -> int:
@@ -47,7 +50,7 @@ class Words:
 
     def of(self, rows: "slice | IntArray") -> "Words":
         """Return what is known of some of the rows."""
-        parts = (self.found, self.values, self.committed_us, self.said, self.is_last)
+        parts = (self.found, self.values, self.committed_us, self.said, self.is_last, self.is_whole)
         return Words(*(part[rows] for part in parts))  # type: ignore[arg-type]
 
     def put(self, rows: IntArray, older: "Words") -> None:
@@ -58,6 +61,7 @@ class Words:
         self.is_last[new] |= of_new.is_last
         self.found[rows] |= older.found
         self.said[rows] |= older.said
+        self.is_whole[rows] &= older.is_whole
 
 
 def look_up(
@@ -85,6 +89,9 @@ def look_up(
     ordered, looked_at = keys[order], 0
     for committed_us, record in newest_first:
         give_way()
+        if record is None:
+            words.is_whole[:] = words.said
+            break
         if isinstance(record, Deletion):
             codes.pop(record.series_id, None)
         if not isinstance(record, Columns):
@@ -104,7 +111,10 @@ def look_up(
         words.committed_us[new] = committed_us[told[which]] if isinstance(committed_us, np.ndarray) else committed_us
         words.said[asked[is_same]] = True
         looked_at += len(record)
-        if words.said.all() or looked_at > most_rows:
+        if words.said.all():
+            break
+        if looked_at > most_rows:
+            words.is_whole[:] = words.said
             break
     return words
 

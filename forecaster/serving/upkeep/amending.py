@@ -50,10 +50,11 @@ class Amending:
         self._engine, self._batcher, self._storage, self._pool = engine, batcher, storage, pool
         self._replay_steps = replay_steps
         self._due, self._is_stopped = asyncio.Event(), False
+        self._at_once, self._tried = _AT_ONCE, list[str]()  # series of a round
         self.folded = 0  # series
 
     async def run(self) -> None:
-        """Fold whoever waits, until cancelled."""
+        """Fold whoever waits, until cancelled; of those that cannot be folded together ever fewer are tried."""
         loop = asyncio.get_running_loop()
         self._engine.amended.on_noted = lambda: loop.call_soon_threadsafe(self._due.set)
         self._due.set()  # what an earlier process left
@@ -65,12 +66,21 @@ class Amending:
                 await asyncio.sleep(rest)
                 try:
                     rest = await self.round()
-                except ForecasterError as error:
-                    LOGGER.warning("late and corrected values wait to be folded: %s", error)
-                    rest = _FAILED_SECONDS
+                    self._engine.amended.heard = None
+                    self._at_once = min(2 * self._at_once, _AT_ONCE)
                 except Exception as error:  # noqa: BLE001 -- the next round tries again
-                    log_internal_error(error)
-                    rest = _FAILED_SECONDS
+                    rest = await self._failed(error)
+
+    async def _failed(self, error: Exception) -> float:
+        """Say why a round failed; return after how many seconds to go on, with fewer series or with others first."""
+        if not isinstance(error, ForecasterError):
+            log_internal_error(error)
+        await self._batcher.upkeep(functools.partial(self._engine.amended.postpone, self._tried))
+        if len(self._tried) > 1 and not self._is_stopped:
+            self._at_once = max(len(self._tried) // 2, 1)
+            return _AGAIN_SECONDS
+        LOGGER.warning("late and corrected values wait to be folded (%s): %s", ", ".join(self._tried), error)
+        return _FAILED_SECONDS
 
     def stop(self) -> None:
         """Let what is under way fail soon: the process is about to end."""
@@ -82,6 +92,7 @@ class Amending:
         if begun is None:
             return _AGAIN_SECONDS
         lane, changes, census, first_us = begun
+        self._tried = census.names.tolist()
         if not len(census):
             return None
         fold: Fold = await self._in_thread(functools.partial(self._fold, lane, census, first_us))
@@ -89,17 +100,15 @@ class Amending:
             give_way = Courtesy(lambda: self._batcher.is_busy).give_way
             if await self._in_thread(functools.partial(fold.advance, give_way=give_way)) <= _FEW_STEPS:
                 break
-        damaged = set(fold.damaged())
-        if damaged:
-            LOGGER.warning("late and corrected values of %d series stay unknown for now: %s", len(damaged), fold.damage)
-        names = [name for name in census.names.tolist() if name not in damaged]
+        names = sorted(set(self._tried).difference(fold.damaged()))
         at_once = min(_TAKEN_AT_ONCE, max(lane.store.max_resident // 2, 1))
         for start in range(0, len(names), at_once):
             take = functools.partial(self._take, lane, changes, fold, names[start : start + at_once])
             if not await self._batcher.upkeep(take):
                 return _AGAIN_SECONDS
-        await self._batcher.upkeep(functools.partial(self._engine.amended.postpone, damaged))
-        if damaged:
+        # Those that were corrected meanwhile, or are damaged, wait behind the others.
+        await self._batcher.upkeep(functools.partial(self._engine.amended.postpone, self._tried))
+        if fold.damage is not None:
             raise UnavailableError(str(fold.damage))
         return 0.0
 
@@ -124,18 +133,21 @@ class Amending:
         if engine.lanes.next is not None:  # whose states would have to be two
             return None
         engine.settle()
-        lane, waiting = engine.lanes.active, engine.amended.next(_AT_ONCE)
-        standing = lane.store.standing([one_series.series_id for one_series in waiting])
-        there = np.flatnonzero(standing.exists)
-        absent = [waiting[k].series_id for k in np.flatnonzero(~standing.exists).tolist()]
-        idle = {idle_series.series_id for idle_series in engine.idle.among(absent)}
-        engine.amended.postpone(idle)  # until they come back
-        engine.amended.dismiss(set(absent) - idle)
+        lane, amended = engine.lanes.active, engine.amended
+        there: IntArray = np.zeros(0, dtype=np.int64)
+        standing = lane.store.standing([])
+        while not len(there) and (waiting := amended.next(self._at_once)):
+            standing = lane.store.standing([one_series.series_id for one_series in waiting])
+            there = np.flatnonzero(standing.exists)
+            absent = [waiting[k].series_id for k in np.flatnonzero(~standing.exists).tolist()]
+            idle = {idle_series.series_id for idle_series in engine.idle.among(absent)}
+            amended.set_aside(idle)
+            amended.dismiss(set(absent) - idle)
         some: Sequence[AmendedSeries] = [waiting[k] for k in there.tolist()]
         names = np.array([one_series.series_id for one_series in some], dtype=object)
         buckets = np.fromiter((bucket(one_series.series_id) for one_series in some), np.int64, len(some))
         through = lane.store.sequence
-        deletions = [one for one in engine.storage.journal.deletions() if one[0] <= through] if some else []
+        amended.heard = deletions = list(engine.storage.journal.deletions())  # it grows with those of meanwhile
         parts = (names, buckets, standing.clock_us[there], standing.position[there], marked(buckets))
         first_us = np.array([one_series.first_us for one_series in some], dtype=np.int64)
         return lane, engine.lanes.changes, Census(through, *parts, deletions), first_us

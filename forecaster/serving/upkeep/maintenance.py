@@ -22,7 +22,7 @@ from forecaster.serving.telemetry import LOGGER
 from forecaster.serving.upkeep.saving import save
 from forecaster.serving.work.series import LiveScores
 
-_SCORED_AT_ONCE = 2048
+_SCORED_AT_ONCE, _AMENDED_AT_ONCE = 2048, 512
 _SYNC_SECONDS = 1.0
 _ERASE_SECONDS = 0.5  # deletions that come one after another are erased together
 _REST_SHARE = 3.0  # pruning and erasing rest so many times as long as they work, while there are requests
@@ -141,6 +141,8 @@ class Maintenance:
         if len(dirty) and self._config.durability == "interval":  # no snapshot may know more than the journal
             await self._batcher.upkeep(self._engine.sync)
         await save(self._batcher, lane.store, dirty, self._sync_snapshots)
+        while await self._batcher.upkeep(lambda: self._engine.amended.save(_AMENDED_AT_ONCE)):
+            pass
         await self._batcher.upkeep(lambda: self._complete(sequence, changes))
         return True
 

@@ -149,8 +149,7 @@ class Returning:
             kept = [names[k] for k in rows.tolist()]
             lane.store.end_idle(kept, through, _part(packed, rows))
             self._engine.idle.end(kept)
-            if self._engine.amended.among(kept):  # late and corrected values of meanwhile
-                self._engine.amended.on_noted()
+            self._engine.amended.back(kept)  # late and corrected values of meanwhile
         return True
 
     async def _in_thread(self, function: Callable[..., Any], *values: Any) -> Any:

@@ -85,6 +85,8 @@ def admit(
     steps, on_grid = grid.index(before, time_us), grid.has(before, time_us)
     held = _Held.of(known, series, time_us, exists, grid)
     repeated = held.found & ((held.values == values) | (np.isnan(held.values) & np.isnan(values)))
+    if replaces is not None:
+        repeated &= ~replaces[order]
     repeated[1:] &= first[1:] | repeated[:-1]  # behind a row that advances, the walk has to tell
     usual = fresh | repeated | ((steps > 0) & on_grid & (steps <= max_gap_steps + 1))
     outcomes = np.where(repeated, np.uint8(Outcome.DUPLICATE), np.uint8(Outcome.APPLIED))
@@ -162,6 +164,7 @@ class _Walk:
         self._starts = [] if self._clock is None else [self._clock]
         self._ends = list(self._starts)
         self._pending: dict[int, float] = {}  # what this batch has applied, by time
+        self._sought: set[int] = set()  # times of which the states do not tell any more
 
     def judge(self, row: int, held: float | None, *, may_differ: bool) -> tuple[int, int]:
         """Return the outcome of a row, 0 if it is sought, and the steps that it advances; raises why it is refused.
@@ -188,11 +191,14 @@ class _Walk:
             return self._apply(time_us, value, steps if steps <= self._max_gap_steps + 1 else 0)
         stored = self._lookup(time_us, held)
         is_same = stored is not None and (stored == value or (math.isnan(stored) and math.isnan(value)))
-        if is_same:
+        if time_us in self._sought:
+            return int(_SOUGHT), 0
+        if is_same and not may_differ:
             return Outcome.DUPLICATE, 0
         if stored is not None and not math.isnan(stored) and time_us in self._pending and not may_differ:
             expected_us = self._grid.next(self._clock)
             raise differing((self._name, time_us, value), stored, expected_us, is_last=time_us == self._clock)
+        self._sought.add(time_us)
         return int(_SOUGHT), 0
 
     def _check_not_ahead(self, time_us: int) -> None:

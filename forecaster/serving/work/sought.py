@@ -7,9 +7,10 @@ Shapes: Q rows.
 """
 
 import enum
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,9 @@ from forecaster.serving.storage.records import Columns, IntArray
 from forecaster.serving.storage.words import Words
 from forecaster.serving.work.admission import differing, join
 from forecaster.serving.work.outcome import Outcome
+
+NOW_US = 2**61  # of what has just been said: only what is no repetition comes later
+NO_REPETITION_US = 2**62
 
 
 class May(enum.IntEnum):
@@ -46,6 +50,7 @@ class Sought:
             nothing, float64 [Q].
         remembered: whether it does, bool [Q].
         may: a `May` each, uint8 [Q].
+        whole: whether it replaces and has covariates, which are compared too then, bool [Q].
         sent_us: when it was first sent, microseconds since the Unix epoch; in the far future if it is no repetition,
             int64 [Q].
     """
@@ -58,6 +63,7 @@ class Sought:
     held: npt.NDArray[np.float64]
     remembered: npt.NDArray[np.bool_]
     may: npt.NDArray[np.uint8]
+    whole: npt.NDArray[np.bool_]
     sent_us: IntArray
 
     @classmethod
@@ -71,53 +77,115 @@ class Sought:
 
     def of(self, which: IntArray, rows: IntArray) -> "Sought":
         """Return some of them, as rows of one request."""
-        return Sought(rows, self.wanted.rows(which), self.grid, self.is_told, *(part[which] for part in self._beside()))
+        return Sought(
+            rows, self.wanted.rows(which).used(), self.grid, self.is_told, *(part[which] for part in self._beside())
+        )
 
     def behind(self, start: int) -> "Sought":
         """Return them with `start` rows of the request before them."""
         return Sought(self.rows + start, self.wanted, self.grid, self.is_told, *self._beside())
 
-    @property
-    def whole(self) -> npt.NDArray[np.bool_]:
-        """Of which rows the covariates are compared too, bool [Q]: without a word, a value alone tells a repetition."""
-        whole: npt.NDArray[np.bool_] = self.may == May.REPLACE
-        return whole
-
     def judged(self, words: Words) -> tuple[npt.NDArray[np.uint8], dict[int, ForecasterError]]:
-        """Return the outcome of each, uint8 [Q], and why some are refused.
+        """Return the outcome of each, uint8 [Q], and why some are refused; the later of a time follow the earlier ones.
 
-        What was said before is a repetition, whatever was said since; unless it is to replace that, and was first sent
-        when that was known already. Of `FILLED` and `CORRECTED` ones nothing is written yet.
+        Of `FILLED` and `CORRECTED` ones nothing is written yet.
 
         Args:
             words: what the journal has of them.
         """
-        values = self.wanted.values
-        current = np.where(words.found, words.values, self.held)
-        is_known = words.found | self.remembered
-        is_said = words.said | (~words.found & self.remembered & _equal(current, values))
-        is_said |= ~words.found & np.isnan(values) & self.is_told & (self.may != May.REPLACE)  # it is missing already
-        is_last = words.is_last | (~words.found & is_said)
-        again = is_said & ~is_last & (self.may == May.REPLACE) & (self.sent_us > words.committed_us)
-        is_late = ~is_said & np.isnan(current) & ~np.isnan(values) & (self.may >= May.FILL)
-        is_correction = again | (~is_said & ~is_late & (self.may == May.REPLACE))
-        outcomes = np.full(len(values), np.uint8(Outcome.REJECTED))
-        outcomes[is_said] = Outcome.DUPLICATE
-        outcomes[is_late] = Outcome.FILLED
-        outcomes[is_correction] = Outcome.CORRECTED
-        outcomes[again & np.isnan(current) & ~np.isnan(values)] = Outcome.FILLED
+        outcomes = np.full(len(self.rows), np.uint8(Outcome.REJECTED))
         errors: dict[int, ForecasterError] = {}
-        for k in np.flatnonzero(outcomes == Outcome.REJECTED).tolist():
-            clock_us, time_us = int(self.clock_us[k]), int(self.wanted.time_us[k])
-            row = self.wanted.series_ids[self.wanted.series[k]], time_us, float(values[k])
-            stored = float(current[k]) if is_known[k] else None
-            errors[k] = differing(row, stored, int(self.grid.next(clock_us)), is_last=time_us == clock_us)
+        values, told = self.wanted.values.tolist(), _Told.of(self, words)
+        new: dict[tuple[int, int], list[_Word]] = {}  # that these rows have said, by series and time
+        keys = list(zip(self.wanted.series.tolist(), self.wanted.time_us.tolist(), strict=True))
+        for k, (key, value) in enumerate(zip(keys, values, strict=True)):
+            known = told[k]
+            row = self._word(k, value)
+            if said := new.get(key):
+                known = known.behind(said, row, whole=bool(self.whole[k]))
+            outcome = _outcome(value, known, May(self.may[k]), int(self.sent_us[k]))
+            outcomes[k] = outcome
+            if outcome in (Outcome.FILLED, Outcome.CORRECTED):
+                new.setdefault(key, []).append(row)
+            elif outcome == Outcome.REJECTED:
+                errors[k] = self._refused(k, known)
         return outcomes, errors
 
+    def _word(self, k: int, value: float) -> "_Word":
+        beside = self.wanted.covariates
+        return repr(value), "" if beside is None else repr(beside[k].tolist())
+
+    def _refused(self, k: int, known: "_Told") -> ForecasterError:
+        clock_us, time_us = int(self.clock_us[k]), int(self.wanted.time_us[k])
+        row = self.wanted.series_ids[self.wanted.series[k]], time_us, float(self.wanted.values[k])
+        stored = known.current if known.is_known else None
+        return differing(row, stored, int(self.grid.next(clock_us)), is_last=time_us == clock_us)
+
     def _beside(self) -> tuple[npt.NDArray[Any], ...]:
-        return self.clock_us, self.held, self.remembered, self.may, self.sent_us
+        return self.clock_us, self.held, self.remembered, self.may, self.whole, self.sent_us
 
 
-def _equal(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    equal: npt.NDArray[np.bool_] = (left == right) | (np.isnan(left) & np.isnan(right))
-    return equal
+_Word = tuple[str, str]  # a value, and the covariates with it
+
+
+class _Told(NamedTuple):
+    """What is known of a row's time.
+
+    Args:
+        current: the value that counts, NaN where missing.
+        is_known: whether anything is known of it.
+        is_said: whether the row itself was said.
+        is_last: whether it was said last.
+        committed_us: when the last word was written.
+        is_whole: whether all is known that there may be.
+    """
+
+    current: float
+    is_known: bool
+    is_said: bool
+    is_last: bool
+    committed_us: int
+    is_whole: bool
+
+    @classmethod
+    def of(cls, sought: Sought, words: Words) -> "list[_Told]":
+        """Return what is known of every row."""
+        values = sought.wanted.values
+        current = np.where(words.found, words.values, sought.held)
+        same = (current == values) | (np.isnan(current) & np.isnan(values))
+        by_state = ~words.found & sought.remembered & same
+        nothing = ~words.found & np.isnan(values) & (sought.may != May.REPLACE)  # missing it is already
+        if not sought.is_told:
+            nothing[:] = False
+        parts = (
+            current,
+            words.found | sought.remembered,
+            words.said | by_state | nothing,
+            words.is_last | by_state | nothing,
+            words.committed_us,
+            words.is_whole,
+        )
+        return [cls(*row) for row in zip(*(part.tolist() for part in parts), strict=True)]
+
+    def behind(self, said: "Sequence[_Word]", row: "_Word", *, whole: bool) -> "_Told":
+        """Return what is known once more has been said of the time, just now."""
+        words = [word if whole else word[0] for word in said]
+        mine = row if whole else row[0]
+        is_said = self.is_said or mine in words
+        return _Told(float(said[-1][0]), True, is_said, words[-1] == mine, NOW_US, self.is_whole)
+
+
+def _outcome(value: float, known: _Told, may: May, sent_us: int) -> Outcome:
+    """Return what becomes of a row.
+
+    What was said before is a repetition, whatever was said since; unless it is to replace that, and was first sent
+    when that was known already. So is a repetition of what was missing then, of which no word is left.
+    """
+    is_repetition = known.is_said or (math.isnan(value) and may != May.REPLACE and sent_us <= known.committed_us)
+    goes_back = may == May.REPLACE and not known.is_last and sent_us > known.committed_us
+    if is_repetition and not goes_back:
+        return Outcome.DUPLICATE
+    is_late = math.isnan(known.current) and not math.isnan(value)
+    if is_late and known.is_whole and may >= May.FILL:
+        return Outcome.FILLED
+    return Outcome.CORRECTED if may == May.REPLACE else Outcome.REJECTED

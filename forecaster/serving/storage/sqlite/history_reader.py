@@ -113,6 +113,7 @@ class HistoryReader:
                 yield rows_in(found)
             looked_at += bounds.rows
             if looked_at > _MOST_ROWS_LOOKED_AT:
+                yield 0, None
                 return
 
     def frame(self, file: HistoryFile) -> pl.DataFrame:

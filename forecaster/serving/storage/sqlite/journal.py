@@ -149,7 +149,7 @@ class SqliteJournal:
         words = look_up(wanted, self._newest_first(wanted), most_rows=_MOST_ROWS_LOOKED_AT, **how)
         # A deletion stays in the journal until the history holds nothing of its series.
         kept = np.array([name not in self._deleted for name in wanted.series_ids], dtype=bool)
-        older = np.flatnonzero(~words.said & kept[wanted.series])
+        older = np.flatnonzero(~words.said & words.is_whole & kept[wanted.series])
         if len(older):
             missing = wanted.rows(older)
             newest_first = self._history.newest_first(missing)

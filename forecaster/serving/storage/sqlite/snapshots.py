@@ -239,9 +239,10 @@ class SqliteSnapshots:
         """Remove what a journal that ends with record `sequence` cannot have led to: its end was lost."""
         query = (
             "SELECT model, complete_through, fingerprint FROM models WHERE highest > ? OR complete_through > ?"
-            " ORDER BY fingerprint IN (?, ?)"
+            " ORDER BY fingerprint IN (?, ?, ?)"
         )
-        for model, complete, fingerprint in self._database.rows(query, (sequence, sequence, IDLE, RETURNED)):
+        beside = (IDLE, RETURNED, AMENDED)
+        for model, complete, fingerprint in self._database.rows(query, (sequence, sequence, *beside)):
             with self._database.transaction() as connection:
                 of_model = "WHERE model = ?"
                 gone = connection.execute(f"DELETE FROM snapshots {of_model} AND sequence > ?", (model, sequence))
@@ -249,7 +250,7 @@ class SqliteSnapshots:
                 whole = None if gone.rowcount or complete is None else min(complete, sequence)
                 values = (sequence, whole, model)
                 connection.execute(f"UPDATE models SET highest = ?, complete_through = ? {of_model}", values)
-                if gone.rowcount and fingerprint in (IDLE, RETURNED):  # some model has no snapshot of those either
+                if gone.rowcount and fingerprint in beside:  # some model has no snapshot of those either
                     connection.execute("UPDATE models SET complete_through = NULL")
 
     def highest(self) -> int:

@@ -23,6 +23,7 @@ class PlainSeries:
         self.clock: int | None = None
         self.values: dict[int, float] = {}
         self.pending: dict[int, float] = {}  # of the batch
+        self.sought: set[int] = set()
 
     def judge(self, time: int, value: float, *, replaces: bool) -> tuple[str, int]:
         if self.clock is None:
@@ -37,10 +38,15 @@ class PlainSeries:
                 self.values[missing] = math.nan
             return self._apply(time, value, steps)
         stored = self.values.get(time)
-        if stored is not None and (stored == value or (math.isnan(stored) and math.isnan(value))):
+        if time in self.sought:
+            return "sought", 0
+        is_same = stored is not None and (stored == value or (math.isnan(stored) and math.isnan(value)))
+        if is_same and not replaces:
             return "duplicate", 0
-        said = self.pending.get(time, math.nan)
-        return ("sought" if replaces or math.isnan(said) else "conflict"), 0
+        if not replaces and not math.isnan(self.pending.get(time, math.nan)):
+            return "conflict", 0
+        self.sought.add(time)
+        return "sought", 0
 
     def _apply(self, time: int, value: float, advance: int) -> tuple[str, int]:
         self.clock = time
@@ -74,7 +80,7 @@ def test_it_judges_like_the_plain_reference(batches: list[list[tuple[int, int, f
         known = Known(np.array([c or 0 for c in clocks]), np.array([c is not None for c in clocks]), held, 3)
         times = []
         for one in plain:
-            one.pending = {}
+            one.pending, one.sought = {}, set()
         for series, offset, *_ in batch:
             base[series] = max(base[series], offset)
             times.append((plain[series].clock or 0) + offset)

@@ -92,7 +92,9 @@ def test_words_are_found_in_journal_and_history(opener: Opener, tmp_path: pathli
             erase_all(storage)
         prune_all(storage, through)
         words = storage.journal.find(record_of(wanted), whole=np.array(whole))
-        known = Words(words.found, words.values, np.zeros(len(wanted), np.int64), words.said, words.is_last)
+        known = Words(
+            words.found, words.values, np.zeros(len(wanted), np.int64), words.said, words.is_last, words.is_whole
+        )
         check(known, wanted, whole, said)
         when = words.committed_us[words.found]
         assert (when > 0).all()
