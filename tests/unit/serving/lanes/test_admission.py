@@ -25,7 +25,7 @@ class PlainSeries:
         self.pending: dict[int, float] = {}  # of the batch
         self.sought: set[int] = set()
 
-    def judge(self, time: int, value: float, *, replaces: bool) -> tuple[str, int]:
+    def judge(self, time: int, value: float, *, replaces: bool) -> tuple[str, int]:  # noqa: PLR0911
         if self.clock is None:
             return self._apply(time, value, 0)
         steps, rest = divmod(time - self.clock, STEP)
