@@ -102,11 +102,11 @@ class ForecastServiceServicer:
 
     def Observe(self, request, context):
         """Advances series by observations. Safe to retry: nothing is applied twice. Late and corrected ones are acknowledged
-        when they are in the journal; the states of their series are folded again from there beside the requests, and answer
-        as they were until then (see `ForecastOptions.await_corrections`); what was forecast and scored before stays. A large request is applied in parts, so that
-        one without an answer may have been applied in part. Series that were not observed for so long that the server let go
-        of their states (`series_idle_seconds`) are folded again: until then the request is answered `UNAVAILABLE`, for the
-        reason `SERIES_RETURNING`, with a `RetryInfo`.
+        when they are in the journal; the states of their series are folded again from there beside the requests, and
+        answer as they were until then (see `ForecastOptions.await_corrections`); what was forecast and scored before
+        stays. A large request is applied in parts, so that one without an answer may have been applied in part. Series
+        that were not observed for so long that the server let go of their states (`series_idle_seconds`) are folded again:
+        until then the request is answered `UNAVAILABLE`, for the reason `SERIES_RETURNING`, with a `RetryInfo`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from forecaster.errors import InternalError, ReturningError, StateLostError, StorageError
 from forecaster.model.bundle import Bundle
+from forecaster.serving.counters import WorkDone
 from forecaster.serving.engine.isolation import UnwrittenError, observe_in_parts, refusals, refused
 from forecaster.serving.engine.late_values import LateValues, late_steps
 from forecaster.serving.engine.micro_batch import Limits, MicroBatch, ended, judged, unbegun
@@ -69,9 +70,10 @@ class Engine:
         self.lanes = Lanes(self.make_lane(bundle, version))
         keeps_all = storage.keeps_records and not storage.journal.dropped()
         self._late_steps = late_steps if keeps_all else -1
-        self.late_values = LateValues(self.lanes, self.idle, self.amended, self._journal, self._write_late)
+        self.done, self._recent_deletions, self.watches = WorkDone(), RecentDeletions(), Watches()
+        beside = (self.idle, self.amended, self._journal, self._write_late, self.done)
+        self.late_values = LateValues(self.lanes, *beside)
         self.broken: Exception | None = None
-        self.done, self._recent_deletions, self.watches = self.late_values.done, RecentDeletions(), Watches()
         self._journal_seconds = 0.0  # that appends have taken
 
     def make_lane(self, bundle: Bundle, version: str, *, empty: bool = False) -> Lane:

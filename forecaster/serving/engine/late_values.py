@@ -1,4 +1,4 @@
-"""Late and corrected values: judged by what the journal has of their times, and written behind it.
+"""Late-arriving and corrected values (upserts): judged by what the journal has of their times, and written behind it.
 
 Whoever looks rows up need not be the engine's thread; only that writes. What changed since the look is looked up again.
 Knows lanes and journals; knows nothing of how states are folded again.
@@ -12,11 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from forecaster.errors import (
-    ForecasterError,
-    LimitReachedError,
-    SeriesNotFoundError,
-)
+from forecaster.errors import ForecasterError, LimitReachedError, SeriesNotFoundError
 from forecaster.serving.counters import WorkDone
 from forecaster.serving.lanes.lane import Lane
 from forecaster.serving.lanes.lanes import Lanes
@@ -44,6 +40,7 @@ class LateValues:
         register: of series that wait to be folded again.
         journal: where rows are looked up, if nobody else does.
         append: journals a record and returns its sequence.
+        done: counts what became of rows.
     """
 
     def __init__(
@@ -53,17 +50,17 @@ class LateValues:
         register: AmendedRegister,
         journal: Journal,
         append: Callable[[Record], int],
+        done: WorkDone,
     ) -> None:
         self._lanes, self._idle, self._register, self._journal = lanes, idle, register, journal
-        self._append = append
-        self.done = WorkDone()
+        self._append, self._done = append, done
 
     def looked_up(self, answer: Observed) -> Observed:
         """Return an answer with what the journal tells of rows of which the states cannot."""
         if answer.sought is None:
             return answer
         (settled,) = settle([answer.sought], self._journal, self.write)
-        count(self.done, settled)
+        count(self._done, settled)
         return answer.settled(*settled)
 
     def write(self, columns: Columns, as_of: int) -> Written:

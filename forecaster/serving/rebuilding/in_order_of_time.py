@@ -1,7 +1,7 @@
 """Series with late or corrected values: their rows as if each had come in its time, with the last word on it.
 
-A fold takes records in the journal's order, which is that of the times but for such series. Theirs are gathered and
-sorted before they are folded. Knows journals and records; knows nothing of states.
+A fold takes records in the order of arrival, which is that of the event times but for such series. Theirs are gathered
+and sorted before they are folded. Knows journals and records; knows nothing of states.
 
 Shapes: N series, R rows.
 """

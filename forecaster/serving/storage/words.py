@@ -1,4 +1,4 @@
-"""What was said of a series' value at a time: every record that tells of it is a word, and the last one counts.
+"""The revisions of a series' value at a time: every record that tells of it is a word, and the last one counts.
 
 Knows records; knows nothing of files or databases.
 

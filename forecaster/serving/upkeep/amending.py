@@ -1,4 +1,4 @@
-"""Folds series with late or corrected values again, beside the requests: their states then know them.
+"""Folds series with late-arriving or corrected values again, beside the requests: their states then know them.
 
 A thread with a storage of its own folds all that have gathered in one look through journal and history, in the order of
 time; the engine's thread takes the states over, a few series between two turns, with what came meanwhile. Until then
@@ -7,9 +7,8 @@ the series stand where they stood. Knows nothing of requests.
 
 import asyncio
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 
@@ -26,6 +25,7 @@ from forecaster.serving.states.buckets import bucket, marked
 from forecaster.serving.storage.contract import Storage
 from forecaster.serving.storage.records import IntArray
 from forecaster.serving.telemetry import LOGGER, log_internal_error
+from forecaster.serving.upkeep.folding import FoldingBeside
 
 _AT_ONCE, _TAKEN_AT_ONCE = 1024, 64
 _MOST_LOOKS, _FEW_STEPS = 8, 512  # before what came meanwhile is taken in by the engine's thread
@@ -33,23 +33,13 @@ _AGAIN_SECONDS = 0.25  # while a version is being replaced
 _FAILED_SECONDS = 30.0
 
 
-class Amending:
-    """Of one engine.
-
-    Args:
-        engine: called through the batcher only.
-        batcher: the engine's.
-        storage: for the thread of the pool.
-        pool: one thread.
-        replay_steps: of a series at least, as where a version is replaced.
-    """
+class Amending(FoldingBeside):
+    """Of one engine; see `FoldingBeside`."""
 
     def __init__(
         self, engine: Engine, batcher: Batcher, storage: Storage, pool: ThreadPoolExecutor, replay_steps: int
     ) -> None:
-        self._engine, self._batcher, self._storage, self._pool = engine, batcher, storage, pool
-        self._replay_steps = replay_steps
-        self._due, self._is_stopped = asyncio.Event(), False
+        super().__init__(engine, batcher, storage, pool, replay_steps)
         self._at_once, self._tried = _AT_ONCE, list[str]()  # series of a round
         self.folded = 0  # series
 
@@ -81,10 +71,6 @@ class Amending:
             return _AGAIN_SECONDS
         LOGGER.warning("late and corrected values wait to be folded (%s): %s", ", ".join(self._tried), error)
         return _FAILED_SECONDS
-
-    def stop(self) -> None:
-        """Let what is under way fail soon: the process is about to end."""
-        self._is_stopped = True
 
     async def round(self) -> float | None:
         """Fold those again that have waited for longest; return after how many seconds to go on, None if none waits."""
@@ -178,8 +164,3 @@ class Amending:
             engine.watches.note(folded)
             self.folded += len(folded)
         return True
-
-    async def _in_thread(self, function: Callable[[], Any]) -> Any:
-        if self._is_stopped:
-            raise UnavailableError("the server is about to end")
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function)

@@ -7,14 +7,13 @@ between two turns. Knows nothing of requests.
 
 import asyncio
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import torch
 
-from forecaster.errors import DamagedHistoryError, ForecasterError, UnavailableError
+from forecaster.errors import DamagedHistoryError, ForecasterError
 from forecaster.serving.engine.batcher import Batcher
 from forecaster.serving.engine.courtesy import Courtesy
 from forecaster.serving.engine.engine import Engine
@@ -27,30 +26,21 @@ from forecaster.serving.states.idle_series import IdleSeries
 from forecaster.serving.states.snapshot_bytes import Packed
 from forecaster.serving.storage.contract import Journal, Storage
 from forecaster.serving.telemetry import LOGGER, log_internal_error
+from forecaster.serving.upkeep.folding import FoldingBeside
 
 _AT_ONCE, _SOUGHT_AT_ONCE, _TAKEN_AT_ONCE = 4096, 512, 64
 _MOST_WANTED = 262_144
 _AGAIN_SECONDS = 0.25  # while a version is being replaced
 
 
-class Returning:
-    """Of one engine.
-
-    Args:
-        engine: called through the batcher only.
-        batcher: the engine's.
-        storage: for the thread of the pool.
-        pool: one thread.
-        replay_steps: of a series at least, as where a version is replaced.
-    """
+class Returning(FoldingBeside):
+    """Of one engine; see `FoldingBeside`."""
 
     def __init__(
         self, engine: Engine, batcher: Batcher, storage: Storage, pool: ThreadPoolExecutor, replay_steps: int
     ) -> None:
-        self._engine, self._batcher, self._storage, self._pool = engine, batcher, storage, pool
-        self._replay_steps = replay_steps
+        super().__init__(engine, batcher, storage, pool, replay_steps)
         self._wanted: dict[str, None] = {}
-        self._due, self._is_stopped = asyncio.Event(), False
 
     async def run(self) -> None:
         """Bring back whoever is wanted, until cancelled."""
@@ -71,10 +61,6 @@ class Returning:
                     log_internal_error(error)
                 for name in names:
                     self._wanted.pop(name, None)
-
-    def stop(self) -> None:
-        """Let what is under way fail soon: the process is about to end."""
-        self._is_stopped = True
 
     def _ask(self, names: Sequence[str]) -> None:
         if len(self._wanted) < _MOST_WANTED:  # others are asked for again
@@ -151,11 +137,6 @@ class Returning:
             self._engine.idle.end(kept)
             self._engine.amended.back(kept)  # late and corrected values of meanwhile
         return True
-
-    async def _in_thread(self, function: Callable[..., Any], *values: Any) -> Any:
-        if self._is_stopped:
-            raise UnavailableError("the server is about to end")
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *values)
 
 
 def _begin_afresh(lane: Lane, census: Census, damaged: set[str], journal: Journal) -> None:

@@ -100,20 +100,19 @@ class Sought:
         keys = list(zip(self.wanted.series.tolist(), self.wanted.time_us.tolist(), strict=True))
         for k, (key, value) in enumerate(zip(keys, values, strict=True)):
             known = told[k]
-            row = self._word(k, value)
             if said := new.get(key):
-                known = known.behind(said, row, whole=bool(self.whole[k]))
+                known = known.behind(said, self._word(k, value), whole=bool(self.whole[k]))
             outcome = _outcome(value, known, May(self.may[k]), int(self.sent_us[k]))
             outcomes[k] = outcome
             if outcome in (Outcome.FILLED, Outcome.CORRECTED):
-                new.setdefault(key, []).append(row)
+                new.setdefault(key, []).append(self._word(k, value))
             elif outcome == Outcome.REJECTED:
                 errors[k] = self._refused(k, known)
         return outcomes, errors
 
     def _word(self, k: int, value: float) -> "_Word":
         beside = self.wanted.covariates
-        return repr(value), "" if beside is None else repr(beside[k].tolist())
+        return repr(value + 0.0), "" if beside is None else repr(beside[k].tolist())
 
     def _refused(self, k: int, known: "_Told") -> ForecasterError:
         clock_us, time_us = int(self.clock_us[k]), int(self.wanted.time_us[k])

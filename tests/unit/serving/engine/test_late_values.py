@@ -17,7 +17,7 @@ from forecaster.serving.work.forecasting import ForecastWork
 from forecaster.serving.work.observing import Observed, ObserveWork
 from forecaster.serving.work.outcome import Outcome
 from tests.unit.model.family import SPEC
-from tests.unit.serving.folding import BUNDLE, HORIZON, columns, make_bundle, work
+from tests.unit.serving.folding import BUNDLE, HORIZON, HOUR_US, columns, make_bundle, work
 from tests.unit.serving.storages import Opener, prune_all
 
 COVARIATES = make_bundle(1, SPEC)
@@ -132,9 +132,21 @@ def test_a_forecast_may_await_corrections(storage: Storage) -> None:
     answers = engine.forecast([plain, dataclasses.replace(plain, awaits_corrections=True)])
     assert [answer.series_ids for answer in answers] == [("a", "b"), ("b",)]
     assert isinstance(answers[1].failures["a"], RefoldingError)
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_whoever_waits_to_be_folded_waits_after_a_start_too(storage: Storage, *, is_complete: bool) -> None:
+    """Told by the record, or, once a round of snapshots has passed it, by what is kept beside these."""
+    engine = Engine(BUNDLE, storage)
+    engine.observe([columns([(name, hour, 1.0) for name in "ab" for hour in range(20)])])
+    engine.observe([replacing(columns([("a", 5, 9.0)])), replacing(columns([("b", 5, 9.0)]))])
+    if is_complete:
+        engine.snapshot()
+    engine.delete("b")
     restarted = Engine(BUNDLE, storage)
     restarted.recover()
-    assert "a" in restarted.amended
+    assert restarted.amended.among(["a", "b"]) == ["a"]
+    assert [one.first_us for one in restarted.amended.next(5)] == [5 * HOUR_US]
 
 
 def test_nothing_comes_late_where_records_are_gone(opener: Opener) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from forecaster.errors import StorageError
-from forecaster.serving.storage.contract import IDLE, RETURNED, Activation, Storage
+from forecaster.serving.storage.contract import AMENDED, IDLE, RETURNED, Activation, Storage
 from forecaster.serving.storage.records import Attributes, Deletion, Record, Snapshot
 from forecaster.serving.storage.volatile import VolatileStorage
 from tests.unit.serving.storages import FOR_EVER_US, Opener, columns, contents, erase_all, plain, prune_all
@@ -394,4 +394,23 @@ def test_none_keeps_no_record(snapshots_opener: Opener) -> None:
         assert storage.journal.first_sequence() == 3
         assert found_at(storage, ("a", 1)) == [None]
         assert not np.any(storage.journal.find(columns(("a", 1, 0.0))).found)
+    storage.close()
+
+
+def test_states_that_know_corrections_take_the_place_of_those_of_all_models(snapshots_opener: Opener) -> None:
+    """Not of what is newer; and who was corrected again waits on."""
+    storage = snapshots_opener()
+    snapshots = storage.snapshots
+    for _ in range(9):
+        storage.journal.append(columns(("a", 1, 1.0)))
+    snapshots.save("f", [Snapshot.of(name, 1, b"old") for name in "ab"])
+    snapshots.save("g", [Snapshot.of("a", 1, b"old"), Snapshot.of("b", 9, b"newer")])
+    snapshots.save(AMENDED, [Snapshot.of("a", 3, b"first"), Snapshot.of("b", 7, b"again")])
+    snapshots.end_amended("f", [Snapshot.of("a", 5, b"new"), Snapshot.of("b", 5, b"new")], 4)
+    kept = {name: {(s.series_id, s.sequence, s.state) for s in snapshots.read(name)} for name in ("f", "g", AMENDED)}
+    assert kept["f"] == {("a", 5, b"new"), ("b", 5, b"new")}
+    assert kept["g"] == {("b", 9, b"newer")}
+    assert kept[AMENDED] == {("b", 7, b"again")}
+    assert {(s.series_id, s.state) for s in snapshots.read(RETURNED)} == {("a", b"f"), ("b", b"f")}
+    assert sorted(snapshots.fingerprints()) == ["f", "g"]
     storage.close()

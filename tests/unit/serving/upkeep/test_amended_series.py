@@ -7,10 +7,11 @@ import dataclasses
 import math
 import pathlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -29,7 +30,7 @@ from forecaster.serving.upkeep.returning import Returning
 from forecaster.serving.work.outcome import Outcome
 from tests.postgres import Cluster
 from tests.unit.model.family import SPEC
-from tests.unit.serving.folding import GAP, Row, assert_same, folded, make_bundle, walk, work
+from tests.unit.serving.folding import GAP, HORIZON, Row, assert_same, folded, make_bundle, walk, work
 from tests.unit.serving.storages import Opener
 from tests.unit.serving.swapping import Fleet, run
 
@@ -91,6 +92,19 @@ class Past:
         return [step[:2] for step in folded(self.rows("")).steps]
 
 
+class Strict(Amending):
+    """Remembers what it could not do: a later round would make up for it, and hide it."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.errors: list[Exception] = []
+
+    async def _failed(self, error: Exception) -> float:
+        if not self._is_stopped:
+            self.errors.append(error)
+        return await super()._failed(error)
+
+
 class World:
     """A fleet with its upkeep, what clients have sent, and what every series must be by now."""
 
@@ -111,7 +125,7 @@ class World:
         self._upkeep = Maintenance(fleet.engine, fleet.batcher, self._keeping, self._pool, config)
         self._idling = Idling(fleet.engine, fleet.batcher, self._keeping, self._pool, seconds=1e-6)
         beside = (fleet.engine, fleet.batcher, self._folding, self._folder, self._replay_steps)
-        returning, amending = Returning(*beside), Amending(*beside)
+        returning, amending = Returning(*beside), Strict(*beside)
         async with fleet.running():
             await fleet.batcher.upkeep(fleet.engine.recover)
             tasks = [asyncio.create_task(one.run()) for one in (returning, amending)]
@@ -127,6 +141,7 @@ class World:
                 for pool, storage in ((self._pool, self._keeping), (self._folder, self._folding)):
                     pool.shutdown()
                     storage.close()
+                assert not amending.errors
                 self.version, self.folded = fleet.engine.lanes.active.version, self.folded + amending.folded
 
     async def play(self, drawn: Sequence[Op]) -> None:
@@ -263,3 +278,60 @@ def test_a_long_series_is_folded_from_near_before(tmp_path: pathlib.Path, *, bac
 
     with closing(open_storage(str(tmp_path / "state"), "interval", "a model")) as storage:
         run(lambda: scenario(World(storage, 100, replay_steps)))
+
+
+@pytest.mark.parametrize("joins_the_runs", [True, False])
+def test_what_was_scored_stays_and_what_waits_is_scored_when_its_time_comes(
+    opener: Opener, *, joins_the_runs: bool
+) -> None:
+    """As of a series without corrections; also where late values fill a gap behind which the series began anew."""
+
+    async def scored(world: World) -> list[list[int]]:
+        infos, _ = await world.fleet.batcher.call(lambda: world.fleet.engine.page("", 10))
+        return [[score.scored for score in info.live] for info in infos]
+
+    async def go_on(world: World, hours: Iterable[int], *, forecasting: bool) -> None:
+        for hour in hours:
+            if forecasting:
+                await world.fleet.forecast(["a", "b"])
+            await world.say([(name, hour, 1.0 * hour, (0.0,) * 3) for name in "ab"])
+            corrected, control = await scored(world)
+            assert corrected == control, hour
+
+    async def scenario(world: World) -> None:
+        begin = 10 + GAP + 3
+        async with world.running():
+            hours = [*range(10), *range(begin, begin + 6)]
+            await world.say([(name, hour, 1.0 * hour, (0.0,) * 3) for name in "ab" for hour in hours])
+            await go_on(world, range(begin + 6, begin + 16), forecasting=True)
+            await world.fleet.forecast(["a", "b"])
+            before = await scored(world)
+            assert before[0][0] > 1
+            first = 10 if joins_the_runs else begin
+            await world.say([("a", hour, 50.0, (0.0,) * 3) for hour in range(first, begin + 2)], replaces=True)
+            await world.folded_again()
+            assert await scored(world) == before
+            await go_on(world, range(begin + 16, begin + 16 + HORIZON), forecasting=False)
+            assert sum((await scored(world))[0]) > sum(before[0]) + 1
+            await world.settle()
+
+    with closing(opener()) as storage:
+        run(lambda: scenario(World(storage, 100, 10_000)))
+
+
+def test_a_version_that_comes_back_knows_what_was_corrected_meanwhile(opener: Opener) -> None:
+    """Its snapshot of before is gone: it would go on from what is not true any more."""
+
+    async def scenario(world: World) -> None:
+        async with world.running():
+            await world.say(walk("a", range(30), 1, 3))
+            await world._upkeep.round()
+            await world.do(("swap", "a", 1, 0.0))
+            await world.say([("a", 20, 99.0, (1.0,) * 3)], replaces=True)
+            await world.settle()
+            await world.do(("swap", "a", 1, 0.0))
+            await world.settle()
+            assert world.fleet.seen == {"1", "2"}
+
+    with closing(opener()) as storage:
+        run(lambda: scenario(World(storage, 100, 10_000)))
