@@ -12,6 +12,8 @@ from forecaster.errors import ConfigError
 from forecaster.output import check_output, show
 from forecaster.server_commands.connection import LEVELS, SHOWN, add_server, connect, say_failures, say_unused
 
+_AMENDABLE = {"CONFLICTING_VALUE", "OUT_OF_ORDER"}  # reasons for which a correction would not be refused
+
 if TYPE_CHECKING:
     from forecaster.client import ModelInfo, ObserveResult
     from forecaster.client.inputs import OnConflict
@@ -55,6 +57,8 @@ def observe(arguments: Namespace) -> int:
     print(_said(result))
     for message in result.rejected["message"].head(SHOWN):
         print(f"  refused: {message}")
+    if not arguments.correct and not _AMENDABLE.isdisjoint(result.rejected["reason"]):
+        print("  if they are corrections: observe --correct")
     if result.future is not None:
         print(f"  {len(result.future)} rows of the time ahead left out: forecast --future takes them")
     say_unused(frame.columns, model, data.end_column)

@@ -94,6 +94,7 @@ def test_streams_and_the_shell_correct_too(server: Server, client: ForecastClien
     command = [sys.executable, "-m", "forecaster", "observe", "--server", server.address, "--data.path=mine.csv"]
     refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (refused.returncode, refused.stdout.splitlines()[0]) == (1, "0 applied, 60 known already, 1 refused")
+    assert refused.stdout.splitlines()[-1] == "  if they are corrections: observe --correct"
     done = subprocess.run([*command, "--correct"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "0 applied, 60 known already, 1 corrected, 0 refused\n"), done
     assert_known(client, put(rows, at(5, -5.0), at(6, -6.0)))
